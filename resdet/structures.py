@@ -1,0 +1,157 @@
+"""The tensors that travel between data, models and evaluation, each with its shape and unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resdet.ops.masks import encode_rle, paste_masks
+
+
+@dataclass
+class ImageBatch:
+    """Images of one step, padded right and bottom to a common size."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8 RGB, 0..255; H and W are multiples of 32; 0 outside the true size."""
+    sizes: Tensor
+    """(B, 2) int64 true (height, width) of each image inside the padding, in pixels."""
+
+    def to(self, device: torch.device) -> ImageBatch:
+        return ImageBatch(_move(self.images, device), _move(self.sizes, device))
+
+
+@dataclass
+class Target:
+    """Ground truth of one training image, after the transforms."""
+
+    boxes: Tensor
+    """(G, 4) float32 xyxy in pixels of the transformed image."""
+    labels: Tensor
+    """(G,) int64, 0..K-1."""
+    masks: Tensor | None
+    """(G, M, M) uint8 0/1, each rasterised inside its gt box; None where masks are not trained."""
+    image_key: int
+    """Position of the image in its data set: with seed and step it keys the sampling."""
+    image_id: int | str
+    """The id in the annotation file, for messages."""
+
+
+@dataclass
+class TargetBatch:
+    """The targets of one step, padded to the largest object count G (at least 1)."""
+
+    boxes: Tensor
+    """(B, G, 4) float32 xyxy in pixels; 0 in padding."""
+    labels: Tensor
+    """(B, G) int64, 0..K-1; 0 in padding."""
+    valid: Tensor
+    """(B, G) bool, False in padding."""
+    masks: Tensor | None
+    """(S, M, M) uint8 0/1 over all objects of the batch, in image order; S is at least 1."""
+    mask_rows: Tensor
+    """(B, G) int64 row of each object in `masks`; 0 in padding."""
+    image_keys: Tensor
+    """(B,) int64, see `Target.image_key`."""
+    image_ids: list[int | str] = field(default_factory=list)
+    """B ids, kept on the host for messages."""
+
+    def to(self, device: torch.device) -> TargetBatch:
+        return TargetBatch(
+            _move(self.boxes, device),
+            _move(self.labels, device),
+            _move(self.valid, device),
+            None if self.masks is None else _move(self.masks, device),
+            _move(self.mask_rows, device),
+            _move(self.image_keys, device),
+            self.image_ids,
+        )
+
+
+@dataclass
+class Detections:
+    """What a detector found in one image, best score first, in pixels of the original image."""
+
+    boxes: Tensor
+    """(N, 4) float32 xyxy in pixels of the original image."""
+    scores: Tensor
+    """(N,) float32, 0..1."""
+    labels: Tensor
+    """(N,) int64, 0..K-1."""
+    image_size: tuple[int, int]
+    """(height, width) of the original image in pixels."""
+    mask_probs: Tensor | None = None
+    """(N, m, m) float32 probabilities inside each box, before pasting; None without a mask head."""
+    class_names: list[str] = field(default_factory=list)
+    """K names; empty where unknown."""
+    category_ids: list[int] = field(default_factory=list)
+    """K original category ids of the annotation file; empty means label + 1."""
+    _pasted: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def masks(self) -> Tensor | None:
+        """(N, H, W) bool at the original size, pasted on first use; None without a mask head."""
+        if self._pasted is None and self.mask_probs is not None:
+            self._pasted = paste_masks(self.mask_probs, self.boxes, self.image_size)
+        return self._pasted
+
+    def __getitem__(self, keep: Any) -> Detections:
+        """The detections picked by a slice, a boolean mask or an index tensor of shape (N,)."""
+        return Detections(
+            self.boxes[keep],
+            self.scores[keep],
+            self.labels[keep],
+            self.image_size,
+            None if self.mask_probs is None else self.mask_probs[keep],
+            self.class_names,
+            self.category_ids,
+        )
+
+    def cpu(self) -> Detections:
+        probs = None if self.mask_probs is None else self.mask_probs.cpu()
+        return Detections(
+            self.boxes.cpu(),
+            self.scores.cpu(),
+            self.labels.cpu(),
+            self.image_size,
+            probs,
+            self.class_names,
+            self.category_ids,
+        )
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """COCO result records: original category ids, xywh boxes in pixels, compressed RLE.
+
+        Masks are pasted and encoded a few at a time, so that memory does not grow with N × H × W.
+        """
+        boxes = self.boxes.cpu().double().numpy()
+        boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        ids = self.category_ids
+        records: list[dict[str, Any]] = [
+            {
+                "image_id": image_id,
+                "category_id": ids[label] if ids else label + 1,
+                "bbox": [round(v, 3) for v in box],
+                "score": score,
+            }
+            for box, score, label in zip(
+                boxes_xywh.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True
+            )
+        ]
+        if self.mask_probs is not None:
+            rles = encode_rle(self.mask_probs, self.boxes, self.image_size)
+            for record, rle in zip(records, rles, strict=True):
+                record["segmentation"] = rle
+        return records
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device; asynchronously where the source is pinned."""
+    return tensor.to(device, non_blocking=True)
