@@ -1,0 +1,37 @@
+"""What every test may ask for: the sample set, the shared data, one thread, no network look-ups."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# set before torch, matplotlib and albumentations are imported, and inherited by subprocesses
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the checkout: configs, tools and datasets lie here."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def nuclei() -> Path:
+    """The sample set: images/, annotations/train.json (267) and val.json (67 images)."""
+    return REPO / "datasets" / "nuclei"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the data sets that are not shipped: RESDET_SHARED_DATA or ../shared/data."""
+    folder = Path(os.environ.get("RESDET_SHARED_DATA", REPO.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set RESDET_SHARED_DATA to its folder")
+    return folder
