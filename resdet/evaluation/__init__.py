@@ -1,0 +1,1 @@
+"""Metrics: one file a metric, each usable on files alone, without torch."""

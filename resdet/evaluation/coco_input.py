@@ -1,0 +1,364 @@
+"""Reads and checks what COCO evaluation takes: ground truth and detections.
+
+Both evaluators trust their input, and give a wrong number or a bare assertion where it is wrong.
+Everything is checked here once, so that both get clean records: images and categories numbered by
+rank (which keeps their order, hence the order of equal scores) and annotations numbered from 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from resdet.errors import UserError
+from resdet.evaluation.coco_read import Rle, read_json, some, to_rle
+
+ImageId = int | str
+_BOX_RULE = "must be [x, y, width, height] in pixels: four finite numbers, no negative size"
+
+
+@dataclass
+class GroundTruth:
+    """The objects to be found, checked; made once and used for any number of evaluations."""
+
+    source: str
+    """File name, or "ground truth" for a dict; for messages."""
+    image_rank: dict[ImageId, int]
+    """Original image id to its rank 1..N in sorted order."""
+    sizes: dict[int, tuple[int, int]]
+    """Image rank to (height, width) in pixels, for the images that state it."""
+    category_rank: dict[int, int]
+    """Original category id to its rank 1..K in sorted order."""
+    class_names: list[str]
+    """K names by rank."""
+    annotations: list[dict[str, Any]]
+    """Records with id 1..A, ranks as image_id and category_id, bbox xywh pixels, area, iscrowd."""
+    segmentations: list[Any]
+    """A polygons or RLE as given, None where there is no mask."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what was repaired or left out."""
+    _rles: list[Rle] | None = field(default=None, repr=False)
+
+    @property
+    def has_masks(self) -> bool:
+        return any(self.segmentations)
+
+    def rles(self) -> list[Rle]:
+        """A compressed RLE for each annotation, computed at the first call.
+
+        Raises UserError where a polygon's image has no size, or a mask cannot be read.
+        """
+        if self._rles is None:
+            self._rles = [
+                self._rle(annotation, segmentation)
+                for annotation, segmentation in zip(
+                    self.annotations, self.segmentations, strict=True
+                )
+            ]
+        return self._rles
+
+    def _rle(self, annotation: dict[str, Any], segmentation: Any) -> Rle:
+        size = self.sizes.get(annotation["image_id"])
+        item = f"{self.source}: annotation number {annotation['id']}"
+        return to_rle(segmentation or [], size, item)
+
+
+@dataclass
+class DetectionTable:
+    """Checked detections as arrays; N of them, in the order given."""
+
+    images: np.ndarray
+    """(N,) int64 image ranks."""
+    categories: np.ndarray
+    """(N,) int64 category ranks."""
+    scores: np.ndarray
+    """(N,) float64, finite."""
+    boxes: np.ndarray
+    """(N, 4) float64 xywh pixels; 0 where masks alone were asked for."""
+    rles: list[Rle] | None
+    """N compressed RLEs; None where boxes alone were asked for."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what was converted or left out."""
+
+
+def prepare_ground_truth(ground_truth: str | Path | dict[str, Any]) -> GroundTruth:
+    """Check a COCO annotation file or dict, which is left unchanged.
+
+    Missing `area` becomes width × height and missing `iscrowd` 0; ids that are 0, missing or
+    duplicated are renumbered: both evaluators take a match with id 0 for no match. Each of these
+    is a note. Raises UserError for what cannot be repaired.
+    """
+    if isinstance(ground_truth, dict):
+        data: Any = ground_truth
+        source = "ground truth"
+    else:
+        data = read_json(ground_truth, "COCO annotations")
+        source = str(ground_truth)
+    _check_shape(data, source)
+    image_rank = _image_ranks(data["images"], source)
+    sizes = {
+        image_rank[image["id"]]: (int(image["height"]), int(image["width"]))
+        for image in data["images"]
+        if image.get("height") and image.get("width")
+    }
+    names = _category_names(data["categories"], source)
+    ranks = {category: rank for rank, category in enumerate(names, start=1)}
+    truth = GroundTruth(source, image_rank, sizes, ranks, list(names.values()), [], [])
+    _add_annotations(truth, data["annotations"])
+    return truth
+
+
+def _category_names(categories: list[dict[str, Any]], source: str) -> dict[int, str]:
+    """Category id to name, by id."""
+    ids = [category.get("id") for category in categories]
+    if not ids or not all(isinstance(category, int) for category in ids):
+        raise UserError(f"{source}: categories need integer ids; it has {some(ids)}")
+    repeated = [category for category, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise UserError(f"{source}: category ids given more than once: {some(repeated)}")
+    by_id = sorted(categories, key=lambda category: category["id"])
+    return {c["id"]: str(c.get("name", c["id"])) for c in by_id}
+
+
+def _check_shape(data: Any, source: str) -> None:
+    if isinstance(data, list):
+        raise UserError(
+            f"{source}: this is a list, as detections are; ground truth is an object with images, "
+            "annotations and categories. Were the two files swapped?"
+        )
+    missing = [
+        key
+        for key in ("images", "annotations", "categories")
+        if not isinstance(data, dict) or not isinstance(data.get(key), list)
+    ]
+    if missing:
+        raise UserError(f"{source}: not a COCO annotation file: it has no {', '.join(missing)}")
+    if not data["images"]:
+        raise UserError(f"{source}: it lists no images, so there is nothing to evaluate")
+
+
+def _image_ranks(images: list[dict[str, Any]], source: str) -> dict[ImageId, int]:
+    if any("id" not in image for image in images):
+        raise UserError(f"{source}: an image has no id")
+    ids = [image["id"] for image in images]
+    repeated = [image for image, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise UserError(f"{source}: image ids given more than once: {some(repeated)}")
+    # By number where all are numbers, as both evaluators sort; else as text.
+    as_text = any(isinstance(image, str) for image in ids)
+    return {image: rank for rank, image in enumerate(sorted(ids, key=str if as_text else None), 1)}
+
+
+def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> None:
+    """Fill in the annotations, count what was repaired, and note it."""
+    found: Counter[str] = Counter()
+    strange: set[Any] = set()
+    seen: set[Any] = set()
+    for index, source in enumerate(annotations):
+        rank, item = len(truth.annotations) + 1, f"{truth.source}: annotation {index}"
+        try:
+            image = truth.image_rank.get(source["image_id"])
+            category = truth.category_rank.get(source["category_id"])
+        except KeyError as key:
+            raise UserError(f"{item} (id {source.get('id')}) has no {key}") from None
+        if image is None:
+            found["image"] += 1
+            continue
+        if category is None:
+            found["category"] += 1
+            strange.add(source["category_id"])
+            continue
+        original = source.get("id")
+        found["zero"] += original == 0 and original is not None
+        found["no_id"] += original is None
+        found["repeated"] += original in seen
+        seen.add(original)
+        segmentation = source.get("segmentation") or None
+        box = source.get("bbox") or None
+        if box is None and segmentation is not None:
+            found["bbox"] += 1
+            box = mask_utils.toBbox(to_rle(segmentation, truth.sizes.get(image), item)).tolist()
+        if not _is_box(box):
+            raise UserError(f"{item} (id {original}): bbox {box} {_BOX_RULE}")
+        area = source.get("area")
+        if area is None or not math.isfinite(area):
+            found["area"] += 1
+            area = box[2] * box[3]
+        found["iscrowd"] += "iscrowd" not in source
+        truth.annotations.append(
+            {
+                "id": rank,
+                "image_id": image,
+                "category_id": category,
+                "bbox": box,
+                "area": area,
+                "iscrowd": int(source.get("iscrowd") or 0),
+            }
+        )
+        truth.segmentations.append(segmentation)
+    _note_repairs(truth, found, strange)
+
+
+def _is_box(box: Any) -> TypeGuard[list[float]]:
+    """Whether this is a finite xywh box."""
+    try:
+        return len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) >= 0
+    except TypeError:
+        return False
+
+
+def _note_repairs(truth: GroundTruth, found: Counter[str], strange: set[Any]) -> None:
+    texts = {
+        "zero": "{n} annotation with id 0 renumbered: the evaluators take a match with it for none",
+        "no_id": "{n} annotations without id numbered",
+        "repeated": "{n} annotations whose id another one has renumbered",
+        "bbox": "{n} annotations without bbox: taken from their masks",
+        "area": "{n} annotations without a usable area: filled with box width × height",
+        "iscrowd": "{n} annotations without iscrowd: taken as 0 (not a crowd)",
+        "image": "{n} annotations left out: their image_id is not among the images",
+        "category": f"{{n}} annotations left out: category ids {some(sorted(strange, key=str))} "
+        "are not among the categories",
+    }
+    truth.notes += [
+        f"{truth.source}: {text.format(n=found[key])}" for key, text in texts.items() if found[key]
+    ]
+
+
+def prepare_detections(
+    records: Sequence[dict[str, Any]],
+    truth: GroundTruth,
+    *,
+    kinds: Sequence[str],
+    source: str = "detections",
+) -> DetectionTable:
+    """Check COCO result records against the ground truth; `source` names them in messages.
+
+    Records of categories that the ground truth lacks are left out with a note, as both evaluators
+    do silently. Raises UserError for images that it lacks, for records without a needed key, for
+    scores or boxes that are not finite, and where no record has a known category.
+    """
+    for key in ("image_id", "category_id", "score"):
+        missing = [i for i, record in enumerate(records) if key not in record]
+        if missing:
+            raise UserError(f"{source}: {len(missing)} detections have no {key}: {some(missing)}")
+    notes: list[str] = []
+    images = _ranks_of_images(records, truth, source, notes)
+    rank = truth.category_rank
+    categories = np.array([rank.get(r["category_id"], 0) for r in records], dtype=np.int64)
+    if len(records) and not categories.all():
+        notes.append(_note_unknown(records, categories, truth, source))
+        kept = np.flatnonzero(categories)
+        records = [records[i] for i in kept.tolist()]
+        images, categories = images[kept], categories[kept]
+    try:
+        scores = np.array([r["score"] for r in records], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: a score is not a number: {error}") from None
+    wrong = np.flatnonzero(~np.isfinite(scores)).tolist()
+    if wrong:
+        raise UserError(
+            f"{source}: {len(wrong)} detections have a score that is not finite (such as "
+            f"{scores[wrong[0]]} on image {records[wrong[0]]['image_id']!r}); did training diverge?"
+        )
+    rles = _detection_rles(records, images, truth, source) if "segm" in kinds else None
+    boxes = np.zeros((len(records), 4))
+    if "bbox" in kinds:
+        boxes = _boxes(records, images, truth, source, notes)
+    return DetectionTable(images, categories, scores, boxes, rles, notes)
+
+
+def read_detections(
+    detections: str | Path | Sequence[dict[str, Any]],
+) -> tuple[Sequence[dict[str, Any]], str]:
+    """The result records, and the name of their source for messages."""
+    if not isinstance(detections, str | Path):
+        return detections, "detections"
+    records = read_json(detections, "detections in COCO result format")
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise UserError(
+            f"{detections}: detections are a list of objects {{image_id, category_id, bbox, score, "
+            "segmentation}; were the two files swapped?"
+        )
+    return records, str(detections)
+
+
+def _ranks_of_images(
+    records: Sequence[dict[str, Any]], truth: GroundTruth, source: str, notes: list[str]
+) -> np.ndarray:
+    """(N,) int64 ranks; ids that differ only in being text or number are taken as equal."""
+    ids = [record["image_id"] for record in records]
+    unknown = {image for image in ids if image not in truth.image_rank}
+    ranks = truth.image_rank
+    if unknown:
+        as_text = {str(image): rank for image, rank in truth.image_rank.items()}
+        lost = sorted((i for i in unknown if str(i) not in as_text), key=str)
+        if lost:
+            raise UserError(
+                f"{source}: {len(lost)} image ids are not in {truth.source}: {some(lost)} (it has "
+                f"{some(truth.image_rank, 3)}); give the annotations these detections belong to, "
+                "or drop the detections of other images"
+            )
+        notes.append(f"{source}: image ids matched as text ({some(unknown, 2)})")
+        ranks = {**truth.image_rank, **{image: as_text[str(image)] for image in unknown}}
+    return np.array([ranks[image] for image in ids], dtype=np.int64)
+
+
+def _note_unknown(
+    records: Sequence[dict[str, Any]], categories: np.ndarray, truth: GroundTruth, source: str
+) -> str:
+    unknown = [records[i]["category_id"] for i in np.flatnonzero(categories == 0).tolist()]
+    ids = sorted(set(unknown), key=str)
+    known = list(truth.category_rank)
+    text = f"{source}: category ids {some(ids)} are not in {truth.source} (it has {some(known)})"
+    if 0 in ids and 0 not in truth.category_rank:
+        text += "; an id 0 suggests labels counted from 0: write the original category ids"
+    if len(unknown) == len(records):
+        raise UserError(f"{text}; no detection has a known category, so nothing can be evaluated")
+    return f"{text}; {len(unknown)} of {len(records)} detections left out"
+
+
+def _detection_rles(
+    records: Sequence[dict[str, Any]], images: np.ndarray, truth: GroundTruth, source: str
+) -> list[Rle]:
+    missing = [i for i, record in enumerate(records) if record.get("segmentation") is None]
+    if missing:
+        raise UserError(
+            f"{source}: {len(missing)} of {len(records)} detections have no segmentation (number "
+            f"{some(missing)}), which kind segm needs; evaluate kinds=bbox"
+        )
+    return [
+        to_rle(record["segmentation"], truth.sizes.get(image), f"{source}: detection {index}")
+        for index, (record, image) in enumerate(zip(records, images.tolist(), strict=True))
+    ]
+
+
+def _boxes(
+    records: Sequence[dict[str, Any]],
+    images: np.ndarray,
+    truth: GroundTruth,
+    source: str,
+    notes: list[str],
+) -> np.ndarray:
+    """(N, 4) float64 xywh; taken from the mask where a record has no box."""
+    values = []
+    derived = 0
+    for index, record in enumerate(records):
+        box = record.get("bbox") or None
+        item = f"{source}: detection {index} on image {record['image_id']!r}"
+        if box is None and record.get("segmentation"):
+            rle = to_rle(record["segmentation"], truth.sizes.get(int(images[index])), item)
+            box = mask_utils.toBbox(rle).tolist()
+            derived += 1
+        if not _is_box(box):
+            raise UserError(f"{item}: bbox {box} {_BOX_RULE}")
+        values.append(box)
+    if derived:
+        notes.append(f"{source}: {derived} detections without bbox: taken from their masks")
+    return np.array(values, dtype=np.float64).reshape(-1, 4)

@@ -1,0 +1,83 @@
+"""Reads JSON files and single masks, with errors that name the file, the line or the item."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as mask_utils
+
+from resdet.errors import UserError
+
+Rle = dict[str, Any]
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file; UserError names the file and the line that is wrong."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {what} were expected there") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a JSON text file: {error}") from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); "
+            "was the file cut short, or is it another format?"
+        ) from None
+
+
+def some(values: Iterable[Any], limit: int = 5) -> str:
+    """The first values as text, with the number of those left out."""
+    listed = list(values)
+    text = ", ".join(repr(value) for value in listed[:limit])
+    return text if len(listed) <= limit else f"{text} and {len(listed) - limit} more"
+
+
+def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
+    """Compressed RLE of polygons (a list of flat xy lists in pixels), or of either kind of RLE.
+
+    `size` is the image's (height, width). An empty list gives an empty mask. Raises UserError,
+    naming `item`, for what is neither, and for an RLE of another size than its image.
+    """
+    if isinstance(segmentation, dict):
+        try:
+            height, width = (int(v) for v in segmentation["size"])
+            counts = segmentation["counts"]
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f'{item}: an RLE needs "size" [height, width] and "counts"; it has '
+                f"{sorted(segmentation)}"
+            ) from None
+        if size is not None and (height, width) != size:
+            raise UserError(
+                f"{item}: its mask is {height}×{width} (height × width), its image "
+                f"{size[0]}×{size[1]}; encode masks at the original image size"
+            )
+        if isinstance(counts, list):
+            if sum(counts) != height * width:
+                raise UserError(f"{item}: the counts of its RLE do not add up to its size")
+            return mask_utils.frPyObjects(segmentation, height, width)
+        if not isinstance(counts, str | bytes):
+            raise UserError(f"{item}: RLE counts must be a list or a string")
+        return {"size": [height, width], "counts": counts}
+    if not isinstance(segmentation, list):
+        raise UserError(f"{item}: segmentation must be polygons (a list) or an RLE (an object)")
+    if size is None:
+        raise UserError(
+            f"{item}: polygons need the height and width of their image; "
+            "add them to the ground truth's images, or evaluate kinds=bbox"
+        )
+    # Fewer than three points enclose nothing, and pycocotools reads four numbers as a box.
+    polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6]
+    if not polygons:
+        empty = {"size": list(size), "counts": [size[0] * size[1]]}
+        return mask_utils.frPyObjects(empty, *size)
+    if any(len(p) % 2 for p in polygons):
+        raise UserError(f"{item}: a polygon has an odd number of coordinates")
+    return mask_utils.merge(mask_utils.frPyObjects(polygons, *size))

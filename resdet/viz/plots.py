@@ -1,0 +1,217 @@
+"""Curves as PNG files: training (losses, learning rate, AP over time) and precision–recall.
+
+Drawn on figures of their own (no pyplot, no global state), so that training loops can call them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe & Ito's palette, told apart with colour-blind eyes as well.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
+_KIND_COLORS = {"bbox": _COLORS[0], "segm": _COLORS[1]}
+_MAX_CLASS_CURVES = 100
+
+
+def plot_training(log_records: Sequence[Mapping[str, Any]], out_dir: str | Path) -> list[Path]:
+    """Draw losses.png, lr.png and ap.png from the lines of log.jsonl; returns what was written.
+
+    Training records have step, loss, each named loss_… and lr; evaluation records have step, eval
+    ({"bbox": {"AP": …}, …}) and perhaps val_loss (a number, or a dict with a loss). A plot without
+    any record is not written.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    train = [record for record in log_records if "loss" in record]
+    evals = [r for r in log_records if r.get("eval") or _val_loss(r) is not None]
+    if train:
+        written.append(_plot_losses(train, evals, out / "losses.png"))
+    if any("lr" in record for record in train):
+        written.append(_plot_lr(train, out / "lr.png"))
+    if any(record.get("eval") for record in evals):
+        written.append(_plot_ap(evals, out / "ap.png"))
+    return written
+
+
+def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Path:
+    """Draw precision over recall at IoU .50, .75 and the mean of .50….95, averaged over classes.
+
+    `precision` is (10, 101, K) at IoU .50….95 and recall 0….1, -1 for classes without objects;
+    those are left out. Each class's own curve at IoU .50 lies behind them in gray.
+    """
+    present = precision[:, :, (precision > -1).any(axis=(0, 1))]
+    recall = np.linspace(0, 1, precision.shape[1])
+    figure, axes = _figure(title, width=6.4, height=5.2)
+    if present.shape[2]:
+        if 1 < present.shape[2] <= _MAX_CLASS_CURVES:
+            alpha = max(0.12, min(0.6, 4 / present.shape[2]))
+            for index in range(present.shape[2]):
+                label = "each class, IoU .50" if index == 0 else None
+                curve = present[0, :, index]
+                axes.plot(recall, curve, color="0.45", lw=0.8, alpha=alpha, label=label)
+        curves = {
+            "IoU .50": present[0].mean(axis=1),
+            "IoU .75": present[5].mean(axis=1),
+            "mean of .50….95": present.mean(axis=(0, 2)),
+        }
+        for color, (name, curve) in zip(_COLORS, curves.items(), strict=False):
+            label = f"{name}: AP {curve.mean():.3f}"
+            axes.plot(recall, curve, color=color, lw=2.2, label=label)
+        axes.fill_between(recall, curves["mean of .50….95"], color=_COLORS[2], alpha=0.10, lw=0)
+        legend = axes.legend(loc="upper right", framealpha=0.92)
+        for handle in legend.legend_handles:
+            if handle is not None:
+                handle.set_alpha(1)
+    else:
+        axes.text(0.5, 0.5, "no ground-truth objects", ha="center", color="0.4")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    return _save(figure, path)
+
+
+def smooth(values: np.ndarray, window: float) -> np.ndarray:
+    """Bias-corrected exponential average of (N,) values, over about `window` of them.
+
+    Values that are not finite are passed over.
+    """
+    decay = 1 - 1 / max(window, 1)
+    total, weight = 0.0, 0.0
+    averaged = np.full(len(values), np.nan)
+    for index, value in enumerate(values):
+        if np.isfinite(value):
+            total = decay * total + (1 - decay) * value
+            weight = decay * weight + (1 - decay)
+        if weight:
+            averaged[index] = total / weight
+    return averaged
+
+
+def _plot_losses(
+    train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]], path: Path
+) -> Path:
+    names = sorted({k for r in train for k in r if k.startswith("loss_")})
+    figure = Figure(figsize=(11 if names else 6.4, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
+    window = max(1, len(train) / 25)
+    _style(panels[0], "Total loss")
+    tops = [_plot_smoothed(panels[0], train, "loss", "training", _COLORS[0], window)]
+    val = [(r["step"], v) for r in evals if (v := _val_loss(r)) is not None]
+    if val:
+        steps, values = zip(*val, strict=True)
+        panels[0].plot(steps, values, "o-", color=_COLORS[1], ms=4, lw=1.6, label="validation")
+        tops.append(np.nanmax(values) if np.isfinite(values).any() else 0.0)
+    _finish_losses(panels[0], max(tops))
+    if names:
+        _style(panels[1], "Its parts")
+        tops = [
+            _plot_smoothed(panels[1], train, name, name, _COLORS[i % len(_COLORS)], window)
+            for i, name in enumerate(names)
+        ]
+        _finish_losses(panels[1], max(tops))
+    return _save(figure, path)
+
+
+def _plot_smoothed(
+    axes: Axes,
+    records: Sequence[Mapping[str, Any]],
+    key: str,
+    label: str,
+    color: str,
+    window: float,
+) -> float:
+    """A faint raw line under a bold smoothed one; returns the height that shows both well."""
+    steps = [record["step"] for record in records if key in record]
+    values = np.array([record[key] for record in records if key in record], dtype=np.float64)
+    smoothed = smooth(values, window)
+    axes.plot(steps, values, color=color, alpha=0.25, lw=0.9)
+    axes.plot(steps, smoothed, color=color, lw=1.8, label=label)
+    finite = values[np.isfinite(values)]
+    # A single spike must not flatten the rest.
+    return float(max(np.percentile(finite, 98), np.nanmax(smoothed))) if finite.size else 0.0
+
+
+def _finish_losses(axes: Axes, top: float) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.set(xlabel="step", ylabel="loss", ylim=(0, top * 1.08 if top > 0 else 1))
+    axes.legend(loc="upper right", framealpha=0.92)
+
+
+def _plot_lr(train: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    figure, axes = _figure("Learning rate", width=6.4, height=3.6)
+    points = [(record["step"], record["lr"]) for record in train if "lr" in record]
+    steps, rates = zip(*points, strict=True)
+    axes.plot(steps, rates, color=_COLORS[0], lw=2, marker="o" if len(points) == 1 else None)
+    axes.set(xlabel="step", ylabel="learning rate")
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
+    return _save(figure, path)
+
+
+def _plot_ap(evals: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """AP (bold) and AP50 (dashed) of each kind over steps, the best AP marked."""
+    figure, axes = _figure("Validation AP", width=6.4, height=4.4)
+    for kind, color in _KIND_COLORS.items():
+        for key, line in (("AP", "-"), ("AP50", "--")):
+            points = [
+                (record["step"], record["eval"][kind][key])
+                for record in evals
+                if key in (record.get("eval") or {}).get(kind, {})
+            ]
+            points = [(step, value) for step, value in points if value > -1]
+            if not points:
+                continue
+            steps, values = zip(*points, strict=True)
+            label = f"{kind} {key}: best {max(values):.3f}"
+            width = 2 if key == "AP" else 1.4
+            axes.plot(steps, values, "o", ls=line, lw=width, color=color, ms=3.5, label=label)
+            if key == "AP":
+                best = int(np.argmax(values))
+                axes.plot(steps[best], values[best], "o", ms=9, mfc="none", mec=color, mew=1.6)
+    high = axes.get_ylim()[1]
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.set(xlabel="step", ylabel="AP (fraction of 1)", ylim=(0, min(1.02, max(high, 0.05))))
+    if axes.get_lines():
+        axes.legend(loc="best", framealpha=0.92)
+    return _save(figure, path)
+
+
+def _val_loss(record: Mapping[str, Any]) -> float | None:
+    """The total validation loss of a record, whether given alone or with its parts."""
+    value = record.get("val_loss")
+    if isinstance(value, Mapping):
+        value = value.get("loss", sum(value.values()))
+    return None if value is None else float(value)
+
+
+def _figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of `width` × `height` inches with one styled panel."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    _style(axes, title)
+    return figure, axes
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.grid(color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    """Written beside and renamed, so that a viewer never opens half a picture."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".part")
+    figure.savefig(beside, dpi=130, format="png")
+    beside.replace(path)
+    return path
