@@ -1,0 +1,240 @@
+"""Detections and targets as pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from resdet.errors import UserError
+from resdet.inference.inputs import to_rgb
+from resdet.ops.masks import paste_masks
+from resdet.structures import Detections, Target
+from resdet.viz import palette
+
+MASK_OPACITY = 0.4
+CONTOUR_OPACITY = 0.9
+# Side in pixels below which a box of the only class is drawn without its label.
+TINY_SIDE = 40
+Rectangle = tuple[float, float, float, float]
+
+
+def draw(
+    image: str | Path | Image.Image | np.ndarray,
+    detections: Detections,
+    *,
+    score_thresh: float = 0.0,
+    class_names: Sequence[str] | None = None,
+) -> Image.Image:
+    """`image` with the detections whose score is at least `score_thresh`, at its own size, RGB.
+
+    Masks and their outlines are coloured by instance, boxes without masks by class. Labels are
+    "class score"; `class_names` replaces those of the detections. Small boxes of the only class
+    are drawn without label. `image` is a path, a Pillow image, or an (H, W, 3) uint8 RGB array.
+    Raises UserError when the image has another size than the detections.
+    """
+    pixels = to_rgb(image)
+    if pixels.shape[:2] != tuple(detections.image_size):
+        height, width = detections.image_size
+        raise UserError(
+            f"the detections belong to an image of {width}×{height} pixels, this one has "
+            f"{pixels.shape[1]}×{pixels.shape[0]}; give the image they were made from"
+        )
+    shown = detections[detections.scores >= score_thresh].cpu()
+    names = list(class_names) if class_names is not None else shown.class_names
+    labels = shown.labels.tolist()
+    texts = [
+        f"{_name(names, label)} {score:.2f}"
+        for label, score in zip(labels, shown.scores.tolist(), strict=True)
+    ]
+    return _render(pixels, shown.boxes, shown.labels, texts, shown.mask_probs, len(names))
+
+
+def draw_targets(
+    image: Tensor, target: Target, class_names: Sequence[str] | None = None
+) -> Image.Image:
+    """A training image (3, H, W) uint8 RGB with its ground truth, masks pasted into their boxes."""
+    pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()
+    names = list(class_names or [])
+    texts = [_name(names, label) for label in target.labels.tolist()]
+    masks = None if target.masks is None else target.masks.cpu().float()
+    return _render(pixels, target.boxes.cpu(), target.labels.cpu(), texts, masks, len(names))
+
+
+def grid(
+    images: Sequence[Image.Image], *, columns: int | None = None, max_side: int | None = None
+) -> Image.Image:
+    """Images side by side in rows, about as many rows as columns, centred in equal cells.
+
+    `max_side` shrinks images whose longer side is more pixels. Raises ValueError without images.
+    """
+    if not images:
+        raise ValueError("grid of no images; give at least one")
+    gap = 4
+    cells = [_shrink(image, max_side) for image in images]
+    columns = min(columns or math.ceil(math.sqrt(len(cells))), len(cells))
+    rows = math.ceil(len(cells) / columns)
+    width = max(cell.width for cell in cells) + gap
+    height = max(cell.height for cell in cells) + gap
+    canvas = Image.new("RGB", (columns * width - gap, rows * height - gap), "white")
+    for i, cell in enumerate(cells):
+        x = i % columns * width + (width - gap - cell.width) // 2
+        y = i // columns * height + (height - gap - cell.height) // 2
+        canvas.paste(cell, (x, y))
+    return canvas
+
+
+def _shrink(image: Image.Image, max_side: int | None) -> Image.Image:
+    scale = 1.0 if max_side is None else max_side / max(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _name(names: list[str], label: int) -> str:
+    return names[label] if label < len(names) else f"class {label}"
+
+
+def _render(
+    pixels: np.ndarray,
+    boxes: Tensor,
+    labels: Tensor,
+    texts: list[str],
+    mask_probs: Tensor | None,
+    num_classes: int,
+) -> Image.Image:
+    """`pixels` (H, W, 3) with boxes (N, 4), their `texts` and masks (N, m, m) inside the boxes."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    line = max(1, round(side / 240))
+    corners = boxes.double().numpy()
+    if mask_probs is not None:
+        colors = palette.by_instance(corners, margin=2 * line)
+        owner = label_map(mask_probs, boxes, (height, width))
+        pixels = _blend_masks(pixels, owner, colors, line)
+    else:
+        colors = palette.by_class(labels.numpy())
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    canvas = ImageDraw.Draw(picture)
+    sides = (corners[:, 2:] - corners[:, :2]).min(1)
+    small = num_classes == 1 and len(corners) > 0 and float(np.median(sides)) < TINY_SIDE
+    if mask_probs is None or not small:
+        frame = line if mask_probs is None else max(1, line // 2)
+        # best last, so that it lies on top
+        for box, color in zip(corners[::-1].tolist(), colors[::-1], strict=True):
+            x1, y1, x2, y2 = box
+            canvas.rectangle(
+                (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=_rgb(color), width=frame
+            )
+    if not small:
+        font = ImageFont.load_default(float(np.clip(side // 38, 11, 36)))
+        _write_labels(canvas, (width, height), corners, texts, colors, font)
+    return picture
+
+
+def label_map(probs: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> np.ndarray:
+    """(H, W) int32: which mask owns each pixel, counted from 1; 0 is none.
+
+    Each mask is pasted only within its box. Small objects lie over large ones, so that a
+    person on a horse stays visible.
+    """
+    height, width = image_size
+    owner = np.zeros((height, width), dtype=np.int32)
+    low = boxes[:, :2].floor().clamp(min=0).long()
+    high = boxes[:, 2:].ceil().minimum(torch.tensor([width, height])).long()
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    for i in areas.argsort(descending=True).tolist():
+        (x1, y1), (x2, y2) = low[i].tolist(), high[i].tolist()
+        if x2 <= x1 or y2 <= y1:
+            continue
+        local = boxes[i : i + 1] - boxes.new_tensor([x1, y1, x1, y1])
+        inside = paste_masks(probs[i : i + 1], local, (y2 - y1, x2 - x1))[0].numpy()
+        owner[y1:y2, x1:x2][inside] = i + 1
+    return owner
+
+
+def _blend_masks(
+    pixels: np.ndarray, owner: np.ndarray, colors: np.ndarray, line: int
+) -> np.ndarray:
+    """One pass over the image: fill and outline each owner's pixels in its colour."""
+    inner = np.ones(owner.shape, dtype=bool)
+    for _ in range(line):
+        edge = _differs_from_neighbours(np.where(inner, owner, -1))
+        inner &= ~edge
+    opacity = np.where(inner, MASK_OPACITY, CONTOUR_OPACITY).astype(np.float32)
+    opacity[owner == 0] = 0
+    table = np.concatenate([np.zeros((1, 3), np.float32), colors.astype(np.float32)])
+    share = opacity[..., None]
+    return (pixels * (1 - share) + table[owner] * share + 0.5).astype(np.uint8)
+
+
+def _differs_from_neighbours(owner: np.ndarray) -> np.ndarray:
+    """(H, W) bool: some pixel beside, above or below has another value."""
+    edge = np.zeros(owner.shape, dtype=bool)
+    rows, columns = owner[1:] != owner[:-1], owner[:, 1:] != owner[:, :-1]
+    edge[1:] |= rows
+    edge[:-1] |= rows
+    edge[:, 1:] |= columns
+    edge[:, :-1] |= columns
+    return edge
+
+
+def _write_labels(
+    canvas: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    corners: np.ndarray,
+    texts: list[str],
+    colors: np.ndarray,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Texts in coloured plates at their boxes, best first.
+
+    A plate looks for a free place around its box; where there is none, that of a small box is
+    left out and that of a large one is drawn all the same.
+    """
+    taken: list[Rectangle] = []
+    for box, text, color in zip(corners.tolist(), texts, colors, strict=True):
+        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+        plate = (right - left + 4, bottom - top + 4)
+        places = _places(box, plate, size)
+        free = [place for place in places if not any(_overlap(place, other) for other in taken)]
+        is_small = box[2] - box[0] < plate[0] and box[3] - box[1] < 2 * plate[1]
+        if not free and is_small:
+            continue
+        place = (free or places)[0]
+        canvas.rectangle(place, fill=_rgb(color))
+        canvas.text(
+            (place[0] + 2 - left, place[1] + 2 - top),
+            text,
+            font=font,
+            fill=palette.text_color(color),
+        )
+        taken.append(place)
+
+
+def _places(box: list[float], plate: tuple[float, float], size: tuple[int, int]) -> list[Rectangle]:
+    """Where the plate of a box may lie, moved into the image: above, inside, below."""
+    x1, y1, x2, y2 = box
+    wide, high = plate
+    origins = [(x1, y1 - high), (x1, y1), (x2 - wide, y1 - high), (x1, y2), (x2 - wide, y2 - high)]
+    places = []
+    for x, y in origins:
+        x = min(max(x, 0), max(0, size[0] - wide - 1))
+        y = min(max(y, 0), max(0, size[1] - high - 1))
+        places.append((x, y, x + wide, y + high))
+    return places
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _rgb(color: np.ndarray) -> tuple[int, int, int]:
+    red, green, blue = color.tolist()
+    return red, green, blue

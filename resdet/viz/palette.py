@@ -1,0 +1,57 @@
+"""Colours that stay apart, for colour-blind eyes too."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Okabe & Ito (2008) without black and grey, then colours of Tol (2021, "bright" and "muted") that
+# differ from those in lightness as well as in hue.
+COLORS = np.array(
+    [
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (213, 94, 0),
+        (204, 121, 167),
+        (0, 114, 178),
+        (170, 51, 119),
+        (153, 221, 255),
+        (187, 204, 51),
+        (136, 34, 85),
+        (255, 170, 187),
+        (68, 187, 153),
+        (102, 90, 190),
+    ],
+    dtype=np.uint8,
+)
+"""(14, 3) RGB."""
+
+
+def by_class(labels: np.ndarray) -> np.ndarray:
+    """(N, 3) RGB for labels (N,): the same class always has the same colour."""
+    return COLORS[labels % len(COLORS)]
+
+
+def by_instance(boxes: np.ndarray, margin: float) -> np.ndarray:
+    """(N, 3) RGB for boxes (N, 4) xyxy: neighbours within `margin` pixels differ where possible.
+
+    Greedy colouring: each box takes the colour that is rarest among its coloured neighbours, of
+    these the rarest in the image.
+    """
+    chosen = np.zeros(len(boxes), dtype=np.int64)
+    used = np.zeros(len(COLORS), dtype=np.int64)
+    for i, box in enumerate(boxes):
+        before = boxes[:i]
+        near = (before[:, :2] <= box[2:] + margin).all(1)
+        near &= (before[:, 2:] >= box[:2] - margin).all(1)
+        around = np.bincount(chosen[:i][near], minlength=len(COLORS))
+        chosen[i] = np.lexsort((used, around))[0]
+        used[chosen[i]] += 1
+    return COLORS[chosen]
+
+
+def text_color(background: np.ndarray) -> tuple[int, int, int]:
+    """Black or white, whichever reads better on the RGB `background` (3,)."""
+    luminance = float(np.dot(background, (0.299, 0.587, 0.114)))
+    return (0, 0, 0) if luminance > 130 else (255, 255, 255)
