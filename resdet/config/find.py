@@ -1,0 +1,60 @@
+"""Where a config is: a path, or the name of one that is shipped with the package."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from pathlib import Path
+
+from resdet.config.strict_yaml import ConfigError
+
+LOG = logging.getLogger("resdet")
+
+
+def shipped_configs() -> Path:
+    """The folder of the shipped configs: inside an installed package, or in the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "_configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(path: str | Path) -> Path:
+    """The file meant by a path or by a shipped config's name, such as `demo_nuclei`.
+
+    `configs/x.yaml` falls back to the shipped file where the working folder has none of that name.
+    Raises ConfigError with the near file names.
+    """
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given
+    name = given.name if given.suffix in (".yaml", ".yml") else f"{given.name}.yaml"
+    shipped = shipped_configs() / name
+    if given.parent.as_posix() in (".", "configs") and shipped.is_file():
+        if given.suffix:
+            LOG.info("%s is not here; using the shipped %s", given, shown(shipped))
+        return shipped
+    raise ConfigError(_not_found(given, name))
+
+
+def shown(path: Path) -> str:
+    """A path as messages name it: relative to the working folder where it lies below it."""
+    resolved = path.resolve()
+    try:
+        return resolved.relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return resolved.as_posix()
+
+
+def _not_found(given: Path, name: str) -> str:
+    if given.is_dir():
+        reason = "is a folder, a config is a YAML file"
+    else:
+        reason = "no such config file"
+    near: list[str] = []
+    for folder in (given.parent, shipped_configs()):
+        if folder.is_dir() and not near:
+            names = sorted(file.name for file in folder.glob("*.y*ml"))
+            near = [shown(folder / n) for n in difflib.get_close_matches(name, names, 3)]
+    if near:
+        return f"{given}: {reason}, did you mean {' or '.join(near)}?"
+    return f"{given}: {reason}; the shipped ones are in {shown(shipped_configs())}"

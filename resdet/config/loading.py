@@ -1,0 +1,269 @@
+"""From a YAML file and `key=value` overrides to a checked `Config`, and back to plain values.
+
+Order: the files named by `_base_`, the file itself, the overrides; dicts merge, lists and values
+replace, and null in place of a section clears what lies under it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from resdet.config.describe import is_nullable, section_of
+from resdet.config.find import find_config, shown
+from resdet.config.messages import dotted, explain, place_of
+from resdet.config.schema import Config, Section
+from resdet.config.strict_yaml import ConfigError, KeyPath, Layer, dump, parse, parse_value
+
+__all__ = [
+    "ConfigError",
+    "config_from_dict",
+    "config_to_dict",
+    "diff_configs",
+    "dump_yaml",
+    "load_config",
+    "override_config",
+]
+
+LOG = logging.getLogger("resdet")
+
+_EXCLUSIVE: tuple[KeyPath, KeyPath] = (("train", "epochs"), ("train", "max_steps"))
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file and its bases, with `key=value` overrides on top.
+
+    `path` is a file, or the name of a shipped config such as `demo_nuclei`. Overrides are typed
+    like a file: `optim.lr=1e-3`, `model.roi.mask_head=null`, `data.classes=[cat, dog]`; where a key
+    comes twice, the last one counts. Raises ConfigError naming the key, the file and the line.
+    """
+    return _checked(_with_overrides(_read_layers(find_config(path), ()), overrides))
+
+
+def override_config(config: Config, overrides: Sequence[str], source: str) -> Config:
+    """A config of a run or checkpoint with overrides on top; `source` names it in messages."""
+    layer = Layer(config_to_dict(config), {}, source)
+    return _checked(_with_overrides(layer, overrides))
+
+
+def config_from_dict(values: dict[str, Any], source: str) -> Config:
+    """A config from the plain values `config_to_dict` gave; errors name `source`."""
+    return _checked(Layer(copy.deepcopy(values), {}, source))
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Plain dicts, lists, strings and numbers only: what a checkpoint may hold."""
+    return config.model_dump(mode="json")
+
+
+def dump_yaml(config: Config) -> str:
+    """The whole config as YAML that `load_config` reads back to an equal one."""
+    return dump(config_to_dict(config))
+
+
+def diff_configs(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """Every key that differs: (dotted key, old value, new value), in the order of the schema."""
+    return list(_differences((), config_to_dict(old), config_to_dict(new)))
+
+
+def _differences(path: KeyPath, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            found += _differences((*path, key), old.get(key), new.get(key))
+        return found
+    return [] if old == new else [(dotted(path), old, new)]
+
+
+def _read_layers(path: Path, parents: tuple[Path, ...]) -> Layer:
+    """A file merged over its bases. `parents` are the files that led here."""
+    resolved = path.resolve()
+    if resolved in parents:
+        chain = " → ".join(shown(p) for p in (*parents[parents.index(resolved) :], resolved))
+        raise ConfigError(f"_base_ goes in a circle: {chain}")
+    layer = parse(_read_text(path), shown(path))
+    bases = layer.values.pop("_base_", [])
+    place = layer.places.pop(("_base_",), layer.name)
+    merged = Layer(name=layer.name)
+    for base in [bases] if isinstance(bases, str) else bases or []:
+        if not isinstance(base, str):
+            raise ConfigError(f"_base_: expected a path or a list of paths, got {base!r} ({place})")
+        base_path = path.parent / base
+        if not base_path.is_file():
+            raise ConfigError(f"_base_: no file {shown(base_path)} ({place})")
+        _merge(merged, _read_layers(base_path, (*parents, resolved)))
+    _merge(merged, layer)
+    return merged
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown(path)}: not UTF-8 text ({error.reason})") from None
+    except OSError as error:
+        raise ConfigError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+
+
+def _with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
+    """`key=value` overrides on top of a merged layer; together they count as one layer."""
+    top = Layer(name="the overrides")
+    given: dict[KeyPath, tuple[Any, str]] = {}
+    for text in overrides:
+        key, value, place = _parse_override(text)
+        given.pop(key, None)
+        given[key] = (value, place)
+        if key[0] == "train":
+            _set(top, key, value, place)
+    _settle_exclusive(layer, top)
+    for key, (value, place) in given.items():
+        _set(layer, key, value, place)
+    return layer
+
+
+def _parse_override(text: str) -> tuple[KeyPath, Any, str]:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not all(key.split(".")):
+        raise ConfigError(f"override {text!r}: write key=value, such as optim.lr=0.01")
+    if not value.strip():
+        raise ConfigError(f"override {text!r}: no value; {key}=null clears it, {key}='' is no text")
+    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    return path, parse_value(value, f"override {text}"), f"override {text}"
+
+
+def _set(layer: Layer, path: KeyPath, value: Any, place: str) -> None:
+    """Merge one override into a layer; numbers in the path are positions in a list."""
+    node: Any = layer.values
+    for depth, part in enumerate(path[:-1]):
+        if isinstance(part, int) or isinstance(node, list):
+            node = node[_position(node, path[: depth + 1], place)]
+            continue
+        if not isinstance(node.get(part), dict | list):
+            node[part] = {}
+            _forget(layer, path[: depth + 1])
+            layer.places[path[: depth + 1]] = place
+        node = node[part]
+        if isinstance(node, list) and not isinstance(path[depth + 1], int):
+            raise ConfigError(
+                f"{dotted(path)}: {dotted(path[: depth + 1])} is a list; name a position, such as "
+                f"{dotted(path[: depth + 1])}.0.{dotted(path[depth + 1 :])} ({place})"
+            )
+    last: Any = path[-1]
+    if isinstance(last, int) or isinstance(node, list):
+        last = _position(node, path, place)
+    old = node[last] if isinstance(node, list) else node.get(last)
+    if isinstance(old, dict) and isinstance(value, dict):
+        for key, item in value.items():
+            _set(layer, (*path, key), item, place)
+        return
+    _forget(layer, path)
+    node[last] = value
+    layer.places[path] = place
+
+
+def _position(node: Any, path: KeyPath, place: str) -> int:
+    """The list position that ends `path`; an error where the files give no such list or item."""
+    position = path[-1]
+    if not isinstance(node, list) or not isinstance(position, int):
+        raise ConfigError(
+            f"{dotted(path)}: no list in the config files to change one item of; give the whole "
+            f"list, {dotted(path[:-1])}=[…] ({place})"
+        )
+    if position >= len(node):
+        raise ConfigError(
+            f"{dotted(path)}: the list has {len(node)} items, counted from 0 ({place})"
+        )
+    return position
+
+
+def _merge(under: Layer, over: Layer) -> None:
+    """Merge `over` into `under`, in place."""
+    _settle_exclusive(under, over)
+    _merge_values(under, over, under.values, over.values, ())
+
+
+def _merge_values(
+    under: Layer, over: Layer, old: dict[str, Any], new: dict[str, Any], path: KeyPath
+) -> None:
+    for key, value in new.items():
+        here = (*path, key)
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            under.places[here] = over.places.get(here, over.name)
+            _merge_values(under, over, old[key], value, here)
+            continue
+        _forget(under, here)
+        old[key] = value
+        below = {p: place for p, place in over.places.items() if p[: len(here)] == here}
+        under.places.update(below)
+
+
+def _forget(layer: Layer, path: KeyPath) -> None:
+    """Drop the places at and below a path."""
+    for known in [known for known in layer.places if known[: len(path)] == path]:
+        del layer.places[known]
+
+
+def _settle_exclusive(under: Layer, over: Layer) -> None:
+    """train.epochs or train.max_steps: both in one layer is an error, a later one replaces."""
+    given = [path for path in _EXCLUSIVE if _get(over.values, path) is not None]
+    if len(given) == 2:
+        places = " and ".join(place_of(path, over) for path in given)
+        raise ConfigError(f"give train.epochs or train.max_steps, not both ({places})")
+    for path in given:
+        other = _EXCLUSIVE[1 - _EXCLUSIVE.index(path)]
+        old = _get(under.values, other)
+        if old is None:
+            continue
+        LOG.info(
+            "%s=%s (%s) replaces %s=%s (%s)",
+            dotted(path),
+            _get(over.values, path),
+            place_of(path, over),
+            dotted(other),
+            old,
+            place_of(other, under),
+        )
+        del under.values["train"][other[-1]]
+        _forget(under, other)
+
+
+def _get(values: Any, path: KeyPath) -> Any:
+    for part in path:
+        if not isinstance(values, dict):
+            return None
+        values = values.get(part)
+    return values
+
+
+def _checked(layer: Layer) -> Config:
+    """The merged values against the schema."""
+    _clear_null_sections(layer.values, Config)
+    try:
+        text = json.dumps(layer.values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{layer.name}: a config holds plain values only: {error}") from None
+    try:
+        # from JSON, so that strict typing ("8" is not 8) still takes lists and dicts
+        return Config.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise explain(error, layer) from None
+
+
+def _clear_null_sections(values: Any, section: type[Section]) -> None:
+    """Null for a section that can't be null brings its defaults back."""
+    if not isinstance(values, dict):
+        return
+    for name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is None or is_nullable(field.annotation):
+            continue
+        if values.get(name) is None and (name in values or field.is_required()):
+            values[name] = {}
+        _clear_null_sections(values.get(name), inner)
