@@ -143,7 +143,11 @@ class ModelConfig(Section):
     fpn: FPNConfig = FPNConfig()
     rpn: RPNConfig = RPNConfig()
     roi: RoIConfig = RoIConfig()
-    pixel_mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [123.675, 116.28, 103.53]
+    pixel_mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [
+        123.675,
+        116.28,
+        103.53,
+    ]
     """Mean subtracted from each channel, 0..255, in the order of `channel_order`."""
     pixel_std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [
         58.395,

@@ -1,0 +1,243 @@
+"""The only module that reads configs to make modules and data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from resdet.backbones import build_backbone
+from resdet.config.loading import load_config, override_config
+from resdet.config.schema import Config
+from resdet.errors import UserError
+from resdet.interop.weights import load_backbone, load_detector
+from resdet.models.box_head import BoxHead
+from resdet.models.fpn import FPN
+from resdet.models.mask_head import MaskHead
+from resdet.models.rcnn import RCNN
+from resdet.models.roi_heads import RoIHeads
+from resdet.models.rpn import RPN
+
+if TYPE_CHECKING:
+    from resdet.data.coco import CocoDetection
+
+BACKBONE_OPTIONS = (
+    "norm",
+    "stride_in_1x1",
+    "res5_dilation",
+    "zero_gamma",
+    "activation_checkpointing",
+)
+
+
+def make_backbone(config: Config) -> nn.Module:
+    """The backbone with random weights; options left null take the backbone's own defaults."""
+    section = config.model.backbone
+    options = {name: getattr(section, name) for name in BACKBONE_OPTIONS}
+    given = {name: value for name, value in options.items() if value is not None}
+    backbone = build_backbone(section.name, {**given, **section.options})
+    if section.freeze_at:
+        backbone.freeze_stages(section.freeze_at)  # type: ignore[operator]
+    return backbone
+
+
+def build_model(config: Config, *, class_names: Sequence[str], category_ids: Sequence[int]) -> RCNN:
+    """A detector with random weights for these classes; loads and downloads nothing.
+
+    Raises UserError where `model.num_classes` contradicts the classes.
+    """
+    section = config.model
+    num_classes = len(class_names)
+    if section.num_classes not in (None, num_classes):
+        raise UserError(
+            f"model.num_classes: {section.num_classes}, but the data has {num_classes} classes "
+            f"({', '.join(list(class_names)[:5])}{', …' if num_classes > 5 else ''}); "
+            "leave it null to take them from the data"
+        )
+    backbone = make_backbone(config)
+    fpn = FPN(
+        backbone.channels,  # type: ignore[arg-type]
+        backbone.strides,  # type: ignore[arg-type]
+        out_channels=section.fpn.out_channels,
+        norm=section.fpn.norm,
+    )
+    return RCNN(
+        backbone,
+        fpn,
+        _rpn(config, fpn),
+        _roi_heads(config, fpn, num_classes),
+        pixel_mean=section.pixel_mean,
+        pixel_std=section.pixel_std,
+        channel_order=section.channel_order,
+        test_short_edge=config.data.test_resize.short_edge,
+        test_max_size=config.data.test_resize.max_size,
+        class_names=class_names,
+        category_ids=category_ids,
+        config=config,
+    )
+
+
+def _rpn(config: Config, fpn: FPN) -> RPN:
+    section = config.model.rpn
+    return RPN(
+        fpn.out_channels,
+        list(fpn.strides.values()),
+        anchor_sizes=section.anchor_sizes,
+        aspect_ratios=section.aspect_ratios,
+        num_convs=section.num_convs,
+        foreground_iou=section.foreground_iou,
+        background_iou=section.background_iou,
+        num_samples=section.num_samples,
+        positive_fraction=section.positive_fraction,
+        pre_nms_topk=(section.pre_nms_topk_train, section.pre_nms_topk_test),
+        post_nms_topk=(section.post_nms_topk_train, section.post_nms_topk_test),
+        nms_thresh=section.nms_thresh,
+        box_loss=section.box_loss,
+        smooth_l1_beta=section.smooth_l1_beta,
+    )
+
+
+def _roi_heads(config: Config, fpn: FPN, num_classes: int) -> RoIHeads:
+    model, roi = config.model, config.model.roi
+    box, mask = roi.box_head, roi.mask_head
+    stages = [
+        BoxHead(
+            fpn.out_channels,
+            num_classes,
+            pool_size=box.pool_size,
+            num_convs=box.num_convs,
+            conv_dim=box.conv_dim,
+            num_fcs=box.num_fcs,
+            fc_dim=box.fc_dim,
+            norm=box.norm,
+            class_agnostic=box.class_agnostic,
+            box_weights=stage.box_weights,
+            box_loss=box.box_loss,
+            smooth_l1_beta=box.smooth_l1_beta,
+        )
+        for stage in roi.stages
+    ]
+    mask_head = mask and MaskHead(
+        fpn.out_channels,
+        num_classes,
+        num_convs=mask.num_convs,
+        conv_dim=mask.conv_dim,
+        norm=mask.norm,
+        class_agnostic=mask.class_agnostic,
+    )
+    return RoIHeads(
+        stages,
+        [stage.foreground_iou for stage in roi.stages],
+        mask_head,
+        strides=list(fpn.strides.values())[:-1],
+        box_pool_size=box.pool_size,
+        mask_pool_size=mask.pool_size if mask else 0,
+        num_samples=roi.num_samples,
+        positive_fraction=roi.positive_fraction,
+        score_thresh=model.score_thresh,
+        nms_thresh=model.nms_thresh,
+        detections_per_image=model.detections_per_image,
+    )
+
+
+def build(config: str | Path, weights: str | None = None, overrides: Sequence[str] = ()) -> RCNN:
+    """A detector from a config file, on the CPU, in evaluation mode.
+
+    `weights` None loads and downloads nothing; "config" does what the config says; anything else
+    names the weights of the whole detector as `model.weights` does. Class names come from
+    `data.classes`, else from the annotations if they are there, else they are numbered, for which
+    `model.num_classes` must be given. Raises UserError for what a user can mend.
+    """
+    resolved = load_config(config, overrides)
+    if weights not in (None, "config"):
+        resolved = override_config(resolved, [f"model.weights={weights}"], "build(weights=…)")
+    class_names, category_ids = _classes(resolved)
+    model = build_model(resolved, class_names=class_names, category_ids=category_ids)
+    if weights is not None:
+        load_start_weights(model, resolved)
+    return model.eval()
+
+
+def _classes(config: Config) -> tuple[list[str], list[int]]:
+    """Class names and original category ids without opening an image."""
+    from resdet.data.coco import read_categories
+
+    count = config.model.num_classes
+    split = config.data.train
+    files = [split.annotations] if isinstance(split.annotations, str) else split.annotations
+    if all(Path(file).is_file() for file in files):
+        names, ids = read_categories(files, config.data.classes)
+        # A count that contradicts the file means other classes, which have no names here.
+        if count in (None, len(names)):
+            return names, ids
+    if config.data.classes is not None:
+        return config.data.classes, list(range(1, len(config.data.classes) + 1))
+    if count is None:
+        raise UserError(
+            f"model.num_classes: null means from the data, but {files[0]} is not there; "
+            "give model.num_classes, data.classes or data.train.annotations"
+        )
+    return [f"class {number}" for number in range(1, count + 1)], list(range(1, count + 1))
+
+
+def load_start_weights(model: RCNN, config: Config) -> list[str]:
+    """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
+    if config.model.weights is not None:
+        return load_detector(model, config.model.weights)
+    if config.model.backbone.weights is not None:
+        return load_backbone(model.backbone, config.model.backbone.weights)
+    return []
+
+
+def build_train_data(config: Config, *, strict: bool = False) -> CocoDetection:
+    """The training set with its transforms; `strict` makes every finding in the files an error."""
+    from resdet.data.coco import CocoDetection
+    from resdet.data.transforms import LargeScaleJitter, ShortEdge, TrainTransform
+
+    augment, resize = config.data.augment, config.data.augment.resize
+    transform = TrainTransform(
+        resize=ShortEdge(resize.short_edges, resize.max_size)
+        if resize.mode == "short_edge"
+        else LargeScaleJitter(resize.lsj_size, resize.lsj_scale),
+        flip_prob=augment.flip_prob,
+        vertical_flip_prob=augment.vertical_flip_prob,
+        crop=augment.crop,
+        albumentations=augment.albumentations,
+    )
+    return CocoDetection(
+        config.data.train.images,
+        config.data.train.annotations,
+        transform=transform,
+        classes=config.data.classes,
+        keep_empty=config.data.keep_empty,
+        mask_size=_mask_size(config),
+        seed=config.train.seed,
+        strict=strict,
+    )
+
+
+def build_val_data(config: Config, *, strict: bool = False) -> CocoDetection | None:
+    """The validation set, images without objects included, at the test size; None without one."""
+    from resdet.data.coco import CocoDetection
+    from resdet.data.transforms import TestTransform
+
+    split, resize = config.data.val, config.data.test_resize
+    if split is None:
+        return None
+    return CocoDetection(
+        split.images,
+        split.annotations,
+        transform=TestTransform(resize.short_edge, resize.max_size),
+        classes=config.data.classes,
+        keep_empty=True,
+        mask_size=_mask_size(config),
+        seed=config.train.seed,
+        strict=strict,
+    )
+
+
+def _mask_size(config: Config) -> int | None:
+    """Masks are rasterised only where a head learns them."""
+    return config.data.mask_size if config.model.roi.mask_head else None

@@ -1,0 +1,1 @@
+"""The parts of a detector; each takes values, factory.py puts them together."""

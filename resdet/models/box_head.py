@@ -1,0 +1,110 @@
+"""Box heads and their losses (Fast R-CNN, Girshick 2015, 2; 4conv1fc of Wu & He 2018, 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet.models.layers import conv_norm_relu, normal_init, xavier_uniform
+from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
+from resdet.ops.box_coder import decode_boxes
+
+
+class BoxHead(nn.Module):
+    """Pooled features → hidden convolutions and fully connected layers → class logits and deltas.
+
+    2fc is `num_convs=0, num_fcs=2`; 4conv1fc is `num_convs=4, num_fcs=1`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        pool_size: int,
+        num_convs: int,
+        conv_dim: int,
+        num_fcs: int,
+        fc_dim: int,
+        norm: str,
+        class_agnostic: bool,
+        box_weights: Sequence[float],
+        box_loss: str,
+        smooth_l1_beta: float,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.class_agnostic = num_classes, class_agnostic
+        self.box_weights = tuple(box_weights)
+        self.box_loss, self.smooth_l1_beta = box_loss, smooth_l1_beta
+        convs, channels = [], in_channels
+        for _ in range(num_convs):
+            convs.append(conv_norm_relu(channels, conv_dim, norm))
+            channels = conv_dim
+        self.convs = nn.Sequential(*convs)
+        fcs: list[nn.Module] = []
+        width = channels * pool_size**2
+        for _ in range(num_fcs):
+            linear = nn.Linear(width, fc_dim)
+            xavier_uniform(linear)
+            fcs += [linear, nn.ReLU(inplace=True)]
+            width = fc_dim
+        self.fcs = nn.Sequential(*fcs)
+        self.cls_score = nn.Linear(width, num_classes + 1)
+        self.bbox_pred = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
+        normal_init(self.cls_score, 0.01)
+        normal_init(self.bbox_pred, 0.001)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, C, S, S) → class logits (R, K + 1), background last, and deltas (R, K or 1, 4)."""
+        hidden = self.fcs(self.convs(pooled).flatten(1))
+        deltas = self.bbox_pred(hidden)
+        return full_precision(self.cls_score(hidden)), full_precision(deltas).unflatten(1, (-1, 4))
+
+    def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
+        """Boxes (R, K or 1, 4) xyxy pixels from deltas of that shape at proposals (R, 4)."""
+        return decode_boxes(deltas, proposals[:, None, :], self.box_weights)
+
+    def losses(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        samples: BoxSamples,
+    ) -> tuple[Tensor, Tensor]:
+        """loss_cls, the mean cross-entropy over valid samples, and loss_box, summed over positives
+        and divided by all valid samples (Detectron2's normaliser). Scalars."""
+        count = samples.valid.sum()
+        cls = F.cross_entropy(logits, samples.labels, reduction="none")
+        cls = torch.where(samples.valid, cls, cls.new_zeros(())).sum()
+        if self.class_agnostic:
+            picked = deltas[:, 0]
+        else:
+            row = samples.labels.clamp(max=self.num_classes - 1)[:, None, None]
+            picked = deltas.gather(1, row.expand(-1, 1, 4))[:, 0]
+        box = box_loss_sum(
+            picked,
+            samples.boxes,
+            samples.gt_boxes,
+            samples.valid & (samples.labels < self.num_classes),
+            weights=self.box_weights,
+            loss=self.box_loss,
+            smooth_l1_beta=self.smooth_l1_beta,
+        )
+        return mean_over_processes(cls, count), mean_over_processes(box, count)
+
+
+@dataclass
+class BoxSamples:
+    """R proposals that a box stage is trained on."""
+
+    boxes: Tensor
+    """(R, 4) xyxy pixels."""
+    labels: Tensor
+    """(R,) int64 0..K, K is background."""
+    gt_boxes: Tensor
+    """(R, 4) xyxy pixels of the matched object; anything for background."""
+    valid: Tensor
+    """(R,) bool."""

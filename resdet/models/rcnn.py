@@ -1,0 +1,144 @@
+"""The one detector class: backbone, FPN, RPN and RoI heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from resdet.models.fpn import FPN
+from resdet.models.roi_heads import RoIHeads
+from resdet.models.rpn import RPN
+from resdet.ops.boxes import clip_boxes, is_nonempty
+from resdet.structures import Detections, ImageBatch, TargetBatch
+
+if TYPE_CHECKING:
+    from resdet.config.schema import Config
+
+
+class RCNN(nn.Module):
+    """Faster, Mask and Cascade R-CNN (Ren et al. 2015, He et al. 2017, Cai & Vasconcelos 2018).
+
+    `forward` gives losses, `infer` detections of a prepared batch, `predict` those of any images.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        fpn: FPN,
+        rpn: RPN,
+        roi_heads: RoIHeads,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        channel_order: str,
+        test_short_edge: int,
+        test_max_size: int,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        config: Config,
+    ) -> None:
+        """`pixel_mean` and `pixel_std` (3,) are 0..255, in `channel_order` rgb or bgr."""
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = fpn
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+        self.channel_order = channel_order
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
+        self.test_short_edge, self.test_max_size = test_short_edge, test_max_size
+        self.class_names, self.category_ids = list(class_names), list(category_ids)
+        self.config = config
+        self._features: Callable[[Tensor], dict[str, Tensor]] = self.pyramid
+
+    @property
+    def num_classes(self) -> int:
+        return self.roi_heads.num_classes
+
+    @property
+    def has_masks(self) -> bool:
+        return self.roi_heads.mask_head is not None
+
+    @property
+    def device(self) -> torch.device:
+        return self.get_buffer("pixel_mean").device
+
+    def set_compiled(self, compiled: bool) -> None:
+        """Run backbone and FPN through torch.compile, or eagerly again."""
+        self._features = torch.compile(self.pyramid) if compiled else self.pyramid
+
+    def pyramid(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W) → {p2…p6: (B, C, H, W)}."""
+        return self.fpn(self.backbone(images))
+
+    def normalize(self, batch: ImageBatch) -> Tensor:
+        """(B, 3, H, W) in the model's type: mean and deviation, then 0 outside the true sizes."""
+        mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
+        images = batch.images.flip(1) if self.channel_order == "bgr" else batch.images
+        images = (images.to(mean.dtype) - mean) / std
+        height, width = images.shape[-2:]
+        inside_y = torch.arange(height, device=mean.device) < batch.sizes[:, :1]
+        inside_x = torch.arange(width, device=mean.device) < batch.sizes[:, 1:]
+        inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
+        images = images * inside
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def forward(
+        self, images: ImageBatch, targets: TargetBatch, *, seed: int, step: int
+    ) -> dict[str, Tensor]:
+        """Named scalar losses, to be summed: loss_rpn_cls, loss_rpn_box, loss_cls, loss_box
+        (…_stage1 … on a cascade) and loss_mask. Samples depend on (seed, step, image) alone."""
+        pyramid = list(self._features(self.normalize(images)).values())
+        proposals, losses = self.rpn(pyramid, images.sizes, targets, seed=seed, step=step)
+        losses |= self.roi_heads.losses(
+            self._roi_levels(pyramid), proposals, images.sizes, targets, seed=seed, step=step
+        )
+        return losses
+
+    @torch.no_grad()
+    def infer(
+        self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """Detections of each image in pixels of its original (height, width), on the model's device.
+
+        Boxes that are empty there are dropped. Masks are not pasted yet.
+        """
+        pyramid = list(self._features(self.normalize(images)).values())
+        proposals, _ = self.rpn(pyramid, images.sizes, None)
+        found = self.roi_heads.detect(self._roi_levels(pyramid), proposals, images.sizes)
+        originals = torch.tensor(list(original_sizes), device=images.sizes.device)
+        scale = (originals / images.sizes).flip(1).repeat(1, 2).to(found.boxes.dtype)
+        boxes = clip_boxes(found.boxes * scale[found.images], originals[found.images])
+        keep = is_nonempty(boxes)
+        detections = []
+        for index, size in enumerate(original_sizes):
+            rows = (found.images == index) & keep
+            detections.append(
+                Detections(
+                    boxes=boxes[rows].float(),
+                    scores=found.scores[rows].float(),
+                    labels=found.labels[rows],
+                    image_size=(int(size[0]), int(size[1])),
+                    mask_probs=None if found.mask_probs is None else found.mask_probs[rows].float(),
+                    class_names=self.class_names,
+                    category_ids=self.category_ids,
+                )
+            )
+        return detections
+
+    def predict(
+        self, images: Any, *, score_thresh: float | None = None, batch_size: int = 1
+    ) -> Detections | list[Detections]:
+        """Detections of a path, PIL image or (H, W, 3) uint8 RGB array, or a list for a list."""
+        from resdet.inference.predictor import predict
+
+        return predict(self, images, score_thresh=score_thresh, batch_size=batch_size)
+
+    def _roi_levels(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """The RPN sees p2…p6, the heads p2…p5 (Lin et al. 2017, 4.2)."""
+        return pyramid[: len(self.roi_heads.strides)]

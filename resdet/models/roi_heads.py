@@ -1,0 +1,291 @@
+"""The stage loop over regions: Faster (one stage), Cascade (several), Mask (with a mask head)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet.models.box_head import BoxHead, BoxSamples
+from resdet.models.mask_head import MaskHead
+from resdet.models.rpn import Proposals
+from resdet.ops.boxes import clip_boxes, is_nonempty, nms_by_group
+from resdet.ops.masks import resample_masks
+from resdet.ops.matcher import match_boxes
+from resdet.ops.roi_pool import pool_rois
+from resdet.ops.sampler import random_order, sample_slots
+from resdet.structures import TargetBatch
+
+STREAM = 1
+"""Random stream of the proposal sampling, see `random_order`."""
+
+
+@dataclass
+class RoISamples:
+    """Fixed-size slots of the proposals that are trained on, positives first."""
+
+    boxes: Tensor
+    """(B, S, 4) xyxy pixels; 0 in empty slots."""
+    labels: Tensor
+    """(B, S) int64 0..K, K is background and empty."""
+    gt_boxes: Tensor
+    """(B, S, 4) xyxy pixels of the matched object."""
+    objects: Tensor
+    """(B, S) int64 position of the matched object in its image."""
+    valid: Tensor
+    """(B, S) bool."""
+
+
+@dataclass
+class RoIDetections:
+    """Detections of a batch, flat, image by image and best first, in pixels of the resized image."""
+
+    boxes: Tensor
+    """(N, 4) float32 xyxy pixels."""
+    scores: Tensor
+    """(N,) 0..1."""
+    labels: Tensor
+    """(N,) int64 0..K-1."""
+    images: Tensor
+    """(N,) int64 position in the batch."""
+    mask_probs: Tensor | None
+    """(N, m, m) 0..1 inside each box."""
+
+
+class RoIHeads(nn.Module):
+    """Box stages one after another, each on the boxes of the one before, and a mask head.
+
+    Cascade R-CNN (Cai & Vasconcelos 2018, 4.1): stage t matches at its own IoU, later stages take
+    the refined boxes without sampling again, and the test score is the mean over the stages.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[BoxHead],
+        foreground_ious: Sequence[float],
+        mask_head: MaskHead | None,
+        *,
+        strides: Sequence[int],
+        box_pool_size: int,
+        mask_pool_size: int,
+        num_samples: int,
+        positive_fraction: float,
+        score_thresh: float,
+        nms_thresh: float,
+        detections_per_image: int,
+    ) -> None:
+        super().__init__()
+        if len(stages) > 1 and not all(stage.class_agnostic for stage in stages):
+            raise ValueError(
+                "model.roi.box_head.class_agnostic: several stages refine one box a proposal; "
+                "set it to true"
+            )
+        self.stages = nn.ModuleList(stages)
+        self.mask_head = mask_head
+        self.num_classes = stages[0].num_classes
+        self.foreground_ious = list(foreground_ious)
+        self.strides = list(strides)
+        self.box_pool_size, self.mask_pool_size = box_pool_size, mask_pool_size
+        self.num_samples, self.positive_fraction = num_samples, positive_fraction
+        self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
+        self.detections_per_image = detections_per_image
+
+    # Training
+
+    def losses(
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        sizes: Tensor,
+        targets: TargetBatch,
+        *,
+        seed: int,
+        step: int,
+    ) -> dict[str, Tensor]:
+        """Features (B, C, H, W) a level → loss_cls, loss_box (…_stage1 on a cascade), loss_mask."""
+        samples = self.sample(proposals, targets, seed=seed, step=step)
+        losses = self.box_losses(features, samples, sizes, targets)
+        if self.mask_head is not None:
+            losses["loss_mask"] = self.mask_loss(features, samples, targets)
+        return losses
+
+    @torch.no_grad()
+    def sample(
+        self, proposals: Proposals, targets: TargetBatch, *, seed: int, step: int
+    ) -> RoISamples:
+        """Append the objects to the proposals, match, and draw those that are trained on."""
+        boxes = torch.cat([proposals.boxes, targets.boxes.to(proposals.boxes.dtype)], dim=1)
+        usable = torch.cat([proposals.valid, targets.valid], dim=1)
+        matches, labels = self._match(boxes, usable, targets, self.foreground_ious[0])
+        order = random_order(
+            targets.image_keys, labels.shape[1], seed=seed, step=step, stream=STREAM
+        )
+        positions, positive, valid = sample_slots(
+            labels, order, num_samples=self.num_samples, positive_fraction=self.positive_fraction
+        )
+        picked = boxes.gather(1, positions[..., None].expand(-1, -1, 4)) * valid[..., None]
+        return self._label(picked, matches.gather(1, positions), positive, valid, targets)
+
+    def _match(
+        self, boxes: Tensor, usable: Tensor, targets: TargetBatch, foreground_iou: float
+    ) -> tuple[Tensor, Tensor]:
+        matches, labels = match_boxes(
+            targets.boxes,
+            targets.valid,
+            boxes,
+            background_iou=foreground_iou,
+            foreground_iou=foreground_iou,
+            best_of_each_object=False,
+        )
+        return matches, labels.masked_fill(~usable, -1)
+
+    def _label(
+        self,
+        boxes: Tensor,
+        objects: Tensor,
+        positive: Tensor,
+        valid: Tensor,
+        targets: TargetBatch,
+    ) -> RoISamples:
+        gt_boxes = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
+        labels = targets.labels.gather(1, objects).masked_fill(~positive, self.num_classes)
+        return RoISamples(boxes, labels, gt_boxes, objects, valid)
+
+    def box_losses(
+        self,
+        features: Sequence[Tensor],
+        samples: RoISamples,
+        sizes: Tensor,
+        targets: TargetBatch,
+    ) -> dict[str, Tensor]:
+        """The box losses of every stage on given samples."""
+        losses: dict[str, Tensor] = {}
+        for number, head in enumerate(self.stages):
+            if number > 0:
+                samples = self._relabel(samples, targets, self.foreground_ious[number])
+            rows, images = self._rows(samples.valid)
+            boxes = samples.boxes.flatten(0, 1)[rows]
+            logits, deltas = head(self._pool(features, boxes, images, self.box_pool_size))
+            flat = BoxSamples(
+                boxes,
+                samples.labels.flatten()[rows],
+                samples.gt_boxes.flatten(0, 1)[rows],
+                samples.valid.flatten()[rows],
+            )
+            suffix = f"_stage{number + 1}" if len(self.stages) > 1 else ""
+            loss_cls, loss_box = head.losses(logits, deltas, flat)
+            losses["loss_cls" + suffix], losses["loss_box" + suffix] = loss_cls, loss_box
+            if number + 1 < len(self.stages):
+                samples = self._refine(samples, head, deltas, rows, sizes)
+        return losses
+
+    @torch.no_grad()
+    def _refine(
+        self, samples: RoISamples, head: BoxHead, deltas: Tensor, rows: Tensor, sizes: Tensor
+    ) -> RoISamples:
+        """Move the samples to the boxes that `head` predicts; boxes that become empty drop out."""
+        flat = samples.boxes.flatten(0, 1)
+        decoded = head.decode(deltas, flat[rows])[:, 0].to(flat.dtype)
+        refined = torch.zeros_like(flat).index_copy(0, rows, decoded)
+        boxes = clip_boxes(refined.view_as(samples.boxes), sizes[:, None, :])
+        valid = samples.valid & is_nonempty(boxes)
+        return RoISamples(
+            boxes * valid[..., None], samples.labels, samples.gt_boxes, samples.objects, valid
+        )
+
+    @torch.no_grad()
+    def _relabel(
+        self, samples: RoISamples, targets: TargetBatch, foreground_iou: float
+    ) -> RoISamples:
+        matches, labels = self._match(samples.boxes, samples.valid, targets, foreground_iou)
+        return self._label(samples.boxes, matches, labels == 1, samples.valid, targets)
+
+    def mask_loss(
+        self, features: Sequence[Tensor], samples: RoISamples, targets: TargetBatch
+    ) -> Tensor:
+        """The mask loss on the positives among given samples, as the first stage labelled them."""
+        assert self.mask_head is not None and targets.masks is not None
+        # Positives come first, so that these slots hold all of them.
+        slots = min(int(self.num_samples * self.positive_fraction), samples.valid.shape[1])
+        valid = samples.valid[:, :slots] & (samples.labels[:, :slots] < self.num_classes)
+        rows, images = self._rows(valid)
+        boxes = samples.boxes[:, :slots].flatten(0, 1)[rows]
+        labels = samples.labels[:, :slots].flatten()[rows].clamp(max=self.num_classes - 1)
+        mask_rows = targets.mask_rows.gather(1, samples.objects[:, :slots]).flatten()[rows]
+        gt_boxes = samples.gt_boxes[:, :slots].flatten(0, 1)[rows]
+        pooled = self._pool(features, boxes, images, self.mask_pool_size)
+        logits = self.mask_head(pooled, labels)
+        with torch.no_grad():
+            masks = resample_masks(targets.masks[mask_rows], gt_boxes, boxes, logits.shape[-1])
+        return self.mask_head.loss(logits, masks, valid.flatten()[rows])
+
+    # Inference
+
+    def detect(
+        self, features: Sequence[Tensor], proposals: Proposals, sizes: Tensor
+    ) -> RoIDetections:
+        """Score, threshold, NMS a class, best `detections_per_image`, and masks for those only."""
+        rows, images = self._rows(proposals.valid)
+        boxes = proposals.boxes.flatten(0, 1)[rows]
+        valid = proposals.valid.flatten()[rows]
+        scores = torch.zeros((), device=boxes.device)
+        for number, head in enumerate(self.stages):
+            logits, deltas = head(self._pool(features, boxes, images, self.box_pool_size))
+            scores = scores + F.softmax(logits, dim=-1) / len(self.stages)
+            decoded = clip_boxes(head.decode(deltas, boxes), sizes[images][:, None, :])
+            if number + 1 < len(self.stages):
+                boxes = decoded[:, 0].to(boxes.dtype)
+        found = self._suppress(scores, decoded, images, valid)
+        if self.mask_head is not None:
+            pooled = self._pool(features, found.boxes, found.images, self.mask_pool_size)
+            found.mask_probs = self.mask_head(pooled, found.labels).sigmoid()
+        return found
+
+    def _suppress(
+        self, scores: Tensor, boxes: Tensor, images: Tensor, valid: Tensor
+    ) -> RoIDetections:
+        """Scores (R, K + 1) and boxes (R, K or 1, 4) → the detections kept."""
+        finite = torch.isfinite(scores).all(dim=1) & torch.isfinite(boxes).all(dim=(1, 2))
+        above = (scores[:, :-1] > self.score_thresh) & (valid & finite)[:, None]
+        roi, label = above.nonzero(as_tuple=True)
+        box = boxes[roi, label if boxes.shape[1] > 1 else 0]
+        score, image = scores[roi, label], images[roi]
+        kept = nms_by_group(box, score, image * self.num_classes + label, self.nms_thresh)
+        # Best first, and stable: sorting by image leaves the order within each.
+        kept = kept[torch.argsort(image[kept], stable=True)]
+        counts = torch.bincount(image[kept])
+        first = counts.cumsum(0) - counts
+        rank = torch.arange(len(kept), device=kept.device) - first[image[kept]]
+        kept = kept[rank < self.detections_per_image]
+        return RoIDetections(box[kept], score[kept], label[kept], image[kept], None)
+
+    # Shared
+
+    def _pool(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor, size: int) -> Tensor:
+        """(R, C, size, size); gradients into the features shrink by the number of stages.
+
+        Detectron2 scales the gradient of each cascade stage so, its 1/3 for three.
+        """
+        pooled = pool_rois(features, self.strides, boxes, images, size, packed=boxes.is_cuda)
+        if len(self.stages) > 1 and size == self.box_pool_size and torch.is_grad_enabled():
+            fixed = pooled.detach()
+            pooled = fixed + (pooled - fixed) * (1.0 / len(self.stages))
+        return pooled
+
+    @staticmethod
+    def _rows(valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat positions (R,) of the slots to work on and their image (R,).
+
+        On a GPU that is every slot, since counting would wait for it; on a CPU the valid ones only,
+        or one empty slot where none is, which norms and convolutions can still take.
+        """
+        image = torch.arange(len(valid), device=valid.device)[:, None].expand_as(valid).flatten()
+        if valid.is_cuda:
+            return torch.arange(valid.numel(), device=valid.device), image
+        rows = valid.flatten().nonzero()[:, 0]
+        if len(rows) == 0:
+            rows = rows.new_zeros(1)
+        return rows, image[rows]

@@ -1,0 +1,242 @@
+"""Region proposal network (Ren et al. 2015, 3.1), on a pyramid (Lin et al. 2017, 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet.models.layers import conv_norm_relu, normal_init
+from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
+from resdet.ops.anchors import cell_anchors, grid_anchors
+from resdet.ops.box_coder import decode_boxes
+from resdet.ops.boxes import clip_boxes, is_nonempty, nms_by_group
+from resdet.ops.matcher import match_boxes
+from resdet.ops.sampler import random_order, sample_slots
+from resdet.structures import TargetBatch
+
+WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+STREAM = 0
+"""Random stream of the anchor sampling, see `random_order`."""
+MAX_NMS_BOXES = 2**15
+"""Boxes of one NMS call on a GPU: its memory grows with their square (128 MB here)."""
+
+
+@dataclass
+class Proposals:
+    """Fixed-size slots: the best proposals of each image, best first, then empty ones."""
+
+    boxes: Tensor
+    """(B, R, 4) float32 xyxy in pixels, inside the image; 0 in empty slots."""
+    scores: Tensor
+    """(B, R) objectness logits; −inf in empty slots."""
+    valid: Tensor
+    """(B, R) bool."""
+
+
+@dataclass
+class AnchorSamples:
+    """The anchors a loss is taken over, in fixed-size slots."""
+
+    positions: Tensor
+    """(B, S) int64 into the anchors of all levels."""
+    positive: Tensor
+    """(B, S) bool."""
+    valid: Tensor
+    """(B, S) bool."""
+    gt_boxes: Tensor
+    """(B, S, 4) xyxy pixels of the matched object; anything where not positive."""
+
+
+class RPN(nn.Module):
+    """Shared 3×3 convolutions, then objectness and deltas at every anchor of every level."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        strides: Sequence[int],
+        *,
+        anchor_sizes: Sequence[float],
+        aspect_ratios: Sequence[float],
+        num_convs: int,
+        foreground_iou: float,
+        background_iou: float,
+        num_samples: int,
+        positive_fraction: float,
+        pre_nms_topk: tuple[int, int],
+        post_nms_topk: tuple[int, int],
+        nms_thresh: float,
+        box_loss: str,
+        smooth_l1_beta: float,
+    ) -> None:
+        """One anchor size a level; `pre_nms_topk` and `post_nms_topk` are (train, test)."""
+        super().__init__()
+        if len(anchor_sizes) != len(strides):
+            raise ValueError(
+                f"model.rpn.anchor_sizes: {len(anchor_sizes)} sizes for {len(strides)} levels; "
+                "give one for each level"
+            )
+        self.strides = list(strides)
+        self.foreground_iou, self.background_iou = foreground_iou, background_iou
+        self.num_samples, self.positive_fraction = num_samples, positive_fraction
+        self.pre_nms_topk, self.post_nms_topk = pre_nms_topk, post_nms_topk
+        self.nms_thresh = nms_thresh
+        self.box_loss, self.smooth_l1_beta = box_loss, smooth_l1_beta
+
+        self.conv = nn.Sequential(
+            *[conv_norm_relu(in_channels, in_channels, "none") for _ in range(num_convs)]
+        )
+        num_anchors = len(aspect_ratios)
+        self.objectness = nn.Conv2d(in_channels, num_anchors, 1)
+        self.deltas = nn.Conv2d(in_channels, num_anchors * 4, 1)
+        for layer in (*(block[0] for block in self.conv), self.objectness, self.deltas):
+            normal_init(layer, 0.01)
+        for level, size in enumerate(anchor_sizes):
+            cell = cell_anchors([size], aspect_ratios)
+            self.register_buffer(f"cell_anchors_{level}", cell, persistent=False)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        sizes: Tensor,
+        targets: TargetBatch | None,
+        *,
+        seed: int = 0,
+        step: int = 0,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """Features (B, C, H, W) a level and true sizes (B, 2) → proposals; losses with targets."""
+        logits, deltas = self.predict(features)
+        anchors = self.anchors(features)
+        losses: dict[str, Tensor] = {}
+        if targets is not None:
+            samples = self.sample(torch.cat(anchors), targets, seed=seed, step=step)
+            losses = self.losses(
+                torch.cat(logits, dim=1), torch.cat(deltas, dim=1), torch.cat(anchors), samples
+            )
+        with torch.no_grad():
+            proposals = self.select(logits, deltas, anchors, sizes)
+        return proposals, losses
+
+    def predict(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits (B, H·W·A) and deltas (B, H·W·A, 4) a level, in the order of the anchors."""
+        logits, deltas = [], []
+        for feature in features:
+            hidden = self.conv(feature)
+            batch = len(feature)
+            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).reshape(batch, -1))
+            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(batch, -1, 4))
+        return logits, deltas
+
+    def anchors(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """(H·W·A, 4) xyxy pixels a level."""
+        return [
+            grid_anchors(
+                self.get_buffer(f"cell_anchors_{level}"),
+                (feature.shape[-2], feature.shape[-1]),
+                stride,
+            )
+            for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True))
+        ]
+
+    @torch.no_grad()
+    def sample(
+        self, anchors: Tensor, targets: TargetBatch, *, seed: int, step: int
+    ) -> AnchorSamples:
+        """Match anchors (N, 4) to the objects and draw those the loss is taken over."""
+        matches, labels = match_boxes(
+            targets.boxes,
+            targets.valid,
+            anchors,
+            background_iou=self.background_iou,
+            foreground_iou=self.foreground_iou,
+            best_of_each_object=True,
+        )
+        order = random_order(
+            targets.image_keys, labels.shape[1], seed=seed, step=step, stream=STREAM
+        )
+        positions, positive, valid = sample_slots(
+            labels, order, num_samples=self.num_samples, positive_fraction=self.positive_fraction
+        )
+        matched = matches.gather(1, positions)
+        gt_boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+        return AnchorSamples(positions, positive, valid, gt_boxes)
+
+    def losses(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, samples: AnchorSamples
+    ) -> dict[str, Tensor]:
+        """Scalars from logits (B, N), deltas (B, N, 4) and anchors (N, 4).
+
+        Both are sums divided by `num_samples` × images, as Detectron2 normalises them.
+        """
+        picked = full_precision(logits.gather(1, samples.positions))
+        cls = F.binary_cross_entropy_with_logits(
+            picked, samples.positive.to(picked.dtype), reduction="none"
+        )
+        cls = torch.where(samples.valid, cls, cls.new_zeros(())).sum()
+        box = box_loss_sum(
+            deltas.gather(1, samples.positions[..., None].expand(-1, -1, 4)),
+            anchors[samples.positions],
+            samples.gt_boxes,
+            samples.positive,
+            weights=WEIGHTS,
+            loss=self.box_loss,
+            smooth_l1_beta=self.smooth_l1_beta,
+        )
+        count = torch.full((), float(self.num_samples * len(logits)), device=cls.device)
+        return {
+            "loss_rpn_cls": mean_over_processes(cls, count),
+            "loss_rpn_box": mean_over_processes(box, count),
+        }
+
+    def select(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        sizes: Tensor,
+    ) -> Proposals:
+        """The best proposals an image: top-k a level, decode, clip, NMS a level, top-k an image."""
+        pre_nms_topk = self.pre_nms_topk[0 if self.training else 1]
+        post_nms_topk = self.post_nms_topk[0 if self.training else 1]
+        boxes, scores, levels = [], [], []
+        for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
+            top, position = logit.topk(min(pre_nms_topk, logit.shape[1]), dim=1)
+            delta = delta.gather(1, position[..., None].expand(-1, -1, 4))
+            boxes.append(decode_boxes(delta, anchor[position], WEIGHTS))
+            scores.append(top.float())
+            levels.append(torch.full_like(position, level))
+        all_boxes = clip_boxes(torch.cat(boxes, dim=1).float(), sizes[:, None, :])
+        all_scores = torch.cat(scores, dim=1)
+        usable = is_nonempty(all_boxes) & torch.isfinite(all_scores)
+        all_scores = all_scores.masked_fill(~usable, -torch.inf)
+        keep = self._nms(all_boxes, all_scores, torch.cat(levels, dim=1))
+        all_scores = all_scores.masked_fill(~keep, -torch.inf)
+        top, position = all_scores.topk(min(post_nms_topk, all_scores.shape[1]), dim=1)
+        valid = top > -torch.inf
+        picked = all_boxes.gather(1, position[..., None].expand(-1, -1, 4))
+        return Proposals(picked * valid[..., None], top, valid)
+
+    def _nms(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
+        """(B, N) bool: what NMS within each level of each image keeps.
+
+        Empty boxes overlap nothing, so they suppress nothing. A GPU takes many images a call; a
+        CPU one, since its cost grows with the square of the boxes in a call.
+        """
+        batch, count = scores.shape
+        part = max(1, MAX_NMS_BOXES // max(1, count)) if boxes.is_cuda else 1
+        keep = torch.zeros_like(scores, dtype=torch.bool)
+        image = torch.arange(batch, device=scores.device)[:, None]
+        groups = levels + image % part * len(self.strides)
+        for start in range(0, batch, part):
+            rows = slice(start, start + part)
+            kept = nms_by_group(
+                boxes[rows].flatten(0, 1),
+                scores[rows].flatten(),
+                groups[rows].flatten(),
+                self.nms_thresh,
+            )
+            keep[rows].view(-1)[kept] = True
+        return keep

@@ -1,0 +1,1 @@
+"""Pure, stateless functions on boxes, anchors, samples and masks."""

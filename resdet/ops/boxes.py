@@ -1,0 +1,69 @@
+"""Box arithmetic; boxes are (…, 4) xyxy float pixels with width = x2 − x1, background is K."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Areas (…,) of boxes (…, 4), in square pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """IoU (…, N, M), 0..1, of boxes (…, N, 4) and (…, M, 4) that share their leading dimensions.
+
+    Empty boxes have IoU 0 with everything.
+    """
+    # A coordinate at a time: no (…, N, M, 2) intermediates.
+    b1, b2 = boxes1[..., :, None, :], boxes2[..., None, :, :]
+    width = torch.minimum(b1[..., 2], b2[..., 2]) - torch.maximum(b1[..., 0], b2[..., 0])
+    height = torch.minimum(b1[..., 3], b2[..., 3]) - torch.maximum(b1[..., 1], b2[..., 1])
+    inter = width.clamp_(min=0) * height.clamp_(min=0)
+    union = box_area(boxes1)[..., :, None] + box_area(boxes2)[..., None, :] - inter
+    return torch.where(inter > 0, inter / union, inter.new_zeros(()))
+
+
+def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes (…, 4) moved inside images of `sizes` (…, 2) (height, width), which broadcasts."""
+    height, width = sizes[..., 0].to(boxes.dtype), sizes[..., 1].to(boxes.dtype)
+    limits = torch.stack([width, height, width, height], dim=-1)
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def is_nonempty(boxes: Tensor) -> Tensor:
+    """(…,) bool: width and height above 0."""
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """1 − GIoU (…,), 0..2, of boxes (…, 4) pair by pair (Rezatofighi et al. 2019).
+
+    torchvision's function of this kind selects by a mask, which makes a GPU wait for the host.
+    """
+    eps = 1e-7
+    size = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(
+        boxes1[..., :2], boxes2[..., :2]
+    )
+    inter = size.clamp(min=0).prod(dim=-1)
+    union = box_area(boxes1) + box_area(boxes2) - inter
+    hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(
+        boxes1[..., :2], boxes2[..., :2]
+    )
+    hull_area = hull.prod(dim=-1)
+    return 1 - inter / (union + eps) + (hull_area - union) / (hull_area + eps)
+
+
+def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: float) -> Tensor:
+    """NMS within each group in one call: positions kept (n,) int64, best score first.
+
+    `boxes` (N, 4) xyxy, `scores` (N,), `groups` (N,) int64 ≥ 0. Groups are moved apart by offsets,
+    in float64: in float32 they would coarsen the coordinates (1/64 px past an offset of 2^17).
+    """
+    if len(boxes) == 0:
+        return torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    boxes = boxes.double()
+    offsets = groups.double() * (boxes.amax() - boxes.amin() + 1)
+    return nms(boxes + offsets[:, None], scores.double(), iou_thresh)

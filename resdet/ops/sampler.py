@@ -1,0 +1,62 @@
+"""Fixed-size sampling keyed by (seed, step, image): no generator state, the same on any device.
+
+Every slot has a fixed place and a validity bit, so that shapes never depend on the data and a GPU
+is never asked how many there were.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_INDEX_BITS = 24
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Finaliser of MurmurHash3 (Appleby, 2011) on the low 32 bits of int64."""
+    mask = 0xFFFFFFFF
+    x = (x ^ (x >> 16)) * 0x85EBCA6B & mask
+    x = (x ^ (x >> 13)) * 0xC2B2AE35 & mask
+    return x ^ (x >> 16)
+
+
+def random_order(image_keys: Tensor, count: int, *, seed: int, step: int, stream: int) -> Tensor:
+    """Distinct random keys (B, count) int64 ≥ 0 for `image_keys` (B,) int64: sort by them to shuffle.
+
+    A pure function of (seed, step, stream, image key, position). `stream` sets apart the uses
+    within one step. `count` is below 2^24.
+    """
+    assert count < 1 << _INDEX_BITS
+    index = torch.arange(count, device=image_keys.device)
+    # The host part mixes as Python ints: no tensor for a scalar.
+    key = 0
+    for value in (seed, step, stream):
+        key = (key * 0x9E3779B1 + value + 0x7F4A7C15) & 0xFFFFFFFF
+    mixed = _mix((image_keys + key) & 0xFFFFFFFF)
+    hashed = _mix(_mix((mixed[:, None] * 0x9E3779B1 + index) & 0xFFFFFFFF) ^ mixed[:, None])
+    return (hashed << _INDEX_BITS) | index
+
+
+def sample_slots(
+    labels: Tensor, order: Tensor, *, num_samples: int, positive_fraction: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw up to `num_samples` of the labels (B, N) int8 (1 positive, 0 negative, −1 ignored).
+
+    At most `positive_fraction` of them are positive and negatives fill the rest (Ren et al. 2015,
+    3.1.3). `order` (B, N) are the keys of `random_order`. Returns positions (B, S) int64,
+    positive (B, S) bool and valid (B, S) bool with S = min(num_samples, N): positives first,
+    then negatives, then empty slots.
+    """
+    max_positives = int(num_samples * positive_fraction)
+    slots = min(num_samples, labels.shape[1])
+    positive_keys = torch.where(labels == 1, order, -1)
+    chosen = positive_keys.topk(min(max_positives, labels.shape[1]), dim=1)
+    positive_rank = order.new_zeros(order.shape).scatter_(
+        1, chosen.indices, (chosen.values >= 0).long()
+    )
+    # Chosen positives rank above every negative, all others are out.
+    above = 1 << (32 + _INDEX_BITS)
+    keys = torch.where(labels == 0, order, -1)
+    keys = torch.where(positive_rank > 0, order + above, keys)
+    values, positions = keys.topk(slots, dim=1)
+    return positions, values >= above, values >= 0
