@@ -119,14 +119,16 @@ def _roi_heads(config: Config, fpn: FPN, num_classes: int) -> RoIHeads:
         )
         for stage in roi.stages
     ]
-    mask_head = mask and MaskHead(
-        fpn.out_channels,
-        num_classes,
-        num_convs=mask.num_convs,
-        conv_dim=mask.conv_dim,
-        norm=mask.norm,
-        class_agnostic=mask.class_agnostic,
-    )
+    mask_head = None
+    if mask is not None:
+        mask_head = MaskHead(
+            fpn.out_channels,
+            num_classes,
+            num_convs=mask.num_convs,
+            conv_dim=mask.conv_dim,
+            norm=mask.norm,
+            class_agnostic=mask.class_agnostic,
+        )
     return RoIHeads(
         stages,
         [stage.foreground_iou for stage in roi.stages],

@@ -117,7 +117,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}
-        c_in, total_stride = 64, 4
+        c_in, total_stride, stages = 64, 4, []
         for number, (name, depth) in enumerate(zip(STAGES, depths, strict=True)):
             width = 64 * 2**number
             dilation = res5_dilation if name == "c5" else 1
@@ -128,9 +128,10 @@ class ResNet(nn.Module):
                     block(c_in, width, stride if index == 0 else 1, dilation, norm, stride_in_1x1)
                 )
                 c_in = width * block.expansion
-            setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
             total_stride *= stride
             self.channels[name], self.strides[name] = c_in, total_stride
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self._init_weights(zero_gamma)
 
     def _init_weights(self, zero_gamma: bool) -> None:

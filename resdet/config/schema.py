@@ -1,4 +1,4 @@
-"""Every option and every default, once. Nothing here runs work; loading.py fills these from YAML."""
+"""Every option and every default, once; loading.py fills them from YAML."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class RPNConfig(Section):
 
 class BoxHeadConfig(Section):
     num_convs: NonNegative = 0
-    """3×3 convolutions before the fully connected layers: 0 is 2fc, 4 with num_fcs 1 is 4conv1fc."""
+    """3×3 convolutions first: 0 (and num_fcs 2) is 2fc, 4 with num_fcs 1 is 4conv1fc."""
     conv_dim: Positive = 256
     """Their channels."""
     num_fcs: NonNegative = 2
@@ -231,7 +231,7 @@ class DataConfig(Section):
 class OptimConfig(Section):
     name: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.02
-    """Learning rate at `reference_batch` images an update; scaled linearly to `train.batch_size`."""
+    """Learning rate at `reference_batch` images an update, scaled linearly to the batch."""
     reference_batch: Positive = 16
     """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
     momentum: Fraction = 0.9
@@ -270,7 +270,7 @@ class TrainConfig(Section):
     compile: bool | Literal["auto"] = "auto"
     """torch.compile of backbone and FPN; auto: on a GPU where a compiler is found."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay a step of averaged weights, which evaluation and prediction then use; null keeps none."""
+    """Decay a step of averaged weights, used in evaluation and prediction; null keeps none."""
     deterministic: bool = True
     """On a CPU: deterministic algorithms, so that a resumed run is equal to the last bit."""
     threads: Positive | None = None

@@ -38,9 +38,9 @@ class FPN(nn.Module):
     def _conv(c_in: int, c_out: int, kernel: int, norm: str) -> nn.Sequential:
         conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=norm == "none")
         xavier_uniform(conv)
-        return (
-            nn.Sequential(conv) if norm == "none" else nn.Sequential(conv, make_norm(norm, c_out))
-        )
+        if norm == "none":
+            return nn.Sequential(conv)
+        return nn.Sequential(conv, make_norm(norm, c_out))
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """{c2…c5: (B, C, H, W)} → {p2…p6: (B, out_channels, H, W)}, finest first."""

@@ -32,6 +32,7 @@ class MaskHead(nn.Module):
         self.convs = nn.Sequential(*convs)
         self.deconv = nn.ConvTranspose2d(channels, conv_dim, 2, stride=2)
         nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
+        assert self.deconv.bias is not None
         nn.init.zeros_(self.deconv.bias)
         self.predictor = nn.Conv2d(conv_dim, 1 if class_agnostic else num_classes, 1)
         normal_init(self.predictor, 0.001)

@@ -104,7 +104,7 @@ class RCNN(nn.Module):
     def infer(
         self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
-        """Detections of each image in pixels of its original (height, width), on the model's device.
+        """Detections of each image in pixels of its original (height, width), on this device.
 
         Boxes that are empty there are dropped. Masks are not pasted yet.
         """

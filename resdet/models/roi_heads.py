@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class RoISamples:
 
 @dataclass
 class RoIDetections:
-    """Detections of a batch, flat, image by image and best first, in pixels of the resized image."""
+    """Detections of a batch, flat, image by image and best first, in resized pixels."""
 
     boxes: Tensor
     """(N, 4) float32 xyxy pixels."""
@@ -92,6 +93,11 @@ class RoIHeads(nn.Module):
         self.num_samples, self.positive_fraction = num_samples, positive_fraction
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_image = detections_per_image
+
+    @property
+    def box_heads(self) -> list[BoxHead]:
+        """The stages, typed."""
+        return [cast(BoxHead, stage) for stage in self.stages]
 
     # Training
 
@@ -163,7 +169,7 @@ class RoIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """The box losses of every stage on given samples."""
         losses: dict[str, Tensor] = {}
-        for number, head in enumerate(self.stages):
+        for number, head in enumerate(self.box_heads):
             if number > 0:
                 samples = self._relabel(samples, targets, self.foreground_ious[number])
             rows, images = self._rows(samples.valid)
@@ -232,7 +238,7 @@ class RoIHeads(nn.Module):
         boxes = proposals.boxes.flatten(0, 1)[rows]
         valid = proposals.valid.flatten()[rows]
         scores = torch.zeros((), device=boxes.device)
-        for number, head in enumerate(self.stages):
+        for number, head in enumerate(self.box_heads):
             logits, deltas = head(self._pool(features, boxes, images, self.box_pool_size))
             scores = scores + F.softmax(logits, dim=-1) / len(self.stages)
             decoded = clip_boxes(head.decode(deltas, boxes), sizes[images][:, None, :])

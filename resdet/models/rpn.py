@@ -86,14 +86,14 @@ class RPN(nn.Module):
         self.nms_thresh = nms_thresh
         self.box_loss, self.smooth_l1_beta = box_loss, smooth_l1_beta
 
-        self.conv = nn.Sequential(
-            *[conv_norm_relu(in_channels, in_channels, "none") for _ in range(num_convs)]
-        )
+        blocks = [conv_norm_relu(in_channels, in_channels, "none") for _ in range(num_convs)]
+        self.conv = nn.Sequential(*blocks)
         num_anchors = len(aspect_ratios)
         self.objectness = nn.Conv2d(in_channels, num_anchors, 1)
         self.deltas = nn.Conv2d(in_channels, num_anchors * 4, 1)
-        for layer in (*(block[0] for block in self.conv), self.objectness, self.deltas):
-            normal_init(layer, 0.01)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                normal_init(layer, 0.01)
         for level, size in enumerate(anchor_sizes):
             cell = cell_anchors([size], aspect_ratios)
             self.register_buffer(f"cell_anchors_{level}", cell, persistent=False)

@@ -16,7 +16,7 @@ MAX_PASTE_ELEMENTS = 2**26
 
 
 def _overlap_weights(starts: Tensor, stops: Tensor, cells: int, size: int) -> Tensor:
-    """(N, cells, size): share of each of `cells` intervals of [start, stop) over unit pixels 0..size."""
+    """(N, cells, size): share of each of `cells` parts of [start, stop) over the pixels 0..size."""
     edges = torch.linspace(0, 1, cells + 1, device=starts.device, dtype=starts.dtype)
     edges = starts[:, None] + (stops - starts)[:, None] * edges
     pixels = torch.arange(size, device=starts.device, dtype=starts.dtype)
@@ -26,7 +26,7 @@ def _overlap_weights(starts: Tensor, stops: Tensor, cells: int, size: int) -> Te
 
 
 def resample_masks(masks: Tensor, gt_boxes: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Mask targets (N, size, size) bool inside `boxes` (N, 4) from M×M masks inside `gt_boxes` (N, 4).
+    """Mask targets (N, size, size) bool inside `boxes` from M×M masks inside `gt_boxes`, (N, 4).
 
     `masks` (N, M, M) is 0/1. A cell is 1 where the object covers at least half of it (Mask R-CNN,
     He et al. 2017, 3: the target is the object within the RoI at m×m).
@@ -41,8 +41,8 @@ def resample_masks(masks: Tensor, gt_boxes: Tensor, boxes: Tensor, size: int) ->
     return coverage >= 0.5
 
 
-def _interpolation_weights(starts: Tensor, stops: Tensor, grid: int, low: int, high: int) -> Tensor:
-    """(N, high − low, grid): bilinear weights of `grid` mask cells at the pixel centres low…high."""
+def _bilinear_weights(starts: Tensor, stops: Tensor, grid: int, low: int, high: int) -> Tensor:
+    """(N, high − low, grid): weights of `grid` mask cells at the pixel centres low…high."""
     centers = torch.arange(low, high, device=starts.device, dtype=starts.dtype) + 0.5
     position = (centers - starts[:, None]) / (stops - starts)[:, None] * grid - 0.5
     cells = torch.arange(grid, device=starts.device, dtype=starts.dtype)
@@ -53,8 +53,8 @@ def _paste(probs: Tensor, boxes: Tensor, window: tuple[int, int, int, int]) -> T
     """(N, h, w) probabilities in the pixels `window` (x1, y1, x2, y2), 0 outside the boxes."""
     x1, y1, x2, y2 = window
     grid = probs.shape[-1]
-    across = _interpolation_weights(boxes[:, 0], boxes[:, 2], grid, x1, x2)
-    down = _interpolation_weights(boxes[:, 1], boxes[:, 3], grid, y1, y2)
+    across = _bilinear_weights(boxes[:, 0], boxes[:, 2], grid, x1, x2)
+    down = _bilinear_weights(boxes[:, 1], boxes[:, 3], grid, y1, y2)
     return down @ probs @ across.transpose(1, 2)
 
 
@@ -79,7 +79,7 @@ def paste_masks(
 def encode_rle(
     probs: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float = 0.5
 ) -> list[dict[str, Any]]:
-    """Compressed COCO RLE ({"size": [H, W], "counts": str}) of the masks `paste_masks` would give."""
+    """Compressed COCO RLE ({"size": [H, W], "counts": str}) of the masks of `paste_masks`."""
     from pycocotools import mask as coco_mask
 
     height, width = image_size

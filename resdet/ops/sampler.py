@@ -21,7 +21,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def random_order(image_keys: Tensor, count: int, *, seed: int, step: int, stream: int) -> Tensor:
-    """Distinct random keys (B, count) int64 ≥ 0 for `image_keys` (B,) int64: sort by them to shuffle.
+    """Distinct random keys (B, count) int64 ≥ 0 for `image_keys` (B,) int64; to shuffle by.
 
     A pure function of (seed, step, stream, image key, position). `stream` sets apart the uses
     within one step. `count` is below 2^24.
