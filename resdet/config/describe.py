@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from resdet.config.schema import Config, Section
+from resdet.config.strict_yaml import dump
+from resdet.errors import UserError
 
 _PLURALS = {
     "a number": "numbers",
@@ -100,6 +102,20 @@ def list_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[Key
             yield from list_keys(item, f"{key}[].")
 
 
+def explain_keys(prefix: str = "") -> str:
+    """Every key that begins with `prefix`: its default, what it may be, and what it means.
+
+    Raises UserError where no key begins so.
+    """
+    docs = [doc for doc in list_keys() if doc.key.startswith(prefix)]
+    if not docs:
+        raise UserError(f"{prefix}: no config key begins so; resdet config-keys lists them all")
+    return "\n".join(
+        f"{doc.key}: {doc.default}\n    {doc.expects}" + (f"\n    {doc.doc}" if doc.doc else "")
+        for doc in docs
+    )
+
+
 def _members(annotation: Any) -> tuple[Any, ...]:
     """The parts of a union, `Annotated` taken off; a plain annotation is its own one part."""
     if get_origin(annotation) is Annotated:
@@ -163,8 +179,6 @@ def _listed(parts: list[str]) -> str:
 
 def _default(field: FieldInfo) -> str:
     """A field's default as YAML."""
-    from resdet.config.strict_yaml import dump
-
     if field.default is PydanticUndefined:
         return "(required)"
     value = field.get_default(call_default_factory=True)

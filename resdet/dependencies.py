@@ -1,0 +1,73 @@
+"""A missing package or a broken pair of OpenCVs, named with its remedy."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from resdet.errors import UserError
+
+# import name → name to install, with the range where it matters
+_PACKAGES = {
+    "PIL": "pillow",
+    "albumentations": "albumentations==2.0.8",
+    "cv2": "opencv-python-headless",
+    "faster_coco_eval": "faster-coco-eval",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "pycocotools": "pycocotools",
+    "pydantic": "pydantic",
+    "rich": "rich",
+    "tensorboard": "tensorboard",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "yaml": "PyYAML",
+}
+
+_OPENCVS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+
+
+def explain_import_error(error: ImportError) -> str | None:
+    """What to install for an import that failed; None where it is not one of resdet's packages."""
+    package = (error.name or "").split(".")[0]
+    if package == "cv2" or "libGL" in str(error):
+        return _opencv_remedy(f"OpenCV does not load ({error})")
+    if not isinstance(error, ModuleNotFoundError) or package not in _PACKAGES:
+        return None
+    return (
+        f"the package {package} is not installed; pip install {_PACKAGES[package]}, or all of them "
+        f"with `pip install -c constraints.txt -e .` in the checkout"
+    )
+
+
+def check_opencv() -> None:
+    """Raise UserError where cv2 is there in name only.
+
+    opencv-python and opencv-python-headless share their files: the last one installed wins, and
+    removing one leaves a cv2 folder without the library.
+    """
+    import cv2
+
+    if not hasattr(cv2, "imread") or not hasattr(cv2, "warpAffine"):
+        raise UserError(_opencv_remedy("OpenCV is broken: cv2 imports, but it is empty"))
+
+
+def _opencv_remedy(what: str) -> str:
+    installed = [name for name in _OPENCVS if _is_installed(name)]
+    pair = f"; {' and '.join(installed)} share the same files" if len(installed) > 1 else ""
+    return (
+        f"{what}{pair}. Run: pip uninstall -y {' '.join(installed) or 'opencv-python-headless'} "
+        f"&& pip install opencv-python-headless"
+    )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
