@@ -105,7 +105,7 @@ def evaluate_coco_full(
     caps of detections an image and class; AP counts at the last. Raises UserError for input that
     cannot be evaluated, naming file, item and remedy.
     """
-    caps = _check_max_dets(max_dets)
+    caps = check_max_dets(max_dets)
     truth = ground_truth
     if not isinstance(truth, GroundTruth):
         truth = prepare_ground_truth(truth)
@@ -149,7 +149,7 @@ class CocoEvaluator:
         )
         self.kinds = kinds
         self.backend = backend
-        self.max_dets = _check_max_dets(max_dets)
+        self.max_dets = check_max_dets(max_dets)
         self._records: list[dict[str, Any]] = []
 
     @property
@@ -202,7 +202,8 @@ def _mean(values: np.ndarray) -> float:
     return float(valid.mean()) if valid.size else -1.0
 
 
-def _check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:
+def check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:
+    """The three caps; UserError where they are not three ascending numbers from 1."""
     caps = tuple(int(cap) for cap in max_dets)
     if len(caps) != 3 or caps[0] < 1 or list(caps) != sorted(set(caps)):
         raise UserError(f"max_dets {caps}: give three ascending numbers from 1, such as 1,10,100")

@@ -18,15 +18,14 @@ from matplotlib.ticker import MaxNLocator
 # Okabe & Ito's palette, told apart with colour-blind eyes as well.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
 _KIND_COLORS = {"bbox": _COLORS[0], "segm": _COLORS[1]}
-_MAX_CLASS_CURVES = 100
+_MAX_CLASS_CURVES = 30
 
 
 def plot_training(log_records: Sequence[Mapping[str, Any]], out_dir: str | Path) -> list[Path]:
     """Draw losses.png, lr.png and ap.png from the lines of log.jsonl; returns what was written.
 
     Training records have step, loss, each named loss_… and lr; evaluation records have step, eval
-    ({"bbox": {"AP": …}, …}) and perhaps val_loss (a number, or a dict with a loss). A plot without
-    any record is not written.
+    ({"bbox": {"AP": …}, …}) and perhaps val_loss. A plot without any record is not written.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -46,14 +45,14 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
     """Draw precision over recall at IoU .50, .75 and the mean of .50….95, averaged over classes.
 
     `precision` is (10, 101, K) at IoU .50….95 and recall 0….1, -1 for classes without objects;
-    those are left out. Each class's own curve at IoU .50 lies behind them in gray.
+    those are left out. Up to 30 classes have their own curve at IoU .50 behind them in gray.
     """
     present = precision[:, :, (precision > -1).any(axis=(0, 1))]
     recall = np.linspace(0, 1, precision.shape[1])
     figure, axes = _figure(title, width=6.4, height=5.2)
     if present.shape[2]:
         if 1 < present.shape[2] <= _MAX_CLASS_CURVES:
-            alpha = max(0.12, min(0.6, 4 / present.shape[2]))
+            alpha = min(0.6, 4 / present.shape[2])
             for index in range(present.shape[2]):
                 label = "each class, IoU .50" if index == 0 else None
                 curve = present[0, :, index]
@@ -61,12 +60,12 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
         curves = {
             "IoU .50": present[0].mean(axis=1),
             "IoU .75": present[5].mean(axis=1),
-            "mean of .50….95": present.mean(axis=(0, 2)),
+            "mean of .50 to .95": present.mean(axis=(0, 2)),
         }
         for color, (name, curve) in zip(_COLORS, curves.items(), strict=False):
             label = f"{name}: AP {curve.mean():.3f}"
             axes.plot(recall, curve, color=color, lw=2.2, label=label)
-        axes.fill_between(recall, curves["mean of .50….95"], color=_COLORS[2], alpha=0.10, lw=0)
+        axes.fill_between(recall, curves["mean of .50 to .95"], color=_COLORS[2], alpha=0.10, lw=0)
         legend = axes.legend(loc="upper right", framealpha=0.92)
         for handle in legend.legend_handles:
             if handle is not None:
@@ -77,31 +76,32 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
     return _save(figure, path)
 
 
-def smooth(values: np.ndarray, window: float) -> np.ndarray:
-    """Bias-corrected exponential average of (N,) values, over about `window` of them.
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred mean over `window` of (N,) values, fewer at the ends.
 
-    Values that are not finite are passed over.
+    Values that are not finite are passed over, and a spike counts no more than half again the 98th
+    percentile, so that it does not hide the course of the rest.
     """
-    decay = 1 - 1 / max(window, 1)
-    total, weight = 0.0, 0.0
-    averaged = np.full(len(values), np.nan)
-    for index, value in enumerate(values):
-        if np.isfinite(value):
-            total = decay * total + (1 - decay) * value
-            weight = decay * weight + (1 - decay)
-        if weight:
-            averaged[index] = total / weight
-    return averaged
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.full(len(values), np.nan)
+    known = values[finite]
+    clipped = np.where(finite, np.minimum(values, 1.5 * np.percentile(known, 98)), 0.0)
+    kernel = np.ones(min(window, len(values)) | 1)
+    start = len(kernel) // 2
+    total = np.convolve(clipped, kernel)[start : start + len(values)]
+    count = np.convolve(finite.astype(np.float64), kernel)[start : start + len(values)]
+    return np.where(count > 0.5, total / np.maximum(count, 1), np.nan)
 
 
 def _plot_losses(
     train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]], path: Path
 ) -> Path:
-    names = sorted({k for r in train for k in r if k.startswith("loss_")})
+    names = list(dict.fromkeys(k for r in train for k in r if k.startswith("loss_")))
     figure = Figure(figsize=(11 if names else 6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
-    window = max(1, len(train) / 25)
+    window = len(train) // 20
     _style(panels[0], "Total loss")
     tops = [_plot_smoothed(panels[0], train, "loss", "training", _COLORS[0], window)]
     val = [(r["step"], v) for r in evals if (v := _val_loss(r)) is not None]
@@ -126,7 +126,7 @@ def _plot_smoothed(
     key: str,
     label: str,
     color: str,
-    window: float,
+    window: int,
 ) -> float:
     """A faint raw line under a bold smoothed one; returns the height that shows both well."""
     steps = [record["step"] for record in records if key in record]
@@ -185,10 +185,8 @@ def _plot_ap(evals: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 
 def _val_loss(record: Mapping[str, Any]) -> float | None:
-    """The total validation loss of a record, whether given alone or with its parts."""
+    """The total validation loss of a record that has one."""
     value = record.get("val_loss")
-    if isinstance(value, Mapping):
-        value = value.get("loss", sum(value.values()))
     return None if value is None else float(value)
 
 
