@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resdet.cli_options import at_least_one, fraction, kinds, max_dets, split_overrides
 from resdet.errors import UserError
 
 USER_ERROR = 2
 """Exit code for a mistake of the user's; argparse uses the same."""
-
-_OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 
 _OVERRIDES_HELP = (
     "config keys on top of the file, typed as in YAML: optim.lr=1e-3, model.roi.mask_head=null, "
@@ -117,17 +115,6 @@ def _prepare() -> None:
     check_opencv()
 
 
-def _split(
-    items: Sequence[str], parser: argparse.ArgumentParser, what: str
-) -> tuple[str | None, list[str]]:
-    """Positional arguments → the one that is no `key=value`, or None, and the overrides."""
-    overrides = [item for item in items if _OVERRIDE.match(item)]
-    others = [item for item in items if not _OVERRIDE.match(item)]
-    if len(others) > 1:
-        parser.error(f"one {what} is expected, and key=value after it; got {' and '.join(others)}")
-    return (others[0] if others else None), overrides
-
-
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="DEVICE", help="cpu, cuda or cuda:1; default: a GPU where there is one"
@@ -193,7 +180,7 @@ def _fill_train_det(parser: argparse.ArgumentParser) -> None:
 def _run_train_det(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.help_config:
         return _run_config_keys(argparse.Namespace(prefix=""), parser)
-    config, overrides = _split(args.arguments, parser, "CONFIG")
+    config, overrides = split_overrides(args.arguments, parser, "CONFIG")
     if config is None and not args.resume:
         parser.error("give a CONFIG, or --resume --run-dir DIR to go on with a run")
     if config is None and args.run_dir is None:
@@ -249,13 +236,13 @@ def _fill_eval_coco(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kinds",
         metavar="bbox,segm",
-        type=_names,
+        type=kinds,
         help="what to evaluate; default: all that the model or the detections have",
     )
     parser.add_argument(
         "--max-dets",
         metavar="1,10,100",
-        type=_whole_numbers,
+        type=max_dets,
         help="three caps on the detections an image: for AR, AR, and AP with the last AR; default: "
         "eval.max_dets of the run, 1,10,100 for a file",
     )
@@ -275,7 +262,7 @@ def _fill_eval_coco(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    run, overrides = _split(args.arguments, parser, "RUN_OR_CHECKPOINT")
+    run, overrides = split_overrides(args.arguments, parser, "RUN_OR_CHECKPOINT")
     if (run is None) == (args.detections is None):
         parser.error("give a RUN_OR_CHECKPOINT, or --detections R.json --annotations GT.json")
     if (args.detections is None) != (args.annotations is None):
@@ -325,14 +312,14 @@ def _fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score-thresh",
         metavar="S",
-        type=_fraction,
+        type=fraction,
         default=0.5,
         help="leave out what scores at or below this, 0 to 1; default %(default)s",
     )
     parser.add_argument(
         "--batch-size",
         metavar="N",
-        type=int,
+        type=at_least_one,
         default=1,
         help="images a forward pass; default %(default)s",
     )
@@ -368,34 +355,6 @@ def _run_config_keys(args: argparse.Namespace, parser: argparse.ArgumentParser) 
 
     print(explain_keys(args.prefix))
     return 0
-
-
-# the types of options
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    wrong = [name for name in names if name not in ("bbox", "segm")]
-    if wrong or not names:
-        raise argparse.ArgumentTypeError(f"{text!r}: bbox, segm or bbox,segm is expected")
-    return names
-
-
-def _whole_numbers(text: str) -> list[int]:
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: three numbers above 0, such as 1,10,100")
-    return [int(part) for part in parts]
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is expected")
-    return value
 
 
 COMMANDS = {

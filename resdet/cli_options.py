@@ -1,0 +1,55 @@
+"""How the values of command-line options are read; argparse prints the errors with the option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+_OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
+
+
+def split_overrides(
+    items: Sequence[str], parser: argparse.ArgumentParser, what: str
+) -> tuple[str | None, list[str]]:
+    """Positional arguments → the one that is no `key=value`, or None, and the overrides."""
+    overrides = [item for item in items if _OVERRIDE.match(item)]
+    others = [item for item in items if not _OVERRIDE.match(item)]
+    if len(others) > 1:
+        parser.error(f"one {what} is expected, and key=value after it; got {' and '.join(others)}")
+    return (others[0] if others else None), overrides
+
+
+def kinds(text: str) -> list[str]:
+    """--kinds: bbox, segm, or both with a comma."""
+    names = [name.strip() for name in text.split(",")]
+    wrong = [name for name in names if name not in ("bbox", "segm")]
+    if wrong or not names:
+        raise argparse.ArgumentTypeError(f"{text!r}: bbox, segm or bbox,segm is expected")
+    return names
+
+
+def max_dets(text: str) -> list[int]:
+    """--max-dets: three whole numbers above 0 with commas."""
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: three numbers above 0, such as 1,10,100")
+    return [int(part) for part in parts]
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is expected")
+    return value
+
+
+def at_least_one(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number above 0 is expected")
+    return int(text)
