@@ -1,0 +1,76 @@
+"""What is wrong with a user's data, in words: the file, the item, what, and what to do about it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resdet.errors import UserError
+
+logger = logging.getLogger("resdet")
+
+SHOWN = 3
+"""Items of one kind of finding that the log names; the rest is counted."""
+
+LISTED = 50
+"""Findings that a strict error lists; the rest is counted."""
+
+
+class DataError(UserError):
+    """A mistake in the user's data: the text names the file, the item and the remedy."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was dropped or repaired while data were read."""
+
+    file: str
+    item: str
+    """The image or annotation, by the id its file gives it."""
+    what: str
+    remedy: str
+    """What was done about it, and what the user can do."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.item} {self.what}; {self.remedy}"
+
+
+def log_findings(findings: Sequence[Finding]) -> None:
+    """One warning for each kind of finding of a file: how many, and the first few by name."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.file, finding.remedy), []).append(finding)
+    for (file, remedy), group in groups.items():
+        first = ", ".join(f"{f.item} {f.what}" for f in group[:SHOWN])
+        more = f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
+        logger.warning("%s: %d× %s%s; %s", file, len(group), first, more, remedy)
+
+
+def strict_error(findings: Sequence[Finding]) -> DataError:
+    """The error that `strict` makes of findings; it lists the first `LISTED` of them."""
+    lines = [f"{len(findings)} finding(s) in the data, and strict was asked for:"]
+    lines += [f"  {finding}" for finding in findings[:LISTED]]
+    if len(findings) > LISTED:
+        lines.append(f"  and {len(findings) - LISTED} more")
+    return DataError("\n".join(lines))
+
+
+COCO_LAYOUT = """\
+COCO is expected as
+  datasets/coco/train2017/               118,287 JPEG files
+  datasets/coco/val2017/                 5,000 JPEG files
+  datasets/coco/annotations/instances_train2017.json
+  datasets/coco/annotations/instances_val2017.json
+To get it: train2017.zip, val2017.zip and annotations_trainval2017.zip of cocodataset.org, unpacked
+in datasets/coco; datasets/README.md has the commands. Data of your own, in COCO format, need no
+layout: give their paths, as
+  data.train.images=FOLDER data.train.annotations=FILE.json
+  data.val.images=FOLDER data.val.annotations=FILE.json"""
+
+
+def missing_data_message(missing: Iterable[str | Path]) -> str:
+    """Names the files or folders that are missing, the layout expected and how to get it."""
+    paths = list(dict.fromkeys(str(path) for path in missing))
+    return f"no such file or folder: {', '.join(paths)}\n{COCO_LAYOUT}"

@@ -1,0 +1,320 @@
+"""Batches: which images a step takes, how they are padded together, and the loaders' workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from resdet.data.coco import CocoDetection, Sample
+from resdet.data.findings import DataError
+from resdet.errors import UserError
+from resdet.structures import ImageBatch, TargetBatch
+
+PAD_MULTIPLE = 32
+"""The largest stride of the feature maps, in pixels."""
+
+Key = tuple[int, int]
+"""(epoch, index) of a sample."""
+
+
+@dataclass
+class Batch:
+    """Images that go through the model together."""
+
+    images: ImageBatch
+    targets: TargetBatch
+    original_sizes: list[tuple[int, int]]
+    """(height, width) of each file, in pixels."""
+    paths: list[str]
+    indices: list[int]
+    """Positions in the data set."""
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.images.to(device),
+            self.targets.to(device),
+            self.original_sizes,
+            self.paths,
+            self.indices,
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which copies to a GPU run alongside its work."""
+        targets = self.targets
+        pinned = TargetBatch(
+            targets.boxes.pin_memory(),
+            targets.labels.pin_memory(),
+            targets.valid.pin_memory(),
+            None if targets.masks is None else targets.masks.pin_memory(),
+            targets.mask_rows.pin_memory(),
+            targets.image_keys.pin_memory(),
+            targets.image_ids,
+        )
+        images = ImageBatch(self.images.images.pin_memory(), self.images.sizes.pin_memory())
+        return Batch(images, pinned, self.original_sizes, self.paths, self.indices)
+
+
+def collate_images(images: Sequence[Tensor]) -> ImageBatch:
+    """Pads images (3, h, w) uint8 right and bottom with 0, to a common multiple of 32."""
+    height = _round_up(max(image.shape[1] for image in images))
+    width = _round_up(max(image.shape[2] for image in images))
+    batch = images[0].new_zeros((len(images), 3, height, width))
+    for row, image in enumerate(images):
+        batch[row, :, : image.shape[1], : image.shape[2]] = image
+    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
+    return ImageBatch(batch, sizes)
+
+
+def _round_up(side: int) -> int:
+    return -(-side // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """One batch of samples; see `TargetBatch` for how objects are padded."""
+    targets = [sample.target for sample in samples]
+    most = max(1, *(len(target.labels) for target in targets))
+    boxes = torch.zeros((len(targets), most, 4))
+    labels = torch.zeros((len(targets), most), dtype=torch.int64)
+    valid = torch.zeros((len(targets), most), dtype=torch.bool)
+    mask_rows = torch.zeros((len(targets), most), dtype=torch.int64)
+    total = 0
+    for row, target in enumerate(targets):
+        count = len(target.labels)
+        boxes[row, :count] = target.boxes
+        labels[row, :count] = target.labels
+        valid[row, :count] = True
+        mask_rows[row, :count] = torch.arange(total, total + count)
+        total += count
+    masks = None
+    if targets[0].masks is not None:
+        masks = torch.cat([target.masks for target in targets if target.masks is not None])
+        if not len(masks):
+            masks = masks.new_zeros((1, *masks.shape[1:]))
+    batch = TargetBatch(
+        boxes,
+        labels,
+        valid,
+        masks,
+        mask_rows if masks is not None else torch.zeros_like(mask_rows),
+        torch.tensor([target.image_key for target in targets], dtype=torch.int64),
+        [target.image_id for target in targets],
+    )
+    return Batch(
+        collate_images([sample.image for sample in samples]),
+        batch,
+        [sample.original_size for sample in samples],
+        [sample.path for sample in samples],
+        [target.image_key for target in targets],
+    )
+
+
+class TrainPlan:
+    """Which samples each step takes: a pure function of (seed, step).
+
+    Every epoch is a new permutation cut into ceil(num_images / batch_size) batches, so that each
+    image comes at least once; a batch that lacks images takes the epoch's first ones (of its
+    group, with aspect ratios) once more. With aspect ratios, batches are of landscape or of
+    portrait images, but for at most one an epoch that both leave over.
+
+    Args:
+        batch_size: images an update, over all processes.
+        aspect_ratios: (num_images,) width / height, or None for no grouping.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        aspect_ratios: NDArray[np.floating] | None = None,
+    ) -> None:
+        assert num_images > 0 and batch_size > 0
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps_per_epoch = -(-num_images // batch_size)
+        if aspect_ratios is None:
+            self._is_portrait = np.zeros(num_images, np.bool_)
+        else:
+            assert len(aspect_ratios) == num_images
+            self._is_portrait = np.asarray(aspect_ratios) < 1
+        self._cached: tuple[int, NDArray[np.int64]] | None = None
+
+    def batch(self, step: int) -> list[Key]:
+        """(epoch, index) of each image of the global batch of a step, counted from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = (epoch, self._epoch(epoch))
+        return [(epoch, index) for index in self._cached[1][place].tolist()]
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        """(steps_per_epoch, batch_size) image indices."""
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, epoch)))
+        order = rng.permutation(self.num_images)
+        size = self.batch_size
+        full: list[NDArray[np.int64]] = []
+        rests: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for group in (order[~self._is_portrait[order]], order[self._is_portrait[order]]):
+            whole = len(group) // size * size
+            full.extend(group[:whole].reshape(-1, size))
+            if len(group) > whole:
+                rests.append((group[whole:], group))
+        # Landscape and portrait batches in random order, the incomplete ones last.
+        batches = [full[i] for i in rng.permutation(len(full))]
+        if len(rests) == 2 and len(rests[0][0]) + len(rests[1][0]) <= size:
+            larger = max(rests, key=lambda rest: len(rest[0]))
+            rests = [(np.concatenate([rests[0][0], rests[1][0]]), larger[1])]
+        for rest, group in rests:
+            batches.append(np.concatenate([rest, np.resize(group, size - len(rest))]))
+        return np.stack(batches)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A user's mistake that a worker found, on its way to the main process."""
+
+    message: str
+
+
+class _Batches(Dataset[Any]):
+    """Makes whole batches in the workers: `DataLoader` asks for all keys of a batch at once."""
+
+    def __init__(self, dataset: CocoDetection) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, keys: list[Key]) -> Batch | _Failure:
+        # An exception would arrive as a worker's traceback around the message.
+        try:
+            return collate([self.dataset[key] for key in keys])
+        except UserError as error:
+            return _Failure(str(error))
+
+    def __getitem__(self, key: Key) -> Batch | _Failure:
+        return self.__getitems__([key])
+
+
+def _as_is(batch: Batch | _Failure) -> Batch | _Failure:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    # The workers are the parallelism: threads within them would fight over the cores.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _load(
+    dataset: CocoDetection, keys: Iterable[list[Key]], workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Batches of the keys, in their order for any number of workers.
+
+    Workers are forked where that is possible: they start at once and share the annotations'
+    memory, and they never touch a GPU, which a fork could not.
+
+    Raises:
+        DataError: a file or annotation turns out to be bad.
+    """
+    fork = workers > 0 and sys.platform == "linux"
+    loader: DataLoader[Any] = DataLoader(
+        _Batches(dataset),
+        batch_sampler=keys,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if fork else None,
+    )
+    for item in loader:
+        if isinstance(item, _Failure):
+            raise DataError(item.message)
+        yield item
+
+
+class _StepKeys:
+    """The keys of this process's parts of the steps, in order."""
+
+    def __init__(
+        self, plan: TrainPlan, start_step: int, end_step: int, rank: int, parts: int, size: int
+    ) -> None:
+        self.plan, self.rank, self.parts, self.size = plan, rank, parts, size
+        self.steps = range(start_step, end_step)
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.parts
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in self.steps:
+            keys = self.plan.batch(step)
+            first = self.rank * self.parts * self.size
+            for part in range(self.parts):
+                begin = first + part * self.size
+                yield keys[begin : begin + self.size]
+
+
+def train_loader(
+    dataset: CocoDetection,
+    plan: TrainPlan,
+    *,
+    start_step: int,
+    end_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[list[Batch]]:
+    """This process's slice of each step from start_step to before end_step, in `accumulate` parts.
+
+    The same tensors for any number of workers, and for any start.
+
+    Raises:
+        DataError: the batch can't be split so, or a file or annotation turns out to be bad.
+    """
+    if plan.batch_size % (world_size * accumulate):
+        raise DataError(
+            f"train.batch_size {plan.batch_size} can't be split over {world_size} process(es) × "
+            f"train.accumulate {accumulate}; give a multiple of {world_size * accumulate}"
+        )
+    size = plan.batch_size // (world_size * accumulate)
+    keys = _StepKeys(plan, start_step, end_step, rank, accumulate, size)
+    return _grouped(_load(dataset, keys, workers, pin_memory), accumulate)
+
+
+def _grouped(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+    parts: list[Batch] = []
+    for batch in batches:
+        parts.append(batch)
+        if len(parts) == count:
+            yield parts
+            parts = []
+
+
+def eval_loader(
+    dataset: CocoDetection,
+    *,
+    batch_size: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Every image once over all processes: this one takes each world_size-th, from `rank` on.
+
+    Raises:
+        DataError: a file or annotation turns out to be bad.
+    """
+    own = range(rank, len(dataset), world_size)
+    keys = [
+        [(0, index) for index in own[first : first + batch_size]]
+        for first in range(0, len(own), batch_size)
+    ]
+    return _load(dataset, keys, workers, pin_memory)

@@ -1,0 +1,306 @@
+"""Our geometry: flip, resize or large-scale jitter, crop; it moves boxes and outlines, not masks.
+
+All of it is a scale and a shift of each axis, so that one `Affine` says where everything went, and
+outlines are touched once, when they become masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resdet.data.outlines import Affine, Outlines, rasterise
+from resdet.data.pipeline import Pipeline
+
+EMPTY_SIDE = 1e-5
+"""Boxes that are not longer than this, in pixels, are empty (as in Detectron2)."""
+
+CUT_SIDE = 1.0
+"""What a crop leaves of an object must be at least this long on both sides, in pixels."""
+
+PAD_VALUE = 128
+"""Gray around images that large-scale jitter made smaller than its square (as in Detectron2)."""
+
+TIGHTEN_ROUNDS = 3
+"""Each round shrinks the box of a cut object to its mask, to a cell of the grid."""
+
+TIGHTEN_GRID = 56
+
+
+@dataclass
+class Objects:
+    """The objects of one image as they are stored."""
+
+    boxes: NDArray[np.float32]
+    """(G, 4) xyxy pixels."""
+    labels: NDArray[np.int64]
+    """(G,) 0..K-1."""
+    outlines: Outlines | None
+    """Of the same G objects; None where masks are not wanted."""
+
+    def select(self, rows: NDArray[np.integer]) -> Objects:
+        outlines = None if self.outlines is None else self.outlines.select(rows)
+        return Objects(self.boxes[rows], self.labels[rows], outlines)
+
+
+@dataclass
+class Transformed:
+    """One image and its objects, ready for the model."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    boxes: NDArray[np.float32]
+    """(G, 4) xyxy pixels of `image`."""
+    labels: NDArray[np.int64]
+    """(G,) 0..K-1."""
+    masks: NDArray[np.uint8] | None
+    """(G, M, M) 0/1, each inside its box."""
+
+
+def output_size(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
+    """(height, width) whose short side is `short_edge`, or less where the long would pass `max_size`.
+
+    Rounded as Detectron2's ResizeShortestEdge does.
+    """
+    scale = short_edge / min(height, width)
+    if height < width:
+        new_height, new_width = float(short_edge), scale * width
+    else:
+        new_height, new_width = scale * height, float(short_edge)
+    longest = max(new_height, new_width)
+    if longest > max_size:
+        new_height, new_width = new_height * (max_size / longest), new_width * (max_size / longest)
+    return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
+
+
+def resize_exactly(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 to (height, width, 3), by Pillow's antialiased bilinear filter."""
+    if image.shape[:2] == (height, width):
+        return image
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def resize_image(image: NDArray[np.uint8], short_edge: int, max_size: int) -> NDArray[np.uint8]:
+    """Resizes (H, W, 3) uint8 as at test time; the scale of each side is its new over its old."""
+    return resize_exactly(image, *output_size(*image.shape[:2], short_edge, max_size))
+
+
+@dataclass(frozen=True)
+class ShortEdge:
+    """Detectron2's multi-scale resize: the short side is drawn from `short_edges`, in pixels."""
+
+    short_edges: Sequence[int]
+    max_size: int
+
+    def __call__(
+        self, image: NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Affine]:
+        height, width = image.shape[:2]
+        short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
+        new_height, new_width = output_size(height, width, short_edge, self.max_size)
+        resized = resize_exactly(image, new_height, new_width)
+        return resized, Affine(scale_x=new_width / width, scale_y=new_height / height)
+
+
+@dataclass(frozen=True)
+class LargeScaleJitter:
+    """Scale by a random factor, then crop or pad to a square (Ghiasi et al. 2021, copy-paste).
+
+    The image is fitted into a square of `scale` × `size` pixels, keeping its aspect; what passes
+    `size` is cropped at a random place, what lacks is padded right and bottom with `PAD_VALUE`.
+    The padding counts as image, as in Detectron2.
+    """
+
+    size: int
+    scale: tuple[float, float]
+
+    def __call__(
+        self, image: NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Affine]:
+        height, width = image.shape[:2]
+        target = self.size * rng.uniform(*self.scale)
+        ratio = min(target / height, target / width)
+        new_height, new_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
+        resized = resize_exactly(image, new_height, new_width)
+        cropped, shift = crop_randomly(resized, self.size, self.size, rng)
+        square = np.full((self.size, self.size, 3), PAD_VALUE, np.uint8)
+        square[: cropped.shape[0], : cropped.shape[1]] = cropped
+        return square, Affine(scale_x=new_width / width, scale_y=new_height / height).then(shift)
+
+
+def crop_randomly(
+    image: NDArray[np.uint8], height: int, width: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], Affine]:
+    """A window of at most (height, width) pixels at a random place; smaller sides stay whole."""
+    top = int(rng.integers(max(image.shape[0] - height, 0) + 1))
+    left = int(rng.integers(max(image.shape[1] - width, 0) + 1))
+    window = image[top : top + height, left : left + width]
+    return window, Affine(shift_x=-left, shift_y=-top)
+
+
+def flip_horizontally(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Affine]:
+    return image[:, ::-1], Affine(scale_x=-1, shift_x=image.shape[1])
+
+
+def flip_vertically(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Affine]:
+    return image[::-1], Affine(scale_y=-1, shift_y=image.shape[0])
+
+
+class TrainTransform:
+    """albumentations, if any, on the image as read; then resize, flips and crop.
+
+    Args:
+        resize: `ShortEdge` or `LargeScaleJitter`.
+        flip_prob: chance of a horizontal flip; vertical_flip_prob: of a vertical one.
+        crop: (height, width) in pixels of a random crop at the end; smaller images stay whole.
+        albumentations: {name: …, arguments…} each; see `resdet.data.pipeline`.
+    Raises:
+        DataError: an entry of `albumentations` is not right.
+    """
+
+    def __init__(
+        self,
+        *,
+        resize: ShortEdge | LargeScaleJitter,
+        flip_prob: float = 0.5,
+        vertical_flip_prob: float = 0.0,
+        crop: Sequence[int] | None = None,
+        albumentations: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        self.resize = resize
+        self.flip_prob = flip_prob
+        self.vertical_flip_prob = vertical_flip_prob
+        self.crop = None if crop is None else (int(crop[0]), int(crop[1]))
+        self.pipeline = Pipeline(albumentations) if albumentations else None
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        objects: Objects,
+        *,
+        mask_size: int | None,
+        seed: np.random.SeedSequence,
+    ) -> Transformed:
+        """Transforms (H, W, 3) uint8 RGB and its objects; the result depends on `seed` alone."""
+        geometry_seed, pipeline_seed = seed.generate_state(2, np.uint64)
+        rng = np.random.default_rng(geometry_seed)
+        if self.pipeline is not None:
+            image, objects.boxes, objects.outlines, rows = self.pipeline(
+                image, objects.boxes, objects.outlines, int(pipeline_seed)
+            )
+            objects.labels = objects.labels[rows]
+        source_size = image.shape[:2]
+        image, affine = self.resize(image, rng)
+        if rng.random() < self.flip_prob:
+            image, step = flip_horizontally(image)
+            affine = affine.then(step)
+        if rng.random() < self.vertical_flip_prob:
+            image, step = flip_vertically(image)
+            affine = affine.then(step)
+        if self.crop is not None:
+            image, step = crop_randomly(image, *self.crop, rng)
+            affine = affine.then(step)
+        return place_objects(image, objects, affine, source_size, mask_size)
+
+
+@dataclass(frozen=True)
+class TestTransform:
+    """The resize of test time, with nothing random in it."""
+
+    short_edge: int
+    max_size: int
+
+    __test__ = False  # not a pytest class, whatever its name
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        objects: Objects,
+        *,
+        mask_size: int | None,
+        seed: np.random.SeedSequence,
+    ) -> Transformed:
+        """Transforms (H, W, 3) uint8 RGB and its objects."""
+        height, width = image.shape[:2]
+        resized = resize_image(image, self.short_edge, self.max_size)
+        affine = Affine(scale_x=resized.shape[1] / width, scale_y=resized.shape[0] / height)
+        return place_objects(resized, objects, affine, (height, width), mask_size)
+
+
+def place_objects(
+    image: NDArray[np.uint8],
+    objects: Objects,
+    affine: Affine,
+    source_size: tuple[int, int],
+    mask_size: int | None,
+) -> Transformed:
+    """Moves objects to where `affine` put the image, clips them, and rasterises their masks.
+
+    Objects that a crop cut get the box of what is left of their outline where outlines are known
+    (as Detectron2 recomputes boxes from cropped masks), else their clipped box. Those of which
+    less than `CUT_SIDE` or no part of the outline is left are dropped.
+    """
+    height, width = image.shape[:2]
+    whole = affine.boxes(objects.boxes)
+    boxes = whole.clip(0, (width, height, width, height))
+    cut = np.abs(boxes - whole).max(axis=1, initial=0) > 0.01 * CUT_SIDE
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
+    rows = np.flatnonzero(sides > np.where(cut, CUT_SIDE, EMPTY_SIDE))
+    outlines = objects.outlines
+    if mask_size is None or outlines is None:
+        kept = boxes[rows].astype(np.float32)
+        return Transformed(image, kept, objects.labels[rows], None)
+    if cut[rows].any():
+        cut_rows = rows[cut[rows]]
+        boxes[cut_rows] = tighten(outlines.select(cut_rows), boxes[cut_rows], affine, source_size)
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
+        rows = rows[sides[rows] > np.where(cut[rows], CUT_SIDE, EMPTY_SIDE)]
+    # float32 first, so that masks lie in the very boxes that the model sees
+    final = boxes[rows].astype(np.float32)
+    masks = rasterise(
+        outlines if len(rows) == len(outlines) else outlines.select(rows),
+        final.astype(np.float64),
+        (mask_size, mask_size),
+        affine=affine,
+        image_size=source_size,
+    )
+    return Transformed(image, final, objects.labels[rows], masks)
+
+
+def tighten(
+    outlines: Outlines,
+    boxes: NDArray[np.float64],
+    affine: Affine,
+    source_size: tuple[int, int],
+) -> NDArray[np.float64]:
+    """Shrinks boxes (G, 4) to the outlines inside them; all 0 where nothing is inside."""
+    boxes = boxes.copy()
+    grid = TIGHTEN_GRID
+    alive = np.arange(len(boxes))
+    for _ in range(TIGHTEN_ROUNDS):
+        masks = rasterise(
+            outlines.select(alive),
+            boxes[alive],
+            (grid, grid),
+            affine=affine,
+            image_size=source_size,
+        )
+        columns, rows = masks.any(axis=1), masks.any(axis=2)
+        left, right = columns.argmax(axis=1), grid - columns[:, ::-1].argmax(axis=1)
+        top, bottom = rows.argmax(axis=1), grid - rows[:, ::-1].argmax(axis=1)
+        fractions = np.stack([left, top, right, bottom], axis=1) / grid
+        sizes = np.tile(boxes[alive, 2:] - boxes[alive, :2], 2)
+        origins = np.tile(boxes[alive, :2], 2)
+        inside = columns.any(axis=1)
+        boxes[alive] = np.where(inside[:, None], origins + fractions * sizes, 0.0)
+        shrunk = (fractions != (0.0, 0.0, 1.0, 1.0)).any(axis=1)
+        alive = alive[inside & shrunk]
+        if not len(alive):
+            break
+    return boxes
