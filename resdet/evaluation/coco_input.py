@@ -178,7 +178,7 @@ def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> N
         original = source.get("id")
         found["zero"] += original == 0 and original is not None
         found["no_id"] += original is None
-        found["repeated"] += original in seen
+        found["repeated"] += original is not None and original in seen
         seen.add(original)
         segmentation = source.get("segmentation") or None
         box = source.get("bbox") or None
@@ -218,7 +218,7 @@ def _note_repairs(truth: GroundTruth, found: Counter[str], strange: set[Any]) ->
     texts = {
         "zero": "{n} annotation with id 0 renumbered: the evaluators take a match with it for none",
         "no_id": "{n} annotations without id numbered",
-        "repeated": "{n} annotations whose id another one has renumbered",
+        "repeated": "{n} annotations renumbered: another one has the same id",
         "bbox": "{n} annotations without bbox: taken from their masks",
         "area": "{n} annotations without a usable area: filled with box width × height",
         "iscrowd": "{n} annotations without iscrowd: taken as 0 (not a crowd)",

@@ -1,0 +1,348 @@
+"""Each trap of COCO evaluation: the right number, or clear words on what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from resdet.errors import UserError
+from resdet.evaluation.coco import evaluate_coco, evaluate_coco_full
+from resdet.evaluation.coco_backends import BACKENDS
+
+both = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+def make_truth() -> dict[str, Any]:
+    """Two images, classes 3 and 7, one object of each size, all squares with polygons."""
+    objects = [(10, 3, 10, 20), (10, 7, 60, 50), (20, 3, 80, 100)]
+    return {
+        "images": [
+            {"id": i, "file_name": f"{i}.jpg", "height": 240, "width": 320} for i in (10, 20)
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+        "annotations": [
+            {
+                "id": index,
+                "image_id": image,
+                "category_id": category,
+                "bbox": [at, at, side, side],
+                "segmentation": square(at, at, side),
+                "area": side * side,
+                "iscrowd": 0,
+            }
+            for index, (image, category, at, side) in enumerate(objects, start=1)
+        ],
+    }
+
+
+def perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """Detections equal to the objects, masks as compressed RLE as JSON holds it."""
+    records = []
+    for annotation in truth["annotations"]:
+        x, y, side, _ = annotation["bbox"]
+        rle = mask_utils.merge(mask_utils.frPyObjects(square(x, y, side), 240, 320))
+        rle["counts"] = rle["counts"].decode()
+        record = {key: annotation[key] for key in ("image_id", "category_id", "bbox")}
+        records.append({**record, "score": 0.9, "segmentation": rle})
+    return records
+
+
+@pytest.fixture
+def truth() -> dict[str, Any]:
+    return make_truth()
+
+
+@pytest.fixture
+def records(truth: dict[str, Any]) -> list[dict[str, Any]]:
+    return perfect(truth)
+
+
+def words(notes: list[str], *parts: str) -> bool:
+    """Whether one note has all the parts."""
+    return any(all(part in note for part in parts) for note in notes)
+
+
+@both
+def test_perfect_detections_score_one(truth: Any, records: Any, backend: str) -> None:
+    result = evaluate_coco_full(truth, records, backend=backend)
+    assert list(result.summary) == ["bbox", "segm"]
+    for numbers in result.summary.values():
+        assert all(value == pytest.approx(1) for key, value in numbers.items() if key != "AR1")
+    assert result.notes == []
+
+
+@both
+def test_annotation_id_zero_is_renumbered(
+    truth: Any, records: Any, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for annotation in truth["annotations"]:
+        annotation["id"] -= 1
+    result = evaluate_coco_full(truth, records, backend=backend)
+    assert result.summary["bbox"]["AP"] == result.summary["segm"]["AP"] == pytest.approx(1)
+    assert words(result.notes, "id 0", "renumbered")
+    assert "renumbered" in caplog.text
+    assert truth["annotations"][0]["id"] == 0, "the caller's dict stays as it was"
+
+
+@both
+@pytest.mark.parametrize("ids", [[5, 5, 5], [None, None, None]])
+def test_repeated_and_missing_annotation_ids(
+    truth: Any, records: Any, ids: list[int | None], backend: str
+) -> None:
+    for annotation, number in zip(truth["annotations"], ids, strict=True):
+        if number is None:
+            del annotation["id"]
+        else:
+            annotation["id"] = number
+    result = evaluate_coco_full(truth, records, backend=backend)
+    assert result.summary["segm"]["AP"] == pytest.approx(1)
+    assert len(result.notes) == 1
+
+
+@both
+def test_empty_result_is_zero_with_a_note(truth: Any, backend: str) -> None:
+    result = evaluate_coco_full(truth, [], backend=backend)
+    assert list(result.summary) == ["bbox", "segm"]
+    assert set(result.summary["bbox"].values()) == set(result.summary["segm"].values()) == {0.0}
+    assert words(result.notes, "no detections at all")
+
+
+@both
+def test_size_without_objects_is_minus_one_and_says_why(
+    truth: Any, records: Any, backend: str
+) -> None:
+    del truth["annotations"][0]
+    result = evaluate_coco_full(truth, records[1:], backend=backend)
+    assert result.summary["bbox"]["APs"] == result.summary["bbox"]["ARs"] == -1
+    assert result.summary["bbox"]["AP"] == pytest.approx(1)
+    assert words(result.notes, "bbox: APs and ARs are -1", "no object of an area up to 32²")
+    assert words(result.notes, "segm: APs")
+
+
+@both
+def test_no_objects_at_all_says_so(truth: Any, records: Any, backend: str) -> None:
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = 1
+    crowds = evaluate_coco_full(truth, records, kinds=["bbox"], backend=backend)
+    truth["annotations"] = []
+    nothing = evaluate_coco_full(truth, records, kinds=["bbox", "segm"], backend=backend)
+    assert set(crowds.summary["bbox"].values()) == set(nothing.summary["segm"].values()) == {-1.0}
+    assert words(crowds.notes, "every number is -1", "only 3 crowd regions")
+    assert words(nothing.notes, "segm: every number is -1", "no annotations")
+
+
+@both
+def test_area_and_iscrowd_are_filled(truth: Any, records: Any, backend: str) -> None:
+    for annotation in truth["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    result = evaluate_coco_full(truth, records, backend=backend)
+    assert result.summary["bbox"]["APs"] == result.summary["segm"]["APl"] == pytest.approx(1)
+    assert words(result.notes, "3 annotations", "area", "width × height")
+    assert words(result.notes, "3 annotations without iscrowd")
+
+
+@both
+def test_unknown_categories_are_left_out_and_named(truth: Any, records: Any, backend: str) -> None:
+    extra = [{**records[0], "category_id": number} for number in (0, 90, 90)]
+    result = evaluate_coco_full(truth, records + extra, backend=backend)
+    assert result.summary["bbox"]["AP"] == pytest.approx(1)
+    assert words(result.notes, "category ids 0, 90", "3 of 6", "labels counted from 0")
+
+
+def test_only_unknown_categories_is_an_error(truth: Any, records: Any) -> None:
+    for label, record in enumerate(records):
+        record["category_id"] = label % 2
+    with pytest.raises(UserError, match=r"0, 1 are not in ground truth \(it has 3, 7\).*labels"):
+        evaluate_coco(truth, records)
+
+
+def test_unknown_images_are_an_error_naming_them(truth: Any, records: Any) -> None:
+    records[1]["image_id"] = 999
+    with pytest.raises(UserError, match=r"1 image ids are not in ground truth: 999 \(it has 10"):
+        evaluate_coco(truth, records)
+
+
+@both
+@pytest.mark.parametrize("side", ["truth", "records", "both"])
+def test_string_image_ids(truth: Any, records: Any, side: str, backend: str) -> None:
+    if side in ("truth", "both"):
+        for item in truth["images"]:
+            item["id"] = str(item["id"])
+        for item in truth["annotations"]:
+            item["image_id"] = str(item["image_id"])
+    if side in ("records", "both"):
+        for item in records:
+            item["image_id"] = str(item["image_id"])
+    result = evaluate_coco_full(truth, records, backend=backend)
+    assert result.summary["segm"]["AP"] == pytest.approx(1)
+    assert words(result.notes, "matched as text") == (side != "both")
+
+
+def test_masks_asked_for_where_one_side_has_none(truth: Any, records: Any) -> None:
+    boxes = copy.deepcopy(records)
+    del boxes[1]["segmentation"]
+    with pytest.raises(UserError, match=r"1 of 3 detections have no segmentation.*kinds=bbox"):
+        evaluate_coco(truth, boxes, kinds=["segm"])
+    assert list(evaluate_coco(truth, boxes)) == ["bbox"]
+    for annotation in truth["annotations"]:
+        annotation["segmentation"] = []
+    with pytest.raises(UserError, match=r"no annotation has a segmentation.*kinds=bbox"):
+        evaluate_coco(truth, records, kinds=["bbox", "segm"])
+    assert list(evaluate_coco(truth, records)) == ["bbox"]
+
+
+@both
+def test_object_without_a_mask_counts_as_missed(truth: Any, records: Any, backend: str) -> None:
+    truth["annotations"][0]["segmentation"] = []
+    result = evaluate_coco_full(truth, records, backend=backend)
+    assert result.summary["bbox"]["AP"] == pytest.approx(1)
+    assert result.summary["segm"]["APs"] == 0
+    assert words(result.notes, "segm: 1 of 3 objects have no mask")
+
+
+@both
+def test_every_form_of_mask_gives_the_same(truth: Any, records: Any, backend: str) -> None:
+    expected = evaluate_coco(truth, records, backend=backend)
+    plain = np.asfortranarray(np.zeros((240, 320), dtype=np.uint8))
+    plain[10:30, 10:30] = 1
+    flat = plain.flatten(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *changes, flat.size]).tolist()
+    truth["annotations"][0]["segmentation"] = {"size": [240, 320], "counts": counts}
+    records[0]["segmentation"] = square(10, 10, 20)
+    records[1]["segmentation"]["counts"] = records[1]["segmentation"]["counts"].encode()
+    assert evaluate_coco(truth, records, backend=backend) == expected
+
+
+@both
+def test_boxes_are_taken_from_masks_where_there_are_none(
+    truth: Any, records: Any, backend: str
+) -> None:
+    for record in records:
+        del record["bbox"]
+    del truth["annotations"][0]["bbox"]
+    result = evaluate_coco_full(truth, records, backend=backend)
+    assert result.summary["bbox"]["AP"] == pytest.approx(1)
+    assert words(result.notes, "3 detections without bbox")
+    assert words(result.notes, "1 annotations without bbox")
+
+
+def test_mask_of_another_size_than_its_image(truth: Any, records: Any) -> None:
+    truth["images"][0]["height"] = 480
+    with pytest.raises(UserError, match=r"detection 0: its mask is 240×320.*480×320"):
+        evaluate_coco(truth, records)
+
+
+def test_polygons_need_the_size_of_their_image(truth: Any, records: Any) -> None:
+    del truth["images"][0]["height"]
+    with pytest.raises(UserError, match="need the height and width of their image"):
+        evaluate_coco(truth, records)
+    assert evaluate_coco(truth, records, kinds=["bbox"])["bbox"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": float("nan")}, r"1 detections have a score that is not finite.*image 10"),
+        ({"score": "high"}, "score is not a number"),
+        ({"bbox": [1, 2, 3]}, r"detection 0 on image 10: bbox \[1, 2, 3\] must be \[x, y, width"),
+        ({"bbox": [1, 2, float("inf"), 3]}, "must be"),
+        ({"bbox": [5, 5, -1, 3]}, "no negative size"),
+        ({"segmentation": {"counts": "abc"}}, 'detection 0: an RLE needs "size"'),
+        ({"segmentation": {"size": [240, 320], "counts": [7]}}, "do not add up"),
+        ({"segmentation": "abc"}, "must be polygons"),
+    ],
+)
+def test_broken_detections_are_named(
+    truth: Any, records: Any, change: dict[str, Any], message: str
+) -> None:
+    records[0].update(change)
+    with pytest.raises(UserError, match=message):
+        evaluate_coco(truth, records)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id", "score"])
+def test_detections_without_a_needed_key(truth: Any, records: Any, key: str) -> None:
+    del records[2][key]
+    with pytest.raises(UserError, match=f"1 detections have no {key}: 2"):
+        evaluate_coco(truth, records)
+
+
+@both
+def test_annotations_of_unlisted_images_and_categories(
+    truth: Any, records: Any, backend: str
+) -> None:
+    truth["annotations"] += [
+        {**truth["annotations"][0], "id": 8, "image_id": 77},
+        {**truth["annotations"][0], "id": 9, "category_id": 66},
+    ]
+    result = evaluate_coco_full(truth, records, backend=backend)
+    assert result.summary["bbox"]["AP"] == pytest.approx(1)
+    assert words(result.notes, "1 annotations left out", "image_id")
+    assert words(result.notes, "1 annotations left out", "category ids 66")
+
+
+def test_ap_zero_with_detections_gives_a_hint(truth: Any, records: Any) -> None:
+    for record in records:
+        record["bbox"] = [300, 220, 5, 5]
+    result = evaluate_coco_full(truth, records, kinds=["bbox"])
+    assert result.summary["bbox"]["AP"] == 0
+    assert words(result.notes, "AP is 0 with 3 detections", "category ids")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": []}, "lists no images"),
+        ({"categories": None}, "it has no categories"),
+        ({"categories": [{"id": 3}, {"id": 3}]}, "category ids given more than once: 3"),
+        ({"categories": [{"name": "cat"}]}, "categories need integer ids"),
+        ({"images": [{"id": 1}, {"id": 1}]}, "image ids given more than once: 1"),
+    ],
+)
+def test_broken_ground_truth(truth: Any, change: dict[str, Any], message: str) -> None:
+    truth.update(change)
+    with pytest.raises(UserError, match=message):
+        evaluate_coco(truth, [])
+
+
+@pytest.mark.parametrize("caps", [(1, 10), (10, 1, 100), (1, 1, 100), (0, 10, 100)])
+def test_caps_must_be_three_and_ascending(truth: Any, caps: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="three ascending numbers"):
+        evaluate_coco(truth, [], max_dets=caps)
+
+
+def test_unknown_kind_and_backend(truth: Any) -> None:
+    with pytest.raises(UserError, match=r"keypoints.*bbox and segm"):
+        evaluate_coco(truth, [], kinds=["keypoints"])
+    with pytest.raises(UserError, match="fast, pycocotools"):
+        evaluate_coco(truth, [], backend="quick")
+
+
+def test_files_that_are_wrong_are_named_with_their_line(
+    truth: Any, records: Any, tmp_path: Path
+) -> None:
+    good, results = tmp_path / "gt.json", tmp_path / "dt.json"
+    good.write_text(json.dumps(truth))
+    results.write_text(json.dumps(records))
+    with pytest.raises(UserError, match=r"none\.json: no such file"):
+        evaluate_coco(tmp_path / "none.json", results)
+    with pytest.raises(UserError, match=r"dt\.json: this is a list.*swapped"):
+        evaluate_coco(results, good)
+    with pytest.raises(UserError, match=r"gt\.json: detections are a list.*swapped"):
+        evaluate_coco(good, good)
+    with pytest.raises(UserError, match="cannot be read"):
+        evaluate_coco(tmp_path, results)
+    results.write_text("[\n{},\n{,\n")
+    with pytest.raises(UserError, match=r"dt\.json: line 3, column 2: not valid JSON"):
+        evaluate_coco(good, results)

@@ -1,0 +1,123 @@
+"""The command: what it prints, what it writes, and which combinations it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from resdet.errors import UserError
+from resdet.evaluation.coco import CocoResult, evaluate_coco_full
+from resdet.evaluation.coco_report import print_tables, write_report
+from resdet.evaluation.run import eval_coco_command
+
+
+@pytest.fixture
+def files(shared_data: Path) -> dict[str, Path]:
+    folder = shared_data / "voc2012_100" / "annotations"
+    return {
+        "detections": folder / "detections_real_model.json",
+        "annotations": folder / "instances.json",
+    }
+
+
+def test_detections_by_files(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = eval_coco_command(**files, out=tmp_path / "out", max_dets=[1, 10, 50])
+    written = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert written == result.summary
+    assert list(written) == ["bbox"] and len(written["bbox"]) == 12
+    with (tmp_path / "out" / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert rows[14]["name"] == "person" and rows[14]["num_gt"] == "91"
+    with Image.open(tmp_path / "out" / "pr_bbox.png") as picture:
+        assert min(picture.size) > 400
+    printed = capsys.readouterr().out
+    assert "AR50" in printed and f"{result.summary['bbox']['AP']:.3f}" in printed
+    assert "diningtable" in printed and str(tmp_path / "out") in printed
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_default_folder_is_beside_the_runs(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    eval_coco_command(**files)
+    assert (tmp_path / "runs" / "eval_detections_real_model" / "eval.json").is_file()
+
+
+def test_files_need_no_torch(files: dict[str, Path], tmp_path: Path, repo: Path) -> None:
+    code = (
+        "import sys; from resdet.evaluation.run import eval_coco_command as run; "
+        "run(detections=sys.argv[1], annotations=sys.argv[2], out=sys.argv[3]); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *map(str, files.values()), str(tmp_path)]
+    subprocess.run(command, check=True, cwd=repo, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give a run folder or checkpoint, or --detections"),
+        ({"run": "runs/a", "detections": "b.json"}, "give a run folder or checkpoint, or"),
+        ({"run": "runs/a", "annotations": "b.json"}, "data.val.annotations"),
+        ({"detections": "b.json"}, "needs --annotations"),
+        ({"detections": "b", "annotations": "c", "overrides": ["a=1"]}, "key=value belongs to"),
+        ({"detections": "b", "annotations": "c", "device": "cpu"}, "--device belongs to"),
+    ],
+)
+def test_wrong_combinations(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        eval_coco_command(**arguments)
+
+
+def test_unwritable_folder_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"taken: cannot be written.*--out"):
+        eval_coco_command(**files, out=tmp_path / "taken")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_tables_on_a_terminal_and_elsewhere(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    result = evaluate_coco_full(files["annotations"], files["detections"])
+    result.per_class["bbox"][0].name = "[red]plane"
+    drawn, plain = Terminal(), io.StringIO()
+    print_tables(result, drawn)
+    print_tables(result, plain)
+    for text in (drawn.getvalue(), plain.getvalue()):
+        assert "[red]plane" in text, "a name is no markup"
+        assert "0.348" in text and "…" not in text
+    assert "─" in drawn.getvalue() and "─" not in plain.getvalue()
+
+
+def test_empty_result_is_written(tmp_path: Path) -> None:
+    truth = {
+        "images": [{"id": 1, "height": 9, "width": 9}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    result = evaluate_coco_full(truth, [])
+    assert isinstance(result, CocoResult)
+    print_tables(result, io.StringIO())
+    assert {path.name for path in write_report(result, tmp_path)} == {
+        "eval.json",
+        "per_class.csv",
+        "pr_bbox.png",
+    }
