@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # Okabe & Ito (2008) without black and grey, then colours of Tol (2021, "bright" and "muted") that
-# differ from those in lightness as well as in hue.
+# differ from those in lightness as well as in hue, and a blue found by the test of dichromacy.
 COLORS = np.array(
     [
         (230, 159, 0),
@@ -21,7 +21,7 @@ COLORS = np.array(
         (136, 34, 85),
         (255, 170, 187),
         (68, 187, 153),
-        (102, 90, 190),
+        (80, 60, 245),
     ],
     dtype=np.uint8,
 )
