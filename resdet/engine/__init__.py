@@ -1,0 +1,1 @@
+"""Training and evaluation of a run: `train.py` is the loop, the other files are what it calls."""

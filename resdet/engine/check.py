@@ -1,0 +1,144 @@
+"""`--check`: everything before the first update, with a look at the data and the memory."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resdet.config.loading import load_config
+from resdet.config.schema import Config
+from resdet.data.loader import collate, train_loader
+from resdet.engine import pictures
+from resdet.engine.distributed import Processes
+from resdet.engine.run_folder import Run, choose_folder
+from resdet.engine.setup import Training, prepare
+from resdet.engine.step import update
+from resdet.errors import UserError
+
+logger = logging.getLogger("resdet")
+
+MIB = 2**20
+
+
+def check_run(
+    config: str | Path | None,
+    overrides: Sequence[str],
+    *,
+    run_dir: str | Path | None,
+    processes: Processes,
+    strict: bool,
+) -> Path:
+    """Resolve the config, count the data, draw one batch, estimate memory; trains nothing.
+
+    The picture goes to the run folder's name with `_check`, so that the run itself can start
+    afterwards. Returns that folder.
+    """
+    if config is None:
+        raise UserError("--check needs a CONFIG")
+    folder = choose_folder(config, run_dir)
+    out = folder.with_name(f"{folder.name}_check")
+    if folder.exists():
+        logger.info(f"note: {folder} exists; training there needs --resume")
+    run = Run(out, load_config(config, overrides), None)
+    training = prepare(run, processes, strict=strict)
+    first = train_loader(
+        training.train_data,
+        training.plan,
+        start_step=0,
+        end_step=1,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        accumulate=run.config.train.accumulate,
+        workers=0,
+        pin_memory=False,
+    )
+    parts = next(iter(first))
+    if processes.is_main:
+        out.mkdir(parents=True, exist_ok=True)
+        pictures.draw_batch(parts, training.model.class_names, out / "train_batch.jpg")
+        logger.info(f"drew one batch: {out / 'train_batch.jpg'}")
+    shapes = ", ".join(str(tuple(part.images.images.shape)) for part in parts)
+    logger.info(f"first batch: {shapes}")
+    estimate = estimate_memory(training, len(parts[0].paths), processes.device)
+    listed = ", ".join(f"{name} {size:.0f}" for name, size in estimate.items())
+    logger.info(f"memory: about {sum(estimate.values()):.0f} MiB a process ({listed})")
+    if processes.device.type == "cuda":
+        update(training, parts, 0, processes)
+        peak = torch.cuda.max_memory_allocated(processes.device) / MIB
+        logger.info(f"memory: {peak:.0f} MiB at the peak of a real update with this batch")
+    logger.info("checked; nothing was trained")
+    return out
+
+
+def estimate_memory(training: Training, num_images: int, device: torch.device) -> dict[str, float]:
+    """MiB by what they hold, for `num_images` of the largest size in one forward pass.
+
+    Activations are what autograd keeps of one image's forward pass, scaled by the area and the
+    number of images; work space of convolutions and the framework itself come on top.
+    """
+    model, config = training.model, training.config
+    weights = _mib(list(model.state_dict().values()))
+    trained = _mib([p for p in model.parameters() if p.requires_grad])
+    moments = {"sgd": 1 if config.optim.momentum else 0, "adamw": 2}[config.optim.name]
+    sample = training.train_data[training.plan.batch(0)[0]]
+    batch = collate([sample]).to(device)
+    model.train()
+    saved = _SavedBytes(model)
+    with saved.counting(), training.precision.autocast():
+        losses = model(batch.images, batch.targets, seed=config.train.seed, step=0)
+        torch.stack(list(losses.values())).sum()
+    height, width = batch.images.images.shape[-2:]
+    area = largest_area(config, training.train_data.sizes)
+    return {
+        "weights": weights,
+        "gradients": trained,
+        "optimizer": moments * trained,
+        "averaged weights": weights if training.ema else 0.0,
+        "activations": saved.total / MIB * num_images * max(1.0, area / (height * width)),
+    }
+
+
+def _mib(tensors: Sequence[Tensor]) -> float:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / MIB
+
+
+class _SavedBytes:
+    """Counts what autograd keeps for the backward pass, each storage once, weights left out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+        # Held while counting, so that no address is given out twice.
+        self._held: list[Tensor] = []
+        self.total = 0
+
+    def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self._held.append(tensor.detach())
+            self.total += storage.nbytes()
+        return tensor
+
+
+def largest_area(config: Config, sizes: np.ndarray) -> int:
+    """Largest padded image in pixels that the training transforms can make of (N, 2) sizes."""
+    augment, resize = config.data.augment, config.data.augment.resize
+    if resize.mode == "large_scale_jitter":
+        sides = np.array([[resize.lsj_size, resize.lsj_size]], dtype=np.float64)
+    else:
+        short, long = sizes.min(axis=1), sizes.max(axis=1)
+        scale = np.minimum(max(resize.short_edges) / short, resize.max_size / long)
+        sides = sizes * scale[:, None]
+    if augment.crop is not None:
+        sides = np.minimum(sides, augment.crop)
+    padded = np.ceil(sides / 32) * 32
+    return math.ceil(padded.prod(axis=1).max())

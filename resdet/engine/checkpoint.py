@@ -1,0 +1,91 @@
+"""Checkpoint files: plain dicts of tensors, numbers and strings, never half written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resdet.errors import UserError
+
+FORMAT = 1
+KEYS = ("config", "class_names", "category_ids", "step", "model")
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write beside `path`, flush to the disk, then rename over it.
+
+    Killed at any moment, this leaves the old file or the new one. UserError where the disk
+    refuses; the old file is then untouched.
+    """
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        with beside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: the checkpoint could not be written ({error}); "
+            "free some space or choose another --run-dir; the file before it is kept"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small text file, written beside and renamed in the same way."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The rename itself reaches the disk; systems without folder handles do it on their own."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """A detector checkpoint on the CPU, read without running any code inside it.
+
+    UserError for a file that is absent, damaged, of another kind, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: holds more than tensors and plain values, or is no checkpoint at all; "
+            "only checkpoints that resdet wrote are read here"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: the file is damaged or cut short ({error}); use another checkpoint"
+        ) from error
+    if not isinstance(found, dict) or found.get("kind") != "detector":
+        raise UserError(f"{path}: not a resdet detector checkpoint")
+    if found.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format {found.get('format')}, and this resdet reads {FORMAT}; "
+            f"it was written by resdet {found.get('resdet_version')}"
+        )
+    missing = [key for key in KEYS if key not in found]
+    if missing:
+        raise UserError(f"{path}: the checkpoint lacks {', '.join(missing)}")
+    return found

@@ -1,0 +1,266 @@
+"""Validation: COCO metrics and losses of a model on a data set, over all processes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resdet.config.loading import config_from_dict, override_config
+from resdet.config.schema import Config
+from resdet.data.coco import CocoDetection
+from resdet.data.loader import eval_loader
+from resdet.engine import distributed, hardware
+from resdet.engine.distributed import Processes
+from resdet.engine.hardware import Precision
+from resdet.engine.signals import StopRequest
+from resdet.errors import UserError
+from resdet.evaluation.coco import CocoEvaluator, CocoResult
+from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
+from resdet.factory import build_model, build_val_data
+from resdet.interop.weights import read_weights
+from resdet.models.rcnn import RCNN
+from resdet.structures import Detections
+
+logger = logging.getLogger("resdet")
+
+PROGRESS_S = 30.0
+
+
+@dataclass
+class Validation:
+    """What one pass over a data set found."""
+
+    result: CocoResult
+    losses: dict[str, float]
+    """Mean over the images, by name; empty where not computed."""
+    seconds: float
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """COCO result records, in the main process."""
+    pictures: list[tuple[str, Detections]] = field(default_factory=list)
+    """The first images' paths and detections, in the main process."""
+
+    @property
+    def loss(self) -> float | None:
+        """Sum of the losses; None where not computed."""
+        return sum(self.losses.values()) if self.losses else None
+
+    def ap(self, kind: str) -> float:
+        return self.result.summary[kind]["AP"]
+
+
+@dataclass
+class _Found:
+    """What one process gathered; plain values that travel between processes."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[tuple[int, int, list[float]]] = field(default_factory=list)
+    """(first image's index, images, losses) of each batch."""
+    pictures: list[tuple[int, str, Detections]] = field(default_factory=list)
+
+
+def evaluate(
+    model: RCNN,
+    dataset: CocoDetection,
+    *,
+    processes: Processes,
+    precision: Precision,
+    batch_size: int = 1,
+    max_dets: Sequence[int] = (1, 10, 100),
+    backend: str = "fast",
+    val_loss: bool = True,
+    workers: int = 0,
+    truth: GroundTruth | None = None,
+    stop: StopRequest | None = None,
+    num_pictures: int = 0,
+) -> Validation | None:
+    """Metrics for bbox, and segm where the model has masks; the same in every process.
+
+    Each process takes its share of the images, and their records meet in the main one. None where
+    a stop was requested in some process meanwhile. `truth` saves preparing the ground truth anew.
+    """
+    start = time.perf_counter()
+    was_training = model.training
+    model.eval()
+    names, found = _run_model(
+        model, dataset, processes, precision, batch_size, val_loss, workers, stop, num_pictures
+    )
+    model.train(was_training)
+    if distributed.any_process(bool(stop), processes):
+        return None
+    gathered = distributed.gather_to_main(found, processes)
+    validation = None
+    if processes.is_main:
+        evaluator = CocoEvaluator(
+            truth if truth is not None else dataset.ground_truth(),
+            kinds_of(model),
+            backend,
+            max_dets,
+        )
+        for part in gathered:
+            evaluator.merge(part.records)
+        pictures = sorted((p for part in gathered for p in part.pictures), key=lambda p: p[0])
+        validation = Validation(
+            evaluator.compute(),
+            _mean_losses(names, [row for part in gathered for row in part.losses]),
+            time.perf_counter() - start,
+        )
+    shared = distributed.broadcast(validation, processes)
+    if processes.is_main:
+        shared.records = evaluator.records
+        shared.pictures = [(path, detections) for _, path, detections in pictures]
+    return shared
+
+
+def kinds_of(model: RCNN) -> tuple[str, ...]:
+    """What the model's metrics are: bbox, and segm with a mask head."""
+    return ("bbox", "segm") if model.has_masks else ("bbox",)
+
+
+@torch.no_grad()
+def _run_model(
+    model: RCNN,
+    dataset: CocoDetection,
+    processes: Processes,
+    precision: Precision,
+    batch_size: int,
+    val_loss: bool,
+    workers: int,
+    stop: StopRequest | None,
+    num_pictures: int,
+) -> tuple[tuple[str, ...], _Found]:
+    """This process's images: their records, losses by name, and the detections to draw."""
+    found = _Found()
+    names: tuple[str, ...] = ()
+    rows: list[tuple[int, int]] = []
+    losses: list[Tensor] = []
+    batches = eval_loader(
+        dataset,
+        batch_size=batch_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        workers=workers,
+        pin_memory=processes.device.type == "cuda",
+    )
+    spoken, done = time.perf_counter(), 0
+    for batch in batches:
+        if stop:
+            break
+        batch = batch.to(processes.device)
+        with precision.autocast():
+            detections = model.infer(batch.images, batch.original_sizes)
+            if val_loss:
+                named = model(batch.images, batch.targets, seed=0, step=0)
+                names = tuple(named)
+                losses.append(torch.stack([value.double() for value in named.values()]))
+                rows.append((batch.indices[0], len(batch.indices)))
+        for index, path, image_id, each in zip(
+            batch.indices, batch.paths, batch.targets.image_ids, detections, strict=True
+        ):
+            each = each.cpu()
+            found.records += each.to_coco(image_id)
+            if index < num_pictures:
+                found.pictures.append((index, path, each))
+        done += len(detections)
+        if time.perf_counter() - spoken > PROGRESS_S:
+            spoken = time.perf_counter()
+            logger.info(f"validation: {done * processes.world_size} of {len(dataset)} images")
+    values = torch.stack(losses).tolist() if losses else []
+    found.losses = [(*row, each) for row, each in zip(rows, values, strict=True)]
+    return names, found
+
+
+def _mean_losses(
+    names: tuple[str, ...], rows: list[tuple[int, int, list[float]]]
+) -> dict[str, float]:
+    """Mean over the images, added in the data set's order: alike for any number of processes."""
+    total = sum(count for _, count, _ in rows)
+    sums = [0.0] * len(names)
+    for _, count, values in sorted(rows):
+        sums = [s + count * value for s, value in zip(sums, values, strict=True)]
+    return {name: s / total for name, s in zip(names, sums, strict=True)} if total else {}
+
+
+def prepare_truth(dataset: CocoDetection, *, masks: bool, source: str) -> GroundTruth:
+    """The ground truth to evaluate against; UserError where masks are wanted and there are none."""
+    truth = prepare_ground_truth(dataset.ground_truth())
+    if masks and truth.annotations and not truth.has_masks:
+        raise UserError(
+            f"{source}: no annotation has a segmentation, and the model has a mask head; "
+            "set model.roi.mask_head=null to find boxes only, or give annotations with masks"
+        )
+    return truth
+
+
+def check_classes(dataset: CocoDetection, class_names: Sequence[str], source: str) -> None:
+    """UserError where a data set's labels do not mean what the model's do."""
+    if list(dataset.class_names) == list(class_names):
+        return
+    missing = [name for name in class_names if name not in dataset.class_names]
+    extra = [name for name in dataset.class_names if name not in class_names]
+    raise UserError(
+        f"{source}: its categories are not the model's {len(class_names)} classes"
+        + (f"; it lacks {', '.join(missing[:8])}" if missing else "")
+        + (f"; it adds {', '.join(extra[:8])}" if extra else "")
+        + ("" if missing or extra else "; they come in another order")
+        + ". Give data.classes as the list of names that both have"
+    )
+
+
+def evaluate_run(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    device: str | None = None,
+    strict: bool = False,
+) -> tuple[Config, Validation]:
+    """Evaluate a run folder (best.pt, else last.pt) or a checkpoint on `data.val`.
+
+    Averaged weights are used where the checkpoint keeps them. Overrides go on top of the run's own
+    config. Writes nothing.
+    """
+    loaded = read_weights(str(path))
+    if loaded.config is None:
+        raise UserError(f"{loaded.source}: not a checkpoint of a resdet run; it holds no config")
+    config = config_from_dict(loaded.config, loaded.source)
+    if overrides:
+        config = override_config(config, overrides, loaded.source)
+    processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
+    precision = hardware.choose_precision(config.train.precision, processes.device)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    model = build_model(config, class_names=loaded.class_names, category_ids=loaded.category_ids)
+    model.load_state_dict(loaded.state)
+    model.to(processes.device, precision.parameters)
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dataset = build_val_data(config, strict=strict)
+    if dataset is None or config.data.val is None:
+        raise UserError(
+            f"{loaded.source}: its config has no data.val; give data.val.images=DIR "
+            "data.val.annotations=FILE"
+        )
+    source = str(config.data.val.annotations)
+    check_classes(dataset, model.class_names, source)
+    truth = prepare_truth(dataset, masks=model.has_masks, source=source)
+    logger.info(f"{loaded.source}: evaluating on {len(dataset)} images of {source}")
+    validation = evaluate(
+        model,
+        dataset,
+        processes=processes,
+        precision=precision,
+        batch_size=config.eval.batch_size,
+        max_dets=config.eval.max_dets,
+        backend=config.eval.backend,
+        val_loss=config.eval.val_loss,
+        workers=hardware.default_workers(config.data.workers, 1),
+        truth=truth,
+    )
+    assert validation is not None, "nobody asked to stop"
+    return config, validation

@@ -1,0 +1,147 @@
+"""What the machine decides: device, precision, compilation, threads, determinism, seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils import deterministic
+
+from resdet.errors import UserError
+
+COMPILERS = ("c++", "g++", "clang++", "cl")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format a run computes in."""
+
+    name: str
+    """fp32, bf16, fp16 or fp64."""
+    device_type: str
+    """cuda or cpu, for autocast."""
+    reason: str
+    """Why, for the log."""
+
+    @property
+    def parameters(self) -> torch.dtype:
+        """Of weights and optimizer: float32, or float64 for parity checks."""
+        return torch.float64 if self.name == "fp64" else torch.float32
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context of a forward pass; a new one each time."""
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.name not in dtypes:
+            return nullcontext()
+        return torch.autocast(self.device_type, dtype=dtypes[self.name])
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """`train.precision` on this device; UserError where it cannot compute in it."""
+    kind = device.type
+    if wanted == "fp16" and kind != "cuda":
+        raise UserError(
+            f"train.precision fp16 needs a GPU with gradient scaling, and the device is {device}; "
+            "use train.precision=bf16, fp32 or auto"
+        )
+    if wanted != "auto":
+        return Precision(wanted, kind, "as configured")
+    if kind == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision("bf16", kind, "the GPU computes with bf16")
+        return Precision("fp32", kind, "the GPU has no bf16 units")
+    if kind == "cpu" and cpu_has_bf16():
+        return Precision("bf16", kind, "the processor has AVX512_BF16 or AMX")
+    return Precision("fp32", kind, "the processor has neither AVX512_BF16 nor AMX")
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware; emulation would be slower than fp32."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def choose_compile(wanted: bool | str, device: torch.device) -> tuple[bool, str]:
+    """Whether to torch.compile backbone and FPN, and the reason for the log."""
+    if wanted is False:
+        return False, "off, as configured"
+    if wanted == "auto" and device.type != "cuda":
+        return False, "off: train.compile auto uses it on a GPU only"
+    named = os.environ.get("CXX")
+    if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
+        return False, f"off: no C++ compiler found ({', '.join(COMPILERS)}); running eagerly"
+    return True, "backbone and FPN"
+
+
+def choose_device(wanted: str | None, local_rank: int) -> torch.device:
+    """`--device`, else the first free choice: this process's GPU, else the CPU."""
+    if wanted is None:
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UserError(f"--device {wanted}: not a device; use cpu, cuda or cuda:0") from error
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise UserError(f"--device {wanted}: training runs on cpu and cuda only")
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {wanted}: torch sees no GPU here; use --device cpu")
+    index = local_rank if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of this machine needs GPU {index} and there are "
+            f"{torch.cuda.device_count()}; start fewer processes (--nproc-per-node)"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def set_threads(configured: int | None, recorded: int | None) -> int:
+    """CPU threads of this process: the config's, else the resumed run's, else torch's choice.
+
+    Sums are split over the threads, so a resumed run is equal to the last bit only with as many.
+    """
+    threads = configured or recorded
+    if threads is not None and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def set_determinism(wanted: bool, device: torch.device) -> None:
+    """Deterministic algorithms on a CPU; `index_put_` with accumulate is unordered without them."""
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(wanted)
+        # NaN-filling every new tensor is for finding bugs, and costs a pass over memory.
+        deterministic.fill_uninitialized_memory = False
+
+
+def seed_all(seed: int, step: int = 0, rank: int = 0) -> None:
+    """Seed every generator as a function of (seed, step, rank), so that no state needs saving."""
+    key = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint32)[0])
+    random.seed(key)
+    np.random.seed(key)
+    torch.manual_seed(key)
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory so far in MiB: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def default_workers(configured: int | None, local_world_size: int) -> int:
+    """`data.workers`, else up to 4 a process, leaving each training process a core of its own."""
+    if configured is not None:
+        return configured
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(0, min(4, (cores or 1) // local_world_size - 1))

@@ -1,0 +1,190 @@
+"""What a run says: plain lines or a bar on the console, log.jsonl, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from resdet.engine.checkpoint import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger("resdet")
+
+
+class _Console(logging.Handler):
+    """Prints to whatever stdout is at the time, so that lines appear above a progress bar.
+
+    A warning that was shown is not repeated: every validation finds the same notes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            if text in self.shown:
+                return
+            self.shown.add(text)
+            text = f"{record.levelname.lower()}: {text}"
+        print(text, file=sys.stdout, flush=True)
+
+
+def start_console(is_main: bool) -> None:
+    """Print the package's messages in the main process; only errors elsewhere.
+
+    A program that gave the logger `resdet` its own handlers keeps them.
+    """
+    logger.setLevel(logging.INFO if is_main else logging.ERROR)
+    if not logger.handlers:
+        logger.addHandler(_Console())
+        logger.propagate = False
+
+
+def cut_log(path: Path, step: int) -> int:
+    """Drop the lines of log.jsonl after `step`, and a line cut short; returns how many went."""
+    if not path.is_file():
+        return 0
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) != len(lines):
+        write_text(path, "".join(f"{line}\n" for line in kept))
+    return len(lines) - len(kept)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class RunLog:
+    """The log of one run, written by the main process; silent in the others."""
+
+    def __init__(
+        self, folder: Path, *, is_main: bool, tensorboard: bool, start_step: int, total_steps: int
+    ) -> None:
+        self.total_steps = total_steps
+        self._file = None
+        self._board: SummaryWriter | None = None
+        self._progress: Progress | None = None
+        if not is_main:
+            return
+        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Events after the checkpoint belong to steps that are about to run again.
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        if sys.stdout.isatty():
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"),
+            )
+            self._task = self._progress.add_task(
+                "train", total=total_steps, completed=start_step, numbers=""
+            )
+            self._progress.start()
+
+    def advance(self) -> None:
+        """One more step on the bar."""
+        if self._progress is not None:
+            self._progress.advance(self._task)
+
+    def training(self, line: dict[str, Any], eta_s: float) -> None:
+        """A line of losses: step, epoch, loss, loss_…, lr, images_per_s, memory_mb."""
+        self._write(line)
+        self._scalars("train", line, line["step"])
+        numbers = f"loss {line['loss']:.4f}  lr {line['lr']:.3g}  {line['images_per_s']:.1f} img/s"
+        if self._progress is not None:
+            self._progress.update(self._task, numbers=numbers)
+            return
+        left = timedelta(seconds=round(eta_s))
+        parts = "  ".join(f"{k[5:]} {v:.4f}" for k, v in line.items() if k.startswith("loss_"))
+        logger.info(
+            f"step {line['step']}/{self.total_steps}  epoch {line['epoch']:.2f}  {numbers}  "
+            f"{line['memory_mb']:.0f} MB  {left} left  ({parts})"
+        )
+
+    def evaluation(self, line: dict[str, Any]) -> None:
+        """A line of metrics: step, epoch, eval {kind: 12 numbers}, val_loss, val_losses."""
+        self._write(line)
+        for kind, numbers in line["eval"].items():
+            self._scalars(kind, numbers, line["step"])
+        if line["val_loss"] is not None:
+            self._scalars("val", {"loss": line["val_loss"], **line["val_losses"]}, line["step"])
+        words = [
+            f"{kind} AP {numbers['AP']:.4f} AP50 {numbers['AP50']:.4f} AP75 {numbers['AP75']:.4f}"
+            for kind, numbers in line["eval"].items()
+        ]
+        if line["val_loss"] is not None:
+            words.append(f"val loss {line['val_loss']:.4f}")
+        logger.info(
+            f"validation at step {line['step']}: {'; '.join(words)} ({line['eval_s']:.0f} s)"
+        )
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._board is not None:
+            self._board.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            self._file.flush()
+
+    def _scalars(self, prefix: str, values: dict[str, Any], step: int) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+
+class Pace:
+    """Images a second since the last question, without the pauses."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._images = 0
+
+    def add(self, images: int) -> None:
+        self._images += images
+
+    def images_per_s(self) -> float:
+        now = time.perf_counter()
+        speed = self._images / max(now - self._start, 1e-9)
+        self._start, self._images = now, 0
+        return speed
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no inf, which fp16 gradient norms may be: null instead."""
+    bad = {k for k, v in line.items() if isinstance(v, float) and not math.isfinite(v)}
+    return {key: None if key in bad else value for key, value in line.items()}

@@ -1,0 +1,65 @@
+"""Drawn images and curves of a run, in its `plots/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from resdet.data.loader import Batch
+from resdet.structures import Detections, Target
+from resdet.viz.draw import draw, draw_targets, grid
+from resdet.viz.plots import plot_training
+
+MAX_IMAGES = 9
+MAX_SIDE = 512
+NUM_BATCHES = 2
+"""Training batches drawn at the start of a run."""
+SCORE_THRESH = 0.5
+
+
+def draw_batch(parts: Sequence[Batch], class_names: Sequence[str], path: Path) -> None:
+    """The first images of a training step as the model gets them, with their ground truth."""
+    drawn: list[Image.Image] = []
+    for part in parts:
+        for index in range(min(len(part.paths), MAX_IMAGES - len(drawn))):
+            height, width = part.images.sizes[index].tolist()
+            image = part.images.images[index, :, :height, :width]
+            drawn.append(draw_targets(image, target_of(part, index), class_names))
+    _save(grid(drawn, max_side=MAX_SIDE), path)
+
+
+def target_of(batch: Batch, index: int) -> Target:
+    """One image's objects out of a padded batch."""
+    targets = batch.targets
+    valid = targets.valid[index]
+    masks = None if targets.masks is None else targets.masks[targets.mask_rows[index][valid]]
+    return Target(
+        boxes=targets.boxes[index][valid],
+        labels=targets.labels[index][valid],
+        masks=masks,
+        image_key=int(targets.image_keys[index]),
+        image_id=targets.image_ids[index],
+    )
+
+
+def draw_predictions(pictures: Sequence[tuple[str, Detections]], path: Path) -> None:
+    """Some validation images with what was found in them at score .5 or more."""
+    if pictures:
+        drawn = [draw(file, found, score_thresh=SCORE_THRESH) for file, found in pictures]
+        _save(grid(drawn, max_side=MAX_SIDE), path)
+
+
+def draw_curves(folder: Path) -> None:
+    """Losses, learning rate and AP of a run folder's log.jsonl."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    plot_training([json.loads(line) for line in lines], folder / "plots")
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    image.save(beside, format="JPEG", quality=90)
+    beside.replace(path)

@@ -1,0 +1,116 @@
+"""The folder of a run: made new, or opened again to go on from its last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resdet.config.loading import (
+    config_from_dict,
+    diff_configs,
+    dump_yaml,
+    load_config,
+    override_config,
+)
+from resdet.config.schema import Config
+from resdet.engine import checkpoint
+from resdet.errors import UserError
+
+# These change no number of the run, so that --resume may come with other values.
+FREE_KEYS = ("data.workers", "log.every", "log.tensorboard", "checkpoint.every")
+# Under multi-step, a longer run begins exactly like a shorter one.
+LENGTH_KEYS = ("train.max_steps", "train.epochs")
+
+
+@dataclass
+class Run:
+    """What `train` starts from."""
+
+    folder: Path
+    config: Config
+    checkpoint: dict[str, Any] | None
+    """The contents of last.pt to go on from; None starts at step 0."""
+
+
+def open_run(
+    config: str | Path | None,
+    overrides: Sequence[str],
+    *,
+    run_dir: str | Path | None,
+    resume: bool,
+) -> Run:
+    """The run that the arguments mean; writes nothing.
+
+    UserError for a folder that exists without `resume`, one that does not with it, and keys that
+    were changed since the run began.
+    """
+    folder = choose_folder(config, run_dir)
+    if not resume:
+        if config is None:
+            raise UserError("give a CONFIG to train, or --resume --run-dir DIR to go on with a run")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"{folder}: this run folder exists; go on with it by --resume, "
+                "or give another one by --run-dir"
+            )
+        return Run(folder, load_config(config, overrides), None)
+    stored = folder / "config.yaml"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no run to resume; leave out --resume to start it")
+    last = folder / "last.pt"
+    if not last.is_file() and not stored.is_file():
+        raise UserError(
+            f"{folder}: holds neither last.pt nor config.yaml, so there is no run to resume; "
+            "remove it and leave out --resume"
+        )
+    found = checkpoint.load(last) if last.is_file() else None
+    old = config_from_dict(found["config"], str(last)) if found else load_config(stored)
+    if config is not None or overrides:
+        if config is not None:
+            wanted = load_config(config, overrides)
+        else:
+            wanted = override_config(old, overrides, str(folder))
+        check_changes(old, wanted, step=found["step"] if found else 0, source=folder)
+        return Run(folder, wanted, found)
+    return Run(folder, old, found)
+
+
+def choose_folder(config: str | Path | None, run_dir: str | Path | None) -> Path:
+    """--run-dir, else runs/<config stem> under the current folder."""
+    if run_dir is not None:
+        return Path(run_dir)
+    if config is None:
+        raise UserError("which run? give --run-dir DIR, or its CONFIG")
+    return Path("runs") / Path(config).stem
+
+
+def check_changes(old: Config, new: Config, *, step: int, source: Path) -> None:
+    """UserError naming every key whose change would make the resumed run another one."""
+    refused = [
+        (key, before, after)
+        for key, before, after in diff_configs(old, new)
+        if key not in FREE_KEYS and not _is_longer(key, before, after, old)
+    ]
+    if not refused:
+        return
+    listed = "; ".join(f"{key}: {before} → {after}" for key, before, after in refused)
+    raise UserError(
+        f"{source}: a resumed run keeps its config, and these keys differ (old → new): {listed}. "
+        "Leave CONFIG and these keys out to go on as before, or start a new run by --run-dir. "
+        f"Free to change: {', '.join(FREE_KEYS)}, and with optim.schedule multistep a longer "
+        f"{' or '.join(LENGTH_KEYS)}"
+    )
+
+
+def _is_longer(key: str, before: Any, after: Any, old: Config) -> bool:
+    if key not in LENGTH_KEYS or old.optim.schedule != "multistep":
+        return False
+    return before is not None and after is not None and after > before
+
+
+def prepare_folder(run: Run) -> None:
+    """Make the folder and write its config.yaml; the main process only."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(run.folder / "config.yaml", dump_yaml(run.config))

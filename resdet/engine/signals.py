@@ -1,0 +1,59 @@
+"""SIGTERM and SIGINT as a request to finish the step, save, and leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# How long a loader process outlives a SIGTERM, which job systems send to the whole group.
+GRACE_S = 120
+
+
+class Stopped(SystemExit):
+    """Training left on a signal after saving; the exit code is 143 (SIGTERM) or 130 (SIGINT)."""
+
+
+class StopRequest:
+    """Set by the first SIGTERM or SIGINT; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._owner = os.getpid()
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            # A loader process, forked with this handler: it serves until the loader ends it.
+            if number == signal.SIGTERM:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(GRACE_S)
+            return
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal, as shells count; SIGTERM where another process received it."""
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Catch the two signals inside; outside the main thread nothing can be caught."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    kept = {n: signal.signal(n, request.receive) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

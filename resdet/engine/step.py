@@ -1,0 +1,67 @@
+"""One update of the weights, from the parts of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resdet.data.loader import Batch
+from resdet.engine import hardware, optim
+from resdet.engine.distributed import Processes
+from resdet.engine.setup import Training
+
+
+def update(
+    training: Training, parts: list[Batch], step: int, processes: Processes
+) -> dict[str, Tensor]:
+    """One optimizer update from the parts of update number `step`, counted from 0.
+
+    Returns the total loss, each named loss (means over the parts) and, where gradients are
+    clipped, their norm before that; all still on the device.
+    """
+    t, config = training, training.config
+    # Whatever draws random numbers depends on (seed, step, process) alone.
+    hardware.seed_all(config.train.seed, step, processes.rank)
+    sums: dict[str, Tensor] = {}
+    for index, part in enumerate(parts):
+        part = part.to(processes.device)
+        is_last = index == len(parts) - 1
+        with exchange(t.wrapped, is_last):
+            with t.precision.autocast():
+                losses = t.wrapped(part.images, part.targets, seed=config.train.seed, step=step)
+            loss = torch.stack(list(losses.values())).sum() / len(parts)
+            t.scaler.scale(loss).backward()
+        for name, value in {"loss": loss * len(parts), **losses}.items():
+            share = value.detach() / len(parts)
+            sums[name] = sums[name] + share if name in sums else share
+    if config.optim.clip_norm is not None:
+        t.scaler.unscale_(t.optimizer)
+        sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(
+            optim.trained(t.optimizer), config.optim.clip_norm
+        )
+    t.scaler.step(t.optimizer)
+    t.scaler.update()
+    t.optimizer.zero_grad(set_to_none=True)
+    if t.ema:
+        t.ema.update(step)
+    return sums
+
+
+def exchange(wrapped: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Processes average their gradients once a step, in the backward pass of its last part."""
+    if isinstance(wrapped, DistributedDataParallel) and not is_last:
+        return wrapped.no_sync()
+    return nullcontext()
+
+
+def image_names(parts: Sequence[Batch]) -> list[str]:
+    """File and id of each image of a step, for messages."""
+    return [
+        f"{path} (id {image_id})"
+        for part in parts
+        for path, image_id in zip(part.paths, part.targets.image_ids, strict=True)
+    ]

@@ -1,0 +1,229 @@
+"""Training: one function for the command, and one loop to be read from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+from resdet.data.loader import Batch, train_loader
+from resdet.engine import checkpoint, distributed, hardware, optim, pictures
+from resdet.engine.check import check_run
+from resdet.engine.distributed import Processes
+from resdet.engine.evaluate import evaluate, kinds_of
+from resdet.engine.log import Pace, RunLog, cut_log, start_console
+from resdet.engine.run_folder import Run, open_run, prepare_folder
+from resdet.engine.setup import Training, prepare
+from resdet.engine.signals import Stopped, StopRequest, stop_request
+from resdet.engine.step import image_names, update
+from resdet.engine.watch import LossWatch, check_weights
+from resdet.evaluation.coco_report import write_report
+
+logger = logging.getLogger("resdet")
+
+
+def train(
+    config: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    check: bool = False,
+    strict: bool = False,
+) -> Path:
+    """Train a detector and return its run folder.
+
+    `config` is a YAML file; with `resume` it may be None, and the run's own config is used.
+    `overrides` are key=value. `check` counts the data, draws a batch, estimates memory and stops;
+    `strict` makes every finding in the data an error. UserError for what the user can mend;
+    `Stopped` (a SystemExit) after a SIGTERM or SIGINT, when the state has been saved.
+    """
+    processes = distributed.start(device)
+    start_console(processes.is_main)
+    try:
+        if check:
+            return check_run(config, overrides, run_dir=run_dir, processes=processes, strict=strict)
+        run = open_run(config, overrides, run_dir=run_dir, resume=resume)
+        # Every process has looked at the folder before the main one makes it.
+        distributed.barrier(processes)
+        with stop_request() as stop:
+            training = prepare(run, processes, strict=strict)
+            run_training(run, training, processes, stop)
+    finally:
+        distributed.stop(processes)
+    return run.folder
+
+
+def run_training(run: Run, training: Training, processes: Processes, stop: StopRequest) -> None:
+    """Open the log, run the steps, close the log."""
+    start = training.start_step
+    if processes.is_main:
+        prepare_folder(run)
+        gone = cut_log(run.folder / "log.jsonl", start)
+        if run.checkpoint is not None:
+            logger.info(f"resuming {run.folder} after step {start}; {gone} later log lines cut")
+    log = RunLog(
+        run.folder,
+        is_main=processes.is_main,
+        tensorboard=training.config.log.tensorboard,
+        start_step=start,
+        total_steps=training.total_steps,
+    )
+    try:
+        run_steps(run.folder, training, processes, log, stop)
+    finally:
+        log.close()
+    best = training.best
+    said = f"; best {best['metric']} {best['value']:.4f} at step {best['step']}" if best else ""
+    logger.info(f"done: {training.total_steps} steps{said}; everything is in {run.folder}")
+
+
+def run_steps(
+    folder: Path, training: Training, processes: Processes, log: RunLog, stop: StopRequest
+) -> None:
+    """The loop. An update is made of every part of a step; a step counts from 1 once it is done."""
+    t, config = training, training.config
+    watch, pace = LossWatch(processes), Pace()
+    if t.validation_is_due and not validate(folder, t, t.start_step, processes, log, stop):
+        leave(folder, t, t.start_step, processes, stop, validation_is_due=True)
+    t.model.train()
+    with closing(load_steps(t, processes)) as batches:
+        for step, parts in enumerate(batches, start=t.start_step + 1):
+            lr = t.schedule.lr_at(step - 1)
+            optim.set_lr(t.optimizer, lr)
+            watch.add(step, update(t, parts, step - 1, processes), image_names(parts))
+            pace.add(config.train.batch_size)
+            log.advance()
+
+            is_stopping = distributed.any_process(bool(stop), processes)
+            is_evaluating = t.val_data is not None and t.is_due(step, config.eval.every)
+            is_saving = t.is_due(step, config.checkpoint.every)
+            is_logging = t.is_due(step, config.log.every)
+            if is_logging or is_evaluating or is_saving or is_stopping or watch.full:
+                numbers = watch.read()
+            if is_logging:
+                speed = pace.images_per_s()
+                memory = round(hardware.memory_mb(processes.device), 1)
+                epoch = round(step / t.plan.steps_per_epoch, 4)
+                line = {"step": step, "epoch": epoch, **numbers, "lr": lr}
+                line |= {"images_per_s": round(speed, 3), "memory_mb": memory}
+                log.training(line, (t.total_steps - step) * config.train.batch_size / speed)
+            with pace.paused():
+                if step <= pictures.NUM_BATCHES and processes.is_main:
+                    path = folder / "plots" / f"train_batch{step}.jpg"
+                    pictures.draw_batch(parts, t.model.class_names, path)
+                if is_stopping:
+                    leave(folder, t, step, processes, stop, validation_is_due=is_evaluating)
+                if is_evaluating and not validate(folder, t, step, processes, log, stop):
+                    leave(folder, t, step, processes, stop, validation_is_due=True)
+                if is_saving:
+                    save_checkpoint(folder, t, step, processes)
+                if processes.is_main and (is_evaluating or step == t.total_steps):
+                    pictures.draw_curves(folder)
+
+
+def load_steps(training: Training, processes: Processes) -> Generator[list[Batch]]:
+    """The steps that are left, each as this process's parts of it."""
+    steps = train_loader(
+        training.train_data,
+        training.plan,
+        start_step=training.start_step,
+        end_step=training.total_steps,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        accumulate=training.config.train.accumulate,
+        workers=training.workers,
+        pin_memory=processes.device.type == "cuda",
+    )
+    assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
+    return steps
+
+
+def validate(
+    folder: Path,
+    training: Training,
+    step: int,
+    processes: Processes,
+    log: RunLog,
+    stop: StopRequest,
+) -> bool:
+    """Metrics and losses on data.val, best.pt where they are the best so far.
+
+    False where a stop was requested meanwhile; nothing is written then.
+    """
+    t, config = training, training.config
+    assert t.val_data is not None, "validation without data.val"
+    check_weights(t.model, step)
+    with t.ema.in_model() if t.ema else nullcontext():
+        found = evaluate(
+            t.model,
+            t.val_data,
+            processes=processes,
+            precision=t.precision,
+            batch_size=config.eval.batch_size,
+            max_dets=config.eval.max_dets,
+            backend=config.eval.backend,
+            val_loss=config.eval.val_loss,
+            workers=t.workers,
+            truth=t.truth,
+            stop=stop,
+            num_pictures=pictures.MAX_IMAGES,
+        )
+    if found is None:
+        return False
+    log.evaluation(
+        {
+            "step": step,
+            "epoch": round(step / t.plan.steps_per_epoch, 4),
+            "eval": found.result.summary,
+            "val_loss": found.loss,
+            "val_losses": found.losses,
+            "eval_s": round(found.seconds, 2),
+        }
+    )
+    kind = kinds_of(t.model)[-1]
+    if t.best is None or found.ap(kind) > t.best["value"]:
+        t.best = {"step": step, "metric": f"{kind} AP", "value": found.ap(kind)}
+        if processes.is_main:
+            weights_only = {**t.state(step), "optimizer": None, "scaler": None}
+            checkpoint.save(folder / "best.pt", weights_only)
+            write_report(found.result, folder)
+    if processes.is_main:
+        pictures.draw_predictions(found.pictures, folder / "plots" / "val_predictions.jpg")
+    return True
+
+
+def save_checkpoint(
+    folder: Path,
+    training: Training,
+    step: int,
+    processes: Processes,
+    *,
+    validation_is_due: bool = False,
+) -> None:
+    """last.pt, by the main process, after a look at the weights by all."""
+    check_weights(training.model, step)
+    if processes.is_main:
+        state = training.state(step, validation_is_due=validation_is_due)
+        checkpoint.save(folder / "last.pt", state)
+
+
+def leave(
+    folder: Path,
+    training: Training,
+    step: int,
+    processes: Processes,
+    stop: StopRequest,
+    *,
+    validation_is_due: bool,
+) -> None:
+    """Save after a stop request and end the program with the signal's exit code."""
+    save_checkpoint(folder, training, step, processes, validation_is_due=validation_is_due)
+    distributed.barrier(processes)
+    logger.info(
+        f"stopped by a signal after step {step} of {training.total_steps}, and saved; go on with: "
+        f"python tools/train_det.py --resume --run-dir {folder}"
+    )
+    raise Stopped(stop.exit_code)

@@ -1,0 +1,78 @@
+import json
+import math
+
+from resdet.engine.log import RunLog, cut_log
+
+
+def log_of(folder, start_step=0, tensorboard=False) -> RunLog:
+    return RunLog(
+        folder, is_main=True, tensorboard=tensorboard, start_step=start_step, total_steps=8
+    )
+
+
+def train_line(step: int, **more) -> dict:
+    return {
+        "step": step,
+        "epoch": step / 4,
+        "loss": 1 / step,
+        "loss_cls": 1 / step,
+        "lr": 0.1,
+        "images_per_s": 2.0,
+        "memory_mb": 100.0,
+        **more,
+    }
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_keep_every_bit_of_a_number(tmp_path):
+    log = log_of(tmp_path)
+    log.training(train_line(3), eta_s=1.0)
+    log.close()
+    assert read(tmp_path / "log.jsonl")[0]["loss"] == 1 / 3
+
+
+def test_infinite_gradient_norms_stay_json(tmp_path):
+    log = log_of(tmp_path)
+    log.training(train_line(1, grad_norm=math.inf), eta_s=1.0)
+    log.close()
+    assert read(tmp_path / "log.jsonl")[0]["grad_norm"] is None
+
+
+def test_later_and_broken_lines_are_cut(tmp_path):
+    log = log_of(tmp_path)
+    for step in (2, 4, 6):
+        log.training(train_line(step), eta_s=1.0)
+    log.close()
+    path = tmp_path / "log.jsonl"
+    with path.open("a") as file:
+        file.write('{"step": 8, "los')
+    assert cut_log(path, 4) == 2
+    assert [line["step"] for line in read(path)] == [2, 4]
+    log = log_of(tmp_path, start_step=4)
+    log.training(train_line(6), eta_s=1.0)
+    log.close()
+    assert [line["step"] for line in read(path)] == [2, 4, 6]
+
+
+def test_no_log_is_nothing_to_cut(tmp_path):
+    assert cut_log(tmp_path / "log.jsonl", 4) == 0
+
+
+def test_tensorboard_and_metrics(tmp_path, caplog):
+    log = log_of(tmp_path, tensorboard=True)
+    log.training(train_line(2), eta_s=1.0)
+    line = {"step": 2, "epoch": 0.5, "eval": {"bbox": {"AP": 0.5, "AP50": 0.7, "AP75": 0.4}}}
+    log.evaluation({**line, "val_loss": 1.5, "val_losses": {"loss_cls": 1.5}, "eval_s": 3.0})
+    log.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert read(tmp_path / "log.jsonl")[1]["eval"]["bbox"]["AP"] == 0.5
+
+
+def test_other_processes_write_nothing(tmp_path):
+    log = RunLog(tmp_path, is_main=False, tensorboard=True, start_step=0, total_steps=8)
+    log.training(train_line(2), eta_s=1.0)
+    log.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from resdet.engine.optim import (
+    Schedule,
+    make_optimizer,
+    parameter_groups,
+    scale_lr,
+    scale_milestones,
+    set_lr,
+)
+
+
+def multistep(**changes) -> Schedule:
+    values = {
+        "lr": 0.02,
+        "kind": "multistep",
+        "total_steps": 90000,
+        "milestones": (60000, 80000),
+        "gamma": 0.1,
+        "warmup_steps": 1000,
+        "warmup_factor": 0.001,
+    }
+    return Schedule(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 0.02 * 0.001),
+        (500, 0.02 * 0.5005),
+        (999, 0.02 * (0.001 * 0.001 + 0.999)),
+        (1000, 0.02),
+        (59999, 0.02),
+        (60000, 0.002),
+        (79999, 0.002),
+        (80000, 0.0002),
+        (89999, 0.0002),
+    ],
+)
+def test_multistep_is_detectron2s(step, rate):
+    assert multistep().lr_at(step) == pytest.approx(rate, rel=1e-12)
+
+
+def test_cosine_falls_from_lr_to_nothing():
+    schedule = multistep(kind="cosine", total_steps=200, warmup_steps=0)
+    assert schedule.lr_at(0) == 0.02
+    assert schedule.lr_at(100) == pytest.approx(0.01)
+    assert schedule.lr_at(199) == pytest.approx(0.01 * (1 + math.cos(math.pi * 199 / 200)))
+    rates = [schedule.lr_at(step) for step in range(200)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_rate_belongs_to_the_step_alone():
+    schedule = multistep()
+    assert [schedule.lr_at(s) for s in (5, 70000, 5)] == [
+        schedule.lr_at(5),
+        schedule.lr_at(70000),
+        schedule.lr_at(5),
+    ]
+
+
+def test_scaling_to_the_batch():
+    assert scale_lr(0.02, 2, 16) == pytest.approx(0.0025)
+    assert scale_milestones([60000, 80000], 8, 16) == (120000, 160000)
+    assert scale_milestones([60000, 80000], 64, 16) == (15000, 20000)
+
+
+def tiny() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.GroupNorm(2, 8)
+    )
+
+
+def test_norms_do_not_decay_and_biases_do():
+    model = tiny()
+    decayed, norms = parameter_groups(model, weight_decay=1e-4, norm_weight_decay=0.0)
+    assert decayed["weight_decay"] == 1e-4
+    assert norms["weight_decay"] == 0
+    assert {id(p) for p in decayed["params"]} == {
+        id(p) for p in (model[0].weight, model[2].weight, model[2].bias)
+    }
+    assert len(norms["params"]) == 4
+
+
+def test_frozen_parameters_are_left_out():
+    model = tiny()
+    for parameter in model[:2].parameters():
+        parameter.requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=1e-4, norm_weight_decay=0.0)
+    assert [len(group["params"]) for group in groups] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_updates_equal_the_plain_ones(name):
+    torch.manual_seed(0)
+    start = torch.randn(4, 5)
+    gradients = [torch.randn(4, 5) for _ in range(4)]
+    plain, fused = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    group = [{"params": [fused], "weight_decay": 0.05}]
+    ours = make_optimizer(name, group, lr=0.1, momentum=0.9, betas=(0.9, 0.99))
+    if name == "sgd":
+        reference = torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=0.05, foreach=False)
+    else:
+        reference = torch.optim.AdamW([plain], lr=0.1, betas=(0.9, 0.99), weight_decay=0.05)
+    for index, gradient in enumerate(gradients):
+        for optimizer, parameter in ((ours, fused), (reference, plain)):
+            set_lr(optimizer, 0.1 / (1 + index))
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)

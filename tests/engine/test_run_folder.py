@@ -1,0 +1,107 @@
+import pytest
+import torch
+
+from resdet.config.loading import config_to_dict, load_config
+from resdet.engine import checkpoint
+from resdet.engine.run_folder import open_run, prepare_folder
+from resdet.errors import UserError
+
+YAML = "train: {max_steps: 8, batch_size: 2}\noptim: {milestones: [6]}\n"
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(YAML)
+    return path
+
+
+@pytest.fixture
+def begun(tmp_path, config):
+    """A run folder with a checkpoint at step 4."""
+    run = open_run(config, [], run_dir=tmp_path / "run", resume=False)
+    prepare_folder(run)
+    state = {"format": 1, "kind": "detector", "class_names": [], "category_ids": []}
+    state |= {"config": config_to_dict(run.config), "step": 4, "model": {"w": torch.zeros(1)}}
+    checkpoint.save(run.folder / "last.pt", state)
+    return run.folder
+
+
+def test_the_folder_takes_the_configs_name(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = open_run(config, [], run_dir=None, resume=False)
+    assert run.folder.as_posix() == "runs/tiny"
+    assert not run.folder.exists()
+
+
+def test_a_run_is_not_overwritten(config, begun):
+    with pytest.raises(UserError, match=r"--resume, or give another one by --run-dir"):
+        open_run(config, [], run_dir=begun, resume=False)
+
+
+def test_an_empty_folder_is_taken(config, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert open_run(config, [], run_dir=tmp_path / "empty", resume=False).checkpoint is None
+
+
+def test_resume_needs_no_config(begun, config):
+    run = open_run(None, [], run_dir=begun, resume=True)
+    assert run.checkpoint is not None
+    assert run.checkpoint["step"] == 4
+    assert run.config == load_config(config)
+
+
+def test_resume_before_the_first_checkpoint_starts_over(begun, config):
+    (begun / "last.pt").unlink()
+    run = open_run(None, [], run_dir=begun, resume=True)
+    assert run.checkpoint is None
+    assert run.config == load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lr=0.5", r"optim\.lr: 0\.02 → 0\.5"),
+        ("train.batch_size=4", r"train\.batch_size: 2 → 4"),
+        ("train.max_steps=6", r"train\.max_steps: 8 → 6"),
+        ("train.epochs=3", r"train\.max_steps: 8 → None"),
+    ],
+)
+def test_changed_keys_are_named(begun, config, override, words):
+    for first in (config, None):
+        with pytest.raises(UserError, match=words):
+            open_run(first, [override], run_dir=begun, resume=True)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.workers=3",
+        "log.every=1",
+        "log.tensorboard=false",
+        "checkpoint.every=2",
+        "train.max_steps=20",
+    ],
+)
+def test_keys_that_change_no_number_are_free(begun, override):
+    assert open_run(None, [override], run_dir=begun, resume=True).checkpoint is not None
+
+
+def test_a_cosine_run_keeps_its_length(tmp_path, begun, config):
+    found = checkpoint.load(begun / "last.pt")
+    found["config"]["optim"]["schedule"] = "cosine"
+    checkpoint.save(begun / "last.pt", found)
+    with pytest.raises(UserError, match=r"train\.max_steps"):
+        open_run(None, ["train.max_steps=20"], run_dir=begun, resume=True)
+
+
+def test_nothing_to_resume(config, tmp_path):
+    with pytest.raises(UserError, match="no run to resume"):
+        open_run(config, [], run_dir=tmp_path / "none", resume=True)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"neither last\.pt nor config\.yaml"):
+        open_run(config, [], run_dir=tmp_path / "other", resume=True)
+    with pytest.raises(UserError, match="which run"):
+        open_run(None, [], run_dir=None, resume=True)
+    with pytest.raises(UserError, match="give a CONFIG"):
+        open_run(None, [], run_dir=tmp_path / "new", resume=False)
