@@ -188,7 +188,7 @@ def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> N
         if not _is_box(box):
             raise UserError(f"{item} (id {original}): bbox {box} {_BOX_RULE}")
         area = source.get("area")
-        if area is None or not math.isfinite(area):
+        if not isinstance(area, int | float) or not math.isfinite(area):
             found["area"] += 1
             area = box[2] * box[3]
         found["iscrowd"] += "iscrowd" not in source

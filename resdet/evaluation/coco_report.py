@@ -102,12 +102,13 @@ def _print_rich(title: str, header: list[str], rows: list[list[str]], stream: Te
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Without padding the 12 numbers fit into 80 columns.
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
     for row in rows:
         table.add_row(*map(escape, row))
-    Console(file=stream).print(table)
+    Console(file=stream).print(table, "")
 
 
 def _print_plain(title: str, header: list[str], rows: list[list[str]], stream: TextIO) -> None:

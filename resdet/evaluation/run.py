@@ -58,8 +58,8 @@ def eval_coco_command(
             max_dets=max_dets or (1, 10, 100),
         )
         folder = Path("runs") / f"eval_{Path(detections).stem}"
-    print_tables(result)
     paths = write_report(result, out or folder)
+    print_tables(result)
     print(f"\nwritten to {paths[0].parent}: {', '.join(path.name for path in paths)}")
     return result
 

@@ -87,6 +87,88 @@ def test_unwritable_folder_is_named(files: dict[str, Path], tmp_path: Path) -> N
         eval_coco_command(**files, out=tmp_path / "taken")
 
 
+@pytest.fixture(scope="module")
+def run_folder(repo: Path, nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best.pt of the demo's model with random weights, two nuclei images as its data.val."""
+    import torch
+
+    from resdet.config.loading import config_to_dict, load_config
+    from resdet.engine import checkpoint
+    from resdet.factory import build_model
+
+    folder = tmp_path_factory.mktemp("run")
+    truth = json.loads((nuclei / "annotations" / "val.json").read_text())
+    truth["images"] = truth["images"][:2]
+    kept = {image["id"] for image in truth["images"]}
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in kept]
+    (folder / "two.json").write_text(json.dumps(truth))
+    config = load_config(
+        repo / "configs" / "demo_nuclei.yaml",
+        [
+            f"data.val.images={nuclei / 'images'}",
+            f"data.val.annotations={folder / 'two.json'}",
+            "data.workers=0",
+            "model.detections_per_image=20",
+            "train.precision=fp32",
+        ],
+    )
+    torch.manual_seed(0)
+    names, ids = ([c[key] for c in truth["categories"]] for key in ("name", "id"))
+    model = build_model(config, class_names=names, category_ids=ids)
+    contents = {
+        "format": checkpoint.FORMAT,
+        "kind": "detector",
+        "resdet_version": "0",
+        "torch_version": str(torch.__version__),
+        "config": config_to_dict(config),
+        "class_names": names,
+        "category_ids": ids,
+        "step": 0,
+        "model": model.state_dict(),
+        "ema": None,
+        "best": None,
+    }
+    checkpoint.save(folder / "best.pt", contents)
+    return folder
+
+
+def test_a_run_on_its_validation_data(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = eval_coco_command(run=run_folder, device="cpu")
+    assert list(result.summary) == ["bbox", "segm"]
+    assert "AR200" in result.summary["segm"], "the config's caps"
+    assert json.loads((run_folder / "eval.json").read_text()) == result.summary
+    assert (run_folder / "pr_segm.png").is_file()
+    printed = capsys.readouterr().out
+    assert "validation loss" in printed and "loss_mask" in printed
+
+
+def test_a_checkpoint_with_options(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = eval_coco_command(
+        run=run_folder / "best.pt",
+        overrides=["eval.val_loss=false", "eval.backend=fast"],
+        kinds=["segm"],
+        max_dets=[1, 5, 15],
+        backend="pycocotools",
+        device="cpu",
+        out=tmp_path,
+    )
+    assert list(result.summary) == list(result.per_class) == list(result.pr_curves) == ["segm"]
+    assert "AR15" in result.summary["segm"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "eval.json",
+        "per_class.csv",
+        "pr_segm.png",
+    }
+    assert "validation loss" not in capsys.readouterr().out
+
+
+def test_kinds_that_a_run_does_not_find(run_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"kinds \['keypoints'\].*finds bbox and segm"):
+        eval_coco_command(run=run_folder, kinds=["keypoints"])
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -95,7 +177,7 @@ class Terminal(io.StringIO):
 def test_tables_on_a_terminal_and_elsewhere(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     result = evaluate_coco_full(files["annotations"], files["detections"])
     result.per_class["bbox"][0].name = "[red]plane"
     drawn, plain = Terminal(), io.StringIO()
@@ -103,7 +185,7 @@ def test_tables_on_a_terminal_and_elsewhere(
     print_tables(result, plain)
     for text in (drawn.getvalue(), plain.getvalue()):
         assert "[red]plane" in text, "a name is no markup"
-        assert "0.348" in text and "…" not in text
+        assert "0.348" in text and "kind" in text and "…" not in text
     assert "─" in drawn.getvalue() and "─" not in plain.getvalue()
 
 
