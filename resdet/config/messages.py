@@ -92,7 +92,9 @@ def _describe_field(field: FieldInfo) -> str:
     text = describe(field.annotation, field.metadata)
     section = section_of(field.annotation)
     if section is not None:
-        text += f" with the keys {', '.join(section.model_fields)}"
+        names = list(section.model_fields)
+        more = ", …" if len(names) > 6 else ""
+        text += f" with the keys {', '.join(names[:6])}{more}"
     return text
 
 
