@@ -1,0 +1,178 @@
+"""Drawn pictures, videos and the two JSON files of a prediction, written as they come."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from resdet.errors import UserError
+from resdet.inference.sources import WRITTEN_VIDEO_SUFFIXES, Picture
+from resdet.structures import Detections
+from resdet.viz.draw import draw
+
+log = logging.getLogger("resdet")
+
+DETECTIONS, IMAGES = "detections.json", "images.json"
+JPEG_QUALITY = 92
+# MPEG-4 is in every OpenCV wheel, motion JPEG in OpenCV itself.
+CODECS = tuple(zip(("mp4v", "MJPG"), WRITTEN_VIDEO_SUFFIXES, strict=True))
+
+
+class JsonList:
+    """A JSON array on disk that grows by records and appears under its name when complete."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._beside = path.with_name(path.name + ".partial")
+        self._file = self._beside.open("w", encoding="utf-8")
+        self._file.write("[")
+        self._separator = "\n"
+
+    def extend(self, records: Iterable[dict[str, Any]]) -> None:
+        for record in records:
+            self._file.write(self._separator + json.dumps(record, ensure_ascii=False))
+            self._separator = ",\n"
+
+    def close(self, complete: bool) -> None:
+        """End the array; an incomplete one is removed and the file before it stays."""
+        self._file.write("\n]\n")
+        self._file.close()
+        if complete:
+            self._beside.replace(self.path)
+        else:
+            self._beside.unlink()
+
+
+class VideoFile:
+    """Drawn frames as a video, in the first codec that works here."""
+
+    def __init__(self, stem: Path, fps: float, size: tuple[int, int]) -> None:
+        """`stem` is the path without suffix, `size` is (width, height) in pixels."""
+        self.path: Path | None = None
+        self._size = size
+        for codec, suffix in CODECS:
+            path = stem.with_name(stem.name + suffix)
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size)
+            if writer.isOpened():
+                self._writer, self.path = writer, path
+                return
+        log.warning("%s: no video codec works here; its frames are written as images", stem)
+
+    def add(self, pixels: np.ndarray) -> None:
+        """One frame (H, W, 3) uint8 RGB."""
+        if self.path is None:
+            return
+        frame = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        # The writer drops frames of another size without a word.
+        if frame.shape[1::-1] != self._size:
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
+        self._writer.write(frame)
+
+    def close(self) -> None:
+        if self.path is not None:
+            self._writer.release()
+
+
+@dataclass
+class Finished:
+    """A picture that is drawn and saved, with its records."""
+
+    picture: Picture
+    drawn: np.ndarray | None
+    """(H, W, 3) uint8 RGB of a video frame; None for an image, which is saved already."""
+    records: list[dict[str, Any]]
+    entry: dict[str, Any]
+    """The record of images.json."""
+
+
+def finish(picture: Picture, image_id: int, detections: Detections, out: Path) -> Finished:
+    """Draw, save the drawing below `out`, and encode the masks; safe to run in any thread."""
+    source, frame = picture.source, picture.frame
+    target = source.target if frame is None else source.target / f"frame_{frame:06d}.jpg"
+    drawn = draw(picture.pixels, detections)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(target, quality=JPEG_QUALITY)
+    except OSError as error:
+        raise UserError(f"{target}: the drawing cannot be written ({error})") from error
+    height, width = picture.pixels.shape[:2]
+    entry = {
+        "id": image_id,
+        "file_name": source.name,
+        "width": width,
+        "height": height,
+        "frame": frame,
+        "source": str(source.path),
+        "drawn": target.relative_to(out).as_posix(),
+    }
+    pixels = None if frame is None else np.asarray(drawn)
+    return Finished(picture, pixels, detections.to_coco(image_id), entry)
+
+
+class Output:
+    """The folder of a prediction; a context that completes its files when all went well."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.num_detections = 0
+        self._video: VideoFile | None = None
+        self._video_source: Path | None = None
+
+    def __enter__(self) -> Output:
+        self._detections = JsonList(self.folder / DETECTIONS)
+        self._images = JsonList(self.folder / IMAGES)
+        return self
+
+    def write(self, finished: Finished) -> None:
+        """Add one picture's records; pictures come in order, the frames of a video in a row."""
+        self._detections.extend(finished.records)
+        self._images.extend([finished.entry])
+        self.num_detections += len(finished.records)
+        picture = finished.picture
+        if picture.source.target != self._video_source:
+            self._end_video()
+        if finished.drawn is not None:
+            if self._video is None:
+                target, (height, width) = picture.source.target, finished.drawn.shape[:2]
+                self._video = VideoFile(target, picture.fps, (width, height))
+                self._video_source = target
+            self._video.add(finished.drawn)
+
+    def _end_video(self) -> None:
+        if self._video is not None:
+            self._video.close()
+        self._video = self._video_source = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end_video()
+        for file in (self._detections, self._images):
+            file.close(complete=kind is None)
+
+
+def former_drawings(folder: Path) -> set[Path]:
+    """What an earlier prediction drew into `folder`, by its images.json; videos included."""
+    try:
+        entries = json.loads((folder / IMAGES).read_text(encoding="utf-8"))
+        drawn = {(folder / entry["drawn"]).resolve() for entry in entries}
+        frames = {
+            (folder / entry["drawn"]).resolve().parent
+            for entry in entries
+            if entry["frame"] is not None
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    videos = {path.with_name(path.name + end) for path in frames for end in WRITTEN_VIDEO_SUFFIXES}
+    return drawn | frames | videos

@@ -1,0 +1,156 @@
+"""Trained models from disk, and the function behind tools/predict.py."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from resdet.config.loading import config_from_dict
+from resdet.engine.hardware import choose_device
+from resdet.errors import UserError
+from resdet.factory import build_model
+from resdet.inference.output import Finished, Output, finish, former_drawings
+from resdet.inference.predictor import infer, inference_mode, prepare
+from resdet.inference.sources import Failure, Picture, Source, list_sources, read_pictures
+from resdet.interop.weights import load_exactly, read_weights
+from resdet.models.rcnn import RCNN
+
+log = logging.getLogger("resdet")
+
+
+def load(
+    path: str | Path, source: str | None = None, device: str | torch.device | None = None
+) -> RCNN:
+    """A trained detector in evaluation mode, with its config and class names.
+
+    `path` is a run folder (best.pt, else last.pt) or a checkpoint file; averaged (EMA) weights are
+    taken where the checkpoint keeps them. `device` None is the GPU where there is one.
+    Raises UserError for a file that is no checkpoint of resdet, and for a `source` other than None.
+    """
+    if source is not None:
+        raise UserError(
+            f"source={source!r}: this version reads resdet's own run folders and checkpoints "
+            f"(source=None); torchvision's classifiers can start a training as "
+            f"model.backbone.weights=torchvision:resnet50.IMAGENET1K_V2"
+        )
+    weights = read_weights(str(path))
+    if weights.kind != "detector" or weights.config is None or not weights.class_names:
+        raise UserError(
+            f"{weights.source} holds weights without a config and class names: it is no checkpoint "
+            f"of a resdet run; give the run folder or its best.pt"
+        )
+    config = config_from_dict(weights.config, weights.source)
+    model = build_model(config, class_names=weights.class_names, category_ids=weights.category_ids)
+    load_exactly(model, weights)
+    model.to(choose_device(None if device is None else str(device), 0))
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval()
+
+
+def predict_command(
+    *,
+    run: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    score_thresh: float = 0.5,
+    device: str | None = None,
+    batch_size: int = 1,
+) -> int:
+    """Draw what the model of `run` finds in images, folders and videos; returns the exit code.
+
+    Below `out`: the drawn pictures under the names of the inputs, videos as a folder of frames and
+    a video file, detections.json (COCO results with the original category ids) and images.json
+    (id, file_name, width, height, frame, source, drawn for each image or frame).
+    Exit code 0; 1 when some files could not be read: each is named, the others are done.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}; give at least 1")
+    folder = Path(out).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made a folder ({error})") from error
+    sources, skipped = list_sources(inputs, folder, former_drawings(folder))
+    if skipped:
+        log.info("%d files are neither image nor video and were skipped", skipped)
+    model = load(run, device=device)
+    done, failures, found = _predict_all(model, sources, folder, score_thresh, batch_size)
+    log.info("%d detections in %d images, drawn in %s", found, done, out)
+    if failures:
+        log.error("%d of %d inputs could not be read (named above)", failures, len(sources))
+    return 1 if failures else 0
+
+
+def _predict_all(
+    model: RCNN, sources: Sequence[Source], folder: Path, score_thresh: float, batch_size: int
+) -> tuple[int, int, int]:
+    """Numbers of pictures done, of files that failed, and of detections.
+
+    Threads read ahead and draw behind; the main one runs the network. All of them hold a few
+    pictures at most.
+    """
+    workers = max(1, min(4, (os.cpu_count() or 1) // 2))
+    image_ids, failures = count(1), 0
+    writing: deque[Future[None]] = deque()
+    console = Console(stderr=True)
+    with (
+        Output(folder) as output,
+        ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
+        # One thread, so that records and frames are written in order.
+        ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,
+        closing(read_pictures(sources, partial(prepare, model), workers=workers)) as pictures,
+        inference_mode(model, score_thresh),
+        Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
+    ):
+        total = None if any(source.is_video for source in sources) else len(sources)
+        task = bar.add_task("images", total=total)
+        for batch in _batches(pictures, batch_size):
+            if isinstance(batch, Failure):
+                failures += 1
+                log.error("%s", batch.message)
+                continue
+            shapes = [picture.pixels.shape[:2] for picture in batch]
+            detections = infer(model, [picture.prepared for picture in batch], shapes)
+            for picture, each in zip(batch, detections, strict=True):
+                made = drawers.submit(finish, picture, next(image_ids), each, folder)
+                writing.append(writer.submit(_write, output, made))
+            while len(writing) > 2 * workers + batch_size:
+                writing.popleft().result()
+            bar.advance(task, len(batch))
+        for future in writing:
+            future.result()
+    return next(image_ids) - 1, failures, output.num_detections
+
+
+def _write(output: Output, made: Future[Finished]) -> None:
+    output.write(made.result())
+
+
+def _batches(
+    pictures: Iterator[Picture | Failure], batch_size: int
+) -> Iterator[list[Picture] | Failure]:
+    """Up to `batch_size` pictures in a row; failures between them are passed on at once."""
+    batch: list[Picture] = []
+    for picture in pictures:
+        if isinstance(picture, Failure):
+            yield picture
+            continue
+        batch.append(picture)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,261 @@
+"""Images, folders and videos of a command line, read ahead of the network in order."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from resdet.data.image import read_image
+from resdet.errors import UserError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+)
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".ts", ".3gp", ".mts"),
+)
+WRITTEN_VIDEO_SUFFIXES = (".mp4", ".avi")
+# Where lossy pictures would spoil what is seen.
+LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+T = TypeVar("T")
+log = logging.getLogger("resdet")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image file or one video file."""
+
+    path: Path
+    name: str
+    """Its name for users: relative to the folder that was given, else the file name."""
+    target: Path
+    """The drawn picture; for a video the folder of its drawn frames."""
+    is_video: bool
+
+
+@dataclass
+class Picture:
+    """One image or video frame, read and resized."""
+
+    source: Source
+    frame: int | None
+    """Frame number from 0; None for an image."""
+    fps: float
+    """Frames a second of the video; 0 for an image."""
+    pixels: np.ndarray
+    """(H, W, 3) uint8 RGB."""
+    prepared: Tensor
+    """(3, h, w) uint8 at the model's test size."""
+
+
+@dataclass
+class Failure:
+    """A file that could not be read."""
+
+    source: Source
+    message: str
+
+
+def list_sources(
+    inputs: Sequence[str | Path], out: Path, former: Iterable[Path] = ()
+) -> tuple[list[Source], int]:
+    """Every image and video of `inputs` in order, and how many other files of folders were skipped.
+
+    Folders are searched with their subfolders, sorted by name; hidden files, `out` itself and the
+    `former` drawings in it are passed over. A file that is named is taken whatever its suffix.
+    Targets below `out` keep the names, and get a number where a name is taken: no two sources
+    share a target and nothing that is not a former drawing is overwritten.
+    Raises UserError for an input that does not exist, and where nothing is left.
+    """
+    out, former = out.resolve(), set(former)
+    found: list[tuple[Path, str]] = []
+    skipped = 0
+    for given in inputs:
+        path = Path(given).expanduser()
+        if path.is_file():
+            found.append((path, path.name))
+        elif path.is_dir():
+            files, others = _search(path, out, former)
+            found += [(file, file.relative_to(path).as_posix()) for file in files]
+            skipped += others
+        else:
+            raise UserError(f"{given}: no such image, folder or video")
+    if not found:
+        raise UserError(
+            f"{', '.join(map(str, inputs))}: no image or video in there ({skipped} other files); "
+            f"known are {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
+        )
+    taken = {str(path.resolve()).lower() for path, _ in found}
+    sources = []
+    for path, name in found:
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES
+        target = _free_target(out, name, is_video, taken, former)
+        sources.append(Source(path, name, target, is_video))
+    return sources, skipped
+
+
+def _search(folder: Path, out: Path, former: set[Path]) -> tuple[list[Path], int]:
+    """Images and videos below `folder`, sorted, and the number of other files."""
+    files: list[Path] = []
+    others = 0
+    for path in sorted(folder.rglob("*")):
+        real = path.resolve()
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        inside_out = out != folder.resolve() and out in real.parents
+        if hidden or inside_out or real in former or not path.is_file():
+            continue
+        if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+            files.append(path)
+        else:
+            others += 1
+    return files, others
+
+
+def _free_target(out: Path, name: str, is_video: bool, taken: set[str], former: set[Path]) -> Path:
+    """A path below `out` for the picture of `name` that nothing else has; adds it to `taken`."""
+    plain = out / name
+    lossless = plain.suffix.lower() in LOSSLESS_SUFFIXES
+    suffix = "" if is_video else ".png" if lossless else ".jpg"
+    written = ("", *WRITTEN_VIDEO_SUFFIXES) if is_video else ("",)
+    for number in count(1):
+        tail = "" if number == 1 else f"-{number}"
+        target = plain.with_name(f"{plain.stem}{tail}{suffix}")
+        files = [target.with_name(target.name + more) for more in written]
+        # File systems that ignore case would write A.jpg over a.jpg.
+        keys = {str(file).lower() for file in files}
+        foreign = any(file.exists() and file not in former for file in files)
+        if not foreign and not keys & taken:
+            break
+    taken |= keys
+    return target
+
+
+def read_pictures(
+    sources: Sequence[Source], prepare: Callable[[np.ndarray], Tensor], *, workers: int
+) -> Generator[Picture | Failure]:
+    """Images and video frames in order, decoded and resized by `workers` threads.
+
+    At most a few pictures for each worker are held, however long the videos are.
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="resdet-read") as pool:
+        submitted = in_background(_submit(sources, prepare, pool), depth=2 * workers)
+        with closing(submitted):
+            for future in submitted:
+                yield future.result()
+
+
+def _submit(
+    sources: Sequence[Source], prepare: Callable[[np.ndarray], Tensor], pool: ThreadPoolExecutor
+) -> Iterator[Future[Picture | Failure]]:
+    for source in sources:
+        if source.is_video:
+            # Frames are decoded one after the other, here; only the resize is shared out.
+            for frame, fps, pixels in _frames(source):
+                make: Callable[[], Picture | Failure]
+                if pixels is None:
+                    make = partial(Failure, source, f"{source.path}: {VIDEO_TROUBLE}")
+                else:
+                    make = partial(_prepared, source, frame, fps, pixels, prepare)
+                yield pool.submit(make)
+        else:
+            yield pool.submit(_read, source, prepare)
+
+
+VIDEO_TROUBLE = "no frame can be read; it is damaged or of an unknown codec: convert it to .mp4"
+
+
+def _read(source: Source, prepare: Callable[[np.ndarray], Tensor]) -> Picture | Failure:
+    try:
+        pixels = read_image(source.path)
+    except UserError as error:
+        return Failure(source, str(error))
+    return _prepared(source, None, 0.0, pixels, prepare)
+
+
+def _prepared(
+    source: Source,
+    frame: int | None,
+    fps: float,
+    pixels: np.ndarray,
+    prepare: Callable[[np.ndarray], Tensor],
+) -> Picture:
+    return Picture(source, frame, fps, pixels, prepare(pixels))
+
+
+def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray | None]]:
+    """(number, frames a second, (H, W, 3) uint8 RGB) a frame; a single None where there is none."""
+    capture = cv2.VideoCapture(str(source.path))
+    try:
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        fps = fps if 0 < fps < 1000 else 25.0
+        number = 0
+        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        while True:
+            good, frame = capture.read()
+            if not good:
+                break
+            yield number, fps, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            number += 1
+        if number == 0:
+            yield 0, fps, None
+        elif number < announced - 1:
+            log.warning("%s: %d of %d frames could be read", source.path, number, announced)
+    finally:
+        capture.release()
+
+
+def in_background(items: Iterator[T], depth: int) -> Generator[T]:
+    """The items in order, made by one thread that runs at most `depth` of them ahead.
+
+    An exception in `items` is raised here; when the caller stops early, the thread ends too.
+    """
+    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[str, T | BaseException | None]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def fill() -> None:
+        try:
+            for item in items:
+                put(("item", item))
+                if stop.is_set():
+                    return
+            put(("end", None))
+        except BaseException as error:  # handed over to the caller
+            put(("error", error))
+
+    thread = threading.Thread(target=fill, name="resdet-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "item":
+                yield value  # type: ignore[misc]
+            elif kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            else:
+                return
+    finally:
+        stop.set()
+        thread.join()
