@@ -120,25 +120,24 @@ class ImageFolder:
     def __init__(self, root: str) -> None:
         self.root = root
         self._listings: dict[str, set[str]] = {}
+        self._lower: dict[str, dict[str, str]] = {}
 
     def has(self, name: str) -> bool:
         """Whether the file `name`, relative to the folder, is there."""
         directory, base = os.path.split(name)
         return base in self._listing(directory)
 
-    def near(self, name: str) -> str:
-        """A remedy for a missing file: the name it has in other letters, or what to check."""
+    def near(self, name: str) -> str | None:
+        """The file that differs from a missing one in capitals only."""
         directory, base = os.path.split(name)
-        lower = base.lower()
-        for other in self._listing(directory):
-            if other.lower() == lower:
-                return f"the folder has {other}; make the names agree"
-        return "left out; add the file or remove the image from the annotations"
+        if directory not in self._lower:
+            self._lower[directory] = {each.lower(): each for each in self._listing(directory)}
+        return self._lower[directory].get(base.lower())
 
     def size(self, name: str) -> tuple[int, int]:
         """(height, width) from the header of a file, as EXIF turns it; (0, 0) if unreadable."""
         try:
-            with Image.open(os.path.join(self.root, name)) as image:
+            with Image.open(Path(self.root) / name) as image:
                 width, height = image.size
                 turned = image.getexif().get(0x0112, 1) >= 5
         except (OSError, ValueError, SyntaxError):
@@ -148,7 +147,7 @@ class ImageFolder:
     def _listing(self, directory: str) -> set[str]:
         if directory not in self._listings:
             try:
-                with os.scandir(os.path.join(self.root, directory)) as entries:
+                with os.scandir(Path(self.root) / directory) as entries:
                     self._listings[directory] = {entry.name for entry in entries}
             except OSError:
                 self._listings[directory] = set()

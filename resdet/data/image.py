@@ -49,12 +49,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 def _decode(image: Image.Image) -> NDArray[np.uint8]:
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in WIDE_MODES:
-        return _gray_to_rgb(to_8_bits(np.asarray(upright)))
-    if upright.mode == "L":
-        return _gray_to_rgb(np.asarray(upright))
-    return np.asarray(upright.convert("RGB"))
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in WIDE_MODES:
+        return _gray_to_rgb(to_8_bits(np.asarray(image)))
+    if image.mode == "L":
+        return _gray_to_rgb(np.asarray(image))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _read_with_opencv(path: str | Path) -> NDArray[np.uint8] | None:
@@ -72,7 +72,7 @@ def _gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scales an array of any depth to 0..255 by its depth alone, so that brightness keeps a meaning.
+    """Scales an array of any depth to 0..255 by its depth, so that brightness keeps a meaning.
 
     Whole numbers are taken to have the smallest of 8, 10, 12, 14 and 16 bits that holds the largest
     of them (cameras and microscopes store 12 bits in files of 16), and full scale becomes 255.

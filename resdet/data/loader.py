@@ -158,7 +158,10 @@ class TrainPlan:
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
         """(steps_per_epoch, batch_size) image indices."""
-        rng = np.random.default_rng(np.random.SeedSequence((self.seed, epoch)))
+        rng = np.random.default_rng(
+            # (seed, epoch) alone would be the sequence of sample (seed, epoch, 0).
+            np.random.SeedSequence((self.seed, epoch), spawn_key=(0,))
+        )
         order = rng.permutation(self.num_images)
         size = self.batch_size
         full: list[NDArray[np.int64]] = []
@@ -202,7 +205,7 @@ class _Batches(Dataset[Any]):
         return self.__getitems__([key])
 
 
-def _as_is(batch: Batch | _Failure) -> Batch | _Failure:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -232,6 +235,8 @@ def _load(
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         multiprocessing_context="fork" if fork else None,
+        # Of its own, so that starting workers takes nothing from the global random stream.
+        generator=torch.Generator(),
     )
     for item in loader:
         if isinstance(item, _Failure):

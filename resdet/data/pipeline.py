@@ -1,4 +1,4 @@
-"""albumentations by name and arguments, checked when built, in step with boxes, labels and masks."""
+"""albumentations by name and arguments, checked when built; boxes, labels and masks in step."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def build_transform(entry: Any, where: str) -> A.BasicTransform | A.BaseCompose:
 
 def _check_arguments(kind: type, arguments: dict[str, Any], where: str) -> None:
     # 2.0.8 only warns about arguments that it does not know, and goes on with defaults.
-    parameters = list(inspect.signature(kind.__init__).parameters)[1:]
+    parameters = list(inspect.signature(kind).parameters)
     for key in arguments:
         if key not in parameters:
             near = difflib.get_close_matches(key, parameters, n=1)

@@ -132,9 +132,10 @@ def _parse_rle(
     segmentation: dict[str, Any], image_size: tuple[int, int] | None
 ) -> tuple[Segmentation, Problem | None]:
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not numbers(size) or len(size or ()) != 2 or not isinstance(counts, (list, str)):
+    well_formed = isinstance(size, list) and numbers(size) and len(size) == 2
+    if not isinstance(size, list) or not well_formed or not isinstance(counts, (list, str)):
         return Segmentation(), Problem("has an RLE without size or counts", MASK_FROM_BOX)
-    height, width = size  # type: ignore[misc]
+    height, width = int(size[0]), int(size[1])
     if image_size is not None and (height, width) != image_size:
         what = f"has an RLE of size {height}×{width} in an image of {image_size[0]}×{image_size[1]}"
         return Segmentation(), Problem(f"{what} (height×width)", MASK_FROM_BOX)

@@ -1,4 +1,4 @@
-"""COCO annotations as flat arrays: what every worker shares, with what is wrong named on the way."""
+"""COCO annotations as flat arrays, which workers share; what is wrong is named on the way."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from resdet.data.segmentation import (
 
 BOX_REPAIRED, OUTLINE_REPAIRED = 1, 2
 """Bits of `CocoTables.repairs`."""
+
+MISSING = "it is left out; add the file, correct its name or remove the image"
 
 CODES_AT_ONCE = 10_000
 """Run-length codes checked in one go, which bounds the memory of the check."""
@@ -158,9 +160,10 @@ class TableBuilder:
                 item = f"image {key!r}" if key is not None else f"images[{position}]"
                 name = entry.get("file_name")
                 self._find(f"{item} ({name})" if name else item, problem)
+            if not isinstance(key, (int, str)):
+                continue
             if size is None:
-                if isinstance(key, (int, str)):
-                    rows.setdefault(key, -1)
+                rows.setdefault(key, -1)
                 continue
             rows[key] = len(self.image_ids)
             unique = key
@@ -307,13 +310,15 @@ def _check_image(
     """The image's (height, width), None where it can't be used, and what is wrong with it."""
     name = entry.get("file_name")
     if not isinstance(key, (int, str)):
-        return None, Problem("has no id", DROPPED)
+        return None, Problem("has no id (whole number or text)", DROPPED)
     if not isinstance(name, str) or not name:
         return None, Problem("has no file_name", DROPPED)
     if key in rows:
         return None, Problem("has the id of another image", DROPPED)
     if not folder.has(name):
-        return None, Problem(f"has no file in {folder.root}", folder.near(name))
+        near = folder.near(name)
+        other = f" (but {near})" if near else ""
+        return None, Problem(f"has no file in {folder.root}{other}", MISSING)
     size = (_side(entry.get("height")), _side(entry.get("width")))
     if min(size) > 0:
         return size, None

@@ -23,6 +23,9 @@ EMPTY_SIDE = 1e-5
 CUT_SIDE = 1.0
 """What a crop leaves of an object must be at least this long on both sides, in pixels."""
 
+CUT_TOLERANCE = 0.01
+"""A box that a crop clips by no more pixels than this was not cut."""
+
 PAD_VALUE = 128
 """Gray around images that large-scale jitter made smaller than its square (as in Detectron2)."""
 
@@ -63,7 +66,7 @@ class Transformed:
 
 
 def output_size(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
-    """(height, width) whose short side is `short_edge`, or less where the long would pass `max_size`.
+    """(height, width) of short side `short_edge`, or less where the long would pass `max_size`.
 
     Rounded as Detectron2's ResizeShortestEdge does.
     """
@@ -88,7 +91,8 @@ def resize_exactly(image: NDArray[np.uint8], height: int, width: int) -> NDArray
 
 def resize_image(image: NDArray[np.uint8], short_edge: int, max_size: int) -> NDArray[np.uint8]:
     """Resizes (H, W, 3) uint8 as at test time; the scale of each side is its new over its old."""
-    return resize_exactly(image, *output_size(*image.shape[:2], short_edge, max_size))
+    height, width = image.shape[:2]
+    return resize_exactly(image, *output_size(height, width, short_edge, max_size))
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,28 @@ class LargeScaleJitter:
         target = self.size * rng.uniform(*self.scale)
         ratio = min(target / height, target / width)
         new_height, new_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
-        resized = resize_exactly(image, new_height, new_width)
-        cropped, shift = crop_randomly(resized, self.size, self.size, rng)
+        top = int(rng.integers(max(new_height - self.size, 0) + 1))
+        left = int(rng.integers(max(new_width - self.size, 0) + 1))
+        scale_x, scale_y = new_width / width, new_height / height
+        visible = (left, top, min(left + self.size, new_width), min(top + self.size, new_height))
         square = np.full((self.size, self.size, 3), PAD_VALUE, np.uint8)
-        square[: cropped.shape[0], : cropped.shape[1]] = cropped
-        return square, Affine(scale_x=new_width / width, scale_y=new_height / height).then(shift)
+        window = _resize_window(image, visible, scale_x, scale_y)
+        square[: window.shape[0], : window.shape[1]] = window
+        return square, Affine(scale_x, -left, scale_y, -top)
+
+
+def _resize_window(
+    image: NDArray[np.uint8],
+    window: tuple[int, int, int, int],
+    scale_x: float,
+    scale_y: float,
+) -> NDArray[np.uint8]:
+    """The window (x0, y0, x1, y1) of the resized image, without resizing the rest of it."""
+    x0, y0, x1, y1 = window
+    height, width = image.shape[:2]
+    box = (x0 / scale_x, y0 / scale_y, min(x1 / scale_x, width), min(y1 / scale_y, height))
+    resized = Image.fromarray(image).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(resized)
 
 
 def crop_randomly(
@@ -249,9 +270,9 @@ def place_objects(
     height, width = image.shape[:2]
     whole = affine.boxes(objects.boxes)
     boxes = whole.clip(0, (width, height, width, height))
-    cut = np.abs(boxes - whole).max(axis=1, initial=0) > 0.01 * CUT_SIDE
-    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
-    rows = np.flatnonzero(sides > np.where(cut, CUT_SIDE, EMPTY_SIDE))
+    cut: NDArray[np.bool_] = np.any(np.abs(boxes - whole) > CUT_TOLERANCE, axis=1)
+    least = np.where(cut, CUT_SIDE, EMPTY_SIDE)
+    rows = np.flatnonzero(_short_sides(boxes) > least)
     outlines = objects.outlines
     if mask_size is None or outlines is None:
         kept = boxes[rows].astype(np.float32)
@@ -259,8 +280,7 @@ def place_objects(
     if cut[rows].any():
         cut_rows = rows[cut[rows]]
         boxes[cut_rows] = tighten(outlines.select(cut_rows), boxes[cut_rows], affine, source_size)
-        sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
-        rows = rows[sides[rows] > np.where(cut[rows], CUT_SIDE, EMPTY_SIDE)]
+        rows = rows[_short_sides(boxes[rows]) > least[rows]]
     # float32 first, so that masks lie in the very boxes that the model sees
     final = boxes[rows].astype(np.float32)
     masks = rasterise(
@@ -271,6 +291,10 @@ def place_objects(
         image_size=source_size,
     )
     return Transformed(image, final, objects.labels[rows], masks)
+
+
+def _short_sides(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
 
 def tighten(
@@ -291,15 +315,16 @@ def tighten(
             affine=affine,
             image_size=source_size,
         )
-        columns, rows = masks.any(axis=1), masks.any(axis=2)
+        columns: NDArray[np.bool_] = np.any(masks, axis=1)
+        rows: NDArray[np.bool_] = np.any(masks, axis=2)
         left, right = columns.argmax(axis=1), grid - columns[:, ::-1].argmax(axis=1)
         top, bottom = rows.argmax(axis=1), grid - rows[:, ::-1].argmax(axis=1)
         fractions = np.stack([left, top, right, bottom], axis=1) / grid
         sizes = np.tile(boxes[alive, 2:] - boxes[alive, :2], 2)
         origins = np.tile(boxes[alive, :2], 2)
-        inside = columns.any(axis=1)
+        inside: NDArray[np.bool_] = np.any(columns, axis=1)
         boxes[alive] = np.where(inside[:, None], origins + fractions * sizes, 0.0)
-        shrunk = (fractions != (0.0, 0.0, 1.0, 1.0)).any(axis=1)
+        shrunk: NDArray[np.bool_] = np.any(fractions != (0.0, 0.0, 1.0, 1.0), axis=1)
         alive = alive[inside & shrunk]
         if not len(alive):
             break
