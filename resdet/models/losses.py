@@ -18,9 +18,11 @@ def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
 
     DDP averages gradients over processes, so the local sum is divided by the mean local count:
     the averaged gradient is then that of one process with the whole batch. A count of 0 gives 0.
+    Without gradients, as in validation, where processes may have unlike numbers of batches, each
+    divides by its own count and waits for nobody.
     """
     count = count.detach().to(total.dtype)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
         count = count.clone()
         dist.all_reduce(count)
         count = count / dist.get_world_size()
@@ -48,7 +50,8 @@ def box_loss_sum(
     decoded boxes. Rows that are not selected may hold anything finite.
     """
     # Rows that do not count get a unit box: what is masked out must be finite, gradients included.
-    unit = anchors.new_tensor([0.0, 0.0, 1.0, 1.0])
+    unit = torch.zeros_like(anchors)
+    unit[..., 2:] = 1
     anchors = torch.where(selected[..., None], anchors, unit)
     gt_boxes = torch.where(selected[..., None], gt_boxes, unit)
     deltas = full_precision(deltas)

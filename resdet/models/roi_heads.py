@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resdet.errors import UserError
 from resdet.models.box_head import BoxHead, BoxSamples
 from resdet.models.mask_head import MaskHead
 from resdet.models.rpn import Proposals
+from resdet.ops import sampler
 from resdet.ops.boxes import clip_boxes, is_nonempty, nms_by_group
 from resdet.ops.masks import resample_masks
 from resdet.ops.matcher import match_boxes
@@ -80,7 +82,7 @@ class RoIHeads(nn.Module):
     ) -> None:
         super().__init__()
         if len(stages) > 1 and not all(stage.class_agnostic for stage in stages):
-            raise ValueError(
+            raise UserError(
                 "model.roi.box_head.class_agnostic: several stages refine one box a proposal; "
                 "set it to true"
             )
@@ -174,7 +176,8 @@ class RoIHeads(nn.Module):
                 samples = self._relabel(samples, targets, self.foreground_ious[number])
             rows, images = self._rows(samples.valid)
             boxes = samples.boxes.flatten(0, 1)[rows]
-            logits, deltas = head(self._pool(features, boxes, images, self.box_pool_size))
+            pooled = self._pool(features, boxes, images, self.box_pool_size)
+            logits, deltas = head(_scale_gradient(pooled, 1 / len(self.stages)))
             flat = BoxSamples(
                 boxes,
                 samples.labels.flatten()[rows],
@@ -271,15 +274,10 @@ class RoIHeads(nn.Module):
     # Shared
 
     def _pool(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor, size: int) -> Tensor:
-        """(R, C, size, size); gradients into the features shrink by the number of stages.
-
-        Detectron2 scales the gradient of each cascade stage so, its 1/3 for three.
-        """
-        pooled = pool_rois(features, self.strides, boxes, images, size, packed=boxes.is_cuda)
-        if len(self.stages) > 1 and size == self.box_pool_size and torch.is_grad_enabled():
-            fixed = pooled.detach()
-            pooled = fixed + (pooled - fixed) * (1.0 / len(self.stages))
-        return pooled
+        """(R, C, size, size) at boxes (R, 4) of `images` (R,)."""
+        return pool_rois(
+            features, self.strides, boxes, images, size, packed=sampler.fixed_shapes(boxes)
+        )
 
     @staticmethod
     def _rows(valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,9 +287,17 @@ class RoIHeads(nn.Module):
         or one empty slot where none is, which norms and convolutions can still take.
         """
         image = torch.arange(len(valid), device=valid.device)[:, None].expand_as(valid).flatten()
-        if valid.is_cuda:
+        if sampler.fixed_shapes(valid):
             return torch.arange(valid.numel(), device=valid.device), image
         rows = valid.flatten().nonzero()[:, 0]
         if len(rows) == 0:
             rows = rows.new_zeros(1)
         return rows, image[rows]
+
+
+def _scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """x itself, with its gradient times `scale`: Detectron2's balance of cascade stages."""
+    if scale == 1:
+        return x
+    fixed = x.detach()
+    return fixed + (x - fixed) * scale

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resdet.errors import UserError
 from resdet.models.layers import conv_norm_relu, normal_init
 from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
+from resdet.ops import sampler
 from resdet.ops.anchors import cell_anchors, grid_anchors
 from resdet.ops.box_coder import decode_boxes
 from resdet.ops.boxes import clip_boxes, is_nonempty, nms_by_group
@@ -75,7 +77,7 @@ class RPN(nn.Module):
         """One anchor size a level; `pre_nms_topk` and `post_nms_topk` are (train, test)."""
         super().__init__()
         if len(anchor_sizes) != len(strides):
-            raise ValueError(
+            raise UserError(
                 f"model.rpn.anchor_sizes: {len(anchor_sizes)} sizes for {len(strides)} levels; "
                 "give one for each level"
             )
@@ -226,7 +228,7 @@ class RPN(nn.Module):
         CPU one, since its cost grows with the square of the boxes in a call.
         """
         batch, count = scores.shape
-        part = max(1, MAX_NMS_BOXES // max(1, count)) if boxes.is_cuda else 1
+        part = max(1, MAX_NMS_BOXES // max(1, count)) if sampler.fixed_shapes(boxes) else 1
         keep = torch.zeros_like(scores, dtype=torch.bool)
         image = torch.arange(batch, device=scores.device)[:, None]
         groups = levels + image % part * len(self.strides)

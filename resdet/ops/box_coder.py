@@ -17,22 +17,34 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> Te
 
     Anchors must not be empty; boxes of zero size give −inf.
     """
-    anchor_sizes = anchors[..., 2:] - anchors[..., :2]
-    anchor_centers = anchors[..., :2] + 0.5 * anchor_sizes
-    sizes = boxes[..., 2:] - boxes[..., :2]
-    centers = boxes[..., :2] + 0.5 * sizes
-    scale = boxes.new_tensor(weights)
-    shift = (centers - anchor_centers) / anchor_sizes * scale[:2]
-    return torch.cat([shift, torch.log(sizes / anchor_sizes) * scale[2:]], dim=-1)
+    wx, wy, ww, wh = weights
+    width, height, center_x, center_y = _sizes_and_centers(anchors)
+    box_width, box_height, box_x, box_y = _sizes_and_centers(boxes)
+    dx = (box_x - center_x) / width * wx
+    dy = (box_y - center_y) / height * wy
+    dw = torch.log(box_width / width) * ww
+    dh = torch.log(box_height / height) * wh
+    return torch.stack([dx, dy, dw, dh], dim=-1)
 
 
 def decode_boxes(deltas: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor:
     """Boxes (…, 4) xyxy pixels from deltas (…, 4) at anchors (…, 4), which broadcast."""
-    anchors = anchors.to(deltas.dtype) if deltas.dtype == torch.float64 else anchors.float()
-    deltas = deltas.to(anchors.dtype)
-    anchor_sizes = anchors[..., 2:] - anchors[..., :2]
-    anchor_centers = anchors[..., :2] + 0.5 * anchor_sizes
-    deltas = deltas / deltas.new_tensor(weights)
-    centers = deltas[..., :2] * anchor_sizes + anchor_centers
-    half_sizes = 0.5 * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * anchor_sizes
-    return torch.cat([centers - half_sizes, centers + half_sizes], dim=-1)
+    if deltas.dtype != torch.float64:
+        deltas, anchors = deltas.float(), anchors.float()
+    wx, wy, ww, wh = weights
+    width, height, center_x, center_y = _sizes_and_centers(anchors.to(deltas.dtype))
+    dx, dy, dw, dh = deltas.unbind(dim=-1)
+    box_x = dx / wx * width + center_x
+    box_y = dy / wy * height + center_y
+    half_width = 0.5 * torch.exp((dw / ww).clamp(max=MAX_LOG_SCALE)) * width
+    half_height = 0.5 * torch.exp((dh / wh).clamp(max=MAX_LOG_SCALE)) * height
+    return torch.stack(
+        [box_x - half_width, box_y - half_height, box_x + half_width, box_y + half_height], dim=-1
+    )
+
+
+def _sizes_and_centers(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Width, height, centre x and centre y, each (…,)."""
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    width, height = x2 - x1, y2 - y1
+    return width, height, x1 + 0.5 * width, y1 + 0.5 * height

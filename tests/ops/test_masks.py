@@ -1,0 +1,65 @@
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco_mask
+
+from resdet.ops import masks as ops
+from resdet.ops.masks import encode_rle, paste_masks, resample_masks
+from tests.ops.test_boxes import random_boxes
+
+
+def blobs(count: int, size: int, seed: int = 0) -> torch.Tensor:
+    noise = torch.rand(count, 1, 7, 7, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(noise, size=(size, size), mode="bicubic").clamp(0, 1)[:, 0]
+
+
+def paste_by_grid_sample(probs, box, height, width):
+    x1, y1, x2, y2 = box.tolist()
+    x = (torch.arange(width) + 0.5 - x1) / (x2 - x1) * 2 - 1
+    y = (torch.arange(height) + 0.5 - y1) / (y2 - y1) * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    return F.grid_sample(probs[None, None], grid[None], align_corners=False)[0, 0]
+
+
+def test_pasting_is_bilinear_at_pixel_centres() -> None:
+    probs = blobs(20, 28)
+    boxes = random_boxes(20, extent=90) - 15  # some hang over the edge
+    pasted = paste_masks(probs, boxes, (80, 100))
+    for prob, box, mask in zip(probs, boxes, pasted, strict=True):
+        expected = paste_by_grid_sample(prob, box, 80, 100)
+        assert torch.equal(
+            mask[(expected - 0.5).abs() > 1e-5], (expected >= 0.5)[(expected - 0.5).abs() > 1e-5]
+        )
+
+
+def test_pasting_in_parts_is_the_same(monkeypatch) -> None:
+    probs, boxes = blobs(9, 28), random_boxes(9, extent=60)
+    whole = paste_masks(probs, boxes, (70, 90))
+    monkeypatch.setattr(ops, "MAX_PASTE_ELEMENTS", 70 * 90 * 2)
+    assert torch.equal(paste_masks(probs, boxes, (70, 90)), whole)
+    decoded = coco_mask.decode(encode_rle(probs, boxes, (70, 90)))
+    assert np.array_equal(decoded.transpose(2, 0, 1), whole.numpy())
+
+
+def test_nothing_to_paste() -> None:
+    none, boxes = torch.zeros(0, 28, 28), torch.zeros(0, 4)
+    assert paste_masks(none, boxes, (5, 6)).shape == (0, 5, 6)
+    assert encode_rle(none, boxes, (5, 6)) == []
+
+
+def test_targets_in_the_gt_box_itself_are_its_mask_made_smaller() -> None:
+    masks = (blobs(6, 112) > 0.5).byte()
+    boxes = random_boxes(6)
+    coverage = F.avg_pool2d(masks[:, None].float(), 4)[:, 0]
+    sure = (coverage - 0.5).abs() > 1e-3
+    assert torch.equal(resample_masks(masks, boxes, boxes, 28)[sure], (coverage >= 0.5)[sure])
+
+
+def test_targets_of_a_shifted_proposal_are_cut_and_empty_outside() -> None:
+    gt = torch.tensor([[20.0, 30.0, 76.0, 86.0]])
+    full = torch.ones(1, 112, 112, dtype=torch.uint8)
+    proposal = gt + torch.tensor([28.0, 0.0, 28.0, 0.0])  # half its width to the right
+    target = resample_masks(full, gt, proposal, 28)[0]
+    assert target[:, :14].all() and not target[:, 14:].any()
+    away = resample_masks(full, gt, gt + 500, 28)
+    assert not away.any()
