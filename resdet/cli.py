@@ -180,11 +180,16 @@ def _fill_train_det(parser: argparse.ArgumentParser) -> None:
 def _run_train_det(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.help_config:
         return _run_config_keys(argparse.Namespace(prefix=""), parser)
+    from resdet.config.loading import load_config
+
     config, overrides = split_overrides(args.arguments, parser, "CONFIG")
     if config is None and not args.resume:
         parser.error("give a CONFIG, or --resume --run-dir DIR to go on with a run")
     if config is None and args.run_dir is None:
         parser.error("--resume without a CONFIG needs --run-dir DIR")
+    if config is not None:
+        # before torch is imported: a mistyped key is answered at once
+        load_config(config, overrides)
     _prepare()
     from resdet.engine.train import train
 

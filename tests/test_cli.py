@@ -1,0 +1,215 @@
+"""The doors: help, exit codes, and how a mistake looks. What they open has tests of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resdet import cli, dependencies
+from resdet.errors import UserError
+
+TOOLS = {"train_det": "train-det", "eval_coco": "eval-coco", "predict": "predict"}
+
+
+def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *args], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def imports(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """The modules that `python -X importtime` listed."""
+    return {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_explains_every_option_without_torch(repo, tmp_path, tool):
+    # -X importtime lists what was imported; the working folder is another one on purpose
+    done = run("-X", "importtime", str(repo / "tools" / f"{tool}.py"), "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"usage: tools/{tool}.py" in done.stdout
+    assert "resdet.cli" in imports(done)
+    assert not imports(done) & {"torch", "numpy", "cv2", "pydantic", "yaml"}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help_for_every_argument(capsys, command):
+    with pytest.raises(SystemExit) as done:
+        cli.main([command, "--help"])
+    assert done.value.code == 0
+    assert f"usage: resdet {command}" in capsys.readouterr().out
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    cli.COMMANDS[command].fill(parser)
+    assert all(action.help for action in parser._actions)
+
+
+def test_every_command_with_a_tool_is_in_the_folder(repo):
+    assert {path.stem for path in (repo / "tools").glob("*.py")} == set(TOOLS)
+    assert set(TOOLS.values()) <= set(cli.COMMANDS)
+
+
+def test_the_overview_and_the_version(capsys):
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in cli.COMMANDS)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("resdet ")
+    assert cli.main(["train"]) == 2
+    assert "no command 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train-det"], "give a CONFIG, or --resume --run-dir DIR"),
+        (["train-det", "--resume"], "--resume without a CONFIG needs --run-dir"),
+        (["train-det", "a.yaml", "optim.lr=1", "b"], "one CONFIG is expected"),
+        (["train-det", "a.yaml", "--resum"], "unrecognized arguments: --resum"),
+        (["eval-coco"], "give a RUN_OR_CHECKPOINT, or --detections"),
+        (["eval-coco", "runs/x", "--detections", "r.json"], "give a RUN_OR_CHECKPOINT, or"),
+        (["eval-coco", "--detections", "r.json"], "--detections and --annotations belong together"),
+        (
+            ["eval-coco", "eval.backend=fast", "--detections", "r", "--annotations", "g"],
+            "eval.backend=fast: key=value is for a run",
+        ),
+        (["eval-coco", "runs/x", "--kinds", "boxes"], "'boxes': bbox, segm or bbox,segm"),
+        (["eval-coco", "runs/x", "--max-dets", "1,100"], "'1,100': three numbers above 0"),
+        (["eval-coco", "runs/x", "--backend", "slow"], "invalid choice: 'slow'"),
+        (["predict", "runs/x", "--out", "o"], "the following arguments are required"),
+        (["predict", "runs/x", "a.png"], "the following arguments are required: --out"),
+        (["predict", "r", "a", "--out", "o", "--score-thresh", "50"], "'50': a number from 0 to 1"),
+        (["predict", "r", "a", "--out", "o", "--batch-size", "0"], "'0': a whole number above 0"),
+    ],
+)
+def test_mistakes_in_the_arguments(capsys, argv, message):
+    with pytest.raises(SystemExit) as done:
+        cli.main(argv)
+    assert done.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_may_stand_between_the_arguments(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(cli, "_prepare", lambda: None)
+    module = type(sys)("resdet.engine.train")
+    module.train = lambda config, overrides, **options: seen.update(
+        options, config=config, overrides=overrides
+    )
+    monkeypatch.setitem(sys.modules, "resdet.engine.train", module)
+    argv = [
+        "train-det",
+        "optim.lr=1",
+        "--run-dir",
+        "runs/lr=1",
+        "runs/a=b.yaml",
+        "--check",
+        "x=[1]",
+    ]
+    assert cli.main(argv) == 0
+    assert seen == {
+        "config": "runs/a=b.yaml",
+        "overrides": ["optim.lr=1", "x=[1]"],
+        "run_dir": "runs/lr=1",
+        "resume": False,
+        "device": None,
+        "check": True,
+        "strict": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["tools/train_det.py", "configs/demo_nuclei.yaml", "model.fpn.out_chanels=3"],
+            "error: model.fpn.out_chanels: unknown key, did you mean out_channels? "
+            "(override model.fpn.out_chanels=3)",
+        ),
+        (
+            ["tools/train_det.py", "configs/demo_nuclie.yaml"],
+            "did you mean configs/demo_nuclei.yaml",
+        ),
+    ],
+)
+def test_a_mistake_in_a_config_is_one_line_and_needs_no_torch(repo, args, message):
+    done = run("-X", "importtime", *args, cwd=repo)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "torch" not in imports(done)
+
+
+@pytest.mark.parametrize("argv", [["eval-coco", "none_there"], ["predict", "none_there", "a.png"]])
+def test_a_run_that_is_not_there_is_one_line(monkeypatch, tmp_path, capsys, argv):
+    monkeypatch.setattr(cli, "_prepare", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").touch()
+    assert cli.main([*argv, "--out", "out"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: none_there")
+    assert err.count("\n") == 1
+
+
+def test_every_config_key_is_printed(capsys):
+    assert cli.main(["config-keys", "model.rpn.num"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "model.rpn.num_convs: 1\n    a whole number above 0\n    3×3 convolutions"
+    )
+    assert cli.main(["config-keys", "nope"]) == 2
+    assert cli.main(["train-det", "--help-config"]) == 0
+    assert "optim.lr: 0.02" in capsys.readouterr().out
+
+
+def _failing(error: BaseException) -> cli.Command:
+    def work(args, parser):
+        raise error
+
+    return cli.Command("fails", lambda parser: None, work)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("val.json: no such file"), 2, "error: val.json: no such file\n"),
+        (ModuleNotFoundError("No module named 'rich'", name="rich"), 2, "pip install rich, or all"),
+        (
+            ModuleNotFoundError("No module named 'faster_coco_eval.x'", name="faster_coco_eval.x"),
+            2,
+            "pip install faster-coco-eval, or all",
+        ),
+        (ImportError("libGL.so.1: cannot open shared object file"), 2, "OpenCV does not load"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
+    ],
+)
+def test_what_ends_a_command(monkeypatch, capsys, error, code, message):
+    monkeypatch.setitem(cli.COMMANDS, "fails", _failing(error))
+    assert cli.main(["fails"]) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), ModuleNotFoundError("no", name="resdet.x")])
+def test_bugs_keep_their_traceback(monkeypatch, error):
+    monkeypatch.setitem(cli.COMMANDS, "fails", _failing(error))
+    with pytest.raises(type(error)):
+        cli.main(["fails"])
+
+
+def test_a_broken_pair_of_opencvs_is_named(monkeypatch):
+    dependencies.check_opencv()
+    monkeypatch.setitem(sys.modules, "cv2", type(sys)("cv2"))
+    installed = {"opencv-python", "opencv-python-headless"}
+    monkeypatch.setattr(dependencies, "_is_installed", installed.__contains__)
+    with pytest.raises(UserError) as caught:
+        dependencies.check_opencv()
+    assert str(caught.value) == (
+        "OpenCV is broken: cv2 imports, but it is empty; opencv-python and opencv-python-headless "
+        "share the same files. Run: pip uninstall -y opencv-python opencv-python-headless && "
+        "pip install opencv-python-headless"
+    )
