@@ -93,7 +93,10 @@ def test_mistakes_in_the_arguments(capsys, argv, message):
     assert message in capsys.readouterr().err
 
 
-def test_options_may_stand_between_the_arguments(monkeypatch):
+def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/a=b.yaml").write_text("train: {epochs: 1}")
     seen = {}
     monkeypatch.setattr(cli, "_prepare", lambda: None)
     module = type(sys)("resdet.engine.train")
@@ -108,12 +111,12 @@ def test_options_may_stand_between_the_arguments(monkeypatch):
         "runs/lr=1",
         "runs/a=b.yaml",
         "--check",
-        "x=[1]",
+        "log.every=5",
     ]
     assert cli.main(argv) == 0
     assert seen == {
         "config": "runs/a=b.yaml",
-        "overrides": ["optim.lr=1", "x=[1]"],
+        "overrides": ["optim.lr=1", "log.every=5"],
         "run_dir": "runs/lr=1",
         "resume": False,
         "device": None,
