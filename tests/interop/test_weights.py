@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from resdet.backbones import build_backbone
+from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.errors import UserError
+from resdet.factory import build_model
 from resdet.interop.weights import checkpoint_path, load_backbone, load_detector, read_weights
 
 
@@ -273,3 +275,41 @@ def test_safetensors_with_its_package(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         read_weights(str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_real_detector_with_other_classes(tmp_path: Path, agnostic: bool) -> None:
+    """Of the real model exactly the class-wise predictors start anew, in every cascade stage."""
+    head = {"fc_dim": 16, "class_agnostic": agnostic}
+    mask = {"num_convs": 1, "conv_dim": 8, "class_agnostic": agnostic}
+    stages = [{"foreground_iou": 0.5}, {"foreground_iou": 0.6}][: 2 if agnostic else 1]
+    values = {
+        "model": {
+            "backbone": {"name": "resnet18"},
+            "fpn": {"out_channels": 8},
+            "roi": {"stages": stages, "box_head": head, "mask_head": mask},
+        },
+        "train": {"epochs": 1},
+    }
+    config = config_from_dict(values, "the test")
+    there = build_model(config, class_names=["one"], category_ids=[1])
+    here = build_model(config, class_names=["one", "two"], category_ids=[1, 2])
+    torch.save(
+        {
+            "format": 1,
+            "kind": "detector",
+            "config": config_to_dict(config),
+            "class_names": ["one"],
+            "category_ids": [1],
+            "model": there.state_dict(),
+        },
+        tmp_path / "c.pt",
+    )
+    listed = load_detector(here, str(tmp_path / "c.pt"))[-1].split(": ")[-1].split(", ")
+    # weight and bias of each stage's logits; class-wise, of the deltas and the masks too
+    assert len(listed) == (4 if agnostic else 6)
+    for key, value in here.state_dict().items():
+        same_shape = value.shape == there.state_dict()[key].shape
+        assert same_shape != (key in listed), key
+        if same_shape:
+            assert torch.equal(value, there.state_dict()[key]), key
