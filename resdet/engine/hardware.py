@@ -120,7 +120,7 @@ def set_determinism(wanted: bool, device: torch.device) -> None:
     if device.type == "cpu":
         torch.use_deterministic_algorithms(wanted)
         # NaN-filling every new tensor is for finding bugs, and costs a pass over memory.
-        deterministic.fill_uninitialized_memory = False
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def seed_all(seed: int, step: int = 0, rank: int = 0) -> None:

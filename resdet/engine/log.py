@@ -46,10 +46,10 @@ class _Console(logging.Handler):
 def start_console(is_main: bool) -> None:
     """Print the package's messages in the main process; only errors elsewhere.
 
-    A program that gave the logger `resdet` its own handlers keeps them.
+    A program that configured logging itself keeps its handlers.
     """
     logger.setLevel(logging.INFO if is_main else logging.ERROR)
-    if not logger.handlers:
+    if not logger.hasHandlers():
         logger.addHandler(_Console())
         logger.propagate = False
 

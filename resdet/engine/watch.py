@@ -82,7 +82,7 @@ class LossWatch:
         raise NonFiniteError(
             f"step {row.step}: the loss is not finite; {'; '.join(words)}. Look at these images "
             "and their boxes; else lower optim.lr, lengthen optim.warmup_steps, set "
-            "optim.clip_norm or use another train.precision. No checkpoint after this step was written"
+            "optim.clip_norm or use another train.precision. No checkpoint was written after this"
         )
 
 

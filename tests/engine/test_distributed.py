@@ -1,0 +1,86 @@
+"""Two gloo processes do what one does with the same global batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import resdet
+from resdet.engine import checkpoint
+from tests.engine.conftest import log_of, losses_of
+
+
+def torchrun(
+    repo: Path, config: Path, run: Path, overrides: list[str]
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command += ["tools/train_det.py", str(config), *overrides, "--run-dir", str(run)]
+    command += ["--device", "cpu"]
+    return subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=600)
+
+
+def same_size(backbone: Path) -> list[str]:
+    """Frozen batch norm and images of one size, so that a batch is nothing but its images."""
+    return [
+        "train.batch_size=4",
+        "model.backbone.norm=frozen_bn",
+        f"model.backbone.weights={backbone}",
+        # the first momentum buffers are then the gradients
+        "optim.weight_decay=0",
+    ]
+
+
+def gradients(run: Path) -> list[torch.Tensor]:
+    state = checkpoint.load(run / "last.pt")["optimizer"]["state"]
+    return [state[number]["momentum_buffer"] for number in sorted(state)]
+
+
+def test_first_step_and_validation_of_two_processes(repo, tiny, tmp_path):
+    overrides = [*same_size(tiny.backbone), "train.max_steps=1"]
+    done = torchrun(repo, tiny.config, tmp_path / "two", overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one = resdet.train(tiny.config, overrides, run_dir=tmp_path / "one", device="cpu")
+    first, second = losses_of(one)[1], losses_of(tmp_path / "two")[1]
+    assert second == pytest.approx(first, rel=1e-6, abs=1e-7)
+    for a, b in zip(gradients(one), gradients(tmp_path / "two"), strict=True):
+        assert (a - b).norm() <= 1e-6 * a.norm() + 1e-9
+    evals = [log_of(run)[-1] for run in (one, tmp_path / "two")]
+    for kind, numbers in evals[0]["eval"].items():
+        assert evals[1]["eval"][kind] == pytest.approx(numbers, abs=1e-6)
+    assert evals[1]["val_loss"] == pytest.approx(evals[0]["val_loss"], rel=1e-5)
+    assert len(losses_of(tmp_path / "two")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_twenty_steps_in_float64(repo, tiny, tmp_path, accumulate):
+    overrides = [
+        *same_size(tiny.backbone),
+        "train.max_steps=20",
+        "train.precision=fp64",
+        "data.val=null",
+    ]
+    if accumulate == 2:
+        # A mask loss is a mean over the positives of its part.
+        overrides += ["train.accumulate=2", "model.roi.mask_head=null"]
+    done = torchrun(repo, tiny.config, tmp_path / "two", overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one = resdet.train(tiny.config, overrides, run_dir=tmp_path / "one", device="cpu")
+    first, second = losses_of(one), losses_of(tmp_path / "two")
+    assert sorted(first) == list(range(1, 21))
+    for step, losses in first.items():
+        assert second[step] == pytest.approx(losses, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.slow
+def test_sync_bn_and_uneven_batches_are_refused_by_all(repo, tiny, tmp_path):
+    for override, words in (
+        ("model.backbone.norm=sync_bn", "sync_bn"),
+        ("train.batch_size=3", "use a multiple of 2"),
+    ):
+        done = torchrun(repo, tiny.config, tmp_path / "run", [override])
+        assert done.returncode != 0
+        assert words in done.stderr
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,189 @@
+"""The thread from a config to metrics, in one process."""
+
+import json
+
+import pytest
+import torch
+
+import resdet
+from resdet.config.loading import load_config
+from resdet.engine import checkpoint
+from resdet.engine.evaluate import evaluate_run
+from resdet.engine.watch import NonFiniteError
+from resdet.errors import UserError
+from tests.engine.conftest import assert_same_end, log_of, losses_of
+
+FULL = ["train.ema_decay=0.9", "optim.clip_norm=1.0", "train.accumulate=2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A run with everything on: averages, clipping, two parts a step, TensorBoard."""
+    folder = tmp_path_factory.mktemp("runs") / "full"
+    return resdet.train(tiny.config, [*FULL, "log.tensorboard=true"], run_dir=folder, device="cpu")
+
+
+def test_the_folder_holds_what_was_promised(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {"config.yaml", "log.jsonl", "tensorboard", "last.pt", "best.pt", "eval.json"}
+    plots = {path.name for path in (finished / "plots").iterdir()}
+    assert plots >= {"losses.png", "lr.png", "ap.png", "train_batch1.jpg", "val_predictions.jpg"}
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_a_line_a_step_and_one_a_validation(finished):
+    lines = log_of(finished)
+    train = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in train] == [1, 2, 3, 4]
+    for line in train:
+        parts = [value for key, value in line.items() if key.startswith("loss_")]
+        assert len(parts) == 5
+        assert line["loss"] == pytest.approx(sum(parts), rel=1e-6)
+        assert line.keys() >= {"epoch", "lr", "images_per_s", "memory_mb", "grad_norm"}
+    assert train[0]["lr"] == pytest.approx(0.02 * 0.001)
+    assert [line["epoch"] for line in train] == [0.2, 0.4, 0.6, 0.8]
+    (validation,) = (line for line in lines if "eval" in line)
+    assert set(validation["eval"]) == {"bbox", "segm"}
+    assert validation["val_loss"] == pytest.approx(sum(validation["val_losses"].values()))
+
+
+def test_the_config_travels(finished, tiny):
+    wanted = load_config(tiny.config, [*FULL, "log.tensorboard=true"])
+    assert load_config(finished / "config.yaml") == wanted
+    found = checkpoint.load(finished / "last.pt")
+    assert found["class_names"] == ["nucleus"]
+    assert found["step"] == 4
+
+
+def test_a_run_evaluates_to_its_own_numbers(finished):
+    config, validation = evaluate_run(finished, device="cpu")
+    assert config.train.max_steps == 4
+    assert validation.result.summary == json.loads((finished / "eval.json").read_text())
+    (logged,) = (line for line in log_of(finished) if "eval" in line)
+    assert validation.losses == logged["val_losses"]
+    assert validation.records
+
+
+def test_batches_do_not_change_validation(finished):
+    _, one = evaluate_run(finished, device="cpu")
+    _, three = evaluate_run(finished, ["eval.batch_size=3"], device="cpu")
+    assert len(one.records) == len(three.records)
+    for a, b in zip(one.records, three.records, strict=True):
+        assert a["image_id"] == b["image_id"]
+        assert a["score"] == pytest.approx(b["score"], abs=1e-5)
+
+
+def test_a_longer_run_goes_on_exactly(finished, tiny, tmp_path):
+    short, whole = tmp_path / "short", tmp_path / "whole"
+    resdet.train(tiny.config, FULL, run_dir=short, device="cpu")
+    resdet.train(None, ["train.max_steps=6"], run_dir=short, resume=True, device="cpu")
+    resdet.train(tiny.config, [*FULL, "train.max_steps=6"], run_dir=whole, device="cpu")
+    assert losses_of(short) == losses_of(whole)
+    assert sorted(losses_of(short)) == [1, 2, 3, 4, 5, 6]
+    one, two = (checkpoint.load(run / "last.pt") for run in (short, whole))
+    for name, tensor in one["ema"].items():
+        assert torch.equal(tensor, two["ema"][name])
+
+
+def test_a_finished_run_stays_as_it_is(finished):
+    before = (finished / "log.jsonl").read_text()
+    resdet.train(None, [], run_dir=finished, resume=True, device="cpu")
+    assert (finished / "log.jsonl").read_text() == before
+
+
+def test_the_same_seed_gives_the_same_run(finished, tiny, tmp_path):
+    again = resdet.train(tiny.config, FULL, run_dir=tmp_path / "again", device="cpu")
+    assert_same_end(finished, again)
+    other = resdet.train(
+        tiny.config, [*FULL, "train.seed=1"], run_dir=tmp_path / "other", device="cpu"
+    )
+    assert losses_of(other)[1] != losses_of(again)[1]
+
+
+def test_parts_add_up_to_the_batch(tiny, tmp_path):
+    common = ["train.max_steps=2", "model.roi.mask_head=null", "train.batch_size=4"]
+    runs = [
+        resdet.train(
+            tiny.config, [*common, f"train.accumulate={n}"], run_dir=tmp_path / f"{n}", device="cpu"
+        )
+        for n in (1, 2, 4)
+    ]
+    whole = losses_of(runs[0])
+    for run in runs[1:]:
+        for step, losses in losses_of(run).items():
+            assert losses == pytest.approx(whole[step], rel=2e-5)
+
+
+def test_nan_stops_and_is_never_saved(tiny, tmp_path):
+    run = tmp_path / "run"
+    overrides = ["optim.lr=1e18", "optim.warmup_steps=0", "checkpoint.every=1", "log.every=50"]
+    with pytest.raises(NonFiniteError, match=r"^step \d+: .*") as caught:
+        resdet.train(tiny.config, overrides, run_dir=run, device="cpu")
+    if (run / "last.pt").is_file():
+        found = checkpoint.load(run / "last.pt")
+        assert all(v.isfinite().all() for v in found["model"].values() if v.is_floating_point())
+    assert "loss" in str(caught.value)
+
+
+def test_check_trains_nothing(tiny, tmp_path, caplog):
+    folder = resdet.train(tiny.config, [], run_dir=tmp_path / "run", check=True, device="cpu")
+    assert folder == tmp_path / "run_check"
+    assert [path.name for path in folder.iterdir()] == ["train_batch.jpg"]
+    assert not (tmp_path / "run").exists()
+    assert "10 images" in caplog.text
+    assert "memory: about" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.backbone.norm=frozen_bn"], r"frozen batch norm"),
+        (["model.num_classes=3"], r"model\.num_classes: 3, but the data has 1"),
+        (["train.accumulate=3"], r"does not split into 1 process\(es\) × train\.accumulate 3"),
+        (["train.precision=fp16"], r"fp16 needs a GPU"),
+        (["data.val.annotations=missing.json"], r"missing\.json"),
+    ],
+)
+def test_mistakes_are_refused_before_a_folder_is_made(tiny, tmp_path, overrides, words):
+    with pytest.raises(UserError, match=words):
+        resdet.train(tiny.config, overrides, run_dir=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_batch_norm_trains_with_weights(tiny, tmp_path):
+    overrides = [
+        "model.backbone.norm=frozen_bn",
+        "model.backbone.freeze_at=2",
+        f"model.backbone.weights={tiny.backbone}",
+        "train.max_steps=1",
+    ]
+    run = resdet.train(tiny.config, overrides, run_dir=tmp_path / "run", device="cpu")
+    start, found = torch.load(tiny.backbone), checkpoint.load(run / "last.pt")["model"]
+    for name in ("conv1.weight", "layer1.0.conv1.weight", "layer4.1.bn2.running_var"):
+        assert torch.equal(found[f"backbone.{name}"], start[name])
+
+
+def test_validation_classes_are_the_models(tiny, tmp_path):
+    found = json.loads((tiny.config.parent / "val.json").read_text())
+    found["categories"] = [{**c, "name": "cell"} for c in found["categories"]]
+    other = tmp_path / "val.json"
+    other.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="it lacks nucleus; it adds cell"):
+        resdet.train(
+            tiny.config,
+            [f"data.val.annotations={other}"],
+            run_dir=tmp_path / "run",
+            device="cpu",
+        )
+
+
+def test_changed_data_is_refused(tiny, tmp_path):
+    found = json.loads((tiny.config.parent / "train.json").read_text())
+    own = tmp_path / "train.json"
+    own.write_text(json.dumps(found))
+    overrides = [f"data.train.annotations={own}", "train.max_steps=2", "data.val=null"]
+    run = resdet.train(tiny.config, overrides, run_dir=tmp_path / "run", device="cpu")
+    assert not (run / "best.pt").exists()
+    own.write_text(json.dumps({**found, "images": found["images"][1:]}))
+    with pytest.raises(UserError, match=r"data\.train changed"):
+        resdet.train(None, ["train.max_steps=4"], run_dir=run, resume=True, device="cpu")
