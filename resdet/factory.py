@@ -164,21 +164,22 @@ def build(config: str | Path, weights: str | None = None, overrides: Sequence[st
 
 def _classes(config: Config) -> tuple[list[str], list[int]]:
     """Class names and original category ids without opening an image."""
-    from resdet.data.coco import read_categories
+    from resdet.data.coco_json import Categories, read_coco_json
 
     count = config.model.num_classes
-    split = config.data.train
-    files = [split.annotations] if isinstance(split.annotations, str) else split.annotations
-    if all(Path(file).is_file() for file in files):
-        names, ids = read_categories(files, config.data.classes)
+    annotations = config.data.train.annotations
+    first = annotations if isinstance(annotations, str) else annotations[0]
+    if Path(first).is_file():
+        categories = Categories(config.data.classes)
+        categories.add_file(first, read_coco_json(first)["categories"])
         # A count that contradicts the file means other classes, which have no names here.
-        if count in (None, len(names)):
-            return names, ids
+        if count in (None, len(categories.names)):
+            return categories.names, categories.ids
     if config.data.classes is not None:
         return config.data.classes, list(range(1, len(config.data.classes) + 1))
     if count is None:
         raise UserError(
-            f"model.num_classes: null means from the data, but {files[0]} is not there; "
+            f"model.num_classes: null means from the data, but {first} is not there; "
             "give model.num_classes, data.classes or data.train.annotations"
         )
     return [f"class {number}" for number in range(1, count + 1)], list(range(1, count + 1))
@@ -202,7 +203,7 @@ def build_train_data(config: Config, *, strict: bool = False) -> CocoDetection:
     transform = TrainTransform(
         resize=ShortEdge(resize.short_edges, resize.max_size)
         if resize.mode == "short_edge"
-        else LargeScaleJitter(resize.lsj_size, resize.lsj_scale),
+        else LargeScaleJitter(resize.lsj_size, (resize.lsj_scale[0], resize.lsj_scale[1])),
         flip_prob=augment.flip_prob,
         vertical_flip_prob=augment.vertical_flip_prob,
         crop=augment.crop,
