@@ -27,13 +27,19 @@ def find_config(path: str | Path) -> Path:
     given = Path(path).expanduser()
     if given.is_file():
         return given
-    name = given.name if given.suffix in (".yaml", ".yml") else f"{given.name}.yaml"
-    shipped = shipped_configs() / name
-    if given.parent.as_posix() in (".", "configs") and shipped.is_file():
-        if given.suffix:
-            LOG.info("%s is not here; using the shipped %s", given, shown(shipped))
-        return shipped
-    raise ConfigError(_not_found(given, name))
+    shipped = find_shipped(given)
+    if shipped is None:
+        raise ConfigError(_not_found(given))
+    if given.suffix:
+        LOG.info("%s is not here; using the shipped %s", given, shown(shipped))
+    return shipped
+
+
+def find_shipped(path: Path) -> Path | None:
+    """The shipped config that `x`, `x.yaml` or `configs/x.yaml` names, or None."""
+    shipped = shipped_configs() / _with_suffix(path.name)
+    in_configs = path.parent.as_posix() in (".", "configs")
+    return shipped if in_configs and shipped.is_file() else None
 
 
 def shown(path: Path) -> str:
@@ -45,7 +51,11 @@ def shown(path: Path) -> str:
         return resolved.as_posix()
 
 
-def _not_found(given: Path, name: str) -> str:
+def _with_suffix(name: str) -> str:
+    return name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+
+
+def _not_found(given: Path) -> str:
     if given.is_dir():
         reason = "is a folder, a config is a YAML file"
     else:
@@ -54,7 +64,10 @@ def _not_found(given: Path, name: str) -> str:
     for folder in (given.parent, shipped_configs()):
         if folder.is_dir() and not near:
             names = sorted(file.name for file in folder.glob("*.y*ml"))
-            near = [shown(folder / n) for n in difflib.get_close_matches(name, names, 3)]
+            near = [
+                shown(folder / n)
+                for n in difflib.get_close_matches(_with_suffix(given.name), names, 3)
+            ]
     if near:
         return f"{given}: {reason}, did you mean {' or '.join(near)}?"
     return f"{given}: {reason}; the shipped ones are in {shown(shipped_configs())}"

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from resdet.config.describe import is_nullable, section_of
-from resdet.config.find import find_config, shown
+from resdet.config.find import find_config, find_shipped, shown
 from resdet.config.messages import dotted, explain, place_of
 from resdet.config.schema import Config, Section
 from resdet.config.strict_yaml import ConfigError, KeyPath, Layer, dump, parse, parse_value
@@ -94,9 +94,12 @@ def _read_layers(path: Path, parents: tuple[Path, ...]) -> Layer:
     for base in [bases] if isinstance(bases, str) else bases or []:
         if not isinstance(base, str):
             raise ConfigError(f"_base_: expected a path or a list of paths, got {base!r} ({place})")
-        base_path = path.parent / base
+        base_path = path.parent / Path(base).expanduser()
         if not base_path.is_file():
-            raise ConfigError(f"_base_: no file {shown(base_path)} ({place})")
+            shipped = find_shipped(Path(base))
+            if shipped is None:
+                raise ConfigError(f"_base_: no file {shown(base_path)} ({place})")
+            base_path = shipped
         _merge(merged, _read_layers(base_path, (*parents, resolved)))
     _merge(merged, layer)
     return merged

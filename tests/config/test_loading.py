@@ -208,6 +208,12 @@ def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch, 
     assert "configs/demo_nuclei.yaml is not here; using the shipped" in caplog.text
 
 
+def test_a_base_may_be_a_shipped_config(write):
+    path = write("mine.yaml", "_base_: configs/bccd.yaml\ntrain: {epochs: 3}")
+    config = load_config(path)
+    assert (config.train.epochs, config.model.backbone.name) == (3, "resnet18")
+
+
 def test_a_config_is_frozen(write):
     config = load_config(write("x.yaml", "train: {epochs: 1}"))
     with pytest.raises(ValueError, match="frozen"):
