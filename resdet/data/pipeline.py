@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("resdet")
 
 KEY = "data.augment.albumentations"
+
+COMPOSED = ("OneOf", "SomeOf", "RandomOrder", "Sequential")
+"""What takes `transforms`, a list of its own."""
 
 
 class Pipeline:
@@ -43,7 +47,9 @@ class Pipeline:
         # 2.0.8 looks for a newer version on the network when it is imported.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations as A
+        from albumentations.augmentations.crops.transforms import CropSizeError
 
+        self._failures = (ValueError, TypeError, KeyError, RuntimeError, cv2.error, CropSizeError)
         transforms = [
             build_transform(entry, f"{KEY}[{position}]") for position, entry in enumerate(entries)
         ]
@@ -84,16 +90,16 @@ class Pipeline:
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         rows = np.arange(len(boxes))
         if not self.is_spatial:
-            return self._checked(self.compose(image=image)["image"]), boxes, outlines, rows
+            return self._run({"image": image})["image"], boxes, outlines, rows
         data: dict[str, Any] = {"image": image, "bboxes": boxes, "rows": rows}
         masks = None
         if outlines is not None and len(outlines):
             masks = dense_masks(outlines, image.shape[:2])
             data["masks"] = masks
-        result = self.compose(**data)
+        result = self._run(data)
         rows = np.asarray(result["rows"], dtype=np.float64).round().astype(np.int64).reshape(-1)
         moved = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
-        image = self._checked(result["image"])
+        image = result["image"]
         if outlines is None or masks is None:
             return image, moved, outlines, rows
         new_masks = np.asarray(result["masks"])
@@ -101,8 +107,16 @@ class Pipeline:
             return image, boxes, outlines, np.arange(len(boxes))
         return image, *_from_dense(new_masks, rows)
 
-    def _checked(self, image: Any) -> NDArray[np.uint8]:
-        """What comes out must be an image still: (H, W, 3) uint8."""
+    def _run(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The compose's result, whose image must be (H, W, 3) uint8 still."""
+        height, width = data["image"].shape[:2]
+        try:
+            result: dict[str, Any] = self.compose(**data)
+        except self._failures as error:
+            raise DataError(
+                f"{KEY}: {self.names} failed on an image of {width}×{height} pixels: {error}"
+            ) from error
+        image = result["image"]
         shape = getattr(image, "shape", None)
         dtype = getattr(image, "dtype", None)
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
@@ -110,7 +124,7 @@ class Pipeline:
                 f"{KEY}: {self.names} made an array of shape {shape} and type {dtype}; (H, W, 3) "
                 "uint8 is needed, so leave out what normalises or makes tensors or gray"
             )
-        return image
+        return result
 
 
 def _from_dense(
@@ -152,9 +166,11 @@ def build_transform(entry: Any, where: str) -> A.BasicTransform | A.BaseCompose:
     known = {
         key: value
         for key, value in vars(A).items()
-        if inspect.isclass(value)
-        and issubclass(value, (A.BasicTransform, A.BaseCompose))
-        and not inspect.isabstract(value)
+        if key in COMPOSED
+        or (
+            (inspect.isclass(value) and issubclass(value, A.BasicTransform))
+            and hasattr(value, "_targets")
+        )  # the base classes have none
     }
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -199,11 +215,8 @@ def _check_usable(transform: Any, where: str) -> None:
         return
     name = type(transform).__name__
     if transform.targets_as_params:
-        needed = ", ".join(key for key in transform.targets_as_params if key != "image")
-        if needed and not set(transform.targets_as_params) <= {"image", "bboxes", "masks"}:
-            raise DataError(
-                f"{where}: {name} needs {needed}, which a config can't give; leave it out"
-            )
+        needed = ", ".join(transform.targets_as_params)
+        raise DataError(f"{where}: {name} needs {needed}, which a config can't give; leave it out")
     if isinstance(transform, A.ImageOnlyTransform):
         return
     targets = transform._targets if isinstance(transform._targets, tuple) else (transform._targets,)
