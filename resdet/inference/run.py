@@ -79,14 +79,14 @@ def predict_command(
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}; give at least 1")
     folder = Path(out).expanduser().resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made a folder ({error})") from error
     sources, skipped = list_sources(inputs, folder, former_drawings(folder))
     if skipped:
         log.info("%d files are neither image nor video and were skipped", skipped)
     model = load(run, device=device)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made a folder ({error})") from error
     done, failures, found = _predict_all(model, sources, folder, score_thresh, batch_size)
     log.info("%d detections in %d images, drawn in %s", found, done, out)
     if failures:
