@@ -179,7 +179,7 @@ def test_out_inside_the_input_is_not_read(images: Path) -> None:
     assert len({str(source.target).lower() for source in sources}) == 4
 
 
-def test_clear_words_for_wrong_arguments(run_folder: Path, tmp_path: Path) -> None:
+def test_clear_words_for_wrong_arguments(run_folder: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "x.csv").write_text("")
     with pytest.raises(UserError, match=r"no image or video in there \(1 other files\)"):
@@ -187,7 +187,8 @@ def test_clear_words_for_wrong_arguments(run_folder: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="no such image, folder or video"):
         run(run_folder, ["absent.jpg"], tmp_path / "out")
     with pytest.raises(UserError, match="cannot be made a folder"):
-        run(run_folder, [tmp_path], run_folder / "best.pt")
+        run(run_folder, [images], run_folder / "best.pt")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_error_keeps_the_former_files(
