@@ -172,7 +172,8 @@ class TrainPlan:
             if len(group) > whole:
                 rests.append((group[whole:], group))
         # Landscape and portrait batches in random order, the incomplete ones last.
-        batches = [full[i] for i in rng.permutation(len(full))]
+        mixed = rng.permutation(len(full)) if self._is_portrait.any() else range(len(full))
+        batches = [full[i] for i in mixed]
         if len(rests) == 2 and len(rests[0][0]) + len(rests[1][0]) <= size:
             larger = max(rests, key=lambda rest: len(rest[0]))
             rests = [(np.concatenate([rests[0][0], rests[1][0]]), larger[1])]
