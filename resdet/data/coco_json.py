@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ def read_coco_json(path: str | Path) -> dict[str, Any]:
         DataError: it is no JSON, or not COCO's layout.
     """
     try:
-        data = json.loads(Path(path).read_bytes())
+        with _no_garbage_collection():
+            data = json.loads(Path(path).read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a JSON file ({error}); write it anew") from error
     except OSError as error:
@@ -42,6 +45,18 @@ def read_coco_json(path: str | Path) -> dict[str, Any]:
             if not isinstance(entry, dict):
                 raise DataError(f"{path}: {key}[{position}] is {entry!r:.60}, not an object")
     return data
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Millions of small objects are made and none is garbage: looking for it doubles the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as coco_mask
 
 from resdet.data.outlines import (
@@ -20,6 +21,7 @@ from resdet.data.outlines import (
     rasterise,
     rle_outlines,
 )
+from resdet.ops.masks import resample_masks
 
 
 def polygon_outlines(objects: list[list[list[float]]]) -> Outlines:
@@ -52,7 +54,7 @@ def test_masks_are_those_of_pycocotools(coco_objects: list[dict[str, Any]]) -> N
     boxes[:, 2:] += boxes[:, :2]
     outlines = polygon_outlines([each["segmentation"] for each in objects])
     masks = rasterise(outlines, boxes, (112, 112), affine=Affine(), image_size=(1, 1))
-    references = {size: [] for size in (112, 896)}
+    references: dict[int, list[Any]] = {112: [], 896: []}
     for each, box in zip(objects, boxes, strict=True):
         for size, reference in references.items():
             scale = size / (box[2:] - box[:2])
@@ -72,7 +74,7 @@ def test_masks_are_those_of_pycocotools(coco_objects: list[dict[str, Any]]) -> N
 
 
 def test_a_rectangle_is_exact_and_parts_are_united() -> None:
-    left, right = [0, 0, 4, 0, 4, 8, 0, 8], [2, 0, 8, 0, 8, 4, 2, 4]
+    left, right = [0.0, 0, 4, 0, 4, 8, 0, 8], [2.0, 0, 8, 0, 8, 4, 2, 4]
     outlines = polygon_outlines([[left], [left, right]])
     boxes = np.array([[0.0, 0, 8, 8]] * 2)
     masks = rasterise(outlines, boxes, (8, 8), affine=Affine(), image_size=(8, 8))
@@ -138,3 +140,31 @@ def test_affines_compose_and_invert() -> None:
     np.testing.assert_allclose(both.inverse().points(both.points(points)), points)
     boxes = first.boxes(np.array([[0.0, 0, 2, 3]]))
     np.testing.assert_allclose(boxes, [[3, 2, 7, 5]])
+
+
+def test_targets_resampled_from_the_masks_are_those_of_the_polygon(
+    coco_objects: list[dict[str, Any]],
+) -> None:
+    """28×28 targets in shifted proposals: from the M×M masks, and rasterised as Detectron2 does."""
+    objects = coco_objects[::3]
+    boxes = np.array([each["bbox"] for each in objects])
+    boxes[:, 2:] += boxes[:, :2]
+    shifts = np.random.default_rng(0).uniform(-0.12, 0.12, (len(boxes), 4))
+    proposals = boxes + shifts * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    outlines = polygon_outlines([each["segmentation"] for each in objects])
+    masks = rasterise(outlines, boxes, (112, 112), affine=Affine(), image_size=(1, 1))
+    targets = resample_masks(
+        torch.from_numpy(masks),
+        torch.from_numpy(boxes).float(),
+        torch.from_numpy(proposals).float(),
+        28,
+    )
+    references = []
+    for each, box in zip(objects, proposals, strict=True):
+        scale = 28 / (box[2:] - box[:2])
+        parts = [
+            ((np.array(part).reshape(-1, 2) - box[:2]) * scale).reshape(-1)
+            for part in each["segmentation"]
+        ]
+        references.append(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, 28, 28))))
+    assert iou(targets.numpy().astype(np.uint8), np.stack(references)).mean() > 0.98

@@ -94,7 +94,7 @@ def test_flips_move_everything(horizontal: float, vertical: float) -> None:
 
 def test_crop_cuts_to_what_is_left_of_the_outline() -> None:
     # An L: a bar on the left, a foot along the bottom. A crop of the top has the bar only.
-    points = [[10, 0], [20, 0], [20, 80], [90, 80], [90, 100], [10, 100]]
+    points = [[10.0, 0], [20, 0], [20, 80], [90, 80], [90, 100], [10, 100]]
     image = np.zeros((100, 100, 3), np.uint8)
     transform = TrainTransform(resize=ShortEdge([100], 1000), flip_prob=0, crop=(50, 100))
     tops = set()
