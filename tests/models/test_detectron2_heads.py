@@ -8,6 +8,7 @@ import torch
 
 from resdet.models.mask_head import MaskHead
 from resdet.models.roi_heads import RoIHeads, RoISamples
+from resdet.ops import sampler
 from tests.fixtures.names import assert_gradients, gradient_errors, load
 from tests.fixtures.recipe import Fixture, normal, relative_error
 from tests.models.detectron2_heads import (
@@ -52,8 +53,13 @@ def check_samples(fixture: Fixture, case: str, stage: int, ours: RoISamples, cla
         np.testing.assert_allclose(table, reference, rtol=1e-6, atol=2e-4)
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize(("file", "case", "stages"), BOX + CASCADE)
-def test_losses_and_gradients(file: str, case: str, stages: int) -> None:
+def test_losses_and_gradients(
+    file: str, case: str, stages: int, fixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the valid samples only, as on a CPU, and on every slot, as on a GPU."""
+    monkeypatch.setattr(sampler, "fixed_shapes", lambda _: fixed)
     fixture = Fixture(file)
     facts = fixture.facts(case)
     classes = facts["num_classes"]

@@ -1,0 +1,179 @@
+"""A whole Mask R-CNN gives Detectron2's proposals, detections, masks, losses and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from resdet.config.loading import config_from_dict
+from resdet.factory import build_model
+from resdet.models import roi_heads
+from resdet.models.rcnn import RCNN
+from resdet.ops import sampler
+from resdet.structures import ImageBatch, TargetBatch
+from tests.fixtures.names import assert_gradients, gradient_errors, load
+from tests.fixtures.recipe import Fixture, random_image, relative_error
+from tests.models.detectron2_heads import by_image, make_targets
+from tests.models.tiny import tiny_model
+
+CASES = ["r18", "r50"]
+
+
+@pytest.fixture(scope="module")
+def fixture() -> Fixture:
+    return Fixture("detectron2_rcnn")
+
+
+def make_model(fixture: Fixture, case: str) -> RCNN:
+    facts = fixture.facts(case)
+    given = facts["options"]
+    bgr = given.get("INPUT.FORMAT", "BGR") == "BGR"
+    backbone = {"name": f"resnet{given['MODEL.RESNETS.DEPTH']}", "norm": "frozen_bn"}
+    if "MODEL.RESNETS.STRIDE_IN_1X1" in given:
+        backbone["stride_in_1x1"] = given["MODEL.RESNETS.STRIDE_IN_1X1"]
+    rpn, heads = "MODEL.RPN.", "MODEL.ROI_HEADS."
+    model = {
+        "backbone": backbone,
+        "fpn": {"out_channels": given["MODEL.FPN.OUT_CHANNELS"]},
+        "rpn": {
+            "anchor_sizes": [size for [size] in given["MODEL.ANCHOR_GENERATOR.SIZES"]],
+            "num_samples": given[rpn + "BATCH_SIZE_PER_IMAGE"],
+            "positive_fraction": given[rpn + "POSITIVE_FRACTION"],
+            "pre_nms_topk_train": given[rpn + "PRE_NMS_TOPK_TRAIN"],
+            "pre_nms_topk_test": given[rpn + "PRE_NMS_TOPK_TEST"],
+            "post_nms_topk_train": given[rpn + "POST_NMS_TOPK_TRAIN"],
+            "post_nms_topk_test": given[rpn + "POST_NMS_TOPK_TEST"],
+        },
+        "roi": {
+            "num_samples": given[heads + "BATCH_SIZE_PER_IMAGE"],
+            "positive_fraction": given[heads + "POSITIVE_FRACTION"],
+            "box_head": {"fc_dim": given["MODEL.ROI_BOX_HEAD.FC_DIM"]},
+            "mask_head": {
+                "num_convs": given["MODEL.ROI_MASK_HEAD.NUM_CONV"],
+                "conv_dim": given["MODEL.ROI_MASK_HEAD.CONV_DIM"],
+            },
+        },
+        "detections_per_image": given["TEST.DETECTIONS_PER_IMAGE"],
+        "channel_order": "bgr" if bgr else "rgb",
+    }
+    # Detectron2's defaults are BGR without a deviation
+    model["pixel_mean"] = given.get("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675])
+    model["pixel_std"] = given.get("MODEL.PIXEL_STD", [1.0, 1.0, 1.0])
+    config = config_from_dict({"model": model, "train": {"max_steps": 1}}, "the fixture")
+    names = [f"class {number}" for number in range(facts["num_classes"])]
+    net = build_model(config, class_names=names, category_ids=[1, 2, 3])
+    state = fixture.state(case)
+    for name, factor in facts["scale"].items():
+        state[name] = state[name] * np.float32(factor)
+    load(net, state)
+    return net
+
+
+def make_images(facts: dict[str, Any]) -> ImageBatch:
+    """The two images padded to a common size with what must not matter."""
+    sizes = facts["image_sizes"]
+    height = -(-max(h for h, _ in sizes) // 32) * 32
+    width = -(-max(w for _, w in sizes) // 32) * 32
+    images = torch.full((len(sizes), 3, height, width), 77, dtype=torch.uint8)
+    for i, (h, w) in enumerate(sizes):
+        image = random_image(facts["seed"] + i, h, w)
+        images[i, :, :h, :w] = torch.from_numpy(image).permute(2, 0, 1)
+    return ImageBatch(images, torch.tensor(sizes))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_detections(fixture: Fixture, case: str) -> None:
+    facts = fixture.facts(case)
+    model = make_model(fixture, case).eval()
+    images = make_images(facts)
+    with torch.no_grad():
+        pyramid = list(model.pyramid(model.normalize(images)).values())
+        proposals, _ = model.rpn(pyramid, images.sizes, None)
+    originals = [tuple(size) for size in facts["original_sizes"]]
+    for i, found in enumerate(model.infer(images, originals)):
+        boxes = fixture[f"{case}/test_proposals{i}"]
+        assert int(proposals.valid[i].sum()) == len(boxes)
+        ours = proposals.boxes[i, : len(boxes)].numpy()
+        np.testing.assert_allclose(ours, boxes, rtol=1e-5, atol=2e-3)
+        boxes = fixture[f"{case}/test_boxes{i}"]
+        np.testing.assert_allclose(found.boxes.numpy(), boxes, rtol=1e-5, atol=2e-3)
+        scores = fixture[f"{case}/test_scores{i}"]
+        np.testing.assert_allclose(found.scores.numpy(), scores, rtol=1e-4)
+        np.testing.assert_array_equal(found.labels.numpy(), fixture[f"{case}/test_classes{i}"])
+        assert found.mask_probs is not None and found.masks is not None
+        for row, reference in enumerate(fixture[f"{case}/test_probs{i}"]):
+            assert relative_error(found.mask_probs[row].numpy(), reference) <= 1e-4
+        masks = found.masks.numpy()
+        theirs = np.unpackbits(fixture[f"{case}/test_masks{i}"])[: masks.size]
+        # a probability may round to either side of the threshold
+        assert (masks.reshape(-1) != theirs.astype(bool)).mean() <= 1e-4
+
+
+def fixed_masks(masks: Tensor, gt_boxes: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Stands in for the resampling: the fixture's targets are those of the object, 28×28."""
+    assert masks.shape[-1] == size
+    return masks.bool()
+
+
+def make_mask_targets(fixture: Fixture, case: str) -> TargetBatch:
+    targets = make_targets(fixture, case, images=2)
+    masks = []
+    for i, boxes in enumerate(by_image(fixture, f"{case}/gt_boxes", 2)):
+        bits = np.unpackbits(fixture[f"{case}/gt_masks{i}"])[: len(boxes) * 28 * 28]
+        masks.append(torch.from_numpy(bits).view(len(boxes), 28, 28))
+    targets.masks = torch.cat(masks)
+    return targets
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["as on a CPU", "as on a GPU"])
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients(
+    fixture: Fixture, case: str, fixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every anchor and every proposal is a sample, so that none is drawn."""
+    monkeypatch.setattr(sampler, "fixed_shapes", lambda _: fixed)
+    monkeypatch.setattr(roi_heads, "resample_masks", fixed_masks)
+    facts = fixture.facts(case)
+    model = make_model(fixture, case).train()
+    targets = make_mask_targets(fixture, case)
+    losses = model(make_images(facts), targets, seed=0, step=0)
+    theirs = fixture.group(f"{case}/loss")
+    names = {"loss_box": "loss_box_reg", "loss_rpn_box": "loss_rpn_loc"}
+    assert len(losses) == len(theirs)
+    for name, value in losses.items():
+        reference = float(theirs[names.get(name, name)])
+        assert value.item() == pytest.approx(reference, rel=1e-5), name
+    torch.stack(list(losses.values())).sum().backward()
+    assert_gradients(gradient_errors(model, fixture.group(f"{case}/grad")))
+
+
+def test_detections_at_the_original_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes scaled and clipped, those that are empty then dropped, masks pasted at that size."""
+    given = Fixture("detectron2_inference")
+    facts = given.facts("postprocess")
+    boxes = torch.from_numpy(given["postprocess/boxes"])
+    count = len(boxes)
+    detections = roi_heads.RoIDetections(
+        boxes,
+        torch.linspace(0.9, 0.2, count),
+        torch.arange(count),
+        torch.zeros(count, dtype=torch.int64),
+        torch.from_numpy(given["postprocess/probs"]),
+    )
+    model = tiny_model(classes=count).eval()
+    monkeypatch.setattr(model.roi_heads, "detect", lambda *_: detections)
+    images = ImageBatch(
+        torch.zeros(1, 3, 128, 160, dtype=torch.uint8), torch.tensor([facts["size"]])
+    )
+    [found] = model.infer(images, [tuple(facts["original"])])
+    np.testing.assert_array_equal(found.labels.numpy(), given["postprocess/found_classes"])
+    assert len(found) < count
+    np.testing.assert_allclose(found.boxes.numpy(), given["postprocess/found_boxes"], rtol=1e-6)
+    assert found.masks is not None
+    masks = found.masks.numpy()
+    theirs = np.unpackbits(given["postprocess/found_masks"])[: masks.size].astype(bool)
+    assert (masks.reshape(-1) != theirs).sum() <= 2
