@@ -90,6 +90,13 @@ def wrap(model: nn.Module, processes: Processes) -> nn.Module:
     return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
 
+def share_buffers(model: nn.Module, processes: Processes) -> None:
+    """Every process takes the main one's buffers: batch norm statistics differ until then."""
+    if processes.world_size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def any_process(flag: bool, processes: Processes) -> bool:
     """Whether the flag is set in any process; a host-side exchange that waits for no GPU."""
     if processes.world_size == 1:

@@ -88,6 +88,7 @@ def evaluate(
     start = time.perf_counter()
     was_training = model.training
     model.eval()
+    distributed.share_buffers(model, processes)
     names, found = _run_model(
         model, dataset, processes, precision, batch_size, val_loss, workers, stop, num_pictures
     )

@@ -54,22 +54,27 @@ def start_console(is_main: bool) -> None:
         logger.propagate = False
 
 
-def cut_log(path: Path, step: int) -> int:
-    """Drop the lines of log.jsonl after `step`, and a line cut short; returns how many went."""
+def cut_log(path: Path, step: int, *, validation_is_due: bool = False) -> int:
+    """Drop the lines of log.jsonl after `step`, and a line cut short; returns how many went.
+
+    Metrics of `step` itself go as well where its validation is about to be made again.
+    """
     if not path.is_file():
         return 0
     lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
+    kept = [line for line in lines if _place_of(line) <= (step, not validation_is_due)]
     if len(kept) != len(lines):
         write_text(path, "".join(f"{line}\n" for line in kept))
     return len(lines) - len(kept)
 
 
-def _step_of(line: str) -> float:
+def _place_of(line: str) -> tuple[float, bool]:
+    """Step, and whether these are its metrics, which come after its losses."""
     try:
-        return int(json.loads(line)["step"])
+        found = json.loads(line)
+        return int(found["step"]), "eval" in found
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return math.inf, True
 
 
 class RunLog:
@@ -97,6 +102,7 @@ class RunLog:
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[numbers]}"),
+                refresh_per_second=2,
             )
             self._task = self._progress.add_task(
                 "train", total=total_steps, completed=start_step, numbers=""

@@ -32,6 +32,9 @@ from resdet.models.rcnn import RCNN
 
 logger = logging.getLogger("resdet")
 
+MAX_CLASSES = 20
+"""Classes counted by name in the log, the commonest first."""
+
 
 @dataclass
 class Training:
@@ -179,14 +182,16 @@ def describe_data(name: str, data: CocoDetection) -> None:
     objects = Counter(
         a["category_id"] for a in data.ground_truth()["annotations"] if not a.get("iscrowd")
     )
-    counts = [
-        f"{class_name} {objects[category_id]}"
-        for class_name, category_id in zip(data.class_names, data.category_ids, strict=True)
-    ]
+    names = dict(zip(data.category_ids, data.class_names, strict=True))
+    common = [f"{names[key]} {count}" for key, count in objects.most_common(MAX_CLASSES)]
+    more = f" and {len(objects) - MAX_CLASSES} more" if len(objects) > MAX_CLASSES else ""
     logger.info(
-        f"{name}: {len(data)} images; objects by class: {', '.join(counts)}; "
+        f"{name}: {len(data)} images; objects by class: {', '.join(common)}{more}; "
         f"{len(data.findings)} finding(s)"
     )
+    absent = [class_name for key, class_name in names.items() if not objects[key]]
+    if absent:
+        logger.info(f"{name}: no object of {len(absent)} class(es): {', '.join(absent)}")
 
 
 def make_model(config: Config, data: CocoDetection, processes: Processes, *, is_new: bool) -> RCNN:

@@ -61,7 +61,8 @@ def run_training(run: Run, training: Training, processes: Processes, stop: StopR
     start = training.start_step
     if processes.is_main:
         prepare_folder(run)
-        gone = cut_log(run.folder / "log.jsonl", start)
+        log_file = run.folder / "log.jsonl"
+        gone = cut_log(log_file, start, validation_is_due=training.validation_is_due)
         if run.checkpoint is not None:
             logger.info(f"resuming {run.folder} after step {start}; {gone} later log lines cut")
     log = RunLog(
@@ -86,8 +87,10 @@ def run_steps(
     """The loop. An update is made of every part of a step; a step counts from 1 once it is done."""
     t, config = training, training.config
     watch, pace = LossWatch(processes), Pace()
-    if t.validation_is_due and not validate(folder, t, t.start_step, processes, log, stop):
-        leave(folder, t, t.start_step, processes, stop, validation_is_due=True)
+    if t.validation_is_due:
+        if not validate(folder, t, t.start_step, processes, log, stop):
+            leave(folder, t, t.start_step, processes, stop, validation_is_due=True)
+        save_checkpoint(folder, t, t.start_step, processes)
     t.model.train()
     with closing(load_steps(t, processes)) as batches:
         for step, parts in enumerate(batches, start=t.start_step + 1):

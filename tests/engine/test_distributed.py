@@ -1,7 +1,9 @@
 """Two gloo processes do what one does with the same global batch."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,15 +11,19 @@ import torch
 
 import resdet
 from resdet.engine import checkpoint
-from tests.engine.conftest import log_of, losses_of
+from tests.engine.conftest import assert_same_end, log_of, losses_of
+
+
+def torchrun_command(config: Path | None, run: Path, overrides: list[str]) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command += ["tools/train_det.py", *([str(config)] if config else []), *overrides]
+    return [*command, "--run-dir", str(run), "--device", "cpu"]
 
 
 def torchrun(
-    repo: Path, config: Path, run: Path, overrides: list[str]
+    repo: Path, config: Path | None, run: Path, overrides: list[str]
 ) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    command += ["tools/train_det.py", str(config), *overrides, "--run-dir", str(run)]
-    command += ["--device", "cpu"]
+    command = torchrun_command(config, run, overrides)
     return subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=600)
 
 
@@ -75,6 +81,45 @@ def test_twenty_steps_in_float64(repo, tiny, tmp_path, accumulate):
     assert sorted(first) == list(range(1, 21))
     for step, losses in first.items():
         assert second[step] == pytest.approx(losses, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.slow
+def test_nan_names_the_processes(repo, tiny, tmp_path):
+    overrides = ["optim.lr=1e18", "optim.warmup_steps=0", "log.every=50"]
+    done = torchrun(repo, tiny.config, tmp_path / "run", overrides)
+    assert done.returncode != 0
+    assert "the loss is not finite; process 0: loss " in done.stderr
+    assert "process 1: loss " in done.stderr
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_torchrun_goes_on_exactly(repo, tiny, tmp_path):
+    """With batch norm, whose statistics differ between the processes, and averaged weights."""
+    overrides = [
+        "model.backbone.norm=bn",
+        "train.ema_decay=0.9",
+        "train.max_steps=8",
+        "data.workers=1",
+        "eval.every=3",
+    ]
+    assert torchrun(repo, tiny.config, tmp_path / "whole", overrides).returncode == 0
+    command = torchrun_command(tiny.config, tmp_path / "run", overrides)
+    with subprocess.Popen(
+        command, cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        log = tmp_path / "run" / "log.jsonl"
+        deadline = time.monotonic() + 180
+        while not (log.is_file() and '"step": 2,' in log.read_text()):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=120)[0]
+    assert "--resume --run-dir" in output
+    assert 2 <= checkpoint.load(tmp_path / "run" / "last.pt")["step"] < 8
+    done = torchrun(repo, None, tmp_path / "run", ["--resume"])
+    assert done.returncode == 0, done.stderr
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.slow

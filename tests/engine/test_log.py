@@ -57,6 +57,17 @@ def test_later_and_broken_lines_are_cut(tmp_path):
     assert [line["step"] for line in read(path)] == [2, 4, 6]
 
 
+def test_metrics_that_come_again_are_cut(tmp_path):
+    log = log_of(tmp_path)
+    log.training(train_line(4), eta_s=1.0)
+    metrics = {"bbox": {"AP": 0.5, "AP50": 0.7, "AP75": 0.4}}
+    log.evaluation({"step": 4, "eval": metrics, "val_loss": None, "eval_s": 1.0})
+    log.close()
+    assert cut_log(tmp_path / "log.jsonl", 4) == 0
+    assert cut_log(tmp_path / "log.jsonl", 4, validation_is_due=True) == 1
+    assert ["eval" in line for line in read(tmp_path / "log.jsonl")] == [False]
+
+
 def test_no_log_is_nothing_to_cut(tmp_path):
     assert cut_log(tmp_path / "log.jsonl", 4) == 0
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import resdet
 from resdet.config.loading import load_config
@@ -123,6 +124,30 @@ def test_a_stop_request_saves_and_says_how_to_go_on(repo, tiny, whole, tmp_path,
     assert max(line["step"] for line in log_of(run)) == done
     resdet.train(None, [], run_dir=run, resume=True, device="cpu")
     assert_same_end(whole, run)
+
+
+@pytest.mark.slow
+def test_two_threads_are_as_exact(repo, tiny, tmp_path):
+    overrides = [*OVERRIDES, "train.threads=2"]
+    whole = resdet.train(tiny.config, overrides, run_dir=tmp_path / "whole", device="cpu")
+    with started(repo, tiny.config, tmp_path / "run", overrides) as process:
+        wait_for_step(process, tmp_path / "run", 3)
+        process.kill()
+    resdet.train(None, [], run_dir=tmp_path / "run", resume=True, device="cpu")
+    assert_same_end(whole, tmp_path / "run")
+
+
+def test_the_runs_threads_are_kept(tiny, tmp_path):
+    """Without train.threads a run resumes with those that it began with."""
+    torch.set_num_threads(2)
+    run = resdet.train(
+        tiny.config, ["train.max_steps=2", "data.val=null"], run_dir=tmp_path / "run", device="cpu"
+    )
+    assert checkpoint.load(run / "last.pt")["threads"] == 2
+    torch.set_num_threads(1)
+    resdet.train(None, ["train.max_steps=3"], run_dir=run, resume=True, device="cpu")
+    assert checkpoint.load(run / "last.pt")["threads"] == 2
+    assert torch.get_num_threads() == 2
 
 
 def test_a_stop_within_validation_repeats_it(tiny, whole, tmp_path, monkeypatch):
