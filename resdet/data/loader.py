@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -21,6 +23,9 @@ from resdet.structures import ImageBatch, TargetBatch
 
 PAD_MULTIPLE = 32
 """The largest stride of the feature maps, in pixels."""
+
+GRACE_S = 120
+"""How long a worker outlives a SIGTERM, in seconds."""
 
 Key = tuple[int, int]
 """(epoch, index) of a sample."""
@@ -214,6 +219,17 @@ def _start_worker(worker: int) -> None:
     # The workers are the parallelism: threads within them would fight over the cores.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # Ctrl-C and job systems signal the whole group: the training process finishes its step and
+    # then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, _outlive)
+
+
+def _outlive(number: int, frame: FrameType | None) -> None:
+    """Serve on for a while after a SIGTERM."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(GRACE_S)
 
 
 def _load(

@@ -9,9 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# How long a loader process outlives a SIGTERM, which job systems send to the whole group.
-GRACE_S = 120
-
 
 class Stopped(SystemExit):
     """Training left on a signal after saving; the exit code is 143 (SIGTERM) or 130 (SIGINT)."""
@@ -29,10 +26,7 @@ class StopRequest:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            # A loader process, forked with this handler: it serves until the loader ends it.
-            if number == signal.SIGTERM:
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(GRACE_S)
+            # A forked loader process, before it sets handlers of its own.
             return
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
