@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from resdet.config.loading import load_config
+from resdet.engine.check import _SavedBytes, largest_area
+
+
+def test_what_autograd_keeps_is_counted_once_and_without_weights():
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16))
+    saved = _SavedBytes(model)
+    images = torch.randn(8, 64)
+    with saved.counting():
+        model(images).sum()
+    # the input, and the ReLU's output, which the second layer keeps too
+    assert saved.total == 4 * (8 * 64 + 8 * 32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "area"),
+    [
+        # 300 × 200 at four times its size, 1200 rounded up
+        ([], 1216 * 800),
+        (["data.augment.resize.max_size=800"], 608 * 800),
+        (["data.augment.crop=[512, 512]"], 512 * 512),
+        (["data.augment.resize.mode=large_scale_jitter"], 1024 * 1024),
+    ],
+)
+def test_the_largest_image_that_the_transforms_make(tiny, overrides, area):
+    resize = ["data.augment.resize.short_edges=[640, 800]", "data.augment.resize.max_size=1333"]
+    config = load_config(tiny.config, [*resize, *overrides])
+    sizes = np.array([[480, 640], [300, 200]], dtype=np.int32)
+    assert largest_area(config, sizes) == area
