@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """A mistake in a config, a file or a command; the command line prints it without a traceback."""
+    """A mistake in a config, a file or a command; a command prints it without a traceback."""

@@ -64,13 +64,17 @@ COCO is expected as
   datasets/coco/annotations/instances_train2017.json
   datasets/coco/annotations/instances_val2017.json
 To get it: train2017.zip, val2017.zip and annotations_trainval2017.zip of cocodataset.org, unpacked
-in datasets/coco; datasets/README.md has the commands. Data of your own, in COCO format, need no
-layout: give their paths, as
+in datasets/coco; datasets/README.md has the commands."""
+
+OWN_PATHS = """\
+Data in COCO format need no layout: give their paths, which start at the working folder, as
   data.train.images=FOLDER data.train.annotations=FILE.json
-  data.val.images=FOLDER data.val.annotations=FILE.json"""
+  data.val.images=FOLDER data.val.annotations=FILE.json
+datasets/README.md says how to get the data that the shipped configs name."""
 
 
 def missing_data_message(missing: Iterable[str | Path]) -> str:
     """Names the files or folders that are missing, the layout expected and how to get it."""
     paths = list(dict.fromkeys(str(path) for path in missing))
-    return f"no such file or folder: {', '.join(paths)}\n{COCO_LAYOUT}"
+    layout = f"{COCO_LAYOUT}\n" if any("coco" in path.lower() for path in paths) else ""
+    return f"no such file or folder: {', '.join(paths)}\n{layout}{OWN_PATHS}"

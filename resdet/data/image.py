@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resdet.data.findings import DataError
 
@@ -30,10 +29,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         DataError: the file is missing, cut short, or no image; it names the file.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _decode(image)
+        with Image.open(path) as image:
+            return decode_image(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image file; check the image folder") from error
     except UnidentifiedImageError as error:
@@ -41,15 +38,17 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         if array is None:
             raise DataError(f"{path}: not an image that can be read; replace it") from error
         return array
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; cut it into tiles") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(f"{path}: damaged image file ({error}); replace it") from error
 
 
-def _decode(image: Image.Image) -> NDArray[np.uint8]:
+def decode_image(image: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow image as (H, W, 3) uint8 RGB, by the rules of `read_image`."""
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode in WIDE_MODES:
         return _gray_to_rgb(to_8_bits(np.asarray(image)))
     if image.mode == "L":

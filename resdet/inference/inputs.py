@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from resdet.data.image import WIDE_MODES, read_image, to_8_bits
+from resdet.data.image import decode_image, read_image
 from resdet.errors import UserError
 
 ImageInput = str | Path | Image.Image | np.ndarray
@@ -23,7 +23,7 @@ def to_rgb(image: ImageInput) -> np.ndarray:
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        return decode_image(image)
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"an image is a path, a Pillow image or an (H, W, 3) uint8 RGB array, not a "
@@ -42,10 +42,3 @@ def to_rgb(image: ImageInput) -> np.ndarray:
     if 0 in image.shape:
         raise UserError(f"the image array has shape {image.shape} and no pixels")
     return np.ascontiguousarray(image)
-
-
-def _from_pillow(image: Image.Image) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in WIDE_MODES:
-        return np.repeat(to_8_bits(np.asarray(upright))[:, :, None], 3, axis=2)
-    return np.asarray(upright.convert("RGB"))
