@@ -108,6 +108,9 @@ def _prepare() -> None:
     """What every command that computes needs: messages on the console, a sound OpenCV."""
     # albumentations would look for a newer version of itself on the network
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # OpenMP threads that spin while they wait are five times slower once a loader process, or
+    # anything else, needs one of the cores; read when torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from resdet.dependencies import check_opencv
     from resdet.engine.log import start_console
 
