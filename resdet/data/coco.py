@@ -176,6 +176,12 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
         """(N,) ids, unique over the files."""
         return self.tables.image_ids
 
+    @property
+    def objects_per_class(self) -> NDArray[np.int64]:
+        """(K,) objects of each label; crowd regions that are no targets are not counted."""
+        is_target = ~self.tables.crowd if self.drop_crowd else np.ones_like(self.tables.crowd)
+        return np.bincount(self.tables.labels[is_target], minlength=len(self.class_names))
+
     def path(self, index: int) -> Path:
         """The image file."""
         folder = self.folders[self.tables.file_of_image[index]]

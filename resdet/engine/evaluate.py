@@ -165,6 +165,8 @@ def _run_model(
             batch.indices, batch.paths, batch.targets.image_ids, detections, strict=True
         ):
             each = each.cpu()
+            # The same classes may have other ids in this file than where the model was trained.
+            each.category_ids = dataset.category_ids
             found.records += each.to_coco(image_id)
             if index < num_pictures:
                 found.pictures.append((index, path, each))

@@ -179,17 +179,15 @@ def load_data(
 
 def describe_data(name: str, data: CocoDetection) -> None:
     """Objects by class and the number of findings in the log; reading named these one by one."""
-    objects = Counter(
-        a["category_id"] for a in data.ground_truth()["annotations"] if not a.get("iscrowd")
-    )
-    names = dict(zip(data.category_ids, data.class_names, strict=True))
-    common = [f"{names[key]} {count}" for key, count in objects.most_common(MAX_CLASSES)]
-    more = f" and {len(objects) - MAX_CLASSES} more" if len(objects) > MAX_CLASSES else ""
+    objects = Counter(dict(zip(data.class_names, data.objects_per_class.tolist(), strict=True)))
+    absent = [name for name, count in objects.items() if not count]
+    present = len(objects) - len(absent)
+    common = [f"{name} {count}" for name, count in objects.most_common(min(present, MAX_CLASSES))]
+    more = f" and {present - MAX_CLASSES} more" if present > MAX_CLASSES else ""
     logger.info(
         f"{name}: {len(data)} images; objects by class: {', '.join(common)}{more}; "
         f"{len(data.findings)} finding(s)"
     )
-    absent = [class_name for key, class_name in names.items() if not objects[key]]
     if absent:
         logger.info(f"{name}: no object of {len(absent)} class(es): {', '.join(absent)}")
 

@@ -162,6 +162,19 @@ def test_frozen_batch_norm_trains_with_weights(tiny, tmp_path):
         assert torch.equal(found[f"backbone.{name}"], start[name])
 
 
+def test_validation_may_number_the_classes_otherwise(finished, tiny, tmp_path):
+    content = json.loads((tiny.config.parent / "val.json").read_text())
+    for entry in content["categories"]:
+        entry["id"] = 77
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 77
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    _, expected = evaluate_run(finished)
+    _, found = evaluate_run(finished, [f"data.val.annotations={tmp_path / 'val.json'}"])
+    assert found.result.summary == expected.result.summary
+    assert {record["category_id"] for record in found.records} == {77}
+
+
 def test_validation_classes_are_the_models(tiny, tmp_path):
     found = json.loads((tiny.config.parent / "val.json").read_text())
     found["categories"] = [{**c, "name": "cell"} for c in found["categories"]]
