@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _ascending(values: list[Any]) -> list[Any]:
+    if any(low >= high for low, high in pairwise(values)):
+        raise ValueError(f"{values} does not ascend; give smaller numbers first, each one once")
+    return values
+
+
+def _range(values: list[float]) -> list[float]:
+    if values[0] > values[1]:
+        raise ValueError(f"{values} is no range; give the smaller number first")
+    return values
+
+
+Ascending = AfterValidator(_ascending)
+Range = AfterValidator(_range)
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Norm = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 BoxLoss = Literal["l1", "smooth_l1", "giou"]
@@ -20,6 +38,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
+
+
+def _check_positives(num_samples: int, positive_fraction: float) -> None:
+    if int(num_samples * positive_fraction) < 1:
+        raise ValueError(
+            f"num_samples {num_samples} × positive_fraction {positive_fraction} leaves no place "
+            "for a positive; raise one of them"
+        )
 
 
 class BackboneConfig(Section):
@@ -53,7 +79,7 @@ class FPNConfig(Section):
 class RPNConfig(Section):
     anchor_sizes: list[PositiveFloat] = [32, 64, 128, 256, 512]
     """Square root of the anchor area in pixels, one for each of p2…p6."""
-    aspect_ratios: list[PositiveFloat] = [0.5, 1.0, 2.0]
+    aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
     """Anchor height / width."""
     num_convs: Positive = 1
     """3×3 convolutions before the two predictors."""
@@ -79,6 +105,16 @@ class RPNConfig(Section):
     """Loss on the anchor deltas (giou: on the decoded boxes)."""
     smooth_l1_beta: PositiveFloat = 0.1111
     """Where smooth_l1 turns from quadratic to linear."""
+
+    @model_validator(mode="after")
+    def _ious_and_samples(self) -> RPNConfig:
+        if self.background_iou > self.foreground_iou:
+            raise ValueError(
+                f"background_iou {self.background_iou} is above foreground_iou "
+                f"{self.foreground_iou}; an anchor would be both"
+            )
+        _check_positives(self.num_samples, self.positive_fraction)
+        return self
 
 
 class BoxHeadConfig(Section):
@@ -133,6 +169,11 @@ class RoIConfig(Section):
     positive_fraction: Fraction = 0.25
     """Largest share of positives among them; these train the mask head."""
 
+    @model_validator(mode="after")
+    def _samples(self) -> RoIConfig:
+        _check_positives(self.num_samples, self.positive_fraction)
+        return self
+
 
 class ModelConfig(Section):
     num_classes: Positive | None = None
@@ -181,7 +222,7 @@ class ResizeConfig(Section):
     """short_edge: upper limit of the long side in pixels."""
     lsj_size: Positive = 1024
     """large_scale_jitter: height and width of the output in pixels."""
-    lsj_scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.1, 2.0]
+    lsj_scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), Range] = [0.1, 2.0]
     """large_scale_jitter: range of the scale relative to `lsj_size`."""
 
 
@@ -235,7 +276,7 @@ class OptimConfig(Section):
     reference_batch: Positive = 16
     """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
     momentum: Fraction = 0.9
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     """adamw only."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -243,7 +284,7 @@ class OptimConfig(Section):
     clip_norm: PositiveFloat | None = None
     """Largest total gradient norm; null does not clip."""
     schedule: Literal["multistep", "cosine"] = "multistep"
-    milestones: list[Positive] = [210000, 250000]
+    milestones: Annotated[list[Positive], Ascending] = [210000, 250000]
     """Steps where the rate is multiplied by `gamma`; with `train.epochs` they are steps of
     `reference_batch` images and are scaled to the batch."""
     gamma: Fraction = 0.1
@@ -301,7 +342,7 @@ class EvalConfig(Section):
     """Steps between validations; null is once an epoch, 0 only at the end."""
     batch_size: Positive = 1
     """Images a forward pass, in each process."""
-    max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [1, 10, 100]
+    max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
     """Detections an image that AR1, AR10 and AP / AR100 count."""
     backend: Literal["fast", "pycocotools"] = "fast"
     """faster-coco-eval, or the slow reference; the same numbers."""

@@ -32,6 +32,36 @@ def error_of(folder: Path, body: str, overrides: list[str] | None = None) -> str
             "optim: {quux: 1}",
             "optim.quux: unknown key; the keys here are name, lr, reference_batch,",
         ),
+        (
+            "eval: {max_dets: [100, 10, 1]}",
+            "eval.max_dets: [100, 10, 1] does not ascend; give smaller numbers first",
+        ),
+        (
+            "optim: {milestones: [5, 3]}",
+            "optim.milestones: [5, 3] does not ascend; give smaller numbers first",
+        ),
+        (
+            "optim: {betas: [1, 0.9]}",
+            "optim.betas is a list of 2 numbers at least 0 and below 1 (x.yaml, line 2)",
+        ),
+        (
+            "data: {augment: {resize: {lsj_scale: [2, 1]}}}",
+            "data.augment.resize.lsj_scale: [2.0, 1.0] is no range; give the smaller number first",
+        ),
+        (
+            "model:\n  rpn: {foreground_iou: 0.1}",
+            "model.rpn: background_iou 0.3 is above foreground_iou 0.1; an anchor would be both "
+            "(x.yaml, line 3)",
+        ),
+        (
+            "model:\n  roi: {num_samples: 3}",
+            "model.roi: num_samples 3 × positive_fraction 0.25 leaves no place for a positive; "
+            "raise one of them (x.yaml, line 3)",
+        ),
+        (
+            "model:\n  rpn: {aspect_ratios: []}",
+            "model.rpn.aspect_ratios: expected a list of numbers above 0, at least 1 of them",
+        ),
         ("optim.lr: 1", "optim.lr: unknown key; keys with dots are for the command line"),
         (
             "model:\n  backbone:\n    norm: frozenbn",
