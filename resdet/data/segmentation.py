@@ -9,6 +9,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from resdet.data.outlines import BOX, POLYGON, RLE
+from resdet.evaluation.coco_read import is_rle_code
 
 CLIP_TOLERANCE = 1.0
 """Boxes that pass the image's border by no more pixels than this are clipped without a word."""
@@ -146,8 +147,7 @@ def _parse_rle(
         code = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
         return Segmentation(RLE, code=code["counts"]), None
     code = counts.encode("utf-8")
-    # Digits are the characters from 48, and the last one has no continuation bit.
-    if not code or min(code) < 48 or max(code) >= 112 or (code[-1] - 48) & 0x20:
+    if not is_rle_code(code):
         return Segmentation(), broken
     return Segmentation(RLE, code=code), None
 

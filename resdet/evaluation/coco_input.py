@@ -104,7 +104,7 @@ def prepare_ground_truth(ground_truth: str | Path | dict[str, Any]) -> GroundTru
     _check_shape(data, source)
     image_rank = _image_ranks(data["images"], source)
     sizes = {
-        image_rank[image["id"]]: (int(image["height"]), int(image["width"]))
+        image_rank[image["id"]]: _size(image, source)
         for image in data["images"]
         if image.get("height") and image.get("width")
     }
@@ -113,6 +113,16 @@ def prepare_ground_truth(ground_truth: str | Path | dict[str, Any]) -> GroundTru
     truth = GroundTruth(source, image_rank, sizes, ranks, list(names.values()), [], [])
     _add_annotations(truth, data["annotations"])
     return truth
+
+
+def _size(image: dict[str, Any], source: str) -> tuple[int, int]:
+    try:
+        return int(image["height"]), int(image["width"])
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(
+            f"{source}: image {image['id']!r} has height {image['height']!r} and width "
+            f"{image['width']!r}, not whole numbers of pixels"
+        ) from None
 
 
 def _category_names(categories: list[dict[str, Any]], source: str) -> dict[int, str]:
@@ -140,6 +150,10 @@ def _check_shape(data: Any, source: str) -> None:
     ]
     if missing:
         raise UserError(f"{source}: not a COCO annotation file: it has no {', '.join(missing)}")
+    for key in ("images", "annotations", "categories"):
+        for index, entry in enumerate(data[key]):
+            if not isinstance(entry, dict):
+                raise UserError(f"{source}: {key}[{index}] is {entry!r:.60}, not an object")
     if not data["images"]:
         raise UserError(f"{source}: it lists no images, so there is nothing to evaluate")
 
@@ -148,12 +162,20 @@ def _image_ranks(images: list[dict[str, Any]], source: str) -> dict[ImageId, int
     if any("id" not in image for image in images):
         raise UserError(f"{source}: an image has no id")
     ids = [image["id"] for image in images]
+    _check_ids(ids, f"{source}: images", "id")
     repeated = [image for image, count in Counter(ids).items() if count > 1]
     if repeated:
         raise UserError(f"{source}: image ids given more than once: {some(repeated)}")
     # By number where all are numbers, as both evaluators sort; else as text.
     as_text = any(isinstance(image, str) for image in ids)
     return {image: rank for rank, image in enumerate(sorted(ids, key=str if as_text else None), 1)}
+
+
+def _check_ids(ids: Sequence[Any], items: str, key: str) -> None:
+    """UserError for the first id that is neither a number nor text."""
+    for index, value in enumerate(ids):
+        if not isinstance(value, int | float | str):
+            raise UserError(f"{items}[{index}] has {key} {value!r:.60}, not a number or text")
 
 
 def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> None:
@@ -168,6 +190,10 @@ def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> N
             category = truth.category_rank.get(source["category_id"])
         except KeyError as key:
             raise UserError(f"{item} (id {source.get('id')}) has no {key}") from None
+        except TypeError:
+            raise UserError(
+                f"{item} (id {source.get('id')}): image_id and category_id must be numbers or text"
+            ) from None
         if image is None:
             found["image"] += 1
             continue
@@ -176,6 +202,8 @@ def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> N
             strange.add(source["category_id"])
             continue
         original = source.get("id")
+        if not isinstance(original, int | float | str):
+            original = None
         found["zero"] += original == 0 and original is not None
         found["no_id"] += original is None
         found["repeated"] += original is not None and original in seen
@@ -192,6 +220,9 @@ def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> N
             found["area"] += 1
             area = box[2] * box[3]
         found["iscrowd"] += "iscrowd" not in source
+        crowd = source.get("iscrowd") or 0
+        if crowd not in (0, 1):
+            raise UserError(f"{item} (id {original}): iscrowd is {crowd!r:.60}, not 0 or 1")
         truth.annotations.append(
             {
                 "id": rank,
@@ -199,7 +230,7 @@ def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> N
                 "category_id": category,
                 "bbox": box,
                 "area": area,
-                "iscrowd": int(source.get("iscrowd") or 0),
+                "iscrowd": int(crowd),
             }
         )
         truth.segmentations.append(segmentation)
@@ -248,6 +279,8 @@ def prepare_detections(
         missing = [i for i, record in enumerate(records) if key not in record]
         if missing:
             raise UserError(f"{source}: {len(missing)} detections have no {key}: {some(missing)}")
+        if key != "score":
+            _check_ids([record[key] for record in records], source, key)
     notes: list[str] = []
     images = _ranks_of_images(records, truth, source, notes)
     rank = truth.category_rank

@@ -13,6 +13,9 @@ from resdet.errors import UserError
 
 Rle = dict[str, Any]
 
+MAX_COORDINATE = 1e6
+"""Pixels; pycocotools takes memory for each one that an outline passes, inside the image or not."""
+
 
 def read_json(path: str | Path, what: str) -> Any:
     """The content of a JSON file; UserError names the file and the line that is wrong."""
@@ -49,7 +52,7 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
         try:
             height, width = (int(v) for v in segmentation["size"])
             counts = segmentation["counts"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(
                 f'{item}: an RLE needs "size" [height, width] and "counts"; it has '
                 f"{sorted(segmentation)}"
@@ -60,11 +63,15 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
                 f"{size[0]}×{size[1]}; encode masks at the original image size"
             )
         if isinstance(counts, list):
+            if not all(isinstance(count, int) and count >= 0 for count in counts):
+                raise UserError(f"{item}: the counts of its RLE are not whole numbers from 0")
             if sum(counts) != height * width:
                 raise UserError(f"{item}: the counts of its RLE do not add up to its size")
             return mask_utils.frPyObjects(segmentation, height, width)
         if not isinstance(counts, str | bytes):
             raise UserError(f"{item}: RLE counts must be a list or a string")
+        if not is_rle_code(counts.encode() if isinstance(counts, str) else counts):
+            raise UserError(f"{item}: the counts of its RLE are broken; encode the mask again")
         return {"size": [height, width], "counts": counts}
     if not isinstance(segmentation, list):
         raise UserError(f"{item}: segmentation must be polygons (a list) or an RLE (an object)")
@@ -80,4 +87,21 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
         return mask_utils.frPyObjects(empty, *size)
     if any(len(p) % 2 for p in polygons):
         raise UserError(f"{item}: a polygon has an odd number of coordinates")
+    if not all(_is_coordinate(v) for p in polygons for v in p):
+        raise UserError(
+            f"{item}: a polygon has a coordinate that is not a number within "
+            f"±{MAX_COORDINATE:,.0f} pixels"
+        )
     return mask_utils.merge(mask_utils.frPyObjects(polygons, *size))
+
+
+def _is_coordinate(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= MAX_COORDINATE
+
+
+def is_rle_code(code: bytes) -> bool:
+    """Whether this can be COCO's compressed run-length code; pycocotools reads past the end else.
+
+    Digits are the characters from 48, and the last one has no continuation bit.
+    """
+    return bool(code) and min(code) >= 48 and max(code) < 112 and not (code[-1] - 48) & 0x20

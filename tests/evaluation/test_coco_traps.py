@@ -261,6 +261,20 @@ def test_polygons_need_the_size_of_their_image(truth: Any, records: Any) -> None
         ({"segmentation": {"counts": "abc"}}, 'detection 0: an RLE needs "size"'),
         ({"segmentation": {"size": [240, 320], "counts": [7]}}, "do not add up"),
         ({"segmentation": "abc"}, "must be polygons"),
+        ({"segmentation": {"size": [240, 320], "counts": [-5, 76805]}}, "not whole numbers from 0"),
+        # codes that pycocotools reads past the end of: cut within a number, and no code at all
+        (
+            {"segmentation": {"size": [240, 320], "counts": "o" * 40}},
+            "counts of its RLE are broken",
+        ),
+        ({"segmentation": {"size": [240, 320], "counts": "é!"}}, "counts of its RLE are broken"),
+        ({"segmentation": {"size": [float("inf"), 320], "counts": "1"}}, 'an RLE needs "size"'),
+        # outlines that pycocotools fills all memory for
+        ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "coordinate that is not a number"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 1e12]]}, "coordinate that is not a number within"),
+        ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "coordinate that is not a number"),
+        ({"image_id": [10]}, r"detections\[0\] has image_id \[10\], not a number or text"),
+        ({"category_id": {}}, r"detections\[0\] has category_id {}, not a number or text"),
     ],
 )
 def test_broken_detections_are_named(
@@ -308,10 +322,28 @@ def test_ap_zero_with_detections_gives_a_hint(truth: Any, records: Any) -> None:
         ({"categories": [{"id": 3}, {"id": 3}]}, "category ids given more than once: 3"),
         ({"categories": [{"name": "cat"}]}, "categories need integer ids"),
         ({"images": [{"id": 1}, {"id": 1}]}, "image ids given more than once: 1"),
+        ({"images": [{"id": [1]}]}, r"images\[0\] has id \[1\], not a number or text"),
+        ({"images": [{"id": 1, "height": "a", "width": 3}]}, "image 1 has height 'a' and width 3"),
+        ({"images": [5]}, r"images\[0\] is 5, not an object"),
+        ({"annotations": [5]}, r"annotations\[0\] is 5, not an object"),
+        ({"categories": [5]}, r"categories\[0\] is 5, not an object"),
     ],
 )
 def test_broken_ground_truth(truth: Any, change: dict[str, Any], message: str) -> None:
     truth.update(change)
+    with pytest.raises(UserError, match=message):
+        evaluate_coco(truth, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": [3]}, "image_id and category_id must be numbers or text"),
+        ({"iscrowd": "no"}, "iscrowd is 'no', not 0 or 1"),
+    ],
+)
+def test_broken_annotations(truth: Any, change: dict[str, Any], message: str) -> None:
+    truth["annotations"][0].update(change)
     with pytest.raises(UserError, match=message):
         evaluate_coco(truth, [])
 
