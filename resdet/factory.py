@@ -194,8 +194,13 @@ def load_start_weights(model: RCNN, config: Config) -> list[str]:
     return []
 
 
-def build_train_data(config: Config, *, strict: bool = False) -> CocoDetection:
-    """The training set with its transforms; `strict` makes every finding in the files an error."""
+def build_train_data(
+    config: Config, *, strict: bool = False, decode_all: bool = False
+) -> CocoDetection:
+    """The training set with its transforms.
+
+    `strict` makes every finding in the files an error; `decode_all` reads every image first.
+    """
     from resdet.data.coco import CocoDetection
     from resdet.data.transforms import LargeScaleJitter, ShortEdge, TrainTransform
 
@@ -218,10 +223,13 @@ def build_train_data(config: Config, *, strict: bool = False) -> CocoDetection:
         mask_size=_mask_size(config),
         seed=config.train.seed,
         strict=strict,
+        decode_all=decode_all,
     )
 
 
-def build_val_data(config: Config, *, strict: bool = False) -> CocoDetection | None:
+def build_val_data(
+    config: Config, *, strict: bool = False, decode_all: bool = False
+) -> CocoDetection | None:
     """The validation set, images without objects included, at the test size; None without one."""
     from resdet.data.coco import CocoDetection
     from resdet.data.transforms import TestTransform
@@ -238,6 +246,7 @@ def build_val_data(config: Config, *, strict: bool = False) -> CocoDetection | N
         mask_size=_mask_size(config),
         seed=config.train.seed,
         strict=strict,
+        decode_all=decode_all,
     )
 
 

@@ -23,12 +23,19 @@ from resdet.data.findings import (
     strict_error,
 )
 from resdet.data.image import read_image
+from resdet.data.image_files import image_problems
 from resdet.data.outlines import POLYGON
 from resdet.data.tables import BOX_REPAIRED, OUTLINE_REPAIRED, CocoTables, TableBuilder
 from resdet.data.transforms import Objects, Transformed
 from resdet.structures import Target
 
 logger = logging.getLogger("resdet")
+
+
+HEADERS_AT_START = 20_000
+"""Larger sets are trusted until a file is read: 118,000 headers on a cold disk take minutes."""
+
+BAD_IMAGE = "it is left out; replace the file, or correct its width and height"
 
 
 class Transform(Protocol):
@@ -71,6 +78,8 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
         drop_crowd: leave crowd regions out of the targets; `ground_truth` always has them.
         seed: of all that is random in the transforms.
         strict: make an error of all that would be dropped or repaired.
+        decode_all: read every image whole at the start; otherwise their headers, and those only of
+            sets of at most `HEADERS_AT_START` images.
     Raises:
         DataError: files are missing or no COCO, categories do not agree, nothing is left; and with
             `strict` for every finding.
@@ -88,6 +97,7 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
         drop_crowd: bool = True,
         seed: int = 0,
         strict: bool = False,
+        decode_all: bool = False,
     ) -> None:
         self.folders, self.files = _paired(images, annotations)
         self.transform = transform
@@ -108,16 +118,39 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
             del data
         self.class_names, self.category_ids = categories.names, categories.ids
         self.tables = builder.finish()
-        self.findings: list[Finding] = builder.findings
+        self.findings: list[Finding] = builder.findings + self._drop_bad_images(decode_all)
         if self.findings and strict:
             raise strict_error(self.findings)
         log_findings(self.findings)
         self._arrange(keep_empty, builder.other_classes)
 
+    def _drop_bad_images(self, decode_all: bool) -> list[Finding]:
+        """Leaves out the images that can't be read or have not the size their file says."""
+        tables = self.tables
+        if not decode_all and len(tables.names) > HEADERS_AT_START:
+            return []
+        paths = [self.path(row) for row in range(len(tables.names))]
+        sizes = [(height, width) for height, width in tables.sizes.tolist()]
+        bad = image_problems(paths, sizes, decode=decode_all)
+        found = [
+            Finding(
+                self.files[tables.file_of_image[row]],
+                f"image {tables.image_ids[row]!r} ({paths[row]})",
+                what,
+                BAD_IMAGE,
+            )
+            for row, what in bad.items()
+        ]
+        if bad:
+            tables.keep_images(~np.isin(np.arange(len(paths)), list(bad)))
+        return found
+
     def _arrange(self, keep_empty: bool, other_classes: int) -> None:
         """Orders annotations by image, crowd last, and leaves images without objects out."""
         tables = self.tables
         files = ", ".join(self.files)
+        if not tables.image_ids and any(finding.remedy == BAD_IMAGE for finding in self.findings):
+            raise strict_error(self.findings)
         if not tables.image_ids:
             raise DataError(
                 f"{files}: none of the images is in {', '.join(self.folders)}; check that folders "

@@ -49,8 +49,8 @@ def log_findings(findings: Sequence[Finding]) -> None:
 
 
 def strict_error(findings: Sequence[Finding]) -> DataError:
-    """The error that `strict` makes of findings; it lists the first `LISTED` of them."""
-    lines = [f"{len(findings)} finding(s) in the data, and strict was asked for:"]
+    """The error of findings that can't be passed over; it lists the first `LISTED` of them."""
+    lines = [f"{len(findings)} finding(s) in the data have to be mended first:"]
     lines += [f"  {finding}" for finding in findings[:LISTED]]
     if len(findings) > LISTED:
         lines.append(f"  and {len(findings) - LISTED} more")

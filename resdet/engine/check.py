@@ -34,7 +34,7 @@ def check_run(
     processes: Processes,
     strict: bool,
 ) -> Path:
-    """Resolve the config, count the data, draw one batch, estimate memory; trains nothing.
+    """Resolve the config, read all the data, draw one batch, estimate memory; trains nothing.
 
     The picture goes to the run folder's name with `_check`, so that the run itself can start
     afterwards. Returns that folder.
@@ -46,7 +46,7 @@ def check_run(
     if folder.exists():
         logger.info(f"note: {folder} exists; training there needs --resume")
     run = Run(out, load_config(config, overrides), None)
-    training = prepare(run, processes, strict=strict)
+    training = prepare(run, processes, strict=strict, decode_all=True)
     first = train_loader(
         training.train_data,
         training.plan,

@@ -104,7 +104,7 @@ class Training:
         self.validation_is_due = found["validation_is_due"]
 
 
-def prepare(run: Run, processes: Processes, *, strict: bool) -> Training:
+def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = False) -> Training:
     """Build the parts in order: machine, data, model, weights, optimizer, checkpoint.
 
     UserError for whatever would make the run fail later.
@@ -118,7 +118,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool) -> Training:
     precision = hardware.choose_precision(config.train.precision, processes.device)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     distributed.images_per_part(batch_size, processes.world_size, accumulate)
-    train_data, val_data, truth = load_data(config, strict=strict)
+    train_data, val_data, truth = load_data(config, strict=strict, decode_all=decode_all)
     model = make_model(config, train_data, processes, is_new=found is None)
     model.to(processes.device, precision.parameters)
     if config.train.channels_last:
@@ -154,17 +154,17 @@ def prepare(run: Run, processes: Processes, *, strict: bool) -> Training:
 
 
 def load_data(
-    config: Config, *, strict: bool
+    config: Config, *, strict: bool, decode_all: bool
 ) -> tuple[CocoDetection, CocoDetection | None, GroundTruth | None]:
     """Training and validation data, counted in the log; the ground truth to validate against."""
-    train_data = build_train_data(config, strict=strict)
+    train_data = build_train_data(config, strict=strict, decode_all=decode_all)
     describe_data("data.train", train_data)
     if not len(train_data):
         raise UserError(
             f"{config.data.train.annotations}: no image to train on; "
             "see the findings above, or set data.keep_empty=true"
         )
-    val_data = build_val_data(config, strict=strict)
+    val_data = build_val_data(config, strict=strict, decode_all=decode_all)
     if val_data is None or config.data.val is None:
         return train_data, None, None
     describe_data("data.val", val_data)

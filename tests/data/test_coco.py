@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from resdet.data import CocoDetection, DataError, TestTransform, missing_data_message
+from resdet.data import CocoDetection, DataError, TestTransform, coco, missing_data_message
 from tests.data.make import annotation, dataset, train_transform, write_coco
 
 
@@ -173,9 +173,10 @@ def test_missing_paths_say_what_is_expected(tmp_path: Path) -> None:
         dataset(str(tmp_path / "nowhere"), str(tmp_path / "none.json"))
     text = str(caught.value)
     assert "nowhere" in text and "none.json" in text
-    assert "datasets/coco/train2017" in text and "datasets/README.md" in text
+    assert "datasets/coco" not in text and "datasets/README.md" in text
     assert "data.train.images=" in text
     assert text == missing_data_message([tmp_path / "nowhere", tmp_path / "none.json"])
+    assert "datasets/coco/train2017" in missing_data_message(["datasets/coco/val2017"])
 
 
 @pytest.mark.parametrize(
@@ -207,14 +208,41 @@ def test_a_wrong_folder_is_an_error(tmp_path: Path) -> None:
         dataset(str(tmp_path / "other"), source[1])
 
 
-def test_sizes_that_do_not_agree_name_both(tmp_path: Path) -> None:
+def test_sizes_that_do_not_agree_name_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for size, hint in (((50, 60), "correct width and height"), ((60, 40), "EXIF orientation")):
         images: list[dict[str, Any]] = [
             {"id": 1, "file_name": "1.png", "height": size[0], "width": size[1]}
         ]
         source = write_coco(tmp_path, [annotation()], images=images)
+        with pytest.raises(
+            DataError, match=r"image 1 \(.*1\.png\) is 60×40 pixels upright, annotated as"
+        ):
+            dataset(*source)
+        # a set too large for a look at every header finds it on reading
+        monkeypatch.setattr(coco, "HEADERS_AT_START", 0)
         with pytest.raises(DataError, match=rf"1\.png: is 60×40 pixels, but .*a\.json.*{hint}"):
             dataset(*source)[(0, 0)]
+        monkeypatch.undo()
+
+
+def test_bad_files_are_left_out_at_the_start_and_counted(tmp_path: Path) -> None:
+    images = [
+        {"id": i, "file_name": f"{i}.png", "height": 40, "width": 60 if i != 3 else 61}
+        for i in (1, 2, 3, 4)
+    ]
+    annotations = [annotation(id=i, image_id=i) for i in (1, 2, 3, 4)]
+    source = write_coco(tmp_path, annotations, images=images)
+    (Path(source[0]) / "2.png").write_bytes(b"broken")
+    file = Path(source[0]) / "4.png"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(file)
+    file.write_bytes(file.read_bytes()[:4000])  # its header is whole
+    data = dataset(*source)
+    assert data.image_ids == [1, 4]
+    assert [str(f).split(" (")[0][-7:] for f in data.findings] == ["image 2", "image 3"]
+    assert dataset(*source, decode_all=True).image_ids == [1]
+    with pytest.raises(DataError, match=r"2 finding\(s\).*"):
+        dataset(*source, strict=True)
 
 
 def test_exif_turned_images_match_upright_annotations(tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def test_a_box_stands_in_for_a_broken_outline(
         ({"segmentation": [SQUARE, [1, 2]]}, "1 polygon(s) that are not"),
         ({"id": 0}, "id that is not positive"),
         ({"id": "x"}, "id that is not a whole number"),
+        ({"id": 10**30}, "id that is not a whole number, or beyond 2^53"),
+        ({"id": math.inf}, "id that is not a whole number"),
         ({"id": 18}, "the id of another annotation"),
         ({"id": None}, "without 'id'"),
         ({"area": None}, "without 'area'"),
@@ -118,7 +120,7 @@ def test_repairs_keep_the_object(tmp_path: Path, change: dict[str, Any], message
     ids = [each["id"] for each in truth]
     assert len(set(ids)) == 2 and min(ids) > 0
     assert all(each["area"] > 0 and each["iscrowd"] == 0 for each in truth)
-    with pytest.raises(DataError, match="strict was asked for"):
+    with pytest.raises(DataError, match="have to be mended"):
         dataset(*source, strict=True)
 
 

@@ -14,6 +14,7 @@ from resdet.data import (
     CocoDetection,
     DataError,
     TrainPlan,
+    coco,
     collate,
     collate_images,
     eval_loader,
@@ -132,7 +133,10 @@ def test_evaluation_sees_every_image_once(nuclei_data: CocoDetection, workers: i
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_file_surfaces_as_a_clear_error(tmp_path: Path, workers: int) -> None:
+def test_a_bad_file_surfaces_as_a_clear_error(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coco, "HEADERS_AT_START", 0)
     source = write_coco(tmp_path, [annotation()])
     (Path(source[0]) / "1.png").write_bytes(b"broken")
     with pytest.raises(DataError) as caught:

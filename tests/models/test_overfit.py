@@ -13,15 +13,20 @@ from resdet.engine.evaluate import evaluate_run
 
 # Two with crowd regions (RLE) and many objects, six with few.
 IMAGE_IDS = (195851, 313789, 13473, 52016, 65716, 67414, 70197, 71828)
-OVERRIDES = """
-    train.max_steps=600 train.batch_size=4 eval.every=0 eval.val_loss=false log.every=25
-    model.fpn.out_channels=128 model.rpn.anchor_sizes=[32,64,128,256,512] model.rpn.num_samples=256
-    model.roi.num_samples=128 model.roi.positive_fraction=0.25 model.roi.box_head.fc_dim=512
-    model.roi.mask_head.num_convs=4 model.roi.mask_head.conv_dim=128 model.detections_per_image=100
-    data.augment.resize.short_edges=[384] data.augment.resize.max_size=640
-    data.augment.flip_prob=0 data.augment.vertical_flip_prob=0
-    data.test_resize.short_edge=384 data.test_resize.max_size=640 eval.max_dets=[1,10,100]
-""".split()
+OVERRIDES = [
+    "train.max_steps=600",
+    "eval.every=0",
+    "eval.val_loss=false",
+    "eval.max_dets=[1,10,100]",
+    "model.detections_per_image=100",
+    "model.fpn.out_channels=128",
+    "model.rpn.anchor_sizes=[32,64,128,256,512]",
+    "model.roi={num_samples: 128, box_head: {fc_dim: 512}, mask_head: {conv_dim: 128}}",
+    "data.augment.resize={short_edges: [384], max_size: 640}",
+    "data.augment.flip_prob=0",
+    "data.augment.vertical_flip_prob=0",
+    "data.test_resize={short_edge: 384, max_size: 640}",
+]
 
 
 def eight_images(shared_data: Path, folder: Path) -> Path:
