@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,12 @@ BOX_REPAIRED, OUTLINE_REPAIRED = 1, 2
 """Bits of `CocoTables.repairs`."""
 
 MISSING = "it is left out; add the file, correct its name or remove the image"
+
+LARGEST_ID = 2**53
+"""Beyond it floats skip whole numbers."""
+
+LARGEST_SIDE = 2**31 - 1
+"""Pixels that an int32 holds."""
 
 CODES_AT_ONCE = 10_000
 """Run-length codes checked in one go, which bounds the memory of the check."""
@@ -203,6 +208,8 @@ class TableBuilder:
         if problem is not None:
             repairs |= BOX_REPAIRED
             self._find(_annotation(position, raw), problem)
+        if raw.get("iscrowd") not in (0, 1, None):
+            raise Unusable(f"has iscrowd {raw['iscrowd']!r:.60}, not 0 or 1")
         crowd = bool(raw.get("iscrowd"))
         segmentation = Segmentation()
         if self.want_masks and (self.keep_crowd or not crowd):
@@ -235,8 +242,9 @@ class TableBuilder:
         if given is None:
             return 0
         what = None
-        if not isinstance(given, (int, float)) or int(given) != given:
-            what = "has an id that is not a whole number"
+        whole = isinstance(given, (int, float)) and abs(given) <= LARGEST_ID
+        if not whole or int(given) != given:
+            what = "has an id that is not a whole number, or beyond 2^53"
         elif given <= 0:
             what = "has an id that is not positive, which evaluators count as unmatched"
         elif given in own_ids:
@@ -334,7 +342,7 @@ def _annotation(position: int, raw: dict[str, Any]) -> str:
 
 
 def _side(value: Any) -> int:
-    usable = isinstance(value, (int, float)) and math.isfinite(value) and value >= 1
+    usable = isinstance(value, (int, float)) and 1 <= value <= LARGEST_SIDE
     return int(value) if usable else 0
 
 

@@ -37,6 +37,7 @@ def rle(**changes: Any) -> dict[str, Any]:
         ({"bbox": [5, 5, 9]}, "not four finite numbers"),
         ({"bbox": "5 5 9 9"}, "not four finite numbers"),
         ({"bbox": None, "segmentation": None}, "has no bbox"),
+        ({"iscrowd": "0"}, "has iscrowd '0', not 0 or 1"),
     ],
 )
 def test_unusable_annotations_are_dropped(
@@ -144,6 +145,7 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
         {"id": 6, "file_name": "6.png", "height": 40, "width": 60},
         {"id": 7, "file_name": "7.PNG", "height": 40, "width": 60},
         {"id": 8, "file_name": "8.png", "height": 0, "width": math.nan},
+        {"id": 9, "file_name": "9.png", "height": 10**12, "width": 60},
     ]
     source = write_coco(tmp_path, [annotation(), annotation(id=2, image_id=6)], images=images)
     folder = Path(source[0])
@@ -151,8 +153,8 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     (folder / "7.PNG").rename(folder / "7.png")
     (folder / "8.png").write_bytes(b"nothing")
     data = dataset(*source)
-    assert data.image_ids == [1, 5]
-    assert data.sizes.tolist() == [[40, 60], [40, 60]]
+    assert data.image_ids == [1, 5, 9]
+    assert data.sizes.tolist() == [[40, 60], [40, 60], [40, 60]]
     found = {finding.item: finding.what for finding in data.findings}
     assert "id of another image" in found["image 1 (2.png)"]
     assert "no file_name" in found["image 3"]
@@ -161,7 +163,8 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     assert "has no file in" in found["image 6 (6.png)"]
     assert "(but 7.png)" in found["image 7 (7.PNG)"]
     assert "can't be read" in found["image 8 (8.png)"]
-    assert len(found) == 7  # and not the annotation of the image that is left out
+    assert "no height and width" in found["image 9 (9.png)"]
+    assert len(found) == 8  # and not the annotation of the image that is left out
 
 
 def test_missing_sizes_follow_exif(tmp_path: Path) -> None:
