@@ -27,6 +27,7 @@ from resdet.data.image_files import image_problems
 from resdet.data.outlines import POLYGON
 from resdet.data.tables import BOX_REPAIRED, OUTLINE_REPAIRED, CocoTables, TableBuilder
 from resdet.data.transforms import Objects, Transformed
+from resdet.evaluation.coco_read import to_rle
 from resdet.structures import Target
 
 logger = logging.getLogger("resdet")
@@ -249,7 +250,9 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
             image_key=index,
             image_id=self.image_ids[index],
         )
-        pixels = torch.from_numpy(np.ascontiguousarray(result.image.transpose(2, 0, 1)))
+        # a copy always: torch takes no flipped image, not even of one pixel, which numpy calls
+        # contiguous
+        pixels = torch.from_numpy(np.array(result.image.transpose(2, 0, 1), order="C"))
         return Sample(pixels, target, (image.shape[0], image.shape[1]), str(path))
 
     def _check_size(self, index: int, height: int, width: int) -> None:
@@ -328,8 +331,8 @@ def _evaluated(
     if not isinstance(area, (int, float)) or not np.isfinite(area):
         area = box[2] * box[3]
         if segmentation and tables.outlines is not None:
-            code = coco_mask.frPyObjects(segmentation, height, width)
-            area = float(coco_mask.area(coco_mask.merge(code) if isinstance(code, list) else code))
+            item = f"annotation {int(tables.annotation_ids[row])}"
+            area = float(coco_mask.area(to_rle(segmentation, (height, width), item)))
     annotation = {
         "id": int(tables.annotation_ids[row]),
         "image_id": tables.image_ids[tables.image_of[row]],

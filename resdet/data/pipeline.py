@@ -189,7 +189,8 @@ def build_transform(entry: Any, where: str) -> A.BasicTransform | A.BaseCompose:
     try:
         transform = kind(**{key: _tuples(value) for key, value in arguments.items()})
     except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: {name}: {error}") from error
+        lines = [line.strip() for line in str(error).splitlines() if "pydantic.dev" not in line]
+        raise DataError(f"{where}: {name}: {' '.join(lines)}") from error
     _check_usable(transform, where)
     return transform
 

@@ -13,7 +13,15 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from resdet.data import CocoDetection, DataError, TestTransform, coco, missing_data_message
+from resdet.data import (
+    CocoDetection,
+    DataError,
+    ShortEdge,
+    TestTransform,
+    TrainTransform,
+    coco,
+    missing_data_message,
+)
 from tests.data.make import annotation, dataset, train_transform, write_coco
 
 
@@ -267,3 +275,9 @@ def test_samples_depend_on_seed_epoch_and_index_alone(nuclei: Path) -> None:
         shapes.add((tuple(sample.image.shape), float(sample.target.boxes[0, 0])))
     assert len(shapes) > 2
     assert any(not torch.equal(data[(e, 7)].image, other[(e, 7)].image) for e in range(8))
+
+
+def test_a_flipped_image_of_one_pixel(tmp_path: Path) -> None:
+    transform = TrainTransform(resize=ShortEdge([40], 1000), flip_prob=1, crop=(1, 1))
+    data = dataset(*write_coco(tmp_path, [annotation()]), transform=transform)
+    assert data[(0, 0)].image.shape == (3, 1, 1)

@@ -133,6 +133,9 @@ def test_areas_are_those_of_pycocotools(tmp_path: Path) -> None:
     assert truth["area"] == coco_mask.area(code)
     [truth] = dataset(*source, mask_size=None).ground_truth()["annotations"]
     assert truth["area"] == 400
+    source = write_coco(tmp_path, [annotation(area=None, segmentation=rle())])
+    [truth] = dataset(*source).ground_truth()["annotations"]
+    assert truth["area"] == coco_mask.area(rle())
 
 
 def test_bad_images_are_named(tmp_path: Path) -> None:
