@@ -54,6 +54,8 @@ def override_config(config: Config, overrides: Sequence[str], source: str) -> Co
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
     """A config from the plain values `config_to_dict` gave; errors name `source`."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: its config is a {type(values).__name__}, not a mapping")
     return _checked(Layer(copy.deepcopy(values), {}, source))
 
 

@@ -24,7 +24,7 @@ from resdet.errors import UserError
 from resdet.evaluation.coco import CocoEvaluator, CocoResult
 from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
 from resdet.factory import build_model, build_val_data
-from resdet.interop.weights import read_weights
+from resdet.interop.weights import load_exactly, read_weights
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
 
@@ -229,8 +229,10 @@ def evaluate_run(
     config. Writes nothing.
     """
     loaded = read_weights(str(path))
-    if loaded.config is None:
-        raise UserError(f"{loaded.source}: not a checkpoint of a resdet run; it holds no config")
+    if loaded.config is None or not loaded.class_names:
+        raise UserError(
+            f"{loaded.source}: not a checkpoint of a resdet run; it holds no config or class names"
+        )
     config = config_from_dict(loaded.config, loaded.source)
     if overrides:
         config = override_config(config, overrides, loaded.source)
@@ -239,7 +241,7 @@ def evaluate_run(
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     model = build_model(config, class_names=loaded.class_names, category_ids=loaded.category_ids)
-    model.load_state_dict(loaded.state)
+    load_exactly(model, loaded)
     model.to(processes.device, precision.parameters)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

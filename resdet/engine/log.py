@@ -191,6 +191,11 @@ class Pace:
 
 
 def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no inf, which fp16 gradient norms may be: null instead."""
-    bad = {k for k, v in line.items() if isinstance(v, float) and not math.isfinite(v)}
-    return {key: None if key in bad else value for key, value in line.items()}
+    """JSON has no inf or NaN, which fp16 gradient norms and validation losses may be: null."""
+    return {key: _finite_value(value) for key, value in line.items()}
+
+
+def _finite_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _finite(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

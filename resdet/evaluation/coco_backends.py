@@ -47,7 +47,13 @@ def run_backend(
         dt = _coco(coco_class, images, categories, _dt_records(table, kind))
         evaluator = eval_class(gt, dt, kind)
         evaluator.params.maxDets = list(max_dets)
-        evaluator.evaluate()
+        try:
+            evaluator.evaluate()
+        except (RuntimeError, ValueError) as error:
+            # faster-coco-eval reads RLE strictly
+            raise UserError(
+                f"{kind}: {backend} refuses a mask: {error}; encode it again"
+            ) from error
         evaluator.accumulate()
     return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
 

@@ -174,6 +174,11 @@ def test_an_error_in_a_checkpoint_names_it():
         config_from_dict({"train": {"epochs": float("nan")}}, "last.pt")
 
 
+def test_a_config_that_is_none_names_its_checkpoint():
+    with pytest.raises(ConfigError, match=r"^last\.pt: its config is a int, not a mapping"):
+        config_from_dict(5, "last.pt")
+
+
 def test_differences_are_named_by_dotted_keys(write):
     path = write("x.yaml", "train: {epochs: 1}")
     old = load_config(path)

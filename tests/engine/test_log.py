@@ -41,6 +41,17 @@ def test_infinite_gradient_norms_stay_json(tmp_path):
     assert read(tmp_path / "log.jsonl")[0]["grad_norm"] is None
 
 
+def test_infinite_validation_losses_stay_json(tmp_path):
+    line = {"step": 1, "epoch": 1.0, "eval": {}, "eval_s": 1.0}
+    line |= {"val_loss": math.nan, "val_losses": {"loss_cls": math.nan, "loss_box": 1.0}}
+    log = log_of(tmp_path)
+    log.evaluation(line)
+    log.close()
+    [written] = read(tmp_path / "log.jsonl")
+    assert written["val_loss"] is None
+    assert written["val_losses"] == {"loss_cls": None, "loss_box": 1.0}
+
+
 def test_later_and_broken_lines_are_cut(tmp_path):
     log = log_of(tmp_path)
     for step in (2, 4, 6):

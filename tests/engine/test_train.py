@@ -175,6 +175,11 @@ def test_validation_may_number_the_classes_otherwise(finished, tiny, tmp_path):
     assert {record["category_id"] for record in found.records} == {77}
 
 
+def test_another_model_than_was_trained_is_refused(finished):
+    with pytest.raises(UserError, match=r"does not fit the model.*of another shape"):
+        evaluate_run(finished, ["model.fpn.out_channels=24"])
+
+
 def test_validation_classes_are_the_models(tiny, tmp_path):
     found = json.loads((tiny.config.parent / "val.json").read_text())
     found["categories"] = [{**c, "name": "cell"} for c in found["categories"]]

@@ -269,6 +269,7 @@ def test_polygons_need_the_size_of_their_image(truth: Any, records: Any) -> None
         ),
         ({"segmentation": {"size": [240, 320], "counts": "é!"}}, "counts of its RLE are broken"),
         ({"segmentation": {"size": [float("inf"), 320], "counts": "1"}}, 'an RLE needs "size"'),
+        ({"segmentation": {"size": [240, 320], "counts": ";" * 99999}}, "fast refuses a mask"),
         # outlines that pycocotools fills all memory for
         ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "coordinate that is not a number"),
         ({"segmentation": [[1, 2, 3, 4, 5, 1e12]]}, "coordinate that is not a number within"),
