@@ -103,7 +103,12 @@ class Detections:
         return self._pasted
 
     def __getitem__(self, keep: Any) -> Detections:
-        """The detections picked by a slice, a boolean mask or an index tensor of shape (N,)."""
+        """The detections picked by a slice, a boolean mask or an index tensor of shape (N,).
+
+        A number picks one, which is still Detections, of length 1.
+        """
+        if isinstance(keep, int):
+            keep = [range(len(self))[keep]]
         return Detections(
             self.boxes[keep],
             self.scores[keep],

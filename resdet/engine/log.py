@@ -44,11 +44,15 @@ class _Console(logging.Handler):
 
 
 def start_console(is_main: bool) -> None:
-    """Print the package's messages in the main process; only errors elsewhere.
+    """Print the package's messages in the main process; only errors elsewhere. Starts anew what
+    was shown, so that a second run in one program has all its warnings.
 
     A program that configured logging itself keeps its handlers.
     """
     logger.setLevel(logging.INFO if is_main else logging.ERROR)
+    for handler in logger.handlers:
+        if isinstance(handler, _Console):
+            handler.shown.clear()
     if not logger.hasHandlers():
         logger.addHandler(_Console())
         logger.propagate = False

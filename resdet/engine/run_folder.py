@@ -111,6 +111,14 @@ def _is_longer(key: str, before: Any, after: Any, old: Config) -> bool:
 
 
 def prepare_folder(run: Run) -> None:
-    """Make the folder and write its config.yaml; the main process only."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(run.folder / "config.yaml", dump_yaml(run.config))
+    """Make the folder and write its config.yaml; the main process only.
+
+    UserError where that is not allowed.
+    """
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(run.folder / "config.yaml", dump_yaml(run.config))
+    except OSError as error:
+        raise UserError(
+            f"{run.folder}: cannot be made the run folder ({error}); give another one by --run-dir"
+        ) from error

@@ -1,7 +1,8 @@
 import json
+import logging
 import math
 
-from resdet.engine.log import RunLog, cut_log
+from resdet.engine.log import RunLog, _Console, cut_log, start_console
 
 
 def log_of(folder, start_step=0, tensorboard=False) -> RunLog:
@@ -98,3 +99,14 @@ def test_other_processes_write_nothing(tmp_path):
     log.training(train_line(2), eta_s=1.0)
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_shows_its_warnings_again(capsys, monkeypatch):
+    logger = logging.getLogger("resdet")
+    monkeypatch.setattr(logger, "handlers", [_Console()])
+    monkeypatch.setattr(logger, "propagate", False)
+    for _ in range(2):
+        start_console(is_main=True)
+        logger.warning("odd boxes")
+        logger.warning("odd boxes")
+    assert capsys.readouterr().out == "warning: odd boxes\n" * 2

@@ -39,6 +39,13 @@ def test_a_run_is_not_overwritten(config, begun):
         open_run(config, [], run_dir=begun, resume=False)
 
 
+def test_a_folder_that_cannot_be_made_is_named(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    run = open_run(config, [], run_dir=tmp_path / "file" / "run", resume=False)
+    with pytest.raises(UserError, match="cannot be made the run folder"):
+        prepare_folder(run)
+
+
 def test_an_empty_folder_is_taken(config, tmp_path):
     (tmp_path / "empty").mkdir()
     assert open_run(config, [], run_dir=tmp_path / "empty", resume=False).checkpoint is None
