@@ -24,6 +24,7 @@ from resdet.errors import UserError
 from resdet.evaluation.coco import CocoEvaluator, CocoResult
 from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
 from resdet.factory import build_model, build_val_data
+from resdet.inference.predictor import precision_of
 from resdet.interop.weights import load_exactly, read_weights
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
@@ -237,12 +238,13 @@ def evaluate_run(
     if overrides:
         config = override_config(config, overrides, loaded.source)
     processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
-    precision = hardware.choose_precision(config.train.precision, processes.device)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     model = build_model(config, class_names=loaded.class_names, category_ids=loaded.category_ids)
     load_exactly(model, loaded)
-    model.to(processes.device, precision.parameters)
+    model.to(processes.device)
+    precision = precision_of(model)
+    model.to(precision.parameters)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dataset = build_val_data(config, strict=strict)

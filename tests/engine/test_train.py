@@ -175,6 +175,12 @@ def test_validation_may_number_the_classes_otherwise(finished, tiny, tmp_path):
     assert {record["category_id"] for record in found.records} == {77}
 
 
+def test_a_run_in_fp16_evaluates_without_a_gpu(finished):
+    config, found = evaluate_run(finished, ["train.precision=fp16"], device="cpu")
+    assert config.train.precision == "fp16"
+    assert found.result.summary["bbox"]["AP"] >= 0
+
+
 def test_another_model_than_was_trained_is_refused(finished):
     with pytest.raises(UserError, match=r"does not fit the model.*of another shape"):
         evaluate_run(finished, ["model.fpn.out_channels=24"])
