@@ -87,9 +87,6 @@ class Outlines:
         parts = range(self.part_offsets[row], self.part_offsets[row + 1])
         return [self.points[self.point_offsets[p] : self.point_offsets[p + 1]] for p in parts]
 
-    def rle_bytes(self, row: int) -> bytes:
-        return self.rle[self.rle_offsets[row] : self.rle_offsets[row + 1]].tobytes()
-
 
 def rle_outlines(codes: list[bytes]) -> Outlines:
     """Outlines from COCO's compressed run-length codes, one an object."""

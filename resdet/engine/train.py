@@ -43,14 +43,17 @@ def train(
     processes = distributed.start(device)
     start_console(processes.is_main)
     try:
-        if check:
-            return check_run(config, overrides, run_dir=run_dir, processes=processes, strict=strict)
-        run = open_run(config, overrides, run_dir=run_dir, resume=resume)
-        # Every process has looked at the folder before the main one makes it.
-        distributed.barrier(processes)
-        with stop_request() as stop:
-            training = prepare(run, processes, strict=strict)
-            run_training(run, training, processes, stop)
+        with hardware.settings_restored():
+            if check:
+                return check_run(
+                    config, overrides, run_dir=run_dir, processes=processes, strict=strict
+                )
+            run = open_run(config, overrides, run_dir=run_dir, resume=resume)
+            # Every process has looked at the folder before the main one makes it.
+            distributed.barrier(processes)
+            with stop_request() as stop:
+                training = prepare(run, processes, strict=strict)
+                run_training(run, training, processes, stop)
     finally:
         distributed.stop(processes)
     return run.folder

@@ -87,3 +87,13 @@ def test_sync_bn_is_refused_where_it_cannot_work():
     check_norms(model, Processes(0, 1, 1, CPU))
     with pytest.raises(UserError, match="sync_bn"):
         check_norms(model, Processes(0, 2, 2, CPU))
+
+
+def test_a_run_leaves_the_program_as_it_was():
+    threads, was = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(KeyError), hardware.settings_restored():
+        hardware.set_threads(threads + 1, None)
+        hardware.set_determinism(not was, torch.device("cpu"))
+        raise KeyError
+    assert torch.get_num_threads() == threads
+    assert torch.are_deterministic_algorithms_enabled() == was
