@@ -16,7 +16,7 @@ from resdet.config.schema import Config
 from resdet.data.loader import collate, train_loader
 from resdet.engine import pictures
 from resdet.engine.distributed import Processes
-from resdet.engine.run_folder import Run, choose_folder
+from resdet.engine.run_folder import Run, choose_folder, make_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.step import update
 from resdet.errors import UserError
@@ -60,7 +60,7 @@ def check_run(
     )
     parts = next(iter(first))
     if processes.is_main:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         pictures.draw_batch(parts, training.model.class_names, out / "train_batch.jpg")
         logger.info(f"drew one batch: {out / 'train_batch.jpg'}")
     shapes = ", ".join(str(tuple(part.images.images.shape)) for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,17 @@ def prepare_folder(run: Run) -> None:
 
     UserError where that is not allowed.
     """
+    make_folder(run.folder)
+    checkpoint.write_text(run.folder / "config.yaml", dump_yaml(run.config))
+
+
+def make_folder(folder: Path) -> None:
+    """UserError where `folder` cannot be made, or nothing can be written in it."""
     try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(run.folder / "config.yaml", dump_yaml(run.config))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UserError(
-            f"{run.folder}: cannot be made the run folder ({error}); give another one by --run-dir"
+            f"{folder}: cannot be made the run folder ({error}); give another one by --run-dir"
         ) from error
