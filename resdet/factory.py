@@ -71,6 +71,7 @@ def build_model(config: Config, *, class_names: Sequence[str], category_ids: Seq
         pixel_mean=section.pixel_mean,
         pixel_std=section.pixel_std,
         channel_order=section.channel_order,
+        channels_last=config.train.channels_last,
         test_short_edge=config.data.test_resize.short_edge,
         test_max_size=config.data.test_resize.max_size,
         class_names=class_names,

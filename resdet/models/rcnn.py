@@ -34,19 +34,24 @@ class RCNN(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         channel_order: str,
+        channels_last: bool,
         test_short_edge: int,
         test_max_size: int,
         class_names: Sequence[str],
         category_ids: Sequence[int],
         config: Config,
     ) -> None:
-        """`pixel_mean` and `pixel_std` (3,) are 0..255, in `channel_order` rgb or bgr."""
+        """`pixel_mean` and `pixel_std` (3,) are 0..255, in `channel_order` rgb or bgr.
+
+        `config` is kept for whoever saves or describes the model; nothing here reads it.
+        """
         super().__init__()
         self.backbone = backbone
         self.fpn = fpn
         self.rpn = rpn
         self.roi_heads = roi_heads
         self.channel_order = channel_order
+        self.channels_last = channels_last
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
         self.test_short_edge, self.test_max_size = test_short_edge, test_max_size
@@ -84,7 +89,7 @@ class RCNN(nn.Module):
         inside_x = torch.arange(width, device=mean.device) < batch.sizes[:, 1:]
         inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
         images = images * inside
-        if self.config.train.channels_last:
+        if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images
 
