@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from resdet.backbones import build_backbone
-from resdet.config.loading import load_config, override_config
+from resdet.config.loading import config_from_dict, load_config, override_config
 from resdet.config.schema import Config
 from resdet.errors import UserError
-from resdet.interop.weights import load_backbone, load_detector
+from resdet.interop.weights import LoadedWeights, load_backbone, load_detector, load_exactly
 from resdet.models.box_head import BoxHead
 from resdet.models.fpn import FPN
 from resdet.models.mask_head import MaskHead
@@ -160,6 +160,25 @@ def build(config: str | Path, weights: str | None = None, overrides: Sequence[st
     model = build_model(resolved, class_names=class_names, category_ids=category_ids)
     if weights is not None:
         load_start_weights(model, resolved)
+    return model.eval()
+
+
+def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN:
+    """The detector that a checkpoint holds, on the CPU, in evaluation mode.
+
+    `overrides` go on top of its own config. Raises UserError where the file is no checkpoint of a
+    run, or the overrides make another network of it.
+    """
+    if weights.kind != "detector" or weights.config is None or not weights.class_names:
+        raise UserError(
+            f"{weights.source} holds weights without a config and class names: it is no checkpoint "
+            "of a resdet run; give the run folder or its best.pt"
+        )
+    config = config_from_dict(weights.config, weights.source)
+    if overrides:
+        config = override_config(config, overrides, weights.source)
+    model = build_model(config, class_names=weights.class_names, category_ids=weights.category_ids)
+    load_exactly(model, weights)
     return model.eval()
 
 

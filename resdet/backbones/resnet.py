@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Literal
 
 import torch
@@ -152,7 +155,7 @@ class ResNet(nn.Module):
         for name, stage in zip(STAGES, self.stages, strict=True):
             for module in stage:
                 if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-                    x = checkpoint(module, x, use_reentrant=False)
+                    x = _recomputed(module, x)
                 else:
                     x = module(x)
             features[name] = x
@@ -172,6 +175,37 @@ class ResNet(nn.Module):
             self.bn1 = stem["bn1"]
         for stage in self.stages[: max(0, freeze_at - 1)]:
             freeze(stage)
+
+
+def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """block(x), computed again in the backward pass instead of kept."""
+    contexts = partial(_forward_and_again, block)
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+def _forward_and_again(
+    block: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _fixed_statistics(block)
+
+
+@contextmanager
+def _fixed_statistics(block: nn.Module) -> Iterator[None]:
+    """Batch norms use the batch, but do not count it in their running statistics a second time."""
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    before = [(norm.momentum, _count(norm).clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            _count(norm).copy_(count)
+
+
+def _count(norm: nn.Module) -> Tensor:
+    return norm.get_buffer("num_batches_tracked")
 
 
 def _register_basic(name: str, depths: tuple[int, int, int, int]) -> None:

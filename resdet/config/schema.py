@@ -314,7 +314,7 @@ class TrainConfig(Section):
     """Decay a step of averaged weights, used in evaluation and prediction; null keeps none."""
     deterministic: bool = True
     """On a CPU: deterministic algorithms, so that a resumed run is equal to the last bit."""
-    threads: Positive | None = None
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of a training process; null is torch's choice, recorded for exact resuming."""
 
     @model_validator(mode="after")

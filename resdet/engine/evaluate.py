@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resdet.config.loading import config_from_dict, override_config
 from resdet.config.schema import Config
 from resdet.data.coco import CocoDetection
 from resdet.data.loader import eval_loader
@@ -23,9 +22,9 @@ from resdet.engine.signals import StopRequest
 from resdet.errors import UserError
 from resdet.evaluation.coco import CocoEvaluator, CocoResult
 from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
-from resdet.factory import build_model, build_val_data
+from resdet.factory import build_trained, build_val_data
 from resdet.inference.predictor import precision_of
-from resdet.interop.weights import load_exactly, read_weights
+from resdet.interop.weights import read_weights
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
 
@@ -230,23 +229,14 @@ def evaluate_run(
     config. Writes nothing.
     """
     loaded = read_weights(str(path))
-    if loaded.config is None or not loaded.class_names:
-        raise UserError(
-            f"{loaded.source}: not a checkpoint of a resdet run; it holds no config or class names"
-        )
-    config = config_from_dict(loaded.config, loaded.source)
-    if overrides:
-        config = override_config(config, overrides, loaded.source)
+    model = build_trained(loaded, overrides)
+    config = model.config
     processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    model = build_model(config, class_names=loaded.class_names, category_ids=loaded.category_ids)
-    load_exactly(model, loaded)
     model.to(processes.device)
     precision = precision_of(model)
-    model.to(precision.parameters)
-    if config.train.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.place(processes.device, precision.parameters)
     dataset = build_val_data(config, strict=strict)
     if dataset is None or config.data.val is None:
         raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -147,9 +146,13 @@ def seed_all(seed: int, step: int = 0, rank: int = 0) -> None:
 
 
 def memory_mb(device: torch.device) -> float:
-    """Peak memory so far in MiB: allocated on the GPU, or resident in this process."""
+    """Peak memory so far in MiB: allocated on the GPU, or resident (0 on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":  # has no such count
+        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -120,9 +120,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     distributed.images_per_part(batch_size, processes.world_size, accumulate)
     train_data, val_data, truth = load_data(config, strict=strict, decode_all=decode_all)
     model = make_model(config, train_data, processes, is_new=found is None)
-    model.to(processes.device, precision.parameters)
-    if config.train.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.place(processes.device, precision.parameters)
     compiled, why = hardware.choose_compile(config.train.compile, processes.device)
     model.set_compiled(compiled)
     plan = make_plan(config, train_data)

@@ -17,14 +17,13 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from resdet.config.loading import config_from_dict
 from resdet.engine.hardware import choose_device
 from resdet.errors import UserError
-from resdet.factory import build_model
+from resdet.factory import build_trained
 from resdet.inference.output import Finished, Output, finish, former_drawings
 from resdet.inference.predictor import infer, inference_mode, prepare
 from resdet.inference.sources import Failure, Picture, Source, list_sources, read_pictures
-from resdet.interop.weights import load_exactly, read_weights
+from resdet.interop.weights import read_weights
 from resdet.models.rcnn import RCNN
 
 log = logging.getLogger("resdet")
@@ -45,19 +44,9 @@ def load(
             f"(source=None); torchvision's classifiers can start a training as "
             f"model.backbone.weights=torchvision:resnet50.IMAGENET1K_V2"
         )
-    weights = read_weights(str(path))
-    if weights.kind != "detector" or weights.config is None or not weights.class_names:
-        raise UserError(
-            f"{weights.source} holds weights without a config and class names: it is no checkpoint "
-            f"of a resdet run; give the run folder or its best.pt"
-        )
-    config = config_from_dict(weights.config, weights.source)
-    model = build_model(config, class_names=weights.class_names, category_ids=weights.category_ids)
-    load_exactly(model, weights)
-    model.to(choose_device(None if device is None else str(device), 0))
-    if config.train.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.eval()
+    model = build_trained(read_weights(str(path)))
+    model.place(choose_device(None if device is None else str(device), 0))
+    return model
 
 
 def predict_command(

@@ -71,6 +71,12 @@ class RCNN(nn.Module):
     def device(self) -> torch.device:
         return self.get_buffer("pixel_mean").device
 
+    def place(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Move to a device and number format, in the memory layout that `normalize` gives."""
+        self.to(device, dtype)
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def set_compiled(self, compiled: bool) -> None:
         """Run backbone and FPN through torch.compile, or eagerly again."""
         self._features = torch.compile(self.pyramid) if compiled else self.pyramid

@@ -108,16 +108,19 @@ def test_frozen_stages_do_not_change(norm: str) -> None:
         assert isinstance(backbone.bn1, FrozenBatchNorm2d)
 
 
-def test_activation_checkpointing_changes_no_gradient() -> None:
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_activation_checkpointing_changes_no_gradient_and_no_statistic(norm: str) -> None:
     torch.manual_seed(0)
-    plain = build_backbone("resnet18", {"norm": "gn"}).train()
-    saving = build_backbone("resnet18", {"norm": "gn", "activation_checkpointing": True}).train()
+    plain = build_backbone("resnet18", {"norm": norm}).train()
+    saving = build_backbone("resnet18", {"norm": norm, "activation_checkpointing": True}).train()
     saving.load_state_dict(plain.state_dict())
-    images = torch.randn(1, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64)
     for backbone in (plain, saving):
         backbone(images)["c5"].square().sum().backward()
     for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+    for one, other in zip(plain.buffers(), saving.buffers(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_unknown_names_and_options_say_what_there_is() -> None:
