@@ -66,7 +66,7 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
             label = f"{name}: AP {curve.mean():.3f}"
             axes.plot(recall, curve, color=color, lw=2.2, label=label)
         axes.fill_between(recall, curves["mean of .50 to .95"], color=_COLORS[2], alpha=0.10, lw=0)
-        legend = axes.legend(loc="upper right", framealpha=0.92)
+        legend = axes.legend(loc="lower left", framealpha=0.92)
         for handle in legend.legend_handles:
             if handle is not None:
                 handle.set_alpha(1)
