@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from resdet.backbones import build_backbone
+from resdet.backbones import Backbone, build_backbone
 from resdet.config.loading import config_from_dict, load_config, override_config
 from resdet.config.schema import Config
 from resdet.errors import UserError
@@ -30,17 +30,30 @@ BACKBONE_OPTIONS = (
     "zero_gamma",
     "activation_checkpointing",
 )
+CONTRACT = ("channels", "strides", "freeze_stages")
+"""What `resdet.backbones.Backbone` has besides being called."""
 
 
-def make_backbone(config: Config) -> nn.Module:
-    """The backbone with random weights; options left null take the backbone's own defaults."""
+def make_backbone(config: Config) -> tuple[nn.Module, Backbone]:
+    """The backbone with random weights, as the module it is and as what a detector asks of it.
+
+    Options left null take the backbone's own defaults. Raises UserError for a backbone that gives
+    no feature maps by name.
+    """
     section = config.model.backbone
     options = {name: getattr(section, name) for name in BACKBONE_OPTIONS}
     given = {name: value for name, value in options.items() if value is not None}
     backbone = build_backbone(section.name, {**given, **section.options})
+    missing = [name for name in CONTRACT if not hasattr(backbone, name)]
+    if missing:
+        raise UserError(
+            f"model.backbone.name: {section.name} has no {', '.join(missing)}, which a detector "
+            "needs of a backbone; resdet/backbones/__init__.py says what they are"
+        )
+    typed = cast(Backbone, backbone)
     if section.freeze_at:
-        backbone.freeze_stages(section.freeze_at)  # type: ignore[operator]
-    return backbone
+        typed.freeze_stages(section.freeze_at)
+    return backbone, typed
 
 
 def build_model(config: Config, *, class_names: Sequence[str], category_ids: Sequence[int]) -> RCNN:
@@ -56,10 +69,10 @@ def build_model(config: Config, *, class_names: Sequence[str], category_ids: Seq
             f"({', '.join(list(class_names)[:5])}{', …' if num_classes > 5 else ''}); "
             "leave it null to take them from the data"
         )
-    backbone = make_backbone(config)
+    backbone, features = make_backbone(config)
     fpn = FPN(
-        backbone.channels,  # type: ignore[arg-type]
-        backbone.strides,  # type: ignore[arg-type]
+        features.channels,
+        features.strides,
         out_channels=section.fpn.out_channels,
         norm=section.fpn.norm,
     )

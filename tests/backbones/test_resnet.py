@@ -144,6 +144,8 @@ def test_a_backbone_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build_backbone("tiny", {"width": 4}).out_channels == 4
     with pytest.raises(ValueError, match="'tiny' is registered already"):
         register_backbone(tiny)
+    with pytest.raises(UserError, match="tiny has no channels, strides, freeze_stages"):
+        resdet.build("demo_nuclei", overrides=["model.backbone={name: tiny, norm: null}"])
 
 
 def test_the_registry_lists_the_family() -> None:
