@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,15 @@ from resdet.engine.evaluate import evaluate_run
 # Two with crowd regions (RLE) and many objects, six with few.
 IMAGE_IDS = (195851, 313789, 13473, 52016, 65716, 67414, 70197, 71828)
 OVERRIDES = [
-    "train.max_steps=600",
+    "train.max_steps=450",
+    f"train.threads={os.cpu_count()}",
     "eval.every=0",
+    "checkpoint.every=150",
     "eval.val_loss=false",
     "eval.max_dets=[1,10,100]",
     "model.detections_per_image=100",
-    "model.fpn.out_channels=128",
-    "model.rpn.anchor_sizes=[32,64,128,256,512]",
-    "model.roi={num_samples: 128, box_head: {fc_dim: 512}, mask_head: {conv_dim: 128}}",
+    "model.rpn.anchor_sizes=[16,32,64,128,256]",
+    "model.roi={num_samples: 128, box_head: {fc_dim: 256}, mask_head: {conv_dim: 64}}",
     "data.augment.resize={short_edges: [384], max_size: 640}",
     "data.augment.flip_prob=0",
     "data.augment.vertical_flip_prob=0",
