@@ -11,7 +11,14 @@ import pytest
 from resdet import cli, dependencies
 from resdet.errors import UserError
 
-TOOLS = {"train_det": "train-det", "eval_coco": "eval-coco", "predict": "predict"}
+TOOLS = {
+    "train_det": "train-det",
+    "train_cls": "train-cls",
+    "eval_coco": "eval-coco",
+    "eval_cls": "eval-cls",
+    "analyze": "analyze",
+    "predict": "predict",
+}
 
 
 def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -98,7 +105,7 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
     Path("runs").mkdir()
     Path("runs/a=b.yaml").write_text("train: {epochs: 1}")
     seen = {}
-    monkeypatch.setattr(cli, "_prepare", lambda: None)
+    monkeypatch.setattr(cli.options, "prepare", lambda: None)
     module = type(sys)("resdet.engine.train")
     module.train = lambda config, overrides, **options: seen.update(
         options, config=config, overrides=overrides
@@ -114,6 +121,7 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
         "log.every=5",
     ]
     assert cli.main(argv) == 0
+    assert seen.pop("schema").__name__ == "Config"
     assert seen == {
         "config": "runs/a=b.yaml",
         "overrides": ["optim.lr=1", "log.every=5"],
@@ -150,7 +158,7 @@ def test_a_mistake_in_a_config_is_one_line_and_needs_no_torch(repo, args, messag
 
 @pytest.mark.parametrize("argv", [["eval-coco", "none_there"], ["predict", "none_there", "a.png"]])
 def test_a_run_that_is_not_there_is_one_line(monkeypatch, tmp_path, capsys, argv):
-    monkeypatch.setattr(cli, "_prepare", lambda: None)
+    monkeypatch.setattr(cli.options, "prepare", lambda: None)
     monkeypatch.chdir(tmp_path)
     Path("a.png").touch()
     assert cli.main([*argv, "--out", "out"]) == 2

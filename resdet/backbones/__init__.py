@@ -68,4 +68,12 @@ def build_backbone(name: str, options: dict[str, Any] | None = None) -> nn.Modul
     return builder(**options)
 
 
-from resdet.backbones import resnet  # noqa: E402, F401  registers the family
+from resdet.backbones import (  # noqa: E402  each registers its family
+    cifar,  # noqa: F401
+    googlenet,  # noqa: F401
+    highway,  # noqa: F401
+    plain,  # noqa: F401
+    preact,  # noqa: F401
+    resnet,  # noqa: F401
+    vgg,  # noqa: F401
+)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+
+from resdet.errors import UserError
 
 NORMS = ("none", "bn", "frozen_bn", "sync_bn", "gn")
 GROUPS = 32
@@ -40,21 +42,30 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
-def make_norm(name: str, channels: int) -> nn.Module:
+def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module:
     """The norm `name` of `NORMS` over `channels`; ValueError for another name."""
     if name == "gn":
         # Narrow layers take fewer groups, of the same divisibility (Wu & He 2018 use 32 groups).
         groups = next(g for g in (GROUPS, 16, 8, 4, 2, 1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels)
-    layers: dict[str, Callable[[int], nn.Module]] = {
-        "none": lambda _: nn.Identity(),
+        return nn.GroupNorm(groups, channels, eps)
+    layers: dict[str, Callable[[int, float], nn.Module]] = {
+        "none": lambda _, __: nn.Identity(),
         "bn": nn.BatchNorm2d,
         "frozen_bn": FrozenBatchNorm2d,
         "sync_bn": nn.SyncBatchNorm,
     }
     if name not in layers:
         raise ValueError(f"norm {name!r} is not one of {', '.join(NORMS)}")
-    return layers[name](channels)
+    return layers[name](channels, eps)
+
+
+def require_norm(norm: str, network: str) -> None:
+    """UserError where `network`, which does not train without norms, is asked for none."""
+    if norm == "none":
+        raise UserError(
+            f"model.backbone.norm: {network} does not train without norms; choose of "
+            f"{', '.join(name for name in NORMS if name != 'none')}"
+        )
 
 
 def freeze(module: nn.Module) -> None:
@@ -65,6 +76,14 @@ def freeze(module: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm):
                 setattr(parent, name, _frozen_copy(child))
+
+
+def freeze_children(parent: nn.Module, names: Iterable[str]) -> None:
+    """`freeze` the children of these names, also one that is itself a batch norm."""
+    for name in names:
+        holder = nn.ModuleDict({name: getattr(parent, name)})
+        freeze(holder)
+        setattr(parent, name, holder[name])
 
 
 def _frozen_copy(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:

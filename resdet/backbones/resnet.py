@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from resdet.backbones import register_backbone
-from resdet.backbones.norm import freeze, make_norm
+from resdet.backbones.norm import freeze, freeze_children, make_norm, require_norm
+from resdet.backbones.recompute import run_block
+from resdet.backbones.shortcut import ShortcutName, make_shortcut
+from resdet.backbones.stochastic_depth import drop_branch, skip_chance
 
 NormName = Literal["bn", "frozen_bn", "sync_bn", "gn"]
+Depths = tuple[int, int, int, int]
 STAGES = ("c2", "c3", "c4", "c5")
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """What a block's place in its network asks of it."""
+
+    c_in: int
+    width: int
+    """Channels inside; `width` times the block's expansion come out."""
+    stride: int
+    dilation: int
+    skip: float
+    """Chance that the branch is skipped in training (stochastic depth)."""
+
+
+def block_shapes(
+    depths: Depths, expansion: int, res5_dilation: int, stochastic_depth: float
+) -> list[list[BlockShape]]:
+    """The blocks of res2 … res5, of widths 64 … 512."""
+    c_in, stages, count = 64, [], 0
+    for number, depth in enumerate(depths):
+        width = 64 * 2**number
+        dilation = res5_dilation if number == 3 else 1
+        stage = []
+        for index in range(depth):
+            stride = 2 if index == 0 and number > 0 and dilation == 1 else 1
+            skip = skip_chance(count, sum(depths), stochastic_depth)
+            stage.append(BlockShape(c_in, width, stride, dilation, skip))
+            c_in, count = width * expansion, count + 1
+        stages.append(stage)
+    return stages
+
+
+def map_sizes(
+    shapes: Sequence[Sequence[BlockShape]], expansion: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Channels and strides of c2 … c5."""
+    channels, strides, stride = {}, {}, 4
+    for name, stage in zip(STAGES, shapes, strict=True):
+        stride *= stage[0].stride
+        channels[name], strides[name] = stage[-1].width * expansion, stride
+    return channels, strides
 
 
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -32,23 +75,29 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, c_in: int, width: int, stride: int, dilation: int, norm: str, stride_in_1x1: bool
+        self, shape: BlockShape, norm: str, shortcut: ShortcutName | None, stride_in_1x1: bool
     ) -> None:
+        """Without `shortcut` the block is a plain network's: the branch alone."""
         super().__init__()
         assert not stride_in_1x1, "a basic block has no 1×1 convolution; resnet18/34 refuse this"
-        self.conv1 = conv(c_in, width, 3, stride, dilation)
+        width = shape.width
+        self.conv1 = conv(shape.c_in, width, 3, shape.stride, shape.dilation)
         self.bn1 = make_norm(norm, width)
-        self.conv2 = conv(width, width, 3, 1, dilation)
+        self.conv2 = conv(width, width, 3, 1, shape.dilation)
         self.bn2 = make_norm(norm, width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = projection(c_in, width, stride, norm)
+        self.residual = shortcut is not None
+        self.downsample = _downsample(shortcut, shape, width, norm)
+        self.skip = shape.skip
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) → (B, width, H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + shortcut)
+        if not self.residual:
+            return self.relu(out)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(drop_branch(out, self.skip, self.training) + shortcut)
 
     @property
     def last_norm(self) -> nn.Module:
@@ -61,37 +110,44 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, c_in: int, width: int, stride: int, dilation: int, norm: str, stride_in_1x1: bool
+        self, shape: BlockShape, norm: str, shortcut: ShortcutName | None, stride_in_1x1: bool
     ) -> None:
+        """Without `shortcut` the block is a plain network's: the branch alone."""
         super().__init__()
+        width, stride = shape.width, shape.stride
         c_out = width * self.expansion
-        self.conv1 = conv(c_in, width, 1, stride if stride_in_1x1 else 1)
+        self.conv1 = conv(shape.c_in, width, 1, stride if stride_in_1x1 else 1)
         self.bn1 = make_norm(norm, width)
-        self.conv2 = conv(width, width, 3, 1 if stride_in_1x1 else stride, dilation)
+        self.conv2 = conv(width, width, 3, 1 if stride_in_1x1 else stride, shape.dilation)
         self.bn2 = make_norm(norm, width)
         self.conv3 = conv(width, c_out, 1)
         self.bn3 = make_norm(norm, c_out)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = projection(c_in, c_out, stride, norm)
+        self.residual = shortcut is not None
+        self.downsample = _downsample(shortcut, shape, c_out, norm)
+        self.skip = shape.skip
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) → (B, 4 · width, H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + shortcut)
+        if not self.residual:
+            return self.relu(out)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(drop_branch(out, self.skip, self.training) + shortcut)
 
     @property
     def last_norm(self) -> nn.Module:
         return self.bn3
 
 
-def projection(c_in: int, c_out: int, stride: int, norm: str) -> nn.Sequential | None:
-    """Option B shortcut: a 1×1 projection where the size or width changes, else identity."""
-    if stride == 1 and c_in == c_out:
+def _downsample(
+    shortcut: ShortcutName | None, shape: BlockShape, c_out: int, norm: str
+) -> nn.Module | None:
+    if shortcut is None:
         return None
-    return nn.Sequential(conv(c_in, c_out, 1, stride), make_norm(norm, c_out))
+    return make_shortcut(shortcut, shape.c_in, c_out, shape.stride, norm)
 
 
 class ResNet(nn.Module):
@@ -104,37 +160,34 @@ class ResNet(nn.Module):
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        depths: tuple[int, int, int, int],
+        depths: Depths,
         *,
         norm: str,
-        stride_in_1x1: bool,
-        res5_dilation: int,
-        zero_gamma: bool,
-        activation_checkpointing: bool,
+        shortcut: ShortcutName | None,
+        stochastic_depth: float = 0.0,
+        stride_in_1x1: bool = False,
+        res5_dilation: int = 1,
+        zero_gamma: bool = False,
+        activation_checkpointing: bool = False,
     ) -> None:
+        """`shortcut` None is the plain network of the same layers (He et al. 2016, 3.3).
+
+        `stochastic_depth` is the chance that the last block is skipped in a training step, 0 ≤ p
+        < 1; that of the blocks before it grows linearly. UserError for norm "none".
+        """
         super().__init__()
+        require_norm(norm, "a plain network" if shortcut is None else "a ResNet")
         self.activation_checkpointing = activation_checkpointing
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(norm, 64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.channels: dict[str, int] = {}
-        self.strides: dict[str, int] = {}
-        c_in, total_stride, stages = 64, 4, []
-        for number, (name, depth) in enumerate(zip(STAGES, depths, strict=True)):
-            width = 64 * 2**number
-            dilation = res5_dilation if name == "c5" else 1
-            stride = 1 if number == 0 or dilation > 1 else 2
-            blocks = []
-            for index in range(depth):
-                blocks.append(
-                    block(c_in, width, stride if index == 0 else 1, dilation, norm, stride_in_1x1)
-                )
-                c_in = width * block.expansion
-            stages.append(nn.Sequential(*blocks))
-            total_stride *= stride
-            self.channels[name], self.strides[name] = c_in, total_stride
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        shapes = block_shapes(depths, block.expansion, res5_dilation, stochastic_depth)
+        self.channels, self.strides = map_sizes(shapes, block.expansion)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(*(block(shape, norm, shortcut, stride_in_1x1) for shape in stage))
+            for stage in shapes
+        )
         self._init_weights(zero_gamma)
 
     def _init_weights(self, zero_gamma: bool) -> None:
@@ -153,11 +206,8 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = {}
         for name, stage in zip(STAGES, self.stages, strict=True):
-            for module in stage:
-                if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-                    x = _recomputed(module, x)
-                else:
-                    x = module(x)
+            for block in stage:
+                x = run_block(block, x, self.activation_checkpointing)
             features[name] = x
         return features
 
@@ -169,49 +219,24 @@ class ResNet(nn.Module):
     def freeze_stages(self, freeze_at: int) -> None:
         """Fix the stem (`freeze_at` ≥ 1) and res2 … res5 (≥ 2 … 5), their batch norms included."""
         if freeze_at >= 1:
-            freeze(self.conv1)
-            stem = nn.ModuleDict({"bn1": self.bn1})
-            freeze(stem)
-            self.bn1 = stem["bn1"]
+            freeze_children(self, ("conv1", "bn1"))
         for stage in self.stages[: max(0, freeze_at - 1)]:
             freeze(stage)
+            keep_branches(stage)
 
 
-def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """block(x), computed again in the backward pass instead of kept."""
-    contexts = partial(_forward_and_again, block)
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+def keep_branches(stage: nn.Sequential) -> None:
+    """End stochastic depth in a stage that is frozen: what does not learn gives the same maps."""
+    for block in stage:
+        block.skip = 0.0  # type: ignore[assignment]
 
 
-def _forward_and_again(
-    block: nn.Module,
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _fixed_statistics(block)
-
-
-@contextmanager
-def _fixed_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norms use the batch, but do not count it in their running statistics a second time."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
-    before = [(norm.momentum, _count(norm).clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            _count(norm).copy_(count)
-
-
-def _count(norm: nn.Module) -> Tensor:
-    return norm.get_buffer("num_batches_tracked")
-
-
-def _register_basic(name: str, depths: tuple[int, int, int, int]) -> None:
+def _register_basic(name: str, depths: Depths) -> None:
     def build(
         *,
         norm: NormName = "bn",
+        shortcut: ShortcutName = "B",
+        stochastic_depth: float = 0.0,
         res5_dilation: int = 1,
         zero_gamma: bool = False,
         activation_checkpointing: bool = False,
@@ -220,7 +245,8 @@ def _register_basic(name: str, depths: tuple[int, int, int, int]) -> None:
             BasicBlock,
             depths,
             norm=norm,
-            stride_in_1x1=False,
+            shortcut=shortcut,
+            stochastic_depth=stochastic_depth,
             res5_dilation=res5_dilation,
             zero_gamma=zero_gamma,
             activation_checkpointing=activation_checkpointing,
@@ -231,10 +257,12 @@ def _register_basic(name: str, depths: tuple[int, int, int, int]) -> None:
     register_backbone(build)
 
 
-def _register_bottleneck(name: str, depths: tuple[int, int, int, int]) -> None:
+def _register_bottleneck(name: str, depths: Depths) -> None:
     def build(
         *,
         norm: NormName = "bn",
+        shortcut: ShortcutName = "B",
+        stochastic_depth: float = 0.0,
         stride_in_1x1: bool = False,
         res5_dilation: int = 1,
         zero_gamma: bool = False,
@@ -244,6 +272,8 @@ def _register_bottleneck(name: str, depths: tuple[int, int, int, int]) -> None:
             Bottleneck,
             depths,
             norm=norm,
+            shortcut=shortcut,
+            stochastic_depth=stochastic_depth,
             stride_in_1x1=stride_in_1x1,
             res5_dilation=res5_dilation,
             zero_gamma=zero_gamma,

@@ -102,12 +102,12 @@ def list_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[Key
             yield from list_keys(item, f"{key}[].")
 
 
-def explain_keys(prefix: str = "") -> str:
+def explain_keys(prefix: str = "", schema: type[Section] = Config) -> str:
     """Every key that begins with `prefix`: its default, what it may be, and what it means.
 
     Raises UserError where no key begins so.
     """
-    docs = [doc for doc in list_keys() if doc.key.startswith(prefix)]
+    docs = [doc for doc in list_keys(schema) if doc.key.startswith(prefix)]
     if not docs:
         raise UserError(f"{prefix}: no config key begins so; resdet config-keys lists them all")
     return "\n".join(

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast, overload
 
 from pydantic import ValidationError
 
@@ -19,57 +19,93 @@ from resdet.config.describe import is_nullable, section_of
 from resdet.config.find import find_config, find_shipped, shown
 from resdet.config.messages import dotted, explain, place_of
 from resdet.config.schema import Config, Section
+from resdet.config.schema_cls import ClsConfig
 from resdet.config.strict_yaml import ConfigError, KeyPath, Layer, dump, parse, parse_value
 
 __all__ = [
+    "AnyConfig",
     "ConfigError",
     "config_from_dict",
     "config_to_dict",
     "diff_configs",
     "dump_yaml",
+    "load_any_config",
     "load_config",
     "override_config",
 ]
 
 LOG = logging.getLogger("resdet")
 
+AnyConfig = Config | ClsConfig
+C = TypeVar("C", bound=AnyConfig)
+_SCHEMAS: dict[str, type[AnyConfig]] = {"detection": Config, "classification": ClsConfig}
+_TOOLS = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}
+
 _EXCLUSIVE: tuple[KeyPath, KeyPath] = (("train", "epochs"), ("train", "max_steps"))
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = ...) -> Config: ...
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = ..., *, schema: type[C]) -> C: ...
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] = Config
+) -> Any:
     """The config of a YAML file and its bases, with `key=value` overrides on top.
 
     `path` is a file, or the name of a shipped config such as `demo_nuclei`. Overrides are typed
     like a file: `optim.lr=1e-3`, `model.roi.mask_head=null`, `data.classes=[cat, dog]`; where a key
     comes twice, the last one counts. Raises ConfigError naming the key, the file and the line.
     """
-    return _checked(_with_overrides(_read_layers(find_config(path), ()), overrides))
+    return _checked(_with_overrides(_read_layers(find_config(path), ()), overrides), schema)
 
 
-def override_config(config: Config, overrides: Sequence[str], source: str) -> Config:
+def load_any_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
+    """As `load_config`, of the task that its key `task` names; without one, of detection."""
+    layer = _with_overrides(_read_layers(find_config(path), ()), overrides)
+    return _checked(layer, _schema_of(layer))
+
+
+def override_config(config: C, overrides: Sequence[str], source: str) -> C:
     """A config of a run or checkpoint with overrides on top; `source` names it in messages."""
     layer = Layer(config_to_dict(config), {}, source)
-    return _checked(_with_overrides(layer, overrides))
+    return _checked(_with_overrides(layer, overrides), type(config))
 
 
-def config_from_dict(values: dict[str, Any], source: str) -> Config:
+def config_from_dict(values: dict[str, Any], source: str) -> AnyConfig:
     """A config from the plain values `config_to_dict` gave; errors name `source`."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: its config is a {type(values).__name__}, not a mapping")
-    return _checked(Layer(copy.deepcopy(values), {}, source))
+    layer = Layer(copy.deepcopy(values), {}, source)
+    return _checked(layer, _schema_of(layer))
 
 
-def config_to_dict(config: Config) -> dict[str, Any]:
+def tool_of(config: AnyConfig) -> str:
+    """The command that trains a config."""
+    return _TOOLS[config.task]
+
+
+def _schema_of(layer: Layer) -> type[AnyConfig]:
+    task = layer.values.get("task", "detection")
+    if not isinstance(task, str) or task not in _SCHEMAS:
+        raise ConfigError(
+            f"task: expected one of {', '.join(_SCHEMAS)}, got {task!r} "
+            f"({place_of(('task',), layer)})"
+        )
+    return _SCHEMAS[task]
+
+
+def config_to_dict(config: AnyConfig) -> dict[str, Any]:
     """Plain dicts, lists, strings and numbers only: what a checkpoint may hold."""
     return config.model_dump(mode="json")
 
 
-def dump_yaml(config: Config) -> str:
+def dump_yaml(config: AnyConfig) -> str:
     """The whole config as YAML that `load_config` reads back to an equal one."""
     return dump(config_to_dict(config))
 
 
-def diff_configs(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+def diff_configs(old: AnyConfig, new: AnyConfig) -> list[tuple[str, Any, Any]]:
     """Every key that differs: (dotted key, old value, new value), in the order of the schema."""
     return list(_differences((), config_to_dict(old), config_to_dict(new)))
 
@@ -247,18 +283,24 @@ def _get(values: Any, path: KeyPath) -> Any:
     return values
 
 
-def _checked(layer: Layer) -> Config:
-    """The merged values against the schema."""
-    _clear_null_sections(layer.values, Config)
+def _checked(layer: Layer, schema: type[C]) -> C:
+    """The merged values against a schema."""
+    if "task" in layer.values and _schema_of(layer) is not schema:
+        task = layer.values["task"]
+        raise ConfigError(
+            f"{layer.name}: this config is for {task}; use {_TOOLS[task]} "
+            f"({place_of(('task',), layer)})"
+        )
+    _clear_null_sections(layer.values, schema)
     try:
         text = json.dumps(layer.values, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{layer.name}: a config holds plain values only: {error}") from None
     try:
         # from JSON, so that strict typing ("8" is not 8) still takes lists and dicts
-        return Config.model_validate_json(text, strict=True)
+        return cast(C, schema.model_validate_json(text, strict=True))
     except ValidationError as error:
-        raise explain(error, layer) from None
+        raise explain(error, layer, schema) from None
 
 
 def _clear_null_sections(values: Any, section: type[Section]) -> None:

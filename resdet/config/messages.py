@@ -15,17 +15,17 @@ from resdet.config.describe import (
     list_keys,
     section_of,
 )
-from resdet.config.schema import Config, Section
+from resdet.config.schema import Section
 from resdet.config.strict_yaml import ConfigError, KeyPath, Layer
 
 _MOST_SHOWN = 10
 
 
-def explain(error: ValidationError, layer: Layer) -> ConfigError:
-    """One line for each key that is wrong."""
+def explain(error: ValidationError, layer: Layer, schema: type[Section]) -> ConfigError:
+    """One line for each key of a config of this schema that is wrong."""
     lines: dict[str, None] = {}
     for finding in error.errors(include_url=False):
-        lines.setdefault(_line(dict(finding), layer))
+        lines.setdefault(_line(dict(finding), layer, schema))
     shown = list(lines)[:_MOST_SHOWN]
     if len(lines) > _MOST_SHOWN:
         shown.append(f"… and {len(lines) - _MOST_SHOWN} more")
@@ -40,25 +40,27 @@ def place_of(path: KeyPath, layer: Layer) -> str:
     return layer.name
 
 
-def unknown_key(path: KeyPath, layer: Layer) -> str:
+def unknown_key(path: KeyPath, layer: Layer, schema: type[Section]) -> str:
     """The line for a key that the schema does not have, with the nearest one that it has."""
-    section = _section_at(path[:-1])
+    section = _section_at(path[:-1], schema)
     name = str(path[-1])
-    return f"{dotted(path)}: unknown key{_near_key(name, section)} ({place_of(path, layer)})"
+    return (
+        f"{dotted(path)}: unknown key{_near_key(name, section, schema)} ({place_of(path, layer)})"
+    )
 
 
 def dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
-def _line(finding: dict[str, Any], layer: Layer) -> str:
+def _line(finding: dict[str, Any], layer: Layer, schema: type[Section]) -> str:
     """The message for one of pydantic's findings."""
     path: KeyPath = tuple(finding["loc"])
     kind = finding["type"]
     if kind == "extra_forbidden":
-        return unknown_key(path, layer)
+        return unknown_key(path, layer, schema)
     if kind == "missing":
-        field = _field_at(path)
+        field = _field_at(path, schema)
         what = "" if field is None else f"; give {describe(field.annotation, field.metadata)}"
         return f"{dotted(path)}: missing{what} ({place_of(path, layer)})"
     if kind in ("value_error", "assertion_error"):
@@ -66,15 +68,15 @@ def _line(finding: dict[str, Any], layer: Layer) -> str:
         lead = "" if not path or dotted(path) in text else f"{dotted(path)}: "
         return f"{lead}{text} ({place_of(path, layer)})"
     path = _existing(path, layer.values)
-    return _wrong_value(path, layer)
+    return _wrong_value(path, layer, schema)
 
 
-def _wrong_value(path: KeyPath, layer: Layer) -> str:
+def _wrong_value(path: KeyPath, layer: Layer, schema: type[Section]) -> str:
     value = _value_at(path, layer.values)
-    field = _field_at(path)
+    field = _field_at(path, schema)
     if field is None:
         # an item of a list: the list's own description says what items may be
-        parent = _field_at(path[:-1])
+        parent = _field_at(path[:-1], schema)
         expected = "another value" if parent is None else _describe_field(parent)
         return (
             f"{dotted(path)}: {_shown(value)} does not fit; {dotted(path[:-1])} is {expected} "
@@ -98,7 +100,7 @@ def _describe_field(field: FieldInfo) -> str:
     return text
 
 
-def _near_key(name: str, section: type[Section] | None) -> str:
+def _near_key(name: str, section: type[Section] | None, schema: type[Section]) -> str:
     """A hint for an unknown key: near names here, then the same name elsewhere, then all names."""
     if section is None:
         return ""
@@ -108,7 +110,7 @@ def _near_key(name: str, section: type[Section] | None) -> str:
     near = difflib.get_close_matches(name, known, 1, cutoff=0.7)
     if near:
         return f", did you mean {near[0]}?"
-    elsewhere = [doc.key for doc in list_keys() if doc.key.rsplit(".", 1)[-1] == name]
+    elsewhere = [doc.key for doc in list_keys(schema) if doc.key.rsplit(".", 1)[-1] == name]
     if elsewhere:
         return f", did you mean {' or '.join(elsewhere[:3])}?"
     far = difflib.get_close_matches(name, known, 1, cutoff=0.5)
@@ -117,9 +119,9 @@ def _near_key(name: str, section: type[Section] | None) -> str:
     return f"; the keys here are {', '.join(known)}"
 
 
-def _section_at(path: KeyPath) -> type[Section] | None:
+def _section_at(path: KeyPath, schema: type[Section]) -> type[Section] | None:
     """The section at a path of keys and list positions, None where there is none."""
-    section: type[Section] | None = Config
+    section: type[Section] | None = schema
     field: FieldInfo | None = None
     for part in path:
         if isinstance(part, int):
@@ -130,11 +132,11 @@ def _section_at(path: KeyPath) -> type[Section] | None:
     return section
 
 
-def _field_at(path: KeyPath) -> FieldInfo | None:
+def _field_at(path: KeyPath, schema: type[Section]) -> FieldInfo | None:
     """The field that a path ends in; None for an item of a list."""
     if not path or isinstance(path[-1], int):
         return None
-    section = _section_at(path[:-1])
+    section = _section_at(path[:-1], schema)
     return None if section is None else section.model_fields.get(path[-1])
 
 

@@ -53,8 +53,13 @@ class BackboneConfig(Section):
     """A name of `resdet.list_backbones()`."""
     weights: str | None = None
     """Start weights: a checkpoint file, a run folder, or torchvision:resnet101.IMAGENET1K_V1."""
-    norm: Literal["bn", "frozen_bn", "sync_bn", "gn"] | None = None
-    """Normalisation layers; null means the backbone's own default (bn)."""
+    norm: Norm | None = None
+    """Normalisation layers; null means the backbone's own default (bn; none for VGG)."""
+    shortcut: Literal["A", "B", "C"] | None = None
+    """ResNet shortcuts: A zero-pads, B projects where sizes differ, C projects always; null is the
+    network's own (B; A on CIFAR)."""
+    stochastic_depth: BelowOne | None = None
+    """Chance that the last residual block is skipped in training; earlier blocks linearly less."""
     stride_in_1x1: bool | None = None
     """Stride in the first 1×1 of a bottleneck (the paper, MSRA weights), not in its 3×3."""
     res5_dilation: Literal[1, 2] | None = None
@@ -270,26 +275,39 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "lamb"] = "sgd"
     lr: PositiveFloat = 0.02
     """Learning rate at `reference_batch` images an update, scaled linearly to the batch."""
     reference_batch: Positive = 16
     """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
     momentum: Fraction = 0.9
+    nesterov: bool = False
+    """sgd: Nesterov's momentum."""
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    """adamw only."""
+    """adamw and lamb only."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay of norm layers' scale and shift."""
+    bias_weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """Weight decay of other layers' biases; null is `weight_decay`."""
     clip_norm: PositiveFloat | None = None
     """Largest total gradient norm; null does not clip."""
-    schedule: Literal["multistep", "cosine"] = "multistep"
+    schedule: Literal["multistep", "cosine", "plateau"] = "multistep"
+    """plateau multiplies by `gamma` where validation has not improved `patience` times in a row."""
     milestones: Annotated[list[Positive], Ascending] = [210000, 250000]
     """Steps where the rate is multiplied by `gamma`; with `train.epochs` they are steps of
     `reference_batch` images and are scaled to the batch."""
+    milestone_epochs: Annotated[list[PositiveFloat], Ascending] = []
+    """The same in epochs, whatever the batch; in place of `milestones`."""
     gamma: Fraction = 0.1
+    patience: Positive = 3
+    """plateau: validations without a better metric before the rate drops."""
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """Lowest rate of cosine and plateau, at `reference_batch`."""
     warmup_steps: NonNegative = 1000
     """Linear warm-up, in steps."""
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    """The same in epochs; in place of `warmup_steps`."""
     warmup_factor: Fraction = 0.001
     """Start of the warm-up, relative to lr."""
 
@@ -353,6 +371,7 @@ class EvalConfig(Section):
 class Config(Section):
     """A whole detection run."""
 
+    task: Literal["detection"] = "detection"
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()

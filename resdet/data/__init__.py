@@ -1,8 +1,10 @@
-"""Data: COCO files, our geometry, albumentations, and the loaders."""
+"""Data: COCO files and labelled images, our geometry, albumentations, and the loaders."""
 
+from resdet.data.cifar import CifarData, load_cifar
 from resdet.data.coco import CocoDetection, Sample
 from resdet.data.findings import DataError, Finding, missing_data_message
 from resdet.data.image import read_image
+from resdet.data.images import LabelledImages, open_images
 from resdet.data.loader import (
     Batch,
     TrainPlan,
@@ -21,9 +23,11 @@ from resdet.data.transforms import (
 
 __all__ = [
     "Batch",
+    "CifarData",
     "CocoDetection",
     "DataError",
     "Finding",
+    "LabelledImages",
     "LargeScaleJitter",
     "Sample",
     "ShortEdge",
@@ -33,7 +37,9 @@ __all__ = [
     "collate",
     "collate_images",
     "eval_loader",
+    "load_cifar",
     "missing_data_message",
+    "open_images",
     "read_image",
     "resize_image",
     "train_loader",

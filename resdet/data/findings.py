@@ -78,3 +78,29 @@ def missing_data_message(missing: Iterable[str | Path]) -> str:
     paths = list(dict.fromkeys(str(path) for path in missing))
     layout = f"{COCO_LAYOUT}\n" if any("coco" in path.lower() for path in paths) else ""
     return f"no such file or folder: {', '.join(paths)}\n{layout}{OWN_PATHS}"
+
+
+CLASS_LAYOUT = """\
+Images to classify are expected as
+  ROOT/train/CLASS/*.jpg    one folder a class, named as the class
+  ROOT/val/CLASS/*.jpg      the same classes, or some of them
+given by data.root=ROOT, or each by itself: data.train.root=FOLDER data.val.root=FOLDER. Instead of
+class folders there can be tar shards, which datasets/prepare_shards.py makes."""
+
+IMAGENET_LAYOUT = """\
+ImageNet is expected as
+  datasets/imagenet/train/WNID/*.JPEG                   1,281,167 files in 1,000 folders
+  datasets/imagenet/val/WNID/*.JPEG                     50,000 files, or all of them in val/ with
+  datasets/imagenet/ILSVRC2012_devkit_t12/data/         their ground truth and meta.mat
+To get it: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz of
+image-net.org, which asks for an account; datasets/README.md has the commands."""
+
+
+def missing_images_message(missing: Iterable[str | Path]) -> str:
+    """As `missing_data_message`, for images to classify; nothing missing gives the layout alone."""
+    paths = [str(path) for path in missing]
+    lines = [f"no such folder: {', '.join(paths)}"] if paths else []
+    lines.append(CLASS_LAYOUT)
+    if any("imagenet" in path.lower() for path in paths):
+        lines.append(IMAGENET_LAYOUT)
+    return "\n".join(lines)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resdet.data.coco import CocoDetection, Sample
+from resdet.data.coco import Sample
 from resdet.data.findings import DataError
 from resdet.errors import UserError
 from resdet.structures import ImageBatch, TargetBatch
@@ -28,7 +28,16 @@ GRACE_S = 120
 """How long a worker outlives a SIGTERM, in seconds."""
 
 Key = tuple[int, int]
-"""(epoch, index) of a sample."""
+"""(epoch, index) of a sample. With repeated augmentation the first number is epoch × repeats + r
+for the r-th of an image's repeats, so that no two of them draw the same augmentation."""
+
+
+class Samples(Protocol):
+    """A data set: `collate` takes a list of what it gives for keys."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key) -> Any: ...
 
 
 @dataclass
@@ -42,6 +51,11 @@ class Batch:
     paths: list[str]
     indices: list[int]
     """Positions in the data set."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, 3, H, W)."""
+        return tuple(self.images.images.shape)
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
@@ -130,9 +144,16 @@ class TrainPlan:
     group, with aspect ratios) once more. With aspect ratios, batches are of landscape or of
     portrait images, but for at most one an epoch that both leave over.
 
+    With `repeats`, each image of a batch comes that many times in it, augmented anew each time
+    (Hoffer et al. 2020). An epoch keeps its number of steps and so sees 1 / repeats of the images,
+    as torchvision's and timm's samplers do. The repeats are batch_size / repeats positions apart,
+    which spreads them over the processes.
+
     Args:
-        batch_size: images an update, over all processes.
-        aspect_ratios: (num_images,) width / height, or None for no grouping.
+        batch_size: images an update, over all processes, repeats included.
+        aspect_ratios: (num_images,) width / height, or None for no grouping; not with `repeats`.
+    Raises:
+        DataError: batch_size is no multiple of repeats.
     """
 
     def __init__(
@@ -141,9 +162,17 @@ class TrainPlan:
         batch_size: int,
         seed: int,
         aspect_ratios: NDArray[np.floating] | None = None,
+        repeats: int = 1,
     ) -> None:
-        assert num_images > 0 and batch_size > 0
+        assert num_images > 0 and batch_size > 0 and repeats > 0
+        assert repeats == 1 or aspect_ratios is None
+        if batch_size % repeats:
+            raise DataError(
+                f"train.batch_size {batch_size} is no multiple of data.repeated_augmentation "
+                f"{repeats}; give {-(-batch_size // repeats) * repeats}"
+            )
         self.num_images = num_images
+        self.repeats = repeats
         self.batch_size = batch_size
         self.seed = seed
         self.steps_per_epoch = -(-num_images // batch_size)
@@ -155,20 +184,24 @@ class TrainPlan:
         self._cached: tuple[int, NDArray[np.int64]] | None = None
 
     def batch(self, step: int) -> list[Key]:
-        """(epoch, index) of each image of the global batch of a step, counted from 0."""
+        """The key of each image of the global batch of a step, counted from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._cached is None or self._cached[0] != epoch:
             self._cached = (epoch, self._epoch(epoch))
-        return [(epoch, index) for index in self._cached[1][place].tolist()]
+        indices = self._cached[1][place].tolist()
+        first = epoch * self.repeats
+        return [(first + r, index) for r in range(self.repeats) for index in indices]
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        """(steps_per_epoch, batch_size) image indices."""
+        """(steps_per_epoch, batch_size / repeats) image indices."""
         rng = np.random.default_rng(
             # (seed, epoch) alone would be the sequence of sample (seed, epoch, 0).
             np.random.SeedSequence((self.seed, epoch), spawn_key=(0,))
         )
         order = rng.permutation(self.num_images)
-        size = self.batch_size
+        size = self.batch_size // self.repeats
+        if self.repeats > 1:
+            return np.resize(order, (self.steps_per_epoch, size))
         full: list[NDArray[np.int64]] = []
         rests: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         for group in (order[~self._is_portrait[order]], order[self._is_portrait[order]]):
@@ -197,17 +230,17 @@ class _Failure:
 class _Batches(Dataset[Any]):
     """Makes whole batches in the workers: `DataLoader` asks for all keys of a batch at once."""
 
-    def __init__(self, dataset: CocoDetection) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Samples, collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
 
-    def __getitems__(self, keys: list[Key]) -> Batch | _Failure:
+    def __getitems__(self, keys: list[Key]) -> Any:
         # An exception would arrive as a worker's traceback around the message.
         try:
-            return collate([self.dataset[key] for key in keys])
+            return self.collate([self.dataset[key] for key in keys])
         except UserError as error:
             return _Failure(str(error))
 
-    def __getitem__(self, key: Key) -> Batch | _Failure:
+    def __getitem__(self, key: Key) -> Any:
         return self.__getitems__([key])
 
 
@@ -233,8 +266,12 @@ def _outlive(number: int, frame: FrameType | None) -> None:
 
 
 def _load(
-    dataset: CocoDetection, keys: Iterable[list[Key]], workers: int, pin_memory: bool
-) -> Iterator[Batch]:
+    dataset: Samples,
+    keys: Iterable[list[Key]],
+    collate: Callable[[list[Any]], Any],
+    workers: int,
+    pin_memory: bool,
+) -> Iterator[Any]:
     """Batches of the keys, in their order for any number of workers.
 
     Workers are forked where that is possible: they start at once and share the annotations'
@@ -245,7 +282,7 @@ def _load(
     """
     fork = workers > 0 and sys.platform == "linux"
     loader: DataLoader[Any] = DataLoader(
-        _Batches(dataset),
+        _Batches(dataset, collate),
         batch_sampler=keys,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_as_is,
@@ -283,7 +320,7 @@ class _StepKeys:
 
 
 def train_loader(
-    dataset: CocoDetection,
+    dataset: Samples,
     plan: TrainPlan,
     *,
     start_step: int,
@@ -293,10 +330,12 @@ def train_loader(
     accumulate: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[list[Batch]]:
+    collate: Callable[[list[Any]], Any] = collate,
+) -> Iterator[list[Any]]:
     """This process's slice of each step from start_step to before end_step, in `accumulate` parts.
 
-    The same tensors for any number of workers, and for any start.
+    The same tensors for any number of workers, and for any start. A batch is what `collate` makes
+    of the samples: a `Batch` unless told otherwise.
 
     Raises:
         DataError: the batch can't be split so, or a file or annotation turns out to be bad.
@@ -308,11 +347,11 @@ def train_loader(
         )
     size = plan.batch_size // (world_size * accumulate)
     keys = _StepKeys(plan, start_step, end_step, rank, accumulate, size)
-    return _grouped(_load(dataset, keys, workers, pin_memory), accumulate)
+    return _grouped(_load(dataset, keys, collate, workers, pin_memory), accumulate)
 
 
-def _grouped(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
-    parts: list[Batch] = []
+def _grouped(batches: Iterator[Any], count: int) -> Iterator[list[Any]]:
+    parts: list[Any] = []
     for batch in batches:
         parts.append(batch)
         if len(parts) == count:
@@ -321,14 +360,15 @@ def _grouped(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
 
 
 def eval_loader(
-    dataset: CocoDetection,
+    dataset: Samples,
     *,
     batch_size: int = 1,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+    collate: Callable[[list[Any]], Any] = collate,
+) -> Iterator[Any]:
     """Every image once over all processes: this one takes each world_size-th, from `rank` on.
 
     Raises:
@@ -339,4 +379,4 @@ def eval_loader(
         [(0, index) for index in own[first : first + batch_size]]
         for first in range(0, len(own), batch_size)
     ]
-    return _load(dataset, keys, workers, pin_memory)
+    return _load(dataset, keys, collate, workers, pin_memory)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.config.loading import load_config
-from resdet.config.schema import Config
-from resdet.data.loader import collate, train_loader
-from resdet.engine import pictures
+from resdet.config.loading import AnyConfig
 from resdet.engine.distributed import Processes
-from resdet.engine.run_folder import Run, choose_folder, make_folder
+from resdet.engine.run_folder import Run, choose_folder, make_folder, read_config
 from resdet.engine.setup import Training, prepare
 from resdet.engine.step import update
 from resdet.errors import UserError
@@ -33,6 +28,7 @@ def check_run(
     run_dir: str | Path | None,
     processes: Processes,
     strict: bool,
+    schema: type[AnyConfig] | None,
 ) -> Path:
     """Resolve the config, read all the data, draw one batch, estimate memory; trains nothing.
 
@@ -45,25 +41,17 @@ def check_run(
     out = folder.with_name(f"{folder.name}_check")
     if folder.exists():
         logger.info(f"note: {folder} exists; training there needs --resume")
-    run = Run(out, load_config(config, overrides), None)
+    run = Run(out, read_config(config, overrides, schema), None)
     training = prepare(run, processes, strict=strict, decode_all=True)
-    first = train_loader(
-        training.train_data,
-        training.plan,
-        start_step=0,
-        end_step=1,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        accumulate=run.config.train.accumulate,
-        workers=0,
-        pin_memory=False,
+    first = training.task.load_steps(
+        training.plan, start_step=0, end_step=1, processes=processes, workers=0
     )
-    parts = next(iter(first))
+    parts = next(first)
     if processes.is_main:
         make_folder(out)
-        pictures.draw_batch(parts, training.model.class_names, out / "train_batch.jpg")
+        training.task.draw_batch(parts, 0, out / "train_batch.jpg")
         logger.info(f"drew one batch: {out / 'train_batch.jpg'}")
-    shapes = ", ".join(str(tuple(part.images.images.shape)) for part in parts)
+    shapes = ", ".join(str(part.shape) for part in parts)
     logger.info(f"first batch: {shapes}")
     estimate = estimate_memory(training, len(parts[0].paths), processes.device)
     listed = ", ".join(f"{name} {size:.0f}" for name, size in estimate.items())
@@ -85,22 +73,20 @@ def estimate_memory(training: Training, num_images: int, device: torch.device) -
     model, config = training.model, training.config
     weights = _mib(list(model.state_dict().values()))
     trained = _mib([p for p in model.parameters() if p.requires_grad])
-    moments = {"sgd": 1 if config.optim.momentum else 0, "adamw": 2}[config.optim.name]
-    sample = training.train_data[training.plan.batch(0)[0]]
-    batch = collate([sample]).to(device)
+    moments = 2 if config.optim.name != "sgd" else 1 if config.optim.momentum else 0
+    part, area = training.task.check_part()
     model.train()
     saved = _SavedBytes(model)
     with saved.counting(), training.precision.autocast():
-        losses = model(batch.images, batch.targets, seed=config.train.seed, step=0)
+        losses, _ = training.task.losses(model, part.to(device), seed=config.train.seed, step=0)
         torch.stack(list(losses.values())).sum()
-    height, width = batch.images.images.shape[-2:]
-    area = largest_area(config, training.train_data.sizes)
+    scale = num_images * max(1.0, training.task.largest_area() / area)
     return {
         "weights": weights,
         "gradients": trained,
         "optimizer": moments * trained,
         "averaged weights": weights if training.ema else 0.0,
-        "activations": saved.total / MIB * num_images * max(1.0, area / (height * width)),
+        "activations": saved.total / MIB * scale,
     }
 
 
@@ -127,18 +113,3 @@ class _SavedBytes:
             self._held.append(tensor.detach())
             self.total += storage.nbytes()
         return tensor
-
-
-def largest_area(config: Config, sizes: np.ndarray) -> int:
-    """Largest padded image in pixels that the training transforms can make of (N, 2) sizes."""
-    augment, resize = config.data.augment, config.data.augment.resize
-    if resize.mode == "large_scale_jitter":
-        sides = np.array([[resize.lsj_size, resize.lsj_size]], dtype=np.float64)
-    else:
-        short, long = sizes.min(axis=1), sizes.max(axis=1)
-        scale = np.minimum(max(resize.short_edges) / short, resize.max_size / long)
-        sides = sizes * scale[:, None]
-    if augment.crop is not None:
-        sides = np.minimum(sides, augment.crop)
-    padded = np.ceil(sides / 32) * 32
-    return math.ceil(padded.prod(axis=1).max())

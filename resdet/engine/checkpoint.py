@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import zipfile
@@ -13,6 +14,7 @@ import torch
 from resdet.errors import UserError
 
 FORMAT = 1
+KINDS = ("detector", "classifier")
 KEYS = ("config", "class_names", "category_ids", "step", "model")
 
 
@@ -48,6 +50,11 @@ def write_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Plain values as indented JSON, written in the same way."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 def _sync_folder(folder: Path) -> None:
     """The rename itself reaches the disk; systems without folder handles do it on their own."""
     if not hasattr(os, "O_DIRECTORY"):
@@ -60,7 +67,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """A detector checkpoint on the CPU, read without running any code inside it.
+    """A checkpoint of a run on the CPU, read without running any code inside it.
 
     UserError for a file that is absent, damaged, of another kind, or of a newer format.
     """
@@ -78,8 +85,8 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: the file is damaged or cut short ({error}); use another checkpoint"
         ) from error
-    if not isinstance(found, dict) or found.get("kind") != "detector":
-        raise UserError(f"{path}: not a resdet detector checkpoint")
+    if not isinstance(found, dict) or found.get("kind") not in KINDS:
+        raise UserError(f"{path}: not a checkpoint of a resdet run")
     if found.get("format") != FORMAT:
         raise UserError(
             f"{path}: checkpoint format {found.get('format')}, and this resdet reads {FORMAT}; "

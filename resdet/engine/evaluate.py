@@ -15,13 +15,14 @@ from torch import Tensor
 from resdet.config.schema import Config
 from resdet.data.coco import CocoDetection
 from resdet.data.loader import eval_loader
-from resdet.engine import distributed, hardware
+from resdet.engine import distributed, hardware, pictures
 from resdet.engine.distributed import Processes
 from resdet.engine.hardware import Precision
 from resdet.engine.signals import StopRequest
 from resdet.errors import UserError
-from resdet.evaluation.coco import CocoEvaluator, CocoResult
+from resdet.evaluation.coco import KINDS, CocoEvaluator, CocoResult
 from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
+from resdet.evaluation.coco_report import write_report
 from resdet.factory import build_trained, build_val_data
 from resdet.inference.predictor import precision_of
 from resdet.interop.weights import read_weights
@@ -51,8 +52,36 @@ class Validation:
         """Sum of the losses; None where not computed."""
         return sum(self.losses.values()) if self.losses else None
 
-    def ap(self, kind: str) -> float:
-        return self.result.summary[kind]["AP"]
+    @property
+    def metric(self) -> tuple[str, float]:
+        """AP of masks where there are any, else of boxes."""
+        kind = [kind for kind in KINDS if kind in self.result.summary][-1]
+        return f"{kind} AP", self.result.summary[kind]["AP"]
+
+    def line(self) -> dict[str, Any]:
+        """Metrics and losses for log.jsonl."""
+        return {
+            "eval": self.result.summary,
+            "val_loss": self.loss,
+            "val_losses": self.losses,
+            "eval_s": round(self.seconds, 2),
+        }
+
+    def words(self) -> str:
+        """The same for a person."""
+        words = [
+            f"{kind} AP {numbers['AP']:.4f} AP50 {numbers['AP50']:.4f} AP75 {numbers['AP75']:.4f}"
+            for kind, numbers in self.result.summary.items()
+        ]
+        return "; ".join(words + ([] if self.loss is None else [f"val loss {self.loss:.4f}"]))
+
+    def write(self, folder: Path) -> None:
+        """eval.json, the table of the classes, the PR curves."""
+        write_report(self.result, folder)
+
+    def draw(self, folder: Path) -> None:
+        """Some validation images with what was found in them."""
+        pictures.draw_predictions(self.pictures, folder / "plots" / "val_predictions.jpg")
 
 
 @dataclass

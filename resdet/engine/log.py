@@ -127,28 +127,25 @@ class RunLog:
             self._progress.update(self._task, numbers=numbers)
             return
         left = timedelta(seconds=round(eta_s))
-        parts = "  ".join(f"{k[5:]} {v:.4f}" for k, v in line.items() if k.startswith("loss_"))
+        parts = [f"{k[5:]} {v:.4f}" for k, v in line.items() if k.startswith("loss_")]
+        if "error_percent" in line:
+            parts.append(f"error {line['error_percent']:.2f} %")
         logger.info(
             f"step {line['step']}/{self.total_steps}  epoch {line['epoch']:.2f}  {numbers}  "
-            f"{line['memory_mb']:.0f} MB  {left} left  ({parts})"
+            f"{line['memory_mb']:.0f} MB  {left} left  ({'  '.join(parts)})"
         )
 
-    def evaluation(self, line: dict[str, Any]) -> None:
-        """A line of metrics: step, epoch, eval {kind: 12 numbers}, val_loss, val_losses."""
+    def evaluation(self, line: dict[str, Any], words: str) -> None:
+        """A validation: step, epoch, eval {name: number, or kind: {name: number}}, val_loss,
+        val_losses, eval_s; and the same for a person."""
         self._write(line)
-        for kind, numbers in line["eval"].items():
+        plain = {name: each for name, each in line["eval"].items() if not isinstance(each, dict)}
+        kinds = {name: each for name, each in line["eval"].items() if isinstance(each, dict)}
+        for kind, numbers in {"eval": plain, **kinds}.items():
             self._scalars(kind, numbers, line["step"])
         if line["val_loss"] is not None:
             self._scalars("val", {"loss": line["val_loss"], **line["val_losses"]}, line["step"])
-        words = [
-            f"{kind} AP {numbers['AP']:.4f} AP50 {numbers['AP50']:.4f} AP75 {numbers['AP75']:.4f}"
-            for kind, numbers in line["eval"].items()
-        ]
-        if line["val_loss"] is not None:
-            words.append(f"val loss {line['val_loss']:.4f}")
-        logger.info(
-            f"validation at step {line['step']}: {'; '.join(words)} ({line['eval_s']:.0f} s)"
-        )
+        logger.info(f"validation at step {line['step']}: {words} ({line['eval_s']:.0f} s)")
 
     def close(self) -> None:
         if self._progress is not None:

@@ -18,9 +18,23 @@ NORM_LAYERS = (
 )
 
 
+@dataclass
+class Adaptation:
+    """What the learning rate has learned from the run so far; plain values, kept in checkpoints."""
+
+    is_held: bool = False
+    """The rate is still held low, as the training error is too high."""
+    drops: int = 0
+    """plateau: how often the rate was multiplied by gamma."""
+    best: float | None = None
+    """plateau: the best validation metric since the last drop, or before."""
+    worse: int = 0
+    """plateau: validations since then."""
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up into multi-step or cosine decay (Goyal et al. 2017; Loshchilov 2017).
+    """Warm-up into multi-step, cosine or plateau decay (Goyal et al. 2017; Loshchilov 2017).
 
     The warm-up multiplies the decayed rate, as Detectron2 does it.
     """
@@ -28,7 +42,7 @@ class Schedule:
     lr: float
     """Peak rate, scaled to the batch already."""
     kind: str
-    """multistep or cosine."""
+    """multistep, cosine or plateau."""
     total_steps: int
     milestones: tuple[int, ...]
     """multistep: steps where the rate is multiplied by gamma."""
@@ -36,17 +50,56 @@ class Schedule:
     warmup_steps: int
     warmup_factor: float
     """Start of the warm-up, relative to lr."""
+    min_lr: float = 0.0
+    """Lowest rate of cosine and plateau."""
+    patience: int = 1
+    """plateau: validations without a better metric before the rate drops."""
+    hold_until_error: float | None = None
+    """Hold lr × warmup_factor until the training error in percent falls below this, in place of
+    the linear warm-up (He et al. 2016, 4.2, ResNet-110)."""
 
-    def lr_at(self, step: int) -> float:
-        """The rate of update number `step`, counted from 0."""
+    def begin(self) -> Adaptation:
+        """The state at step 0."""
+        return Adaptation(is_held=self.hold_until_error is not None)
+
+    def lr_at(self, step: int, adapted: Adaptation | None = None) -> float:
+        """The rate of update number `step`, counted from 0; `adapted` None is as at the start."""
+        adapted = adapted or self.begin()
+        if adapted.is_held:
+            return self.lr * self.warmup_factor
         if self.kind == "cosine":
-            decay = 0.5 * (1.0 + math.cos(math.pi * min(step / self.total_steps, 1.0)))
+            done = min(step / self.total_steps, 1.0)
+            rate = self.min_lr + 0.5 * (self.lr - self.min_lr) * (1.0 + math.cos(math.pi * done))
+        elif self.kind == "plateau":
+            rate = max(self.lr * self.gamma**adapted.drops, self.min_lr)
         else:
-            decay = self.gamma ** bisect_right(self.milestones, step)
-        if step >= self.warmup_steps:
-            return self.lr * decay
+            rate = self.lr * self.gamma ** bisect_right(self.milestones, step)
+        if self.hold_until_error is not None or step >= self.warmup_steps:
+            return rate
         done = step / self.warmup_steps
-        return self.lr * decay * (self.warmup_factor * (1.0 - done) + done)
+        return rate * (self.warmup_factor * (1.0 - done) + done)
+
+    def see_error(self, adapted: Adaptation, error_percent: float) -> bool:
+        """Note the training error; True where this ends the low rate at the start."""
+        if not adapted.is_held or self.hold_until_error is None:
+            return False
+        adapted.is_held = error_percent >= self.hold_until_error
+        return not adapted.is_held
+
+    def see_metric(self, adapted: Adaptation, metric: float) -> bool:
+        """Note a validation's metric, higher is better; True where the rate drops."""
+        if self.kind != "plateau":
+            return False
+        if adapted.best is None or metric > adapted.best:
+            adapted.best, adapted.worse = metric, 0
+            return False
+        adapted.worse += 1
+        rate = self.lr * self.gamma**adapted.drops
+        is_lowest = rate <= self.min_lr or math.isclose(rate, self.min_lr)
+        if adapted.worse < self.patience or is_lowest:
+            return False
+        adapted.drops, adapted.worse = adapted.drops + 1, 0
+        return True
 
 
 def scale_lr(lr: float, batch_size: int, reference_batch: int) -> float:
@@ -62,34 +115,57 @@ def scale_milestones(
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, norm_weight_decay: float
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    norm_weight_decay: float,
+    bias_weight_decay: float | None = None,
 ) -> list[dict]:
-    """Trained parameters in two groups; biases outside norm layers decay, as in Detectron2.
+    """Trained parameters by their decay: weights, norm layers, other layers' biases.
 
-    The order is that of the modules, so that optimizer states fit from run to run.
+    Biases decay like weights where `bias_weight_decay` is None, as in Detectron2. The order is that
+    of the modules, so that optimizer states fit from run to run.
     """
     decayed: list[nn.Parameter] = []
     norms: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
     seen: set[nn.Parameter] = set()
     for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                (norms if isinstance(module, NORM_LAYERS) else decayed).append(parameter)
-    assert decayed or norms, "the model has no parameter that trains"
-    groups = [
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            if isinstance(module, NORM_LAYERS):
+                norms.append(parameter)
+            elif bias_weight_decay is not None and name == "bias":
+                biases.append(parameter)
+            else:
+                decayed.append(parameter)
+    assert decayed or norms or biases, "the model has no parameter that trains"
+    groups: list[dict] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": norms, "weight_decay": norm_weight_decay},
+        {"params": biases, "weight_decay": bias_weight_decay},
     ]
     return [group for group in groups if group["params"]]
 
 
 def make_optimizer(
-    name: str, groups: list[dict], *, lr: float, momentum: float, betas: Sequence[float]
+    name: str,
+    groups: list[dict],
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool = False,
+    betas: Sequence[float],
 ) -> torch.optim.Optimizer:
-    """sgd or adamw in torch's fused form: one kernel for all parameters, the same numbers."""
+    """sgd or adamw in torch's fused form (one kernel for all, the same numbers), or lamb."""
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    if name == "lamb":
+        from resdet.engine.lamb import Lamb
+
+        return Lamb(groups, lr=lr, betas=(betas[0], betas[1]))
     assert name == "adamw", name
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
 

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from resdet.data.loader import Batch
 from resdet.structures import Detections, Target
-from resdet.viz.draw import draw, draw_targets, grid
+from resdet.viz.draw import draw, draw_caption, draw_targets, grid
 from resdet.viz.plots import plot_training
 
 MAX_IMAGES = 9
@@ -50,6 +51,12 @@ def draw_predictions(pictures: Sequence[tuple[str, Detections]], path: Path) -> 
     if pictures:
         drawn = [draw(file, found, score_thresh=SCORE_THRESH) for file, found in pictures]
         _save(grid(drawn, max_side=MAX_SIDE), path)
+
+
+def draw_labelled(pictures: Sequence[tuple[np.ndarray, str]], path: Path) -> None:
+    """Some images (H, W, 3) uint8 RGB of a classifier, each under its words."""
+    if pictures:
+        _save(grid([draw_caption(array, words) for array, words in pictures], max_side=256), path)
 
 
 def draw_curves(folder: Path) -> None:

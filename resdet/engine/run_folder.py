@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from resdet.config.loading import (
+    AnyConfig,
     config_from_dict,
     diff_configs,
     dump_yaml,
+    load_any_config,
     load_config,
     override_config,
+    tool_of,
 )
-from resdet.config.schema import Config
 from resdet.engine import checkpoint
 from resdet.errors import UserError
 
@@ -30,7 +32,7 @@ class Run:
     """What `train` starts from."""
 
     folder: Path
-    config: Config
+    config: AnyConfig
     checkpoint: dict[str, Any] | None
     """The contents of last.pt to go on from; None starts at step 0."""
 
@@ -41,8 +43,9 @@ def open_run(
     *,
     run_dir: str | Path | None,
     resume: bool,
+    schema: type[AnyConfig] | None = None,
 ) -> Run:
-    """The run that the arguments mean; writes nothing.
+    """The run that the arguments mean; writes nothing. `schema` None takes a run of any task.
 
     UserError for a folder that exists without `resume`, one that does not with it, and keys that
     were changed since the run began.
@@ -56,7 +59,7 @@ def open_run(
                 f"{folder}: this run folder exists; go on with it by --resume, "
                 "or give another one by --run-dir"
             )
-        return Run(folder, load_config(config, overrides), None)
+        return Run(folder, read_config(config, overrides, schema), None)
     stored = folder / "config.yaml"
     if not folder.is_dir():
         raise UserError(f"{folder}: no run to resume; leave out --resume to start it")
@@ -67,15 +70,26 @@ def open_run(
             "remove it and leave out --resume"
         )
     found = checkpoint.load(last) if last.is_file() else None
-    old = config_from_dict(found["config"], str(last)) if found else load_config(stored)
+    old = config_from_dict(found["config"], str(last)) if found else load_any_config(stored)
+    if schema is not None and not isinstance(old, schema):
+        raise UserError(f"{folder}: a run of {old.task}; go on with it by {tool_of(old)}")
     if config is not None or overrides:
         if config is not None:
-            wanted = load_config(config, overrides)
+            wanted = read_config(config, overrides, type(old))
         else:
             wanted = override_config(old, overrides, str(folder))
         check_changes(old, wanted, step=found["step"] if found else 0, source=folder)
         return Run(folder, wanted, found)
     return Run(folder, old, found)
+
+
+def read_config(
+    config: str | Path, overrides: Sequence[str], schema: type[AnyConfig] | None
+) -> AnyConfig:
+    """A config of this schema; of None, as its key `task` says."""
+    if schema is None:
+        return load_any_config(config, overrides)
+    return load_config(config, overrides, schema=schema)
 
 
 def choose_folder(config: str | Path | None, run_dir: str | Path | None) -> Path:
@@ -87,7 +101,7 @@ def choose_folder(config: str | Path | None, run_dir: str | Path | None) -> Path
     return Path("runs") / Path(config).stem
 
 
-def check_changes(old: Config, new: Config, *, step: int, source: Path) -> None:
+def check_changes(old: AnyConfig, new: AnyConfig, *, step: int, source: Path) -> None:
     """UserError naming every key whose change would make the resumed run another one."""
     refused = [
         (key, before, after)
@@ -105,7 +119,7 @@ def check_changes(old: Config, new: Config, *, step: int, source: Path) -> None:
     )
 
 
-def _is_longer(key: str, before: Any, after: Any, old: Config) -> bool:
+def _is_longer(key: str, before: Any, after: Any, old: AnyConfig) -> bool:
     if key not in LENGTH_KEYS or old.optim.schedule != "multistep":
         return False
     return before is not None and after is not None and after > before

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resdet.data.loader import Batch
 from resdet.engine import hardware, optim
 from resdet.engine.distributed import Processes
 from resdet.engine.setup import Training
 
 
 def update(
-    training: Training, parts: list[Batch], step: int, processes: Processes
+    training: Training, parts: list[Any], step: int, processes: Processes
 ) -> dict[str, Tensor]:
     """One optimizer update from the parts of update number `step`, counted from 0.
 
-    Returns the total loss, each named loss (means over the parts) and, where gradients are
-    clipped, their norm before that; all still on the device.
+    Returns the total loss, each named loss and the task's other numbers (means over the parts)
+    and, where gradients are clipped, their norm before that; all still on the device.
     """
     t, config = training, training.config
     # Whatever draws random numbers depends on (seed, step, process) alone.
@@ -32,10 +31,10 @@ def update(
         is_last = index == len(parts) - 1
         with exchange(t.wrapped, is_last):
             with t.precision.autocast():
-                losses = t.wrapped(part.images, part.targets, seed=config.train.seed, step=step)
+                losses, others = t.task.losses(t.wrapped, part, seed=config.train.seed, step=step)
             loss = torch.stack(list(losses.values())).sum() / len(parts)
             t.scaler.scale(loss).backward()
-        for name, value in {"loss": loss * len(parts), **losses}.items():
+        for name, value in {"loss": loss * len(parts), **losses, **others}.items():
             share = value.detach() / len(parts)
             sums[name] = sums[name] + share if name in sums else share
     if config.optim.clip_norm is not None:
@@ -56,12 +55,3 @@ def exchange(wrapped: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     if isinstance(wrapped, DistributedDataParallel) and not is_last:
         return wrapped.no_sync()
     return nullcontext()
-
-
-def image_names(parts: Sequence[Batch]) -> list[str]:
-    """File and id of each image of a step, for messages."""
-    return [
-        f"{path} (id {image_id})"
-        for part in parts
-        for path, image_id in zip(part.paths, part.targets.image_ids, strict=True)
-    ]

@@ -1,4 +1,4 @@
-"""Training: one function for the command, and one loop to be read from top to bottom."""
+"""Training: one function for the commands, and one loop to be read from top to bottom."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import logging
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
-from resdet.data.loader import Batch, train_loader
+from resdet.config.loading import AnyConfig, tool_of
 from resdet.engine import checkpoint, distributed, hardware, optim, pictures
 from resdet.engine.check import check_run
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate import evaluate, kinds_of
 from resdet.engine.log import Pace, RunLog, cut_log, start_console
 from resdet.engine.run_folder import Run, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
-from resdet.engine.step import image_names, update
-from resdet.engine.watch import LossWatch, check_weights
-from resdet.evaluation.coco_report import write_report
+from resdet.engine.step import update
+from resdet.engine.watch import ERROR_STEPS, LossWatch, check_weights
 
 logger = logging.getLogger("resdet")
 
@@ -32,13 +31,15 @@ def train(
     device: str | None = None,
     check: bool = False,
     strict: bool = False,
+    schema: type[AnyConfig] | None = None,
 ) -> Path:
-    """Train a detector and return its run folder.
+    """Train a detector or a classifier, as the config's `task` says, and return its run folder.
 
     `config` is a YAML file; with `resume` it may be None, and the run's own config is used.
-    `overrides` are key=value. `check` counts the data, draws a batch, estimates memory and stops;
-    `strict` makes every finding in the data an error. UserError for what the user can mend;
-    `Stopped` (a SystemExit) after a SIGTERM or SIGINT, when the state has been saved.
+    `overrides` are key=value. `schema` admits configs of one task alone. `check` counts the data,
+    draws a batch, estimates memory and stops; `strict` makes every finding in the data an error.
+    UserError for what the user can mend; `Stopped` (a SystemExit) after a SIGTERM or SIGINT, when
+    the state has been saved.
     """
     processes = distributed.start(device)
     start_console(processes.is_main)
@@ -46,9 +47,14 @@ def train(
         with hardware.settings_restored():
             if check:
                 return check_run(
-                    config, overrides, run_dir=run_dir, processes=processes, strict=strict
+                    config,
+                    overrides,
+                    run_dir=run_dir,
+                    processes=processes,
+                    strict=strict,
+                    schema=schema,
                 )
-            run = open_run(config, overrides, run_dir=run_dir, resume=resume)
+            run = open_run(config, overrides, run_dir=run_dir, resume=resume, schema=schema)
             # Every process has looked at the folder before the main one makes it.
             distributed.barrier(processes)
             with stop_request() as stop:
@@ -89,7 +95,7 @@ def run_steps(
 ) -> None:
     """The loop. An update is made of every part of a step; a step counts from 1 once it is done."""
     t, config = training, training.config
-    watch, pace = LossWatch(processes), Pace()
+    watch, pace = LossWatch(processes, t.recent), Pace()
     if t.validation_is_due:
         if not validate(folder, t, t.start_step, processes, log, stop):
             leave(folder, t, t.start_step, processes, stop, validation_is_due=True)
@@ -97,18 +103,23 @@ def run_steps(
     t.model.train()
     with closing(load_steps(t, processes)) as batches:
         for step, parts in enumerate(batches, start=t.start_step + 1):
-            lr = t.schedule.lr_at(step - 1)
+            lr = t.schedule.lr_at(step - 1, t.adapted)
             optim.set_lr(t.optimizer, lr)
-            watch.add(step, update(t, parts, step - 1, processes), image_names(parts))
+            watch.add(step, update(t, parts, step - 1, processes), t.task.image_names(parts))
             pace.add(config.train.batch_size)
             log.advance()
 
             is_stopping = distributed.any_process(bool(stop), processes)
-            is_evaluating = t.val_data is not None and t.is_due(step, config.eval.every)
+            is_evaluating = t.task.has_validation and t.is_due(step, config.eval.every)
             is_saving = t.is_due(step, config.checkpoint.every)
             is_logging = t.is_due(step, config.log.every)
-            if is_logging or is_evaluating or is_saving or is_stopping or watch.full:
+            # at steps of its own, so that log.every changes no number
+            is_adapting = t.adapted.is_held and step % ERROR_STEPS == 0
+            is_reading = is_logging or is_evaluating or is_saving or is_stopping or is_adapting
+            if is_reading or watch.full:
                 numbers = watch.read()
+            if is_adapting and t.schedule.see_error(t.adapted, numbers["error_percent"]):
+                logger.info(f"step {step}: training error below the mark, the full rate begins")
             if is_logging:
                 speed = pace.images_per_s()
                 memory = round(hardware.memory_mb(processes.device), 1)
@@ -119,7 +130,9 @@ def run_steps(
             with pace.paused():
                 if step <= pictures.NUM_BATCHES and processes.is_main:
                     path = folder / "plots" / f"train_batch{step}.jpg"
-                    pictures.draw_batch(parts, t.model.class_names, path)
+                    t.task.draw_batch(parts, step - 1, path)
+                if step == t.total_steps:
+                    settle(t, processes)
                 if is_stopping:
                     leave(folder, t, step, processes, stop, validation_is_due=is_evaluating)
                 if is_evaluating and not validate(folder, t, step, processes, log, stop):
@@ -130,21 +143,23 @@ def run_steps(
                     pictures.draw_curves(folder)
 
 
-def load_steps(training: Training, processes: Processes) -> Generator[list[Batch]]:
+def load_steps(training: Training, processes: Processes) -> Generator[list[Any]]:
     """The steps that are left, each as this process's parts of it."""
-    steps = train_loader(
-        training.train_data,
+    return training.task.load_steps(
         training.plan,
         start_step=training.start_step,
         end_step=training.total_steps,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        accumulate=training.config.train.accumulate,
+        processes=processes,
         workers=training.workers,
-        pin_memory=processes.device.type == "cuda",
     )
-    assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
-    return steps
+
+
+def settle(training: Training, processes: Processes) -> None:
+    """What the task does to the model after the last update; to its averaged weights as well."""
+    training.task.settle(processes, training.precision)
+    if training.ema:
+        with training.ema.in_model():
+            training.task.settle(processes, training.precision)
 
 
 def validate(
@@ -159,45 +174,27 @@ def validate(
 
     False where a stop was requested meanwhile; nothing is written then.
     """
-    t, config = training, training.config
-    assert t.val_data is not None, "validation without data.val"
+    t = training
     check_weights(t.model, step)
     with t.ema.in_model() if t.ema else nullcontext():
-        found = evaluate(
-            t.model,
-            t.val_data,
-            processes=processes,
-            precision=t.precision,
-            batch_size=config.eval.batch_size,
-            max_dets=config.eval.max_dets,
-            backend=config.eval.backend,
-            val_loss=config.eval.val_loss,
-            workers=t.workers,
-            truth=t.truth,
-            stop=stop,
-            num_pictures=pictures.MAX_IMAGES,
+        found = t.task.validate(
+            processes=processes, precision=t.precision, workers=t.workers, stop=stop
         )
     if found is None:
         return False
-    log.evaluation(
-        {
-            "step": step,
-            "epoch": round(step / t.plan.steps_per_epoch, 4),
-            "eval": found.result.summary,
-            "val_loss": found.loss,
-            "val_losses": found.losses,
-            "eval_s": round(found.seconds, 2),
-        }
-    )
-    kind = kinds_of(t.model)[-1]
-    if t.best is None or found.ap(kind) > t.best["value"]:
-        t.best = {"step": step, "metric": f"{kind} AP", "value": found.ap(kind)}
+    epoch = round(step / t.plan.steps_per_epoch, 4)
+    log.evaluation({"step": step, "epoch": epoch, **found.line()}, found.words())
+    name, value = found.metric
+    if t.schedule.see_metric(t.adapted, value):
+        logger.info(f"step {step}: {name} is on a plateau, the rate drops")
+    if t.best is None or value > t.best["value"]:
+        t.best = {"step": step, "metric": name, "value": value}
         if processes.is_main:
             weights_only = {**t.state(step), "optimizer": None, "scaler": None}
             checkpoint.save(folder / "best.pt", weights_only)
-            write_report(found.result, folder)
+            found.write(folder)
     if processes.is_main:
-        pictures.draw_predictions(found.pictures, folder / "plots" / "val_predictions.jpg")
+        found.draw(folder)
     return True
 
 
@@ -230,6 +227,6 @@ def leave(
     distributed.barrier(processes)
     logger.info(
         f"stopped by a signal after step {step} of {training.total_steps}, and saved; go on with: "
-        f"python tools/train_det.py --resume --run-dir {folder}"
+        f"python {tool_of(training.config)} --resume --run-dir {folder}"
     )
     raise Stopped(stop.exit_code)

@@ -13,6 +13,10 @@ from resdet.engine.distributed import Processes
 from resdet.errors import UserError
 
 MAX_NAMED = 16
+ERROR = "error_percent"
+"""The name of a classifier's training error among a step's numbers."""
+ERROR_STEPS = 50
+"""Steps that a training error is averaged over."""
 
 
 class NonFiniteError(UserError):
@@ -34,8 +38,12 @@ class LossWatch:
     error still names the step where it first appeared.
     """
 
-    def __init__(self, processes: Processes, capacity: int = 100) -> None:
+    def __init__(
+        self, processes: Processes, recent: list[float] | None = None, capacity: int = 100
+    ) -> None:
+        """`recent` collects the last training errors, whenever they are read."""
         self.processes = processes
+        self.recent = [] if recent is None else recent
         self.capacity = capacity
         self._names: tuple[str, ...] = ()
         self._rows: list[_Row] = []
@@ -55,6 +63,8 @@ class LossWatch:
     def read(self) -> dict[str, float]:
         """The newest step's numbers as a mean over the processes; forgets what was read.
 
+        A training error is the mean over the last `ERROR_STEPS` steps.
+
         NonFiniteError where a loss of any step since the last reading is not finite. All processes
         call it at the same steps.
         """
@@ -67,7 +77,12 @@ class LossWatch:
         if len(bad):
             self._fail(int(bad[0]), local)
         self._rows.clear()
-        return dict(zip(self._names, values[-1].tolist(), strict=True))
+        found = dict(zip(self._names, values[-1].tolist(), strict=True))
+        if ERROR in found:
+            self.recent += values[:, self._names.index(ERROR)].tolist()
+            del self.recent[:-ERROR_STEPS]
+            found[ERROR] = sum(self.recent) / len(self.recent)
+        return found
 
     def _fail(self, index: int, local: Tensor) -> None:
         row = self._rows[index]

@@ -14,13 +14,17 @@ import cv2
 import numpy as np
 
 from resdet.errors import UserError
+from resdet.inference.classify import Classification
 from resdet.inference.sources import WRITTEN_VIDEO_SUFFIXES, Picture
 from resdet.structures import Detections
+from resdet.viz.classification import draw_classification
 from resdet.viz.draw import draw
 
 log = logging.getLogger("resdet")
 
 DETECTIONS, IMAGES = "detections.json", "images.json"
+PREDICTIONS = "predictions.json"
+"""A classifier's: what images.json has of an image, and its classes."""
 JPEG_QUALITY = 92
 # MPEG-4 is in every OpenCV wheel, motion JPEG in OpenCV itself.
 CODECS = tuple(zip(("mp4v", "MJPG"), WRITTEN_VIDEO_SUFFIXES, strict=True))
@@ -83,21 +87,27 @@ class VideoFile:
 
 @dataclass
 class Finished:
-    """A picture that is drawn and saved, with its records."""
+    """A picture that is drawn and saved, with what is written of it."""
 
     picture: Picture
     drawn: np.ndarray | None
     """(H, W, 3) uint8 RGB of a video frame; None for an image, which is saved already."""
     records: list[dict[str, Any]]
+    """Those of detections.json."""
     entry: dict[str, Any]
-    """The record of images.json."""
+    """The record of images.json or predictions.json."""
 
 
-def finish(picture: Picture, image_id: int, detections: Detections, out: Path) -> Finished:
+def finish(
+    picture: Picture, image_id: int, found: Detections | Classification, out: Path
+) -> Finished:
     """Draw, save the drawing below `out`, and encode the masks; safe to run in any thread."""
     source, frame = picture.source, picture.frame
     target = source.target if frame is None else source.target / f"frame_{frame:06d}.jpg"
-    drawn = draw(picture.pixels, detections)
+    if isinstance(found, Detections):
+        drawn = draw(picture.pixels, found)
+    else:
+        drawn = draw_classification(picture.pixels, found)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(target, quality=JPEG_QUALITY)
@@ -114,26 +124,31 @@ def finish(picture: Picture, image_id: int, detections: Detections, out: Path) -
         "drawn": target.relative_to(out).as_posix(),
     }
     pixels = None if frame is None else np.asarray(drawn)
-    return Finished(picture, pixels, detections.to_coco(image_id), entry)
+    if isinstance(found, Detections):
+        return Finished(picture, pixels, found.to_coco(image_id), entry)
+    return Finished(picture, pixels, [], {**entry, "classes": found.to_records()})
 
 
 class Output:
     """The folder of a prediction; a context that completes its files when all went well."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, detects: bool) -> None:
+        """`detects` writes detections.json and images.json, else predictions.json alone."""
         self.folder = folder
+        self.detects = detects
         self.num_detections = 0
         self._video: VideoFile | None = None
         self._video_source: Path | None = None
 
     def __enter__(self) -> Output:
-        self._detections = JsonList(self.folder / DETECTIONS)
-        self._images = JsonList(self.folder / IMAGES)
+        self._detections = JsonList(self.folder / DETECTIONS) if self.detects else None
+        self._images = JsonList(self.folder / (IMAGES if self.detects else PREDICTIONS))
         return self
 
     def write(self, finished: Finished) -> None:
         """Add one picture's records; pictures come in order, the frames of a video in a row."""
-        self._detections.extend(finished.records)
+        if self._detections is not None:
+            self._detections.extend(finished.records)
         self._images.extend([finished.entry])
         self.num_detections += len(finished.records)
         picture = finished.picture
@@ -159,13 +174,18 @@ class Output:
     ) -> None:
         self._end_video()
         for file in (self._detections, self._images):
-            file.close(complete=kind is None)
+            if file is not None:
+                file.close(complete=kind is None)
 
 
 def former_drawings(folder: Path) -> set[Path]:
-    """What an earlier prediction drew into `folder`, by its images.json; videos included."""
+    """What earlier predictions drew into `folder`, by their JSON files; videos included."""
+    return _drawn_by(folder, IMAGES) | _drawn_by(folder, PREDICTIONS)
+
+
+def _drawn_by(folder: Path, records: str) -> set[Path]:
     try:
-        entries = json.loads((folder / IMAGES).read_text(encoding="utf-8"))
+        entries = json.loads((folder / records).read_text(encoding="utf-8"))
         drawn = {(folder / entry["drawn"]).resolve() for entry in entries}
         frames = {
             (folder / entry["drawn"]).resolve().parent

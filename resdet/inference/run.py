@@ -6,45 +6,63 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from resdet.engine.hardware import choose_device
 from resdet.errors import UserError
-from resdet.factory import build_trained
+from resdet.factory import build_trained, build_trained_classifier, load_classifier
+from resdet.inference import classify, predictor
+from resdet.inference.classify import Classification
 from resdet.inference.output import Finished, Output, finish, former_drawings
-from resdet.inference.predictor import infer, inference_mode, prepare
 from resdet.inference.sources import Failure, Picture, Source, list_sources, read_pictures
+from resdet.interop import torchvision
 from resdet.interop.weights import read_weights
+from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
+from resdet.structures import Detections
 
 log = logging.getLogger("resdet")
 
 
+DETECTION_THRESH = 0.5
+"""A detector's score threshold where none is given."""
+
+
 def load(
     path: str | Path, source: str | None = None, device: str | torch.device | None = None
-) -> RCNN:
-    """A trained detector in evaluation mode, with its config and class names.
+) -> RCNN | Classifier:
+    """A trained detector or classifier in evaluation mode, with its config and class names.
 
-    `path` is a run folder (best.pt, else last.pt) or a checkpoint file; averaged (EMA) weights are
-    taken where the checkpoint keeps them. `device` None is the GPU where there is one.
+    `path` is a run folder (best.pt, else last.pt) or a checkpoint file, or for a published
+    classifier torchvision:NAME.WEIGHTS; averaged (EMA) weights are taken where the checkpoint keeps
+    them. `device` None is the GPU where there is one.
     Raises UserError for a file that is no checkpoint of resdet, and for a `source` other than None.
     """
     if source is not None:
         raise UserError(
             f"source={source!r}: this version reads resdet's own run folders and checkpoints "
-            f"(source=None); torchvision's classifiers can start a training as "
-            f"model.backbone.weights=torchvision:resnet50.IMAGENET1K_V2"
+            f"(source=None), and torchvision's classifiers by name, as "
+            f"load('torchvision:resnet50.IMAGENET1K_V2')"
         )
-    model = build_trained(read_weights(str(path)))
+    model: RCNN | Classifier
+    if str(path).startswith(torchvision.PREFIX):
+        model = load_classifier(str(path))
+    else:
+        weights = read_weights(str(path))
+        is_classifier = weights.kind == "classifier"
+        model = build_trained_classifier(weights) if is_classifier else build_trained(weights)
     model.place(choose_device(None if device is None else str(device), 0))
     return model
 
@@ -54,15 +72,18 @@ def predict_command(
     run: str | Path,
     inputs: Sequence[str | Path],
     out: str | Path,
-    score_thresh: float = 0.5,
+    score_thresh: float | None = None,
     device: str | None = None,
     batch_size: int = 1,
 ) -> int:
     """Draw what the model of `run` finds in images, folders and videos; returns the exit code.
 
     Below `out`: the drawn pictures under the names of the inputs, videos as a folder of frames and
-    a video file, detections.json (COCO results with the original category ids) and images.json
-    (id, file_name, width, height, frame, source, drawn for each image or frame).
+    a video file. Of a detector, detections.json (COCO results with the original category ids) and
+    images.json (id, file_name, width, height, frame, source, drawn for each image or frame); of a
+    classifier, predictions.json (the same, and the best five classes with label, name, words and
+    score). Scores at or below `score_thresh` are left out; None is .5 for a detector, and leaves a
+    classifier its five classes.
     Exit code 0; 1 when some files could not be read: each is named, the others are done.
     """
     if batch_size < 1:
@@ -76,15 +97,54 @@ def predict_command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be made a folder ({error})") from error
-    done, failures, found = _predict_all(model, sources, folder, score_thresh, batch_size)
-    log.info("%d detections in %d images, drawn in %s", found, done, out)
+    if isinstance(model, Classifier):
+        steps = _classifier_steps(model, score_thresh)
+    else:
+        steps = _detector_steps(model, score_thresh)
+    done, failures, found = _predict_all(steps, sources, folder, batch_size)
+    if isinstance(model, Classifier):
+        log.info("%d images classified, drawn in %s", done, out)
+    else:
+        log.info("%d detections in %d images, drawn in %s", found, done, out)
     if failures:
         log.error("%d of %d inputs could not be read (named above)", failures, len(sources))
     return 1 if failures else 0
 
 
+@dataclass
+class _Steps:
+    """What is done with each picture, by the kind of model."""
+
+    prepare: Callable[[np.ndarray], Tensor]
+    """(H, W, 3) uint8 RGB to the (3, h, w) uint8 that the network sees."""
+    infer: Callable[[list[Picture]], Sequence[Detections | Classification]]
+    mode: Callable[[], AbstractContextManager[None]]
+    """The context that `infer` runs in."""
+    detects: bool
+
+
+def _detector_steps(model: RCNN, score_thresh: float | None) -> _Steps:
+    threshold = DETECTION_THRESH if score_thresh is None else score_thresh
+
+    def infer(batch: list[Picture]) -> list[Detections]:
+        shapes = [picture.pixels.shape[:2] for picture in batch]
+        return predictor.infer(model, [picture.prepared for picture in batch], shapes)
+
+    mode = partial(predictor.inference_mode, model, threshold)
+    return _Steps(partial(predictor.prepare, model), infer, mode, detects=True)
+
+
+def _classifier_steps(model: Classifier, score_thresh: float | None) -> _Steps:
+    def infer(batch: list[Picture]) -> list[Classification]:
+        found = classify.infer(model, [picture.prepared for picture in batch])
+        return found if score_thresh is None else [each.above(score_thresh) for each in found]
+
+    prepare = partial(classify.prepare, classify.centre_crop(model))
+    return _Steps(prepare, infer, partial(classify.inference_mode, model), detects=False)
+
+
 def _predict_all(
-    model: RCNN, sources: Sequence[Source], folder: Path, score_thresh: float, batch_size: int
+    steps: _Steps, sources: Sequence[Source], folder: Path, batch_size: int
 ) -> tuple[int, int, int]:
     """Numbers of pictures done, of files that failed, and of detections.
 
@@ -96,12 +156,12 @@ def _predict_all(
     writing: deque[Future[None]] = deque()
     console = Console(stderr=True)
     with (
-        Output(folder) as output,
+        Output(folder, detects=steps.detects) as output,
         ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
         # One thread, so that records and frames are written in order.
         ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,
-        closing(read_pictures(sources, partial(prepare, model), workers=workers)) as pictures,
-        inference_mode(model, score_thresh),
+        closing(read_pictures(sources, steps.prepare, workers=workers)) as pictures,
+        steps.mode(),
         Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
     ):
         total = None if any(source.is_video for source in sources) else len(sources)
@@ -111,9 +171,7 @@ def _predict_all(
                 failures += 1
                 log.error("%s", batch.message)
                 continue
-            shapes = [picture.pixels.shape[:2] for picture in batch]
-            detections = infer(model, [picture.prepared for picture in batch], shapes)
-            for picture, each in zip(batch, detections, strict=True):
+            for picture, each in zip(batch, steps.infer(batch), strict=True):
                 made = drawers.submit(finish, picture, next(image_ids), each, folder)
                 writing.append(writer.submit(_write, output, made))
             while len(writing) > 2 * workers + batch_size:

@@ -21,8 +21,11 @@ from resdet.interop import torchvision
 
 CHECKPOINT_FORMAT = 1
 BACKBONE_PREFIX = "backbone."
-# A classifier's last layer, which a detector has no use for.
-CLASSIFIER_PREFIX = "fc."
+HEAD_PREFIX = "head."
+# The last layers of classifiers, which a detector has no use for.
+CLASSIFIER_PREFIXES = ("fc.", "classifier.", "aux1.", "aux2.", HEAD_PREFIX)
+# Of our classifiers: how pixels become their input.
+PIXELS = ("pixel_mean", "pixel_std")
 COUNTER = "num_batches_tracked"
 # Put before the names by DistributedDataParallel and torch.compile.
 WRAPPERS = ("module.", "_orig_mod.")
@@ -37,7 +40,7 @@ class LoadedWeights:
 
     state: dict[str, Tensor]
     """Names and tensors on the CPU; averaged (EMA) weights where the checkpoint keeps them."""
-    kind: Literal["detector", "backbone", "torchvision"]
+    kind: Literal["detector", "classifier", "backbone", "torchvision"]
     config: dict[str, Any] | None
     """The plain config of a resdet checkpoint; None for other files."""
     source: str
@@ -59,11 +62,14 @@ def read_weights(spec: str) -> LoadedWeights:
         return LoadedWeights(_flat_state(read_file(path), path), "torchvision", None, spec)
     path = checkpoint_path(spec)
     values = read_file(path)
-    if values.get("kind") == "detector" and "model" in values:
+    if values.get("kind") in ("detector", "classifier") and "model" in values:
         return _read_checkpoint(values, path)
     state = _flat_state(values, path)
-    is_detector = any(key.startswith(BACKBONE_PREFIX) for key in state)
-    return LoadedWeights(state, "detector" if is_detector else "backbone", None, str(path))
+    kind: Literal["detector", "classifier", "backbone"] = "backbone"
+    if any(key.startswith(BACKBONE_PREFIX) for key in state):
+        is_classifier = any(key.startswith(HEAD_PREFIX) for key in state)
+        kind = "classifier" if is_classifier else "detector"
+    return LoadedWeights(state, kind, None, str(path))
 
 
 def checkpoint_path(spec: str | Path) -> Path:
@@ -125,7 +131,7 @@ def _read_checkpoint(values: dict[str, Any], path: Path) -> LoadedWeights:
         state = {**state, **_flat_state(values["ema"], path)}
     return LoadedWeights(
         state,
-        "detector",
+        values["kind"],
         values.get("config"),
         str(path),
         list(values.get("class_names") or []),
@@ -156,25 +162,79 @@ def _flat_state(values: Any, path: Path) -> dict[str, Tensor]:
 def load_backbone(backbone: nn.Module, spec: str) -> list[str]:
     """Load `spec` into `backbone`; returns log lines.
 
-    Of a detector only its backbone is taken; a classifier's last layer (fc) is left out.
+    Of a detector or a classifier only its backbone is taken, and what is left out is listed.
     Raises UserError that lists missing, unexpected and mis-shaped keys; nothing is loaded then.
     """
     weights = read_weights(spec)
     state, lines = weights.state, [f"backbone weights: {weights.source}"]
-    if weights.kind == "detector":
+    if weights.kind == "torchvision":
+        name = spec.removeprefix(torchvision.PREFIX).partition(".")[0]
+        if name in torchvision.CLASSIFIERS:
+            state = torchvision.classifier_state(name, state)
+    own = backbone.state_dict()
+    if weights.kind in ("detector", "classifier") or any(k.startswith(HEAD_PREFIX) for k in state):
+        others = [key for key in state if key.startswith(HEAD_PREFIX)]
+        if all(key in state for key in PIXELS):
+            mean, std = (state[key].double().mean((1, 2)).tolist() for key in PIXELS)
+            lines.append(
+                f"trained at a pixel mean of {_numbers(mean)} and deviation of {_numbers(std)}, "
+                "which model.pixel_mean and model.pixel_std give here"
+            )
         state = {
             key.removeprefix(BACKBONE_PREFIX): value
             for key, value in state.items()
             if key.startswith(BACKBONE_PREFIX)
         }
-        lines.append("of a detector, its backbone alone is used")
-    own = backbone.state_dict()
-    head = [key for key in state if key.startswith(CLASSIFIER_PREFIX) and key not in own]
+        if weights.kind == "detector":
+            lines.append("of a detector, its backbone alone is used")
+        elif others:
+            lines.append(f"left out, the classifier: {', '.join(others)}")
+    head = [key for key in state if key.startswith(CLASSIFIER_PREFIXES) and key not in own]
     if head:
         lines.append(f"left out, the classifier: {', '.join(head)}")
     state = {key: value for key, value in state.items() if key not in head}
     _check_norms(own, state, weights.source)
     _load(backbone, own, state, weights.source)
+    return lines
+
+
+def load_classifier_weights(model: nn.Module, spec: str) -> list[str]:
+    """Load the whole classifier `spec` into `model`; returns log lines.
+
+    Where the number of classes differs, the layers whose size depends on it keep their start
+    values and are listed. Raises UserError that lists missing, unexpected and mis-shaped keys.
+    """
+    weights = read_weights(spec)
+    own, state = model.state_dict(), weights.state
+    if weights.kind == "torchvision":
+        name = spec.removeprefix(torchvision.PREFIX).partition(".")[0]
+        state = torchvision.classifier_state(name, state)
+    elif weights.kind != "classifier":
+        raise UserError(
+            f"{weights.source} holds a {weights.kind} and no classifier: for its backbone give "
+            "model.backbone.weights"
+        )
+    lines = [f"classifier weights: {weights.source}"]
+    # the run's own mean and deviation hold, which its images are prepared with
+    state = {key: own[key] if key in PIXELS else value for key, value in state.items()}
+    state |= {key: own[key] for key in PIXELS}
+    own_names = list(getattr(model, "class_names", []))
+    names_there = weights.class_names
+    head = [k for k in own if k.startswith(HEAD_PREFIX) and k in state]
+    anew = [
+        k for k in head if own[k].shape != state[k].shape and own[k].shape[1:] == state[k].shape[1:]
+    ]
+    if anew:
+        sizes = f"{len(state[anew[0]])} classes there, {len(own_names)} here"
+        lines.append(f"{sizes}: these layers start anew: {', '.join(anew)}")
+        state = {key: own[key] if key in anew else value for key, value in state.items()}
+    elif names_there and own_names and names_there != own_names:
+        lines.append(
+            f"class names differ: {_shorten(names_there)} there, {_shorten(own_names)} here, "
+            "taken by position"
+        )
+    _check_norms(own, state, weights.source)
+    _load(model, own, state, weights.source)
     return lines
 
 
@@ -279,6 +339,10 @@ def _load(
     if bad:
         raise UserError(f"{source} holds NaN or infinite values: {_shorten(bad)}")
     module.load_state_dict(state, strict=False)
+
+
+def _numbers(values: list[float]) -> str:
+    return f"[{', '.join(f'{value:.2f}' for value in values)}]"
 
 
 def _shorten(items: list[str]) -> str:

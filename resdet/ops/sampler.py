@@ -6,6 +6,8 @@ is never asked how many there were.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,32 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
+def _host_key(seed: int, step: int, stream: int) -> int:
+    """The host part mixes as Python ints: no tensor for a scalar."""
+    key = 0
+    for value in (seed, step, stream):
+        key = (key * 0x9E3779B1 + value + 0x7F4A7C15) & 0xFFFFFFFF
+    return key
+
+
+def uniform(keys: Tensor, *, seed: int, step: int, stream: int) -> Tensor:
+    """Random numbers in [0, 1), float32 of 24 bits, one for each of `keys`, int64 of any shape.
+
+    A pure function of (seed, step, stream, key). `stream` sets apart the uses within one step.
+    Times any integer n up to 2^24 and cut to an integer, they are below n.
+    """
+    mixed = _mix((keys + _host_key(seed, step, stream)) & 0xFFFFFFFF)
+    # A second round: keys that follow one another leave a pattern after one.
+    return (_mix((mixed + 0x9E3779B1) & 0xFFFFFFFF) >> 8).to(torch.float32) * 2.0**-24
+
+
+def normal(keys: Tensor, *, seed: int, step: int, stream: int) -> Tensor:
+    """Standard normal numbers, float32, one for each of `keys`; as `uniform`, and within ±5.5."""
+    # Shifted by half a step of the 24 bits: exact in float32, and never ±1, which has no quantile.
+    centred = uniform(keys, seed=seed, step=step, stream=stream) * 2 - 1 + 2.0**-24
+    return torch.erfinv(centred) * math.sqrt(2)
+
+
 def random_order(image_keys: Tensor, count: int, *, seed: int, step: int, stream: int) -> Tensor:
     """Distinct random keys (B, count) int64 ≥ 0 for `image_keys` (B,) int64; to shuffle by.
 
@@ -33,11 +61,7 @@ def random_order(image_keys: Tensor, count: int, *, seed: int, step: int, stream
     """
     assert count < 1 << _INDEX_BITS
     index = torch.arange(count, device=image_keys.device)
-    # The host part mixes as Python ints: no tensor for a scalar.
-    key = 0
-    for value in (seed, step, stream):
-        key = (key * 0x9E3779B1 + value + 0x7F4A7C15) & 0xFFFFFFFF
-    mixed = _mix((image_keys + key) & 0xFFFFFFFF)
+    mixed = _mix((image_keys + _host_key(seed, step, stream)) & 0xFFFFFFFF)
     hashed = _mix(_mix((mixed[:, None] * 0x9E3779B1 + index) & 0xFFFFFFFF) ^ mixed[:, None])
     return (hashed << _INDEX_BITS) | index
 

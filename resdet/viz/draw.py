@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,21 +18,27 @@ from resdet.ops.masks import paste_masks
 from resdet.structures import Detections, Target
 from resdet.viz import palette
 
+if TYPE_CHECKING:
+    from resdet.inference.classify import Classification
+
 MASK_OPACITY = 0.4
 CONTOUR_OPACITY = 0.9
 # Side in pixels below which a box of the only class is drawn without its label.
 TINY_SIDE = 40
+CAPTIONED_SIDE = 192
+"""Images with a caption are enlarged towards this side in pixels."""
 Rectangle = tuple[float, float, float, float]
 
 
 def draw(
     image: str | Path | Image.Image | np.ndarray,
-    detections: Detections,
+    detections: Detections | Classification,
     *,
     score_thresh: float = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """`image` with the detections whose score is at least `score_thresh`, at its own size, RGB.
+    """`image` with the detections whose score is at least `score_thresh`, at its own size, RGB;
+    of a classifier's answer, above a panel with the classes.
 
     Masks and their outlines are coloured by instance, boxes without masks by class. Labels are
     "class score"; `class_names` replaces those of the detections. Small boxes of the only class
@@ -39,6 +46,10 @@ def draw(
     Raises UserError when the image has another size than the detections.
     """
     pixels = to_rgb(image)
+    if not isinstance(detections, Detections):
+        from resdet.viz.classification import draw_classification
+
+        return draw_classification(pixels, detections.above(score_thresh))
     if pixels.shape[:2] != tuple(detections.image_size):
         height, width = detections.image_size
         raise UserError(
@@ -64,6 +75,22 @@ def draw_targets(
     texts = [_name(names, label) for label in target.labels.tolist()]
     masks = None if target.masks is None else target.masks.cpu().float()
     return _render(pixels, target.boxes.cpu(), target.labels.cpu(), texts, masks, len(names))
+
+
+def draw_caption(pixels: np.ndarray, words: str) -> Image.Image:
+    """An image (H, W, 3) uint8 RGB, small ones enlarged by a whole factor, above its words."""
+    picture = Image.fromarray(pixels)
+    factor = max(1, CAPTIONED_SIDE // max(picture.size))
+    picture = picture.resize(
+        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+    )
+    font = ImageFont.load_default(12.0)
+    canvas = Image.new("RGB", (picture.width, picture.height + 18), "white")
+    canvas.paste(picture, (0, 0))
+    while words and font.getlength(words) > picture.width - 4:
+        words = words.rstrip("…")[:-1] + "…" if len(words) > 1 else ""
+    ImageDraw.Draw(canvas).text((2, picture.height + 1), words, font=font, fill="black")
+    return canvas
 
 
 def grid(

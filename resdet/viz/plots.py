@@ -22,10 +22,12 @@ _MAX_CLASS_CURVES = 30
 
 
 def plot_training(log_records: Sequence[Mapping[str, Any]], out_dir: str | Path) -> list[Path]:
-    """Draw losses.png, lr.png and ap.png from the lines of log.jsonl; returns what was written.
+    """Draw losses.png, lr.png, and ap.png or accuracy.png from the lines of log.jsonl; returns
+    what was written.
 
-    Training records have step, loss, each named loss_… and lr; evaluation records have step, eval
-    ({"bbox": {"AP": …}, …}) and perhaps val_loss. A plot without any record is not written.
+    Training records have step, loss, each named loss_…, lr and, of classifiers, error_percent;
+    evaluation records have step, eval ({"bbox": {"AP": …}, …} or {"top1_percent": …}) and perhaps
+    val_loss. A plot without any record is not written.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -36,7 +38,10 @@ def plot_training(log_records: Sequence[Mapping[str, Any]], out_dir: str | Path)
         written.append(_plot_losses(train, evals, out / "losses.png"))
     if any("lr" in record for record in train):
         written.append(_plot_lr(train, out / "lr.png"))
-    if any(record.get("eval") for record in evals):
+    metrics = [record for record in evals if record.get("eval")]
+    if any("top1_percent" in record["eval"] for record in metrics):
+        written.append(_plot_accuracy(train, metrics, out / "accuracy.png"))
+    elif metrics:
         written.append(_plot_ap(evals, out / "ap.png"))
     return written
 
@@ -153,6 +158,30 @@ def _plot_lr(train: Sequence[Mapping[str, Any]], path: Path) -> Path:
     axes.set(xlabel="step", ylabel="learning rate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
+    return _save(figure, path)
+
+
+def _plot_accuracy(
+    train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]], path: Path
+) -> Path:
+    """Top-1 accuracy in training (faint) and top-1 and top-5 in validation, the best marked."""
+    figure, axes = _figure("Accuracy", width=6.4, height=4.4)
+    known = [record for record in train if "error_percent" in record]
+    steps = [record["step"] for record in known]
+    values = np.array([100 - record["error_percent"] for record in known])
+    axes.plot(steps, values, color=_COLORS[2], alpha=0.7, lw=1.2, label="top-1 in training")
+    steps = [record["step"] for record in evals]
+    lines = (("top1_percent", "top-1", "-", _COLORS[0]), ("top5_percent", "top-5", "--", "0.5"))
+    for key, name, line, color in lines:
+        found = [record["eval"][key] for record in evals]
+        best = int(np.argmax(found))
+        label = f"{name}: best {found[best]:.2f}"
+        axes.plot(steps, found, "o", ls=line, lw=1.8, ms=3.5, color=color, label=label)
+        if key == "top1_percent":
+            axes.plot(steps[best], found[best], "o", ms=9, mfc="none", mec=color, mew=1.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.set(xlabel="step", ylabel="accuracy (%)", ylim=(None, 100.5))
+    axes.legend(loc="best", framealpha=0.92)
     return _save(figure, path)
 
 

@@ -65,7 +65,7 @@ def error_of(folder: Path, body: str, overrides: list[str] | None = None) -> str
         ("optim.lr: 1", "optim.lr: unknown key; keys with dots are for the command line"),
         (
             "model:\n  backbone:\n    norm: frozenbn",
-            "model.backbone.norm: expected one of bn, frozen_bn, sync_bn, gn or null, "
+            "model.backbone.norm: expected one of none, bn, frozen_bn, sync_bn, gn or null, "
             "got 'frozenbn', did you mean frozen_bn? (x.yaml, line 4)",
         ),
         (

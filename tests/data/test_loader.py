@@ -201,3 +201,45 @@ def test_a_tall_image_keeps_its_size_in_the_batch(tmp_path: Path) -> None:
     assert batch.images.sizes.tolist() == [[120, 40]]
     assert batch.images.images.shape == (1, 3, 128, 64)
     assert batch.original_sizes == [(90, 30)]
+
+
+@pytest.mark.parametrize(("count", "size", "repeats"), [(20, 8, 4), (103, 12, 3), (3, 8, 2)])
+def test_repeats_come_within_a_step_with_keys_of_their_own(
+    count: int, size: int, repeats: int
+) -> None:
+    plan = TrainPlan(count, size, seed=3, repeats=repeats)
+    assert plan.steps_per_epoch == TrainPlan(count, size, seed=3).steps_per_epoch
+    for epoch in range(3):
+        indices: list[int] = []
+        for step in range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch):
+            keys = plan.batch(step)
+            assert keys == TrainPlan(count, size, seed=3, repeats=repeats).batch(step)
+            parts = np.array(keys).reshape(repeats, size // repeats, 2)
+            # each image once in every part of the batch, so that it meets several processes
+            assert (parts[:, :, 1] == parts[0, :, 1]).all()
+            assert (parts[:, :, 0] == (epoch * repeats + np.arange(repeats))[:, None]).all()
+            indices += parts[0, :, 1].tolist()
+        # as many steps as without, so a part of the images, each of them once
+        assert len(set(indices)) == min(count, len(indices))
+
+
+def test_no_repeats_is_the_plain_plan() -> None:
+    plain, once = TrainPlan(50, 8, seed=1), TrainPlan(50, 8, seed=1, repeats=1)
+    assert all(plain.batch(step) == once.batch(step) for step in range(20))
+    with pytest.raises(DataError, match=r"batch_size 10 is no multiple of .* 4; give 12"):
+        TrainPlan(50, 10, seed=1, repeats=4)
+
+
+def test_any_data_set_can_be_loaded(nuclei_data: CocoDetection) -> None:
+    class Squares:
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, key: tuple[int, int]) -> int:
+            return key[1] ** 2
+
+    assert list(eval_loader(Squares(), batch_size=2, collate=sum)) == [1, 13, 16]
+    steps = train_loader(
+        Squares(), TrainPlan(5, 5, seed=0), start_step=0, end_step=1, workers=1, collate=sorted
+    )
+    assert list(steps) == [[[0, 1, 4, 9, 16]]]

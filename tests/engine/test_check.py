@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from resdet.config.loading import load_config
-from resdet.engine.check import _SavedBytes, largest_area
+from resdet.engine.check import _SavedBytes
+from resdet.engine.detection import largest_area
 
 
 def test_what_autograd_keeps_is_counted_once_and_without_weights():

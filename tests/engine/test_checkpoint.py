@@ -58,7 +58,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"kind": "classifier"}, "not a resdet detector"),
+        ({"kind": "other"}, "not a checkpoint of a resdet run"),
         ({"format": 99}, "format 99"),
     ],
 )

@@ -46,7 +46,7 @@ def test_infinite_validation_losses_stay_json(tmp_path):
     line = {"step": 1, "epoch": 1.0, "eval": {}, "eval_s": 1.0}
     line |= {"val_loss": math.nan, "val_losses": {"loss_cls": math.nan, "loss_box": 1.0}}
     log = log_of(tmp_path)
-    log.evaluation(line)
+    log.evaluation(line, "")
     log.close()
     [written] = read(tmp_path / "log.jsonl")
     assert written["val_loss"] is None
@@ -73,7 +73,7 @@ def test_metrics_that_come_again_are_cut(tmp_path):
     log = log_of(tmp_path)
     log.training(train_line(4), eta_s=1.0)
     metrics = {"bbox": {"AP": 0.5, "AP50": 0.7, "AP75": 0.4}}
-    log.evaluation({"step": 4, "eval": metrics, "val_loss": None, "eval_s": 1.0})
+    log.evaluation({"step": 4, "eval": metrics, "val_loss": None, "eval_s": 1.0}, "")
     log.close()
     assert cut_log(tmp_path / "log.jsonl", 4) == 0
     assert cut_log(tmp_path / "log.jsonl", 4, validation_is_due=True) == 1
@@ -88,7 +88,9 @@ def test_tensorboard_and_metrics(tmp_path, caplog):
     log = log_of(tmp_path, tensorboard=True)
     log.training(train_line(2), eta_s=1.0)
     line = {"step": 2, "epoch": 0.5, "eval": {"bbox": {"AP": 0.5, "AP50": 0.7, "AP75": 0.4}}}
-    log.evaluation({**line, "val_loss": 1.5, "val_losses": {"loss_cls": 1.5}, "eval_s": 3.0})
+    log.evaluation(
+        {**line, "val_loss": 1.5, "val_losses": {"loss_cls": 1.5}, "eval_s": 3.0}, "AP 0.5"
+    )
     log.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
     assert read(tmp_path / "log.jsonl")[1]["eval"]["bbox"]["AP"] == 0.5

@@ -112,3 +112,39 @@ def test_fused_updates_equal_the_plain_ones(name):
             parameter.grad = gradient.clone()
             optimizer.step()
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_cosine_ends_at_the_lowest_rate():
+    schedule = multistep(kind="cosine", total_steps=100, warmup_steps=0, min_lr=0.001)
+    assert schedule.lr_at(0) == 0.02
+    assert schedule.lr_at(50) == pytest.approx((0.02 + 0.001) / 2)
+    assert schedule.lr_at(100) == pytest.approx(0.001)
+
+
+def test_the_rate_is_held_until_the_error_falls():
+    schedule = multistep(hold_until_error=80, warmup_factor=0.1)
+    adapted = schedule.begin()
+    assert schedule.lr_at(5000, adapted) == pytest.approx(0.002)
+    assert not schedule.see_error(adapted, 80.0)
+    assert schedule.see_error(adapted, 79.9)
+    # said once, and the linear warm-up does not follow
+    assert not schedule.see_error(adapted, 79.0)
+    assert schedule.lr_at(1, adapted) == 0.02
+
+
+def test_a_plateau_is_patience_validations_without_a_better_one():
+    schedule = multistep(kind="plateau", patience=2, warmup_steps=0, min_lr=0.0002)
+    adapted = schedule.begin()
+    seen = [schedule.see_metric(adapted, m) for m in (50, 60, 59, 60, 61, 60, 60, 60, 60, 60, 60)]
+    assert [i for i, dropped in enumerate(seen) if dropped] == [3, 6]
+    assert schedule.lr_at(9, adapted) == pytest.approx(0.0002)
+    # the lowest rate stays
+    assert adapted.drops == 2
+
+
+def test_biases_may_have_a_decay_of_their_own():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    groups = parameter_groups(model, weight_decay=0.1, norm_weight_decay=0.2, bias_weight_decay=0.0)
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.2, 0.0]
+    assert groups[2]["params"] == [model[0].bias]
+    assert len(parameter_groups(model, weight_decay=0.1, norm_weight_decay=0.2)) == 2

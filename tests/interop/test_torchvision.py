@@ -5,16 +5,27 @@ from __future__ import annotations
 import hashlib
 import shutil
 import urllib.error
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torchvision.models import ResNet18_Weights, resnet18
 
 from resdet.backbones import build_backbone
 from resdet.errors import UserError
-from resdet.interop.torchvision import fetch, weights_url
+from resdet.inference.classify import IMAGENET_CRC
+from resdet.interop import torchvision as interop
+from resdet.interop.torchvision import (
+    CLASSIFIERS,
+    backbone_for,
+    classifier_state,
+    fetch,
+    weights_url,
+)
 from resdet.interop.weights import load_backbone
+from tests.backbones import classifiers
 
 SPEC = "torchvision:resnet18.IMAGENET1K_V1"
 
@@ -100,3 +111,51 @@ def test_without_network_the_file_and_its_folder_are_named(
     assert "resnet18-f37072fd.pth" in text
     assert str(cache) in text
     assert "weights=null" in text
+
+
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+def test_every_tensor_of_a_classifier_has_its_place(name: str) -> None:
+    """Both ways: none is left over, and none of ours is missing; shapes agree."""
+    options = {"init_weights": False} if name.startswith(("vgg", "googlenet")) else {}
+    if name == "googlenet":
+        options["aux_logits"] = True
+    with torch.device("meta"):
+        state = getattr(torchvision.models, name)(weights=None, **options).state_dict()
+        ours = classifiers.build(*backbone_for(name)).state_dict()
+    renamed = classifier_state(name, state)
+    assert len(renamed) == len(state)
+    assert set(renamed) | {"pixel_mean", "pixel_std"} == set(ours)
+    assert all(renamed[key].shape == ours[key].shape for key in renamed)
+    # in the order of torchvision's, too
+    assert [key for key in ours if key in renamed and key.startswith("backbone")] == [
+        key for key in renamed if key.startswith("backbone")
+    ]
+
+
+def test_backbones_for_torchvisions_names() -> None:
+    assert backbone_for("vgg16_bn") == ("vgg16", {"norm": "bn"})
+    assert backbone_for("torchvision:googlenet.IMAGENET1K_V1") == (
+        "googlenet",
+        {"branch5_kernel": 3, "transform_input": True},
+    )
+    with pytest.raises(UserError, match="no network for torchvision's 'resnext50_32x4d'; did you"):
+        backbone_for("resnext50_32x4d")
+    with pytest.raises(UserError, match="no network for torchvision's 'maxvit_t'; it has resnet18"):
+        classifier_state("maxvit_t", {})
+
+
+def test_tensors_of_another_network_are_listed() -> None:
+    with torch.device("meta"):
+        state = torchvision.models.alexnet().state_dict()
+    with pytest.raises(UserError, match=r"torchvision's resnet18, which has no features.0.weight,"):
+        classifier_state("resnet18", state)
+
+
+def test_classes_and_test_sizes_of_the_published_weights() -> None:
+    wnids = interop.imagenet_wnids()
+    assert (len(set(wnids)), wnids) == (1000, sorted(wnids))
+    # ILSVRC 2012's list; torchvision's words are in this order
+    assert zlib.crc32(" ".join(wnids).encode()) == IMAGENET_CRC
+    assert ResNet18_Weights.IMAGENET1K_V1.meta["categories"][wnids.index("n01440764")] == "tench"
+    assert interop.test_sizes("torchvision:resnet50.IMAGENET1K_V1") == (256, 224)
+    assert interop.test_sizes("torchvision:resnet50.IMAGENET1K_V2") == (232, 224)

@@ -1,17 +1,15 @@
-"""The only module that reads configs to make modules and data sets."""
+"""Detectors and their data sets from configs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from resdet.backbones import Backbone, build_backbone
-from resdet.config.loading import config_from_dict, load_config, override_config
+from resdet.config.loading import config_from_dict, override_config
 from resdet.config.schema import Config
 from resdet.errors import UserError
+from resdet.factory.backbone import detection_backbone
 from resdet.interop.weights import LoadedWeights, load_backbone, load_detector, load_exactly
 from resdet.models.box_head import BoxHead
 from resdet.models.fpn import FPN
@@ -22,38 +20,6 @@ from resdet.models.rpn import RPN
 
 if TYPE_CHECKING:
     from resdet.data.coco import CocoDetection
-
-BACKBONE_OPTIONS = (
-    "norm",
-    "stride_in_1x1",
-    "res5_dilation",
-    "zero_gamma",
-    "activation_checkpointing",
-)
-CONTRACT = ("channels", "strides", "freeze_stages")
-"""What `resdet.backbones.Backbone` has besides being called."""
-
-
-def make_backbone(config: Config) -> tuple[nn.Module, Backbone]:
-    """The backbone with random weights, as the module it is and as what a detector asks of it.
-
-    Options left null take the backbone's own defaults. Raises UserError for a backbone that gives
-    no feature maps by name.
-    """
-    section = config.model.backbone
-    options = {name: getattr(section, name) for name in BACKBONE_OPTIONS}
-    given = {name: value for name, value in options.items() if value is not None}
-    backbone = build_backbone(section.name, {**given, **section.options})
-    missing = [name for name in CONTRACT if not hasattr(backbone, name)]
-    if missing:
-        raise UserError(
-            f"model.backbone.name: {section.name} has no {', '.join(missing)}, which a detector "
-            "needs of a backbone; resdet/backbones/__init__.py says what they are"
-        )
-    typed = cast(Backbone, backbone)
-    if section.freeze_at:
-        typed.freeze_stages(section.freeze_at)
-    return backbone, typed
 
 
 def build_model(config: Config, *, class_names: Sequence[str], category_ids: Sequence[int]) -> RCNN:
@@ -69,7 +35,7 @@ def build_model(config: Config, *, class_names: Sequence[str], category_ids: Seq
             f"({', '.join(list(class_names)[:5])}{', …' if num_classes > 5 else ''}); "
             "leave it null to take them from the data"
         )
-    backbone, features = make_backbone(config)
+    backbone, features = detection_backbone(config.model.backbone)
     fpn = FPN(
         features.channels,
         features.strides,
@@ -158,21 +124,14 @@ def _roi_heads(config: Config, fpn: FPN, num_classes: int) -> RoIHeads:
     )
 
 
-def build(config: str | Path, weights: str | None = None, overrides: Sequence[str] = ()) -> RCNN:
-    """A detector from a config file, on the CPU, in evaluation mode.
-
-    `weights` None loads and downloads nothing; "config" does what the config says; anything else
-    names the weights of the whole detector as `model.weights` does. Class names come from
-    `data.classes`, else from the annotations if they are there, else they are numbered, for which
-    `model.num_classes` must be given. Raises UserError for what a user can mend.
-    """
-    resolved = load_config(config, overrides)
+def build_from_config(config: Config, weights: str | None) -> RCNN:
+    """See `resdet.build`."""
     if weights not in (None, "config"):
-        resolved = override_config(resolved, [f"model.weights={weights}"], "build(weights=…)")
-    class_names, category_ids = _classes(resolved)
-    model = build_model(resolved, class_names=class_names, category_ids=category_ids)
+        config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
+    class_names, category_ids = _classes(config)
+    model = build_model(config, class_names=class_names, category_ids=category_ids)
     if weights is not None:
-        load_start_weights(model, resolved)
+        load_start_weights(model, config)
     return model.eval()
 
 
@@ -188,6 +147,7 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
             "of a resdet run; give the run folder or its best.pt"
         )
     config = config_from_dict(weights.config, weights.source)
+    assert isinstance(config, Config), "a detector's checkpoint has a detection config"
     if overrides:
         config = override_config(config, overrides, weights.source)
     model = build_model(config, class_names=weights.class_names, category_ids=weights.category_ids)

@@ -1,10 +1,16 @@
-"""How the values of command-line options are read; argparse prints the errors with the option."""
+"""What commands have in common: how option values are read, and what precedes every computation."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
+
+OVERRIDES_HELP = (
+    "config keys on top of the file, typed as in YAML: optim.lr=1e-3, model.roi.mask_head=null, "
+    "data.classes=[cat,dog], model.roi.stages.0.foreground_iou=.6; the last one of a key counts"
+)
 
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 
@@ -53,3 +59,23 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number above 0 is expected")
     return int(text)
+
+
+def prepare() -> None:
+    """What every command that computes needs: messages on the console, a sound OpenCV."""
+    # albumentations would look for a newer version of itself on the network
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # OpenMP threads that spin while they wait are five times slower once a loader process, or
+    # anything else, needs one of the cores; read when torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from resdet.dependencies import check_opencv
+    from resdet.engine.log import start_console
+
+    start_console(is_main=os.environ.get("RANK", "0") == "0")
+    check_opencv()
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="cpu, cuda or cuda:1; default: a GPU where there is one"
+    )

@@ -1,0 +1,173 @@
+"""Training and validation error of finished and unfinished runs, read from their log.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resdet.config.strict_yaml import ConfigError, parse
+from resdet.errors import UserError
+
+FINAL_SHARE = 0.05
+"""The last share of the training lines whose mean is the final training error."""
+
+
+@dataclass
+class Curve:
+    """The errors of one run over its iterations, in percent."""
+
+    name: str
+    network: str
+    """Name of the backbone; empty where the run's config can't be read."""
+    family: str
+    """plain, residual or other."""
+    train: NDArray[np.float64]
+    """(N, 2): iteration, training error of the batches since the line before, 0..100."""
+    val: NDArray[np.float64]
+    """(M, 2): iteration, top-1 error on the validation images, 0..100."""
+
+    @property
+    def steps(self) -> int:
+        """The last iteration that the log knows; 0 before the first line."""
+        ends = [int(points[-1, 0]) for points in (self.train, self.val) if len(points)]
+        return max(ends, default=0)
+
+    @property
+    def final_train(self) -> float | None:
+        """Mean training error of the last lines; see `FINAL_SHARE`."""
+        if not len(self.train):
+            return None
+        count = max(1, math.ceil(FINAL_SHARE * len(self.train)))
+        return float(self.train[-count:, 1].mean())
+
+    @property
+    def final_val(self) -> float | None:
+        return float(self.val[-1, 1]) if len(self.val) else None
+
+    @property
+    def best_val(self) -> float | None:
+        return float(self.val[:, 1].min()) if len(self.val) else None
+
+
+def run_names(runs: Sequence[str]) -> list[str]:
+    """Names that tell runs apart: the folder's, or the whole path where that is not enough."""
+    short = [_folder(run).resolve().name for run in runs]
+    return [name if short.count(name) == 1 else run for name, run in zip(short, runs, strict=True)]
+
+
+def read_curves(runs: Sequence[str]) -> list[Curve]:
+    """The curve of each run folder, or of a checkpoint in it. UserError as in `read_curve`."""
+    return [read_curve(run, name) for run, name in zip(runs, run_names(runs), strict=True)]
+
+
+def read_curve(run: str, name: str) -> Curve:
+    """The errors in a run's log.jsonl; a line that is cut short is passed over.
+
+    Raises UserError for a folder without a log, and for one of a run that is no classification.
+    """
+    path = _folder(run) / "log.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{run}: {path} cannot be read ({error.strerror}); give the folder of a run that "
+            "tools/train_cls.py has begun"
+        ) from None
+    records = [record for line in lines if (record := _record(line)) is not None]
+    train = [(r["step"], r.get("error_percent")) for r in records if "loss" in r]
+    top1 = [(r["step"], r["eval"].get("top1_percent")) for r in records if _is_eval(r)]
+    val = [(step, 100 - value if _is_number(value) else None) for step, value in top1]
+    if records and all(value is None for _, value in train + val):
+        raise UserError(
+            f"{path} has neither error_percent nor top1_percent: --curves compares classification "
+            "runs; a detector's curves are in its plots/"
+        )
+    network = _network(path.with_name("config.yaml"))
+    return Curve(name, network, family_of(network or name), _points(train), _points(val))
+
+
+def family_of(network: str) -> str:
+    """plain, residual or other, by the name of a backbone."""
+    if "plain" in network:
+        return "plain"
+    return "residual" if re.search(r"res(net|idual)", network) else "other"
+
+
+def _folder(run: str) -> Path:
+    path = Path(run).expanduser()
+    return path.parent if path.is_file() else path
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+
+
+def _is_eval(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("eval"), dict)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _points(pairs: Sequence[tuple[int, Any]]) -> NDArray[np.float64]:
+    """(N, 2) of those pairs that have a number, in the order of the steps."""
+    known = sorted((step, float(value)) for step, value in pairs if _is_number(value))
+    return np.array(known, dtype=np.float64).reshape(-1, 2)
+
+
+def _network(path: Path) -> str:
+    """`model.backbone.name` of a run's config, whatever else is in it."""
+    try:
+        values: Any = parse(path.read_text(encoding="utf-8"), path.name).values
+    except (OSError, UnicodeDecodeError, ConfigError):
+        return ""
+    for key in ("model", "backbone", "name"):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values if isinstance(values, str) else ""
+
+
+def curve_table(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
+    """Header and a row a run: iterations, final training and validation error, best validation."""
+    header = ["run", "network", "iterations", "training error %", "validation error %", "best %"]
+    rows = [
+        [
+            curve.name,
+            curve.network or "?",
+            f"{curve.steps:,}",
+            *(_percent(v) for v in (curve.final_train, curve.final_val, curve.best_val)),
+        ]
+        for curve in curves
+    ]
+    return header, rows
+
+
+def curve_records(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Plain values for a file, in percent; None where a run has none yet."""
+    return [
+        {
+            "run": curve.name,
+            "network": curve.network,
+            "iterations": curve.steps,
+            "train_error_percent": curve.final_train,
+            "val_error_percent": curve.final_val,
+            "best_val_error_percent": curve.best_val,
+        }
+        for curve in curves
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

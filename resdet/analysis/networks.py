@@ -1,0 +1,128 @@
+"""From a name of the registry or a config to the network that is counted, without weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resdet.analysis.counts import NetworkCount, count_network
+from resdet.backbones import build_backbone, list_backbones
+from resdet.config.find import find_config
+from resdet.config.loading import ConfigError, load_any_config, override_config
+from resdet.config.schema import Config
+from resdet.config.schema_cls import ClsConfig
+from resdet.errors import UserError
+from resdet.factory.backbone import make_backbone
+from resdet.factory.classification import build_classifier, settle_network
+
+SMALL_STRIDE = 8
+"""A network whose last map has at most this stride is made for CIFAR's 32×32 pixels."""
+SMALL = {"size": 32, "num_classes": 10}
+LARGE = {"size": 224, "num_classes": 1000}
+FORMAT_CLASSES = {"cifar10": 10, "cifar100": 100}
+PADDED_TO = 32
+"""A detector pads its images to a multiple of this many pixels."""
+
+
+@dataclass
+class Network:
+    """A network and its count."""
+
+    name: str
+    num_classes: int | None
+    """Of its last layer; None for a detector's backbone, which has none."""
+    count: NetworkCount
+
+
+def count_named(
+    name: str, overrides: Sequence[str] = (), image_size: tuple[int, int] | None = None
+) -> Network:
+    """A registry name or a config file, with `key=value` overrides, counted for one image.
+
+    A registry name has a head of 1000 classes and 224×224 pixels, CIFAR's networks one of 10 and
+    32×32; a classification config its own classes (1000 where they come from the data) and
+    `data.test_size`. Of a detection config the backbone is counted, for an image of 4:3 whose short
+    side is `data.test_resize.short_edge`. `image_size` (height, width) takes the place of these.
+    Raises UserError for a name that is neither, and for a size that the network doesn't take.
+    """
+    if name in list_backbones():
+        config = override_config(_config_of(name, {}), overrides, name)
+        return _count_classifier(name, config, image_size)
+    try:
+        find_config(name)
+    except ConfigError as error:
+        near = difflib.get_close_matches(name, list_backbones(), n=3)
+        hint = f"; near names of the registry: {', '.join(near)}" if near else ""
+        raise UserError(f"{error}{hint}") from None
+    found = load_any_config(name, overrides)
+    if isinstance(found, ClsConfig):
+        return _count_classifier(Path(name).stem, found, image_size)
+    return _count_backbone(Path(name).stem, found, image_size)
+
+
+def count_with_head(name: str, options: dict[str, Any]) -> Network:
+    """A registry name with keyword arguments, and the head and size that `count_named` gives it."""
+    return _count_classifier(name, _config_of(name, options), None)
+
+
+def _config_of(name: str, options: dict[str, Any]) -> ClsConfig:
+    """The config of a network alone: nothing is trained, though the schema asks for a length."""
+    with torch.device("meta"):
+        strides = _strides(build_backbone(name, options))
+    kind = SMALL if max(strides.values()) <= SMALL_STRIDE else LARGE
+    backbone = {"name": name, "options": options}
+    return ClsConfig.model_validate(
+        {
+            "model": {"backbone": backbone, "num_classes": kind["num_classes"]},
+            "data": {"test_size": kind["size"]},
+            "train": {"epochs": 1},
+        }
+    )
+
+
+def _strides(backbone: nn.Module) -> dict[str, int]:
+    strides: Any = backbone.strides
+    return dict(strides)
+
+
+def _count_classifier(name: str, config: ClsConfig, image_size: tuple[int, int] | None) -> Network:
+    config = settle_network(config)
+    num_classes = (
+        config.model.num_classes
+        or len(config.data.classes or ())
+        or FORMAT_CLASSES.get(config.data.format, LARGE["num_classes"])
+    )
+    with torch.device("meta"):
+        model = build_classifier(config, class_names=[f"class {k}" for k in range(num_classes)])
+    side = config.data.test_size
+    return Network(name, num_classes, _count(name, model, image_size or (side, side)))
+
+
+def _count_backbone(name: str, config: Config, image_size: tuple[int, int] | None) -> Network:
+    with torch.device("meta"):
+        backbone = make_backbone(config.model.backbone)
+    short = config.data.test_resize.short_edge
+    long = min(config.data.test_resize.max_size, short * 4 // 3)
+    size = image_size or (_padded(short), _padded(long))
+    return Network(f"{name}, backbone", None, _count(name, backbone, size))
+
+
+def _padded(side: int) -> int:
+    return -(-side // PADDED_TO) * PADDED_TO
+
+
+def _count(name: str, model: nn.Module, image_size: tuple[int, int]) -> NetworkCount:
+    try:
+        return count_network(model, image_size)
+    except RuntimeError as error:
+        height, width = image_size
+        raise UserError(
+            f"{name} takes no images of {height}×{width} pixels ({error}); give others by "
+            "--image-size"
+        ) from error

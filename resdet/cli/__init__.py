@@ -1,0 +1,120 @@
+"""Every command once: its options, and the function behind it, imported only when it runs.
+
+`tools/*.py` and the console script `resdet` are doors into `main`. Defaults that belong to a config
+are in its schema: a command forwards `key=value` and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resdet.cli.analyze import fill_analyze, run_analyze
+from resdet.cli.config_keys import fill_config_keys, run_config_keys
+from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
+from resdet.cli.eval_coco import fill_eval_coco, run_eval_coco
+from resdet.cli.predict import fill_predict, run_predict
+from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
+from resdet.errors import UserError
+
+USER_ERROR = 2
+"""Exit code for a mistake of the user's; argparse uses the same."""
+
+
+@dataclass
+class Command:
+    """One command: `fill` adds its options, `run` does its work and returns the exit code."""
+
+    summary: str
+    fill: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, argparse.ArgumentParser], int]
+
+
+def entry() -> None:
+    """The console script `resdet`."""
+    raise SystemExit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str], prog: str | None = None) -> int:
+    """Run one command, such as ["train-det", "configs/demo_nuclei.yaml"]; returns the exit code.
+
+    A UserError is printed as it is and gives 2, as does a missing package; any other exception
+    keeps its traceback. `prog` is how usage lines call the command.
+    """
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if name == "--version":
+        import resdet
+
+        print(f"resdet {resdet.__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}\n{_overview()}", file=sys.stderr)
+        return USER_ERROR
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=prog or f"resdet {name}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.fill(parser)
+    return _guarded(command, parser.parse_intermixed_args(argv[1:]), parser)
+
+
+def _guarded(command: Command, args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Run a command and turn what the user can mend into a line on stderr."""
+    try:
+        return command.run(args, parser)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except ImportError as error:
+        from resdet.dependencies import explain_import_error
+
+        text = explain_import_error(error)
+        if text is None:
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of a pipe (head, less) has gone; python would complain again when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: resdet COMMAND …      (resdet COMMAND --help explains every option)",
+            "",
+            "commands:",
+            *lines,
+        ]
+    )
+
+
+COMMANDS = {
+    "train-det": Command("train a detector from a config", fill_train_det, run_train_det),
+    "train-cls": Command("train a classifier from a config", fill_train_cls, run_train_cls),
+    "eval-coco": Command("COCO metrics of a run or of a file", fill_eval_coco, run_eval_coco),
+    "eval-cls": Command("accuracy of classifiers", fill_eval_cls, run_eval_cls),
+    "analyze": Command("what networks cost, and how they train", fill_analyze, run_analyze),
+    "predict": Command("draw and save what a model finds", fill_predict, run_predict),
+    "config-keys": Command("list every config key", fill_config_keys, run_config_keys),
+}
+
+
+def tool(file: str, command: str) -> None:
+    """The door of tools/X.py: run `command` with the arguments of this process."""
+    raise SystemExit(main([command, *sys.argv[1:]], prog=f"tools/{Path(file).name}"))

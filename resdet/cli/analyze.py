@@ -1,0 +1,154 @@
+"""The command that counts, compares and draws networks and their training."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from resdet.cli import options
+from resdet.cli.options import at_least_one, split_overrides
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    """--image-size: 224, or 800x1216 for a height and a width."""
+    found = re.fullmatch(r"([1-9]\d*)(?:[x×]([1-9]\d*))?", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: pixels, such as 224 or 800x1216 (height first)"
+        )
+    height = int(found[1])
+    return height, int(found[2] or height)
+
+
+def _percent(text: str) -> float:
+    """--max-error: above 0, at most 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: percent above 0, at most 100, is expected")
+    return value
+
+
+def fill_analyze(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "%(prog)s NAME_OR_CONFIG … [key=value …] [--layers] [--image-size H[xW]] [--out DIR]\n"
+        "       %(prog)s --compare | --responses RUN … | --curves RUN … [--out DIR]"
+    )
+    parser.description = (
+        "What networks cost: weighted layers, parameters, multiply-adds of one image, memory. How "
+        "they compare: depth\nand parameters beside GoogLeNet, Highway and FitNet. How trained "
+        "ones respond, and how their training went."
+    )
+    parser.epilog = (
+        "Examples:\n"
+        "  %(prog)s resnet50 resnet101 vgg16\n"
+        "  %(prog)s resnet50 model.backbone.stride_in_1x1=true --layers --out runs/resnet50_v1\n"
+        "  %(prog)s --curves runs/cifar10_plain20 runs/cifar10_plain56\n"
+        "  %(prog)s --responses runs/cifar10_resnet20 runs/cifar10_resnet56 --out runs/fig7"
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="NAME_OR_CONFIG … [key=value …]",
+        help="names of the registry (resdet.list_backbones()), YAML files, or names of shipped "
+        "configs; of a detector the backbone is counted. Then config keys, for each of them",
+    )
+    _fill_figures(parser)
+    parser.add_argument(
+        "--layers", action="store_true", help="also print a table of every layer of each network"
+    )
+    parser.add_argument(
+        "--image-size",
+        metavar="H[xW]",
+        type=_image_size,
+        help="pixels to count for, height first; default: what the config tests at, 224 (32 for "
+        "CIFAR's networks) for a name",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for analysis.json, tables as CSV, and figures; default: runs/analysis for "
+        "figures, none for counts",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="of --responses: cpu, cuda or cuda:1; default: a GPU where there is one",
+    )
+
+
+def _fill_figures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="depth and parameters of GoogLeNet, VGG, FitNet, Highway and ResNets, and published "
+        "errors over parameters",
+    )
+    parser.add_argument(
+        "--responses",
+        metavar="RUN",
+        nargs="+",
+        default=[],
+        help="standard deviation of each 3×3 layer's response in trained classifiers (run folders "
+        "or checkpoints)",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="N",
+        type=at_least_one,
+        default=1000,
+        help="of --responses: validation images to measure on, spread over the set; "
+        "default %(default)s",
+    )
+    parser.add_argument(
+        "--curves",
+        metavar="RUN",
+        nargs="+",
+        default=[],
+        help="training (dashed) and validation error (bold) of runs, finished or not, side by side",
+    )
+    parser.add_argument(
+        "--max-error",
+        metavar="PERCENT",
+        type=_percent,
+        help="of --curves: where the error axis ends; default: 20, or more where a run ends above",
+    )
+
+
+def run_analyze(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    names: list[str] = []
+    overrides: list[str] = []
+    for item in args.arguments:
+        name, given = split_overrides([item], parser, "NAME_OR_CONFIG")
+        overrides += given
+        names += [] if name is None else [name]
+    if not (names or args.compare or args.responses or args.curves):
+        parser.error("give a NAME_OR_CONFIG, or --compare, --responses RUN … or --curves RUN …")
+    if not names:
+        needless = [*overrides, *(["--layers"] if args.layers else [])]
+        needless += ["--image-size"] if args.image_size else []
+        if needless:
+            parser.error(f"{needless[0]} belongs to a NAME_OR_CONFIG, and none is given")
+    if args.max_error is not None and not args.curves:
+        parser.error("--max-error belongs to --curves")
+    if not args.responses and args.device is not None:
+        parser.error("--device belongs to --responses; the rest computes nothing")
+    options.prepare()
+    from resdet.analysis.run import analyze_command
+
+    analyze_command(
+        names=names,
+        overrides=overrides,
+        image_size=args.image_size,
+        layers=args.layers,
+        compare=args.compare,
+        responses=args.responses,
+        curves=args.curves,
+        num_images=args.images,
+        max_error=args.max_error,
+        out=args.out,
+        device=args.device,
+    )
+    return 0

@@ -1,0 +1,98 @@
+"""The command that evaluates classifiers."""
+
+from __future__ import annotations
+
+import argparse
+
+from resdet.cli import options
+from resdet.cli.options import split_overrides
+
+
+def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "%(prog)s RUN_OR_CHECKPOINT … [key=value …] [--crops 1|10|dense] [--scales A,B,…] "
+        "[--ensemble]\n       [--out DIR] [--device DEVICE]"
+    )
+    parser.description = (
+        "Top-1 and top-5 accuracy of classifiers on their data.val, in percent: a table, and in "
+        "each run's folder\neval.json, scores.npz (logits float32 (N, K), labels, files, "
+        "class_names) and confusion.png. Of several crops or\nscales, logits are the logarithm of "
+        "the mean softmax. Images that cannot be read are named, counted and left out."
+    )
+    parser.epilog = (
+        "Examples:\n"
+        "  %(prog)s runs/cifar10_resnet20\n"
+        "  %(prog)s runs/mine --crops dense --scales 224,256,384,480,640\n"
+        "  %(prog)s torchvision:resnet50.IMAGENET1K_V2 data.val.root=imagenet/val --crops 10\n"
+        "  %(prog)s runs/a runs/b --ensemble --out runs/both"
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="RUN_OR_CHECKPOINT … [key=value …]",
+        help="run folders (best.pt, else last.pt), checkpoint files, or torchvision:NAME.WEIGHTS, "
+        "with averaged weights where they are kept. Then config keys, on top of each one's own "
+        "config: data.val.root=DIR, data.holdout=0, data.test_size=288; the last of a key counts",
+    )
+    parser.add_argument(
+        "--crops",
+        choices=("1", "10", "dense"),
+        default="1",
+        help="1: the centre of data.test_size pixels after a resize to data.test_resize; 10: four "
+        "corners, centre, and their mirror images; dense: the whole image and its mirror image "
+        "at --scales, fully convolutional; default %(default)s",
+    )
+    parser.add_argument(
+        "--scales",
+        metavar="A,B,…",
+        type=_short_sides,
+        help="short sides of dense in pixels; default 224,256,384,480,640 at a data.test_size of "
+        "224, in proportion at others",
+    )
+    parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="also the mean of the runs' softmax, as one more line",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the results, with a folder a run where there are several; default: each "
+        "run's own, and runs/eval_<names> for what belongs to several",
+    )
+    options.add_device(parser)
+
+
+def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    runs, overrides = [], []
+    for item in args.arguments:
+        run, given = split_overrides([item], parser, "RUN_OR_CHECKPOINT")
+        runs += [] if run is None else [run]
+        overrides += given
+    if not runs:
+        parser.error("give a RUN_OR_CHECKPOINT, or several")
+    if args.ensemble and len(runs) < 2:
+        parser.error("--ensemble needs two runs or more")
+    if args.scales is not None and args.crops != "dense":
+        parser.error("--scales belongs to --crops dense")
+    options.prepare()
+    from resdet.evaluation.cls_run import eval_cls_command
+
+    eval_cls_command(
+        runs=runs,
+        overrides=overrides,
+        crops=args.crops,
+        scales=args.scales,
+        ensemble=args.ensemble,
+        out=args.out,
+        device=args.device,
+    )
+    return 0
+
+
+def _short_sides(text: str) -> list[int]:
+    """--scales: whole numbers above 0 with commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: pixels with commas, such as 224,256,384")
+    return [int(part) for part in parts]

@@ -1,0 +1,91 @@
+"""The command that evaluates detectors and files of detections."""
+
+from __future__ import annotations
+
+import argparse
+
+from resdet.cli import options
+from resdet.cli.options import OVERRIDES_HELP, kinds, max_dets, split_overrides
+
+
+def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "%(prog)s RUN_OR_CHECKPOINT [key=value …] [options]\n"
+        "       %(prog)s --detections R.json --annotations GT.json [options]"
+    )
+    parser.description = (
+        "COCO metrics of a model on its data.val, or of a file of detections: the 12 numbers of "
+        "each kind in a\ntable and in eval.json (fractions of 1), a table per class, and PR curves."
+    )
+    parser.epilog = (
+        "Examples:\n"
+        "  %(prog)s runs/demo_nuclei\n"
+        "  %(prog)s runs/mine/best.pt data.val.annotations=other.json --out runs/mine/other\n"
+        "  %(prog)s --detections R.json --annotations GT.json --kinds bbox"
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="RUN_OR_CHECKPOINT [key=value …]",
+        help="a run folder (its best.pt, else last.pt) or a checkpoint file, with averaged weights "
+        f"where they are kept. Then {OVERRIDES_HELP}",
+    )
+    parser.add_argument(
+        "--detections",
+        metavar="R.json",
+        help="detections in COCO's result format, instead of a run",
+    )
+    parser.add_argument(
+        "--annotations", metavar="GT.json", help="their ground truth, a COCO annotation file"
+    )
+    parser.add_argument(
+        "--kinds",
+        metavar="bbox,segm",
+        type=kinds,
+        help="what to evaluate; default: all that the model or the detections have",
+    )
+    parser.add_argument(
+        "--max-dets",
+        metavar="1,10,100",
+        type=max_dets,
+        help="three caps on the detections an image: for AR, AR, and AP with the last AR; default: "
+        "eval.max_dets of the run, 1,10,100 for a file",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("fast", "pycocotools"),
+        help="faster-coco-eval, or the slow reference with the same numbers; default: eval.backend "
+        "of the run, fast for a file",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for eval.json and the plots; default: the run's folder, or runs/eval_<name of "
+        "the detections>",
+    )
+    options.add_device(parser)
+
+
+def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    run, overrides = split_overrides(args.arguments, parser, "RUN_OR_CHECKPOINT")
+    if (run is None) == (args.detections is None):
+        parser.error("give a RUN_OR_CHECKPOINT, or --detections R.json --annotations GT.json")
+    if (args.detections is None) != (args.annotations is None):
+        parser.error("--detections and --annotations belong together; a run has its data.val")
+    if run is None and overrides:
+        parser.error(f"{overrides[0]}: key=value is for a run, a file of detections has no config")
+    options.prepare()
+    from resdet.evaluation.run import eval_coco_command
+
+    eval_coco_command(
+        run=run,
+        overrides=overrides,
+        detections=args.detections,
+        annotations=args.annotations,
+        kinds=args.kinds,
+        max_dets=args.max_dets,
+        backend=args.backend,
+        out=args.out,
+        device=args.device,
+    )
+    return 0

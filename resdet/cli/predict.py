@@ -1,0 +1,61 @@
+"""The command that draws what a model finds."""
+
+from __future__ import annotations
+
+import argparse
+
+from resdet.cli import options
+from resdet.cli.options import at_least_one, fraction
+
+
+def fill_predict(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … --out DIR [--score-thresh .5] "
+        "[--batch-size N] [--device DEVICE]"
+    )
+    parser.description = (
+        "Find objects in images and videos, or classify them. DIR gets the drawn images and, of a "
+        "detector, detections.json\n(COCO's result format, original category ids) and images.json "
+        "(id, file_name, size, frame); of a classifier\npredictions.json (file and five best "
+        "classes)."
+    )
+    parser.epilog = "Example:\n  %(prog)s runs/demo_nuclei datasets/nuclei/images --out runs/drawn"
+    parser.add_argument(
+        "model", metavar="RUN_OR_CHECKPOINT", help="a run folder or a checkpoint file"
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IMAGE_OR_FOLDER_OR_VIDEO",
+        help="image files, folders of images, or videos",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for the results")
+    parser.add_argument(
+        "--score-thresh",
+        metavar="S",
+        type=fraction,
+        help="leave out what scores at or below this, 0 to 1; default .5 for a detector, all five "
+        "classes for a classifier",
+    )
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=at_least_one,
+        default=1,
+        help="images a forward pass; default %(default)s",
+    )
+    options.add_device(parser)
+
+
+def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    options.prepare()
+    from resdet.inference.run import predict_command
+
+    return predict_command(
+        run=args.model,
+        inputs=args.inputs,
+        out=args.out,
+        score_thresh=args.score_thresh,
+        batch_size=args.batch_size,
+        device=args.device,
+    )

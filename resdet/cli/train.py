@@ -1,0 +1,131 @@
+"""The commands that train."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from resdet.cli import options
+from resdet.cli.options import OVERRIDES_HELP, split_overrides
+
+if TYPE_CHECKING:
+    from resdet.config.loading import AnyConfig
+
+DEFAULT_CLASSIFIER = "configs/imagenet_resnet50.yaml"
+"""What train-cls trains without a config."""
+
+
+def fill_train_det(parser: argparse.ArgumentParser) -> None:
+    _fill_train(parser, "Train a detector", "train_det.py", "configs/demo_nuclei.yaml", "CONFIG")
+
+
+def fill_train_cls(parser: argparse.ArgumentParser) -> None:
+    example = "configs/cifar10_resnet20.yaml"
+    _fill_train(parser, "Train a classifier", "train_cls.py", example, "[CONFIG]")
+
+
+def _fill_train(
+    parser: argparse.ArgumentParser, what: str, tool: str, example: str, config: str
+) -> None:
+    parser.usage = (
+        f"%(prog)s {config} [key=value …] [--run-dir DIR] [--resume] [--device DEVICE] [--check] "
+        "[--strict]"
+    )
+    parser.description = (
+        f"{what}: one YAML in, a run folder out. The folder holds config.yaml, log.jsonl, "
+        "TensorBoard\nevents, last.pt, best.pt, eval.json and plots/."
+    )
+    parser.epilog = (
+        f"Several processes:  torchrun --nproc-per-node 8 tools/{tool} CONFIG …\n"
+        "Every config key with its type, default and meaning:  --help-config\n"
+        "Examples:\n"
+        f"  %(prog)s {example} train.epochs=5 --run-dir runs/short\n"
+        "  %(prog)s --resume --run-dir runs/short"
+    )
+    default = "" if config == "CONFIG" else f"; default {DEFAULT_CLASSIFIER}"
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="CONFIG [key=value …]",
+        help="a YAML file, or the name of a shipped config (demo_nuclei)"
+        f"{default}; with --resume it may be left out. Then {OVERRIDES_HELP}",
+    )
+    parser.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        help="folder of the run; default runs/<name of CONFIG>. One that exists is refused without "
+        "--resume",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint of the run folder; a key that differs from the run's "
+        "is refused by name",
+    )
+    options.add_device(parser)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="resolve the config, count the data, draw one batch, estimate the memory, and stop",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at anything in the data that would be dropped or repaired",
+    )
+    parser.add_argument(
+        "--help-config",
+        action="store_true",
+        help="print every config key with its type, default and meaning, and stop",
+    )
+
+
+def run_train_det(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from resdet.config.schema import Config
+
+    return _run_train(args, parser, Config, None)
+
+
+def run_train_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from resdet.config.schema_cls import ClsConfig
+
+    return _run_train(args, parser, ClsConfig, DEFAULT_CLASSIFIER)
+
+
+def _run_train(
+    args: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+    schema: type[AnyConfig],
+    default: str | None,
+) -> int:
+    if args.help_config:
+        from resdet.config.describe import explain_keys
+
+        print(explain_keys(schema=schema))
+        return 0
+    from resdet.config.loading import load_config
+
+    config, overrides = split_overrides(args.arguments, parser, "CONFIG")
+    if config is None and not args.resume:
+        config = default
+    if config is None and not args.resume:
+        parser.error("give a CONFIG, or --resume --run-dir DIR to go on with a run")
+    if config is None and args.run_dir is None:
+        parser.error("--resume without a CONFIG needs --run-dir DIR")
+    if config is not None:
+        # before torch is imported: a mistyped key is answered at once
+        load_config(config, overrides, schema=schema)
+    options.prepare()
+    from resdet.engine.train import train
+
+    train(
+        config,
+        overrides,
+        run_dir=args.run_dir,
+        resume=args.resume,
+        device=args.device,
+        check=args.check,
+        strict=args.strict,
+        schema=schema,
+    )
+    return 0

@@ -1,0 +1,201 @@
+"""Augmentation policies: TrivialAugment (wide) and RandAugment with increasing strength.
+
+Pillow's operations do the pixel work. All randomness comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+
+BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+
+Color = tuple[int, int, int]
+
+IMAGENET_GRAY: Color = (124, 116, 104)
+"""ImageNet's mean colour, with which timm fills what an operation uncovers."""
+
+BLACK: Color = (0, 0, 0)
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...], look: dict[str, Any]) -> Image.Image:
+    """`matrix`: the six numbers that take a pixel's place in the output to its place before."""
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, **look)
+
+
+def _posterize(image: Image.Image, bits: int) -> Image.Image:
+    """Keeps the highest bits, 0..8; ImageOps.posterize refuses 0, which makes an image black."""
+    kept = 256 - (1 << (8 - bits))
+    return image.point([i & kept for i in range(256)] * len(image.getbands()))
+
+
+def _solarize_add(image: Image.Image, value: float) -> Image.Image:
+    """Brightens the darker half of the values by `value`."""
+    table = [min(255, i + int(value)) if i < 128 else i for i in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+# Each takes the image, its value and, where pixels move, `resample` and `fillcolor`.
+_OPS: dict[str, Callable[[Image.Image, float, dict[str, Any]], Image.Image]] = {
+    "Identity": lambda image, value, look: image,
+    "ShearX": lambda image, value, look: _affine(image, (1, value, 0, 0, 1, 0), look),
+    "ShearY": lambda image, value, look: _affine(image, (1, 0, 0, value, 1, 0), look),
+    "TranslateX": lambda image, value, look: _affine(image, (1, 0, -value, 0, 1, 0), look),
+    "TranslateY": lambda image, value, look: _affine(image, (1, 0, 0, 0, 1, -value), look),
+    "Rotate": lambda image, value, look: image.rotate(value, **look),
+    "Brightness": lambda image, value, look: ImageEnhance.Brightness(image).enhance(value),
+    "Color": lambda image, value, look: ImageEnhance.Color(image).enhance(value),
+    "Contrast": lambda image, value, look: ImageEnhance.Contrast(image).enhance(value),
+    "Sharpness": lambda image, value, look: ImageEnhance.Sharpness(image).enhance(value),
+    "Posterize": lambda image, value, look: _posterize(image, int(value)),
+    "Solarize": lambda image, value, look: ImageOps.solarize(image, value),  # type: ignore[arg-type]
+    "SolarizeAdd": lambda image, value, look: _solarize_add(image, value),
+    "AutoContrast": lambda image, value, look: ImageOps.autocontrast(image),
+    "Equalize": lambda image, value, look: ImageOps.equalize(image),
+    "Invert": lambda image, value, look: ImageOps.invert(image),
+}
+
+
+def apply_op(
+    image: Image.Image,
+    name: str,
+    value: float,
+    *,
+    resample: Image.Resampling = BILINEAR,
+    fill: Color = BLACK,
+) -> Image.Image:
+    """One operation on an RGB image.
+
+    `value` is a slope (Shear), pixels to the right or down (Translate), degrees counterclockwise
+    (Rotate), a factor where 1 changes nothing (Brightness, Color, Contrast, Sharpness), bits to
+    keep (Posterize), a threshold 0..256 (Solarize) or what is added (SolarizeAdd); others take
+    none.
+    """
+    return _OPS[name](image, value, {"resample": resample, "fillcolor": fill})
+
+
+BINS = 31
+"""Strengths that TrivialAugment draws from."""
+
+# (values by strength, whether the sign is drawn too): the wide space of Müller & Hutter 2021, with
+# the numbers of torchvision's TrivialAugmentWide. Factors are 1 ± value.
+TRIVIAL_SPACE: dict[str, tuple[NDArray[np.float64], bool]] = {
+    "Identity": (np.zeros(1), False),
+    "ShearX": (np.linspace(0, 0.99, BINS), True),
+    "ShearY": (np.linspace(0, 0.99, BINS), True),
+    "TranslateX": (np.linspace(0, 32, BINS).astype(int).astype(float), True),
+    "TranslateY": (np.linspace(0, 32, BINS).astype(int).astype(float), True),
+    "Rotate": (np.linspace(0, 135, BINS), True),
+    "Brightness": (np.linspace(0, 0.99, BINS), True),
+    "Color": (np.linspace(0, 0.99, BINS), True),
+    "Contrast": (np.linspace(0, 0.99, BINS), True),
+    "Sharpness": (np.linspace(0, 0.99, BINS), True),
+    "Posterize": (8 - np.round(np.arange(BINS) / ((BINS - 1) / 6)), False),
+    "Solarize": (np.linspace(255, 0, BINS), False),
+    "AutoContrast": (np.zeros(1), False),
+    "Equalize": (np.zeros(1), False),
+}
+
+FACTORS = ("Brightness", "Color", "Contrast", "Sharpness")
+
+
+class TrivialAugment:
+    """One operation an image, and its strength, both drawn uniformly (Müller & Hutter 2021)."""
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """An RGB image; what an operation uncovers is black, as torchvision has it."""
+        name = list(TRIVIAL_SPACE)[rng.integers(len(TRIVIAL_SPACE))]
+        values, signed = TRIVIAL_SPACE[name]
+        value = float(values[rng.integers(len(values))])
+        if signed and rng.random() < 0.5:
+            value = -value
+        return apply_op(image, name, 1 + value if name in FACTORS else value)
+
+
+STRONGEST = 10.0
+
+OP_PROB = 0.5
+"""Chance that an operation of RandAugment is carried out (timm's)."""
+
+# timm's "increasing" set: values at strength 10 are ±30°, slopes ±.3, ±.45 of the side, factors
+# 1 ± .9, 0 bits, threshold 0, 110 added; all of them change nothing, or least, at 0.
+RAND_OPS = (
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Rotate",
+    "Posterize",
+    "Solarize",
+    "SolarizeAdd",
+    "Color",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+)
+
+
+def rand_value(name: str, strength: float, sign: int, size: tuple[int, int]) -> float:
+    """The value of an operation of `RAND_OPS` at a strength of 0..10; `size` is (width, height)."""
+    part = strength / STRONGEST
+    match name:
+        case "Rotate":
+            return sign * 30.0 * part
+        case "ShearX" | "ShearY":
+            return sign * 0.3 * part
+        case "TranslateX":
+            return sign * 0.45 * part * size[0]
+        case "TranslateY":
+            return sign * 0.45 * part * size[1]
+        case "Posterize":
+            return 4 - int(4 * part)
+        case "Solarize":
+            return 256 - min(256, int(256 * part))
+        case "SolarizeAdd":
+            return min(128, int(110 * part))
+        case _ if name in FACTORS:
+            return max(0.1, 1 + sign * 0.9 * part)
+    return 0.0
+
+
+class RandAugment:
+    """Operations drawn with replacement, as timm's rand-m{magnitude}-mstd{std}-inc1 does it.
+
+    After Cubuk et al. 2020, but that each operation is carried out with a chance of one half, and
+    that its strength is drawn anew from a normal distribution, kept within 0..10. Pixels move by
+    bilinear or bicubic interpolation, drawn too.
+
+    Args:
+        num_ops: operations an image.
+        magnitude, std: mean and deviation of the strength.
+        fill: colour of what an operation uncovers.
+    """
+
+    def __init__(
+        self,
+        num_ops: int = 2,
+        magnitude: float = 9.0,
+        std: float = 0.5,
+        fill: Color = IMAGENET_GRAY,
+    ) -> None:
+        self.num_ops, self.magnitude, self.std, self.fill = num_ops, magnitude, std, fill
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """An RGB image."""
+        for choice in rng.integers(len(RAND_OPS), size=self.num_ops).tolist():
+            if rng.random() >= OP_PROB:
+                continue
+            name = RAND_OPS[choice]
+            strength = min(max(rng.normal(self.magnitude, self.std), 0.0), STRONGEST)
+            sign = 1 if rng.random() < 0.5 else -1
+            resample = BILINEAR if rng.random() < 0.5 else BICUBIC
+            value = rand_value(name, strength, sign, image.size)
+            image = apply_op(image, name, value, resample=resample, fill=self.fill)
+        return image

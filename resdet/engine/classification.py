@@ -1,0 +1,346 @@
+"""Classification as a task of the training loop: labelled images, their losses, and accuracy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resdet.config.schema_cls import ClsConfig
+from resdet.data.cifar import CifarData
+from resdet.data.cls_samples import ClsBatch, collate_cls
+from resdet.data.cls_transforms import progressive_side
+from resdet.data.loader import TrainPlan, train_loader
+from resdet.engine import distributed, pictures
+from resdet.engine.distributed import Processes
+from resdet.engine.evaluate_cls import ClsValidation, val_batches, validate_classifier
+from resdet.engine.hardware import Precision
+from resdet.engine.precise_bn import recompute_statistics
+from resdet.engine.signals import StopRequest
+from resdet.errors import UserError
+from resdet.factory.classification import (
+    Data,
+    build_classifier,
+    build_cls_train_data,
+    build_cls_val_data,
+    load_classifier,
+    load_start_classifier,
+    measured_mean,
+    settle_network,
+)
+from resdet.models.classification_loss import ClassificationLoss
+from resdet.models.classifier import Classifier
+from resdet.ops.colour import distort_colour
+from resdet.ops.crop import pad_crop_flip
+from resdet.ops.mix import draw_mix, erase, mix_batch
+
+logger = logging.getLogger("resdet")
+
+MAX_CLASSES = 20
+"""Classes counted by name in the log."""
+
+
+class ClassificationTask:
+    """See `resdet.engine.task.Task`."""
+
+    kind = "classifier"
+
+    def __init__(
+        self,
+        config: ClsConfig,
+        processes: Processes,
+        *,
+        is_new: bool,
+        strict: bool,
+        decode_all: bool,
+    ) -> None:
+        """Data and model; with its start weights where the run `is_new`.
+
+        UserError for whatever would make the run fail later.
+        """
+        self.config = config = settle_network(config)
+        self.train_data: Data = build_cls_train_data(config, strict=strict, decode_all=decode_all)
+        names = self.train_data.class_names
+        describe_data("data.train", self.train_data)
+        self.val_data: Data | None = None
+        if config.data.val is not None:
+            self.val_data = build_cls_val_data(
+                config, classes=names, strict=strict, decode_all=decode_all
+            )
+            describe_data("data.val", self.val_data)
+        mean = measured_mean(config, self.train_data) if is_new else None
+        self.model: Classifier = build_classifier(config, class_names=names, pixel_mean=mean)
+        distributed.check_norms(self.model, processes)
+        if is_new:
+            for line in load_start_classifier(self.model, config):
+                logger.info(line)
+        self._digest = self.train_data.digest()
+        if isinstance(self.train_data, CifarData):
+            # 45,000 images are 138 MB: a batch is then a gather on the device
+            self.train_data = self.train_data.to(processes.device)
+        if isinstance(self.val_data, CifarData):
+            self.val_data = self.val_data.to(processes.device)
+        self.loss = ClassificationLoss(
+            name=config.loss.name,
+            label_smoothing=config.loss.label_smoothing,
+            bce_target_thresh=config.loss.bce_target_thresh,
+            aux_weight=config.loss.aux_weight,
+            teacher_weight=config.loss.teacher_weight,
+            teacher_temperature=config.loss.teacher_temperature,
+        )
+        self.teacher = self._load_teacher(processes)
+
+    @property
+    def has_validation(self) -> bool:
+        return self.val_data is not None
+
+    def _load_teacher(self, processes: Processes) -> Classifier | None:
+        spec = self.config.loss.teacher
+        if spec is None:
+            return None
+        teacher = load_classifier(spec)
+        if teacher.class_names != self.model.class_names:
+            raise UserError(
+                f"loss.teacher: {spec} knows {teacher.num_classes} classes "
+                f"({', '.join(teacher.class_names[:4])}, …), the data has {self.model.num_classes} "
+                f"({', '.join(self.model.class_names[:4])}, …); give a teacher of these classes"
+            )
+        teacher.place(processes.device)
+        teacher.requires_grad_(False)
+        logger.info(f"teacher: {spec}")
+        return teacher
+
+    def identity(self) -> dict[str, Any]:
+        return {"class_names": list(self.model.class_names), "category_ids": []}
+
+    def digest(self) -> str:
+        return self._digest
+
+    def make_plan(self) -> TrainPlan:
+        return TrainPlan(
+            num_images=len(self.train_data),
+            batch_size=self.config.train.batch_size,
+            seed=self.config.train.seed,
+            repeats=self.config.data.repeated_augmentation,
+        )
+
+    def load_steps(
+        self,
+        plan: TrainPlan,
+        *,
+        start_step: int,
+        end_step: int,
+        processes: Processes,
+        workers: int,
+    ) -> Generator[list[ClsBatch]]:
+        accumulate = self.config.train.accumulate
+        if isinstance(self.train_data, CifarData):
+            return _gathered_steps(
+                self.train_data, plan, range(start_step, end_step), processes, accumulate
+            )
+        steps = train_loader(
+            self.train_data,
+            plan,
+            start_step=start_step,
+            end_step=end_step,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            accumulate=accumulate,
+            workers=workers,
+            pin_memory=processes.device.type == "cuda",
+            collate=collate_cls,
+        )
+        assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
+        return steps
+
+    def losses(
+        self, wrapped: nn.Module, part: ClsBatch, *, seed: int, step: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        for problem in part.problems:
+            logger.warning(f"left out of step {step + 1}: {problem}")
+        images, targets = self.augment(part, seed=seed, step=step)
+        outputs = wrapped(images)
+        teacher = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = self.teacher(self._as_teacher_sees(images))[0]
+        named = self.loss(outputs, targets, teacher)
+        others = {"error_percent": error_percent(outputs[0].detach(), part.labels)}
+        if not isinstance(self.train_data, CifarData):
+            others["num_broken"] = (part.labels < 0).sum()
+        return named, others
+
+    def augment(self, part: ClsBatch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """The network's input, and labels (B,) or, where images are mixed, rows (B, K)."""
+        section = self.config.data.augment
+        images, device = part.images, part.images.device
+        on_host = torch.tensor(part.keys, pin_memory=device.type == "cuda")
+        epochs, indices = on_host.to(device, non_blocking=True).unbind(1)
+        # of an image's repeats each has an epoch of its own
+        keys = epochs * 0x9E3779B1 + indices
+        if section.pca_std:
+            images = distort_colour(images, std=section.pca_std, keys=keys, seed=seed, step=step)
+        x = self.model.normalize(images)
+        if section.crop == "pad" or isinstance(self.train_data, CifarData):
+            x = pad_crop_flip(
+                x,
+                pad=section.pad if section.crop == "pad" else 0,
+                flip_prob=section.flip_prob,
+                epochs=epochs,
+                indices=indices,
+                seed=seed,
+            )
+        targets = part.labels
+        height, width = x.shape[-2:]
+        mix = draw_mix(
+            (height, width),
+            mixup_alpha=section.mixup,
+            cutmix_alpha=section.cutmix,
+            seed=seed,
+            step=step,
+            # parts of a step have no image in common
+            part=part.keys[0][1],
+        )
+        if mix is not None:
+            x, targets = mix_batch(x, targets, mix, num_classes=self.model.num_classes)
+        if section.erase_prob:
+            x = erase(
+                x,
+                prob=section.erase_prob,
+                noise=section.erase_fill == "noise",
+                keys=keys,
+                seed=seed,
+                step=step,
+            )
+        return x, targets
+
+    def _as_teacher_sees(self, images: Tensor) -> Tensor:
+        """This model's input as the teacher's: their means and deviations may differ."""
+        assert self.teacher is not None
+        own, other = self.model, self.teacher
+        if own.channel_order != other.channel_order:
+            raise UserError("loss.teacher: it takes another channel_order than the model")
+        means = [m.pixel_mean.mean((1, 2), keepdim=True) for m in (own, other)]
+        x = (images * own.pixel_std + means[0] - means[1]) / other.pixel_std
+        return x.contiguous(memory_format=torch.channels_last) if other.channels_last else x
+
+    def image_names(self, parts: Sequence[ClsBatch]) -> list[str]:
+        return [path for part in parts for path in part.paths]
+
+    def settle(self, processes: Processes, precision: Precision) -> None:
+        """Batch norm statistics anew, over training images without augmentation by mixing."""
+        count = self.config.train.precise_bn_images
+        if not count:
+            return
+        with precision.autocast():
+            batches = self._settling_batches(count, processes)
+            found = recompute_statistics(self.model, batches, processes)
+        if found:
+            logger.info(f"batch norm statistics computed anew over {found} images")
+
+    def _settling_batches(self, count: int, processes: Processes) -> Iterator[Tensor]:
+        """Normalised batches of this process's share of `count` training images."""
+        config = self.config
+        steps = max(1, -(-min(count, len(self.train_data)) // config.train.batch_size))
+        batches = self.load_steps(
+            self.make_plan(), start_step=0, end_step=steps, processes=processes, workers=0
+        )
+        for parts in batches:
+            for part in parts:
+                moved = part.to(processes.device)
+                readable = moved.labels >= 0
+                # one image alone may have maps of one pixel, which have no variance
+                if readable.sum() > 1:
+                    yield self.model.normalize(moved.images[readable])
+
+    def validate(
+        self,
+        *,
+        processes: Processes,
+        precision: Precision,
+        workers: int,
+        stop: StopRequest | None,
+    ) -> ClsValidation | None:
+        assert self.val_data is not None, "validation without data.val"
+        batches = val_batches(
+            self.val_data, self.config.eval.batch_size, processes=processes, workers=workers
+        )
+        return validate_classifier(
+            self.model,
+            batches,
+            processes=processes,
+            precision=precision,
+            broken=self.val_data.broken,
+            stop=stop,
+            num_pictures=pictures.MAX_IMAGES,
+        )
+
+    def draw_batch(self, parts: Sequence[ClsBatch], step: int, path: Path) -> None:
+        """The images as the network gets them, so with what was cropped, mixed and erased."""
+        part = parts[0]
+        with torch.no_grad():
+            x, _ = self.augment(part, seed=self.config.train.seed, step=step)
+        model = self.model
+        mean = model.pixel_mean
+        if mean.shape[-2:] != x.shape[-2:]:
+            mean = mean.mean((1, 2), keepdim=True)
+        pixels = (x * model.pixel_std + mean).clamp(0, 255).byte()
+        if model.channel_order == "bgr":
+            pixels = pixels.flip(1)
+        arrays = pixels[: pictures.MAX_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
+        labels = part.labels[: pictures.MAX_IMAGES].tolist()
+        named = [model.class_names[label] if label >= 0 else "unreadable" for label in labels]
+        pictures.draw_labelled(list(zip(arrays, named, strict=True)), path)
+
+    def check_part(self) -> tuple[ClsBatch, int]:
+        keys = self.make_plan().batch(0)[:2]
+        if isinstance(self.train_data, CifarData):
+            part = self.train_data.batch(keys)
+        else:
+            part = collate_cls([self.train_data[key] for key in keys])
+        height, width = part.shape[-2:]
+        # two images, as batch norm has no statistics of one pixel
+        return part, 2 * height * width
+
+    def largest_area(self) -> int:
+        data = self.config.data
+        points = data.progressive
+        sides = [progressive_side(points, int(epoch), data.size) for epoch, _ in points]
+        return max(sides, default=data.size) ** 2
+
+
+def _gathered_steps(
+    data: CifarData, plan: TrainPlan, steps: range, processes: Processes, accumulate: int
+) -> Generator[list[ClsBatch]]:
+    """This process's parts of each step, gathered on the device."""
+    size = distributed.images_per_part(plan.batch_size, processes.world_size, accumulate)
+    first = processes.rank * accumulate * size
+    for step in steps:
+        keys = plan.batch(step)
+        begins = range(first, first + accumulate * size, size)
+        yield [data.batch(keys[begin : begin + size]) for begin in begins]
+
+
+def error_percent(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the readable images that are misclassified, in percent; of none 0."""
+    valid = labels >= 0
+    wrong = (logits.argmax(1) != labels) & valid
+    return 100.0 * wrong.sum() / valid.sum().clamp(min=1)
+
+
+def describe_data(name: str, data: Any) -> None:
+    """Images by class in the log."""
+    counts = np.bincount(data.labels, minlength=len(data.class_names))
+    order = np.argsort(-counts, kind="stable")[:MAX_CLASSES]
+    common = ", ".join(f"{data.class_names[i]} {counts[i]}" for i in order)
+    more = f" and {len(counts) - MAX_CLASSES} more" if len(counts) > MAX_CLASSES else ""
+    logger.info(f"{name}: {len(data)} images; by class: {common}{more}")
+    absent = [data.class_names[i] for i in np.flatnonzero(counts == 0)]
+    if absent:
+        listed = ", ".join(absent[:MAX_CLASSES])
+        logger.info(f"{name}: no image of {len(absent)} class(es): {listed}")

@@ -1,0 +1,234 @@
+"""Detection as a task of the training loop: COCO data, an R-CNN, its losses and COCO metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from resdet.backbones.norm import FrozenBatchNorm2d
+from resdet.config.schema import Config
+from resdet.data.coco import CocoDetection
+from resdet.data.loader import Batch, TrainPlan, collate, train_loader
+from resdet.engine import distributed, pictures
+from resdet.engine.distributed import Processes
+from resdet.engine.evaluate import Validation, check_classes, evaluate, prepare_truth
+from resdet.engine.hardware import Precision
+from resdet.engine.signals import StopRequest
+from resdet.errors import UserError
+from resdet.evaluation.coco_input import GroundTruth
+from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
+from resdet.models.rcnn import RCNN
+
+logger = logging.getLogger("resdet")
+
+MAX_CLASSES = 20
+"""Classes counted by name in the log, the commonest first."""
+
+
+class DetectionTask:
+    """See `resdet.engine.task.Task`."""
+
+    kind = "detector"
+
+    def __init__(
+        self,
+        config: Config,
+        processes: Processes,
+        *,
+        is_new: bool,
+        strict: bool,
+        decode_all: bool,
+    ) -> None:
+        """Data and model; with its start weights where the run `is_new`.
+
+        UserError for whatever would make the run fail later.
+        """
+        self.config = config
+        self.train_data, self.val_data, self.truth = load_data(
+            config, strict=strict, decode_all=decode_all
+        )
+        self.model: RCNN = make_model(config, self.train_data, processes, is_new=is_new)
+
+    @property
+    def has_validation(self) -> bool:
+        return self.val_data is not None
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "class_names": list(self.model.class_names),
+            "category_ids": list(self.model.category_ids),
+        }
+
+    def digest(self) -> str:
+        data = self.train_data
+        digest = hashlib.sha256(np.ascontiguousarray(data.sizes).tobytes())
+        digest.update(repr((list(data.image_ids), list(data.class_names))).encode())
+        return f"{len(data)} images, {digest.hexdigest()[:16]}"
+
+    def make_plan(self) -> TrainPlan:
+        sizes, config = self.train_data.sizes, self.config
+        return TrainPlan(
+            num_images=len(self.train_data),
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            aspect_ratios=sizes[:, 1] / sizes[:, 0] if config.data.aspect_grouping else None,
+        )
+
+    def load_steps(
+        self,
+        plan: TrainPlan,
+        *,
+        start_step: int,
+        end_step: int,
+        processes: Processes,
+        workers: int,
+    ) -> Generator[list[Batch]]:
+        steps = train_loader(
+            self.train_data,
+            plan,
+            start_step=start_step,
+            end_step=end_step,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            accumulate=self.config.train.accumulate,
+            workers=workers,
+            pin_memory=processes.device.type == "cuda",
+        )
+        assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
+        return steps
+
+    def losses(
+        self, wrapped: nn.Module, part: Batch, *, seed: int, step: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return wrapped(part.images, part.targets, seed=seed, step=step), {}
+
+    def image_names(self, parts: Sequence[Batch]) -> list[str]:
+        return [
+            f"{path} (id {image_id})"
+            for part in parts
+            for path, image_id in zip(part.paths, part.targets.image_ids, strict=True)
+        ]
+
+    def settle(self, processes: Processes, precision: Precision) -> None:
+        pass
+
+    def validate(
+        self,
+        *,
+        processes: Processes,
+        precision: Precision,
+        workers: int,
+        stop: StopRequest | None,
+    ) -> Validation | None:
+        assert self.val_data is not None, "validation without data.val"
+        section = self.config.eval
+        return evaluate(
+            self.model,
+            self.val_data,
+            processes=processes,
+            precision=precision,
+            batch_size=section.batch_size,
+            max_dets=section.max_dets,
+            backend=section.backend,
+            val_loss=section.val_loss,
+            workers=workers,
+            truth=self.truth,
+            stop=stop,
+            num_pictures=pictures.MAX_IMAGES,
+        )
+
+    def draw_batch(self, parts: Sequence[Batch], step: int, path: Path) -> None:
+        pictures.draw_batch(parts, self.model.class_names, path)
+
+    def check_part(self) -> tuple[Batch, int]:
+        batch = collate([self.train_data[self.make_plan().batch(0)[0]]])
+        height, width = batch.images.images.shape[-2:]
+        return batch, height * width
+
+    def largest_area(self) -> int:
+        return largest_area(self.config, self.train_data.sizes)
+
+
+def load_data(
+    config: Config, *, strict: bool, decode_all: bool
+) -> tuple[CocoDetection, CocoDetection | None, GroundTruth | None]:
+    """Training and validation data, counted in the log; the ground truth to validate against."""
+    train_data = build_train_data(config, strict=strict, decode_all=decode_all)
+    describe_data("data.train", train_data)
+    if not len(train_data):
+        raise UserError(
+            f"{config.data.train.annotations}: no image to train on; "
+            "see the findings above, or set data.keep_empty=true"
+        )
+    val_data = build_val_data(config, strict=strict, decode_all=decode_all)
+    if val_data is None or config.data.val is None:
+        return train_data, None, None
+    describe_data("data.val", val_data)
+    source = str(config.data.val.annotations)
+    check_classes(val_data, train_data.class_names, source)
+    return (
+        train_data,
+        val_data,
+        prepare_truth(val_data, masks=config.model.roi.mask_head is not None, source=source),
+    )
+
+
+def describe_data(name: str, data: CocoDetection) -> None:
+    """Objects by class and the number of findings in the log; reading named these one by one."""
+    objects = Counter(dict(zip(data.class_names, data.objects_per_class.tolist(), strict=True)))
+    absent = [name for name, count in objects.items() if not count]
+    present = len(objects) - len(absent)
+    common = [f"{name} {count}" for name, count in objects.most_common(min(present, MAX_CLASSES))]
+    more = f" and {present - MAX_CLASSES} more" if present > MAX_CLASSES else ""
+    logger.info(
+        f"{name}: {len(data)} images; objects by class: {', '.join(common)}{more}; "
+        f"{len(data.findings)} finding(s)"
+    )
+    if absent:
+        logger.info(f"{name}: no object of {len(absent)} class(es): {', '.join(absent)}")
+
+
+def make_model(config: Config, data: CocoDetection, processes: Processes, *, is_new: bool) -> RCNN:
+    """The detector for this data; with its start weights where the run is new."""
+    model = build_model(config, class_names=data.class_names, category_ids=data.category_ids)
+    distributed.check_norms(model, processes)
+    if is_new:
+        check_frozen(config, model)
+        for line in load_start_weights(model, config):
+            logger.info(line)
+    return model
+
+
+def check_frozen(config: Config, model: RCNN) -> None:
+    """UserError for frozen batch norm on random weights, which diverges within two steps."""
+    if config.model.weights is not None or config.model.backbone.weights is not None:
+        return
+    if any(isinstance(module, FrozenBatchNorm2d) for module in model.backbone.modules()):
+        raise UserError(
+            "model.backbone: frozen batch norm (norm frozen_bn, or freeze_at) with random weights "
+            "diverges at once; set model.backbone.weights or model.weights, or use norm bn or gn "
+            "and freeze_at 0"
+        )
+
+
+def largest_area(config: Config, sizes: np.ndarray) -> int:
+    """Largest padded image in pixels that the training transforms can make of (N, 2) sizes."""
+    augment, resize = config.data.augment, config.data.augment.resize
+    if resize.mode == "large_scale_jitter":
+        sides = np.array([[resize.lsj_size, resize.lsj_size]], dtype=np.float64)
+    else:
+        short, long = sizes.min(axis=1), sizes.max(axis=1)
+        scale = np.minimum(max(resize.short_edges) / short, resize.max_size / long)
+        sides = sizes * scale[:, None]
+    if augment.crop is not None:
+        sides = np.minimum(sides, augment.crop)
+    padded = np.ceil(sides / 32) * 32
+    return math.ceil(padded.prod(axis=1).max())

@@ -1,0 +1,96 @@
+"""Batch norm statistics of a trained network, computed anew over many images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from resdet.engine.distributed import Processes, gather
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+class _Moments:
+    """Sums over images of one layer's batch means, their squares, and its batch variances."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        mean, _, tracked = _statistics(norm)
+        self.sums = torch.zeros(4, len(mean), dtype=torch.float64, device=mean.device)
+        self.tracked = tracked.clone()
+
+    def add(self, norm: _BatchNorm, images: int) -> None:
+        """Take in the statistics that a batch left in the layer, if it came through it."""
+        mean, variance, tracked = _statistics(norm)
+        mean, variance = mean.double(), variance.double()
+        each = torch.stack([torch.ones_like(mean), mean, mean.square(), variance])
+        self.sums += each * (images * (tracked != self.tracked))
+        self.tracked.copy_(tracked)
+
+    def write(self, norm: _BatchNorm) -> None:
+        """Put mean and variance of all the images into the layer, if any came through it."""
+        mean, variance, _ = _statistics(norm)
+        count, means, squares, variances = self.sums
+        reached = count > 0
+        count = count.clamp(min=1.0)
+        new_mean = means / count
+        new_variance = variances / count + squares / count - new_mean.square()
+        mean.copy_(torch.where(reached, new_mean, mean.double()))
+        variance.copy_(torch.where(reached, new_variance, variance.double()))
+
+
+def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """Running mean (C,), running variance (C,) and the number of batches seen ()."""
+    found = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    assert all(buffer is not None for buffer in found)
+    return cast(tuple[Tensor, Tensor, Tensor], found)
+
+
+@torch.no_grad()
+def recompute_statistics(model: nn.Module, batches: Iterable[Tensor], processes: Processes) -> int:
+    """Give every batch norm the mean and variance of all the images; returns how many they are.
+
+    He et al. 2016 computed the statistics anew after training; the estimate is that of Wu &
+    Johnson 2021, 3.1: means are averaged over the batches, and the variance is the mean of the
+    batches' variances and the variance of their means. `batches` are normalised images
+    (B, 3, H, W) on the model's device, B at least 2, with the weights held still; over several
+    processes each brings its own, and all end with the same statistics (sync_bn needs as many
+    batches in each).
+
+    Everything but batch norm works as in a test: no dropout, no stochastic depth. Layers that the
+    images do not reach, frozen batch norm, modes, momenta and counters stay as they are, and
+    statistics too where there are no images or the batches raise.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    before = [[buffer.clone() for buffer in _statistics(norm)] for norm in norms]
+    moments = [_Moments(norm) for norm in norms]
+    images = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0  # the running statistics are then those of the last batch
+        for batch in batches:
+            images += len(batch)
+            model(batch)
+            for norm, moment in zip(norms, moments, strict=True):
+                moment.add(norm, len(batch))
+    finally:
+        for norm, buffers, momentum in zip(norms, before, momenta, strict=True):
+            norm.momentum = momentum
+            for buffer, old in zip(_statistics(norm), buffers, strict=True):
+                buffer.copy_(old)
+        for module, training in modes:
+            module.training = training
+    if processes.world_size > 1:
+        for moment in moments:
+            dist.all_reduce(moment.sums)
+        images = sum(gather(images, processes))
+    for norm, moment in zip(norms, moments, strict=True):
+        moment.write(norm)
+    return images

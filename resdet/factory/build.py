@@ -1,0 +1,28 @@
+"""A model from a config file, of whichever task it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from resdet.config.loading import load_any_config
+from resdet.config.schema_cls import ClsConfig
+from resdet.factory import classification, detection
+from resdet.models.classifier import Classifier
+from resdet.models.rcnn import RCNN
+
+
+def build(
+    config: str | Path, weights: str | None = None, overrides: Sequence[str] = ()
+) -> RCNN | Classifier:
+    """A detector or a classifier from a config file, on the CPU, in evaluation mode.
+
+    `weights` None loads and downloads nothing; "config" does what the config says; anything else
+    names the weights of the whole model as `model.weights` does. Class names come from
+    `data.classes`, else from the training data if they are there, else they are numbered, for which
+    `model.num_classes` must be given. Raises UserError for what a user can mend.
+    """
+    resolved = load_any_config(config, overrides)
+    if isinstance(resolved, ClsConfig):
+        return classification.build_from_config(resolved, weights)
+    return detection.build_from_config(resolved, weights)

@@ -1,0 +1,371 @@
+"""Classifiers and their data sets from configs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from resdet.config.loading import config_from_dict, config_to_dict, override_config
+from resdet.config.schema_cls import ClsConfig, ClsSplitConfig
+from resdet.data.cifar import FOLDERS, SIDE, CifarData, is_cifar, load_cifar
+from resdet.data.cls_transforms import (
+    CenterCrop,
+    ClsTestTransform,
+    ClsTrainTransform,
+    Crop,
+    RandomResizedCrop,
+    ScaleJitter,
+)
+from resdet.data.images import LabelledImages, open_images
+from resdet.data.policies import RandAugment, TrivialAugment
+from resdet.errors import UserError
+from resdet.factory.backbone import make_backbone
+from resdet.interop import torchvision
+from resdet.interop.weights import (
+    LoadedWeights,
+    load_backbone,
+    load_classifier_weights,
+    load_exactly,
+    read_weights,
+)
+from resdet.models.classifier import Classifier, PoolHead
+
+logger = logging.getLogger("resdet")
+
+Data = CifarData | LabelledImages
+TRAINED_SIDE = 224
+"""The side of ImageNet's training images, whose map is the window of dense evaluation."""
+
+
+def build_classifier(
+    config: ClsConfig, *, class_names: Sequence[str], pixel_mean: Tensor | None = None
+) -> Classifier:
+    """A classifier with random weights for these classes; loads and downloads nothing.
+
+    `pixel_mean` is the measured mean, (3,) or (3, S, S), where the config asks for one; without it
+    the mean is 0 until weights are loaded. Raises UserError where `model.num_classes` contradicts
+    the classes.
+    """
+    section = config.model
+    if section.num_classes not in (None, len(class_names)):
+        raise UserError(
+            f"model.num_classes: {section.num_classes}, but the data has {len(class_names)} "
+            f"classes ({', '.join(list(class_names)[:5])}"
+            f"{', …' if len(class_names) > 5 else ''}); leave it null to take them from the data"
+        )
+    backbone = make_backbone(section.backbone)
+    mean: Any = section.pixel_mean
+    if isinstance(mean, str):
+        side = config.data.size if mean == "per_pixel" else 1
+        mean = torch.zeros(3, side, side) if pixel_mean is None else pixel_mean
+    return Classifier(
+        backbone,
+        make_head(backbone, len(class_names), section.dropout),
+        pixel_mean=mean,
+        pixel_std=section.pixel_std,
+        channel_order=section.channel_order,
+        channels_last=config.train.channels_last,
+        test_resize=config.data.test_resize,
+        test_size=config.data.test_size,
+        class_names=class_names,
+        config=config,
+    )
+
+
+def make_head(backbone: nn.Module, num_classes: int, dropout: float | None) -> nn.Module:
+    """The backbone's own head, else pooling and one linear layer on its last map."""
+    own = getattr(backbone, "make_head", None)
+    if own is not None:
+        return own(num_classes, dropout)
+    channels: dict[str, int] = backbone.channels  # type: ignore[assignment]
+    strides: dict[str, int] = backbone.strides  # type: ignore[assignment]
+    last = list(channels)[-1]
+    return PoolHead(
+        channels[last],
+        num_classes,
+        feature=last,
+        window=TRAINED_SIDE // strides[last],
+        dropout=dropout or 0.0,
+    )
+
+
+def measured_mean(config: ClsConfig, data: Data) -> Tensor | None:
+    """The mean over the training images that `model.pixel_mean` asks for, 0..255; else None."""
+    wanted = config.model.pixel_mean
+    if not isinstance(wanted, str):
+        return None
+    mean: Tensor = data.pixel_mean()
+    return mean if wanted == "per_pixel" else mean.mean((1, 2))
+
+
+def load_start_classifier(model: Classifier, config: ClsConfig) -> list[str]:
+    """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
+    if config.model.weights is not None:
+        return load_classifier_weights(model, config.model.weights)
+    if config.model.backbone.weights is not None:
+        return load_backbone(model.backbone, config.model.backbone.weights)
+    return []
+
+
+def settle_network(config: ClsConfig) -> ClsConfig:
+    """The config with the network that `model.weights` names, where it leaves that open.
+
+    Raises UserError where nothing names a network.
+    """
+    if config.model.backbone.name is not None:
+        return config
+    spec = config.model.weights
+    if spec is None:
+        raise UserError(
+            "model.backbone.name: null takes the network of model.weights, and that is null too; "
+            "give model.weights=RUN or a name of resdet.list_backbones()"
+        )
+    if spec.startswith(torchvision.PREFIX):
+        name, options = torchvision.backbone_for(spec)
+        model: dict[str, Any] = {"backbone": {"name": name, "options": options}}
+    else:
+        weights = read_weights(spec)
+        if weights.kind != "classifier" or weights.config is None:
+            raise UserError(
+                f"model.weights: {weights.source} does not say which network it is; give "
+                "model.backbone.name as well"
+            )
+        model = dict(weights.config["model"])
+        for key in ("weights", "num_classes"):
+            model.pop(key)
+        model["backbone"] = {**model["backbone"], "weights": None}
+        if isinstance(model["pixel_mean"], str):
+            # the measured mean comes with the weights
+            mean = weights.state["pixel_mean"].double().mean((1, 2))
+            model["pixel_mean"] = [round(value, 4) for value in mean.tolist()]
+    values = config_to_dict(config)
+    values["model"] = {**values["model"], **model}
+    found = config_from_dict(values, f"model.weights={spec}")
+    assert isinstance(found, ClsConfig)
+    logger.info("network of %s: %s", spec, found.model.backbone.name)
+    return found
+
+
+def build_from_config(config: ClsConfig, weights: str | None) -> Classifier:
+    """See `resdet.build`."""
+    if weights not in (None, "config"):
+        config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
+    config = settle_network(config)
+    model = build_classifier(config, class_names=_class_names(config))
+    if weights is not None:
+        load_start_classifier(model, config)
+    return model.eval()
+
+
+def _class_names(config: ClsConfig) -> list[str]:
+    """Class names without opening an image."""
+    data, count = config.data, config.model.num_classes
+    if data.classes is not None:
+        return data.classes
+    if count is None:
+        given = data.train.root or data.root
+        if given is not None and Path(given).is_dir():
+            return list(build_cls_train_data(config).class_names)
+        raise UserError(
+            "model.num_classes: null means from the data, but there is no data.train.root; give "
+            "model.num_classes, data.classes or the folder"
+        )
+    return [f"class {number}" for number in range(1, count + 1)]
+
+
+def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = ()) -> Classifier:
+    """The classifier that a checkpoint holds, on the CPU, in evaluation mode.
+
+    `overrides` go on top of its own config. Raises UserError where the file is no checkpoint of a
+    run, or the overrides make another network of it.
+    """
+    if weights.kind != "classifier" or weights.config is None or not weights.class_names:
+        raise UserError(
+            f"{weights.source} is no checkpoint of a classification run; give the run folder or "
+            "its best.pt"
+        )
+    config = config_from_dict(weights.config, weights.source)
+    assert isinstance(config, ClsConfig), "a classifier's checkpoint has a classification config"
+    if overrides:
+        config = override_config(config, overrides, weights.source)
+    mean = weights.state.get("pixel_mean")
+    model = build_classifier(config, class_names=weights.class_names, pixel_mean=mean)
+    load_exactly(model, weights)
+    return model.eval()
+
+
+def load_classifier(spec: str, overrides: Sequence[str] = ()) -> Classifier:
+    """The classifier of a run folder, a checkpoint or torchvision:NAME.WEIGHTS, on the CPU."""
+    weights = read_weights(spec)
+    if spec.startswith(torchvision.PREFIX):
+        return _published(spec, weights, overrides)
+    return build_trained_classifier(weights, overrides)
+
+
+def _published(spec: str, weights: LoadedWeights, overrides: Sequence[str]) -> Classifier:
+    """One of torchvision's ImageNet classifiers, with its own test size."""
+    name, options = torchvision.backbone_for(spec)
+    resize, size = torchvision.test_sizes(spec)
+    values: dict[str, Any] = {
+        "task": "classification",
+        "model": {"backbone": {"name": name, "options": options}},
+        "data": {"test_resize": resize, "test_size": size},
+        # never trained here; the schema asks for a length
+        "train": {"epochs": 1},
+    }
+    config = config_from_dict(values, spec)
+    assert isinstance(config, ClsConfig)
+    if overrides:
+        config = override_config(config, overrides, spec)
+    model = build_classifier(config, class_names=torchvision.imagenet_wnids())
+    state = torchvision.classifier_state(name, weights.state)
+    for key in ("pixel_mean", "pixel_std"):
+        state[key] = model.state_dict()[key]
+    load_exactly(model, LoadedWeights(state, "classifier", None, spec))
+    return model.eval()
+
+
+Format = Literal["auto", "folder", "shards", "cifar10", "cifar100"]
+
+
+def data_format(config: ClsConfig, root: str) -> Format:
+    """`data.format`, where it is auto cifar10 or cifar100 if the folder holds one."""
+    if config.data.format != "auto":
+        return config.data.format
+    found = is_cifar(root)
+    return "auto" if found is None else found
+
+
+def split_root(config: ClsConfig, name: str) -> str:
+    """The folder of data.train or data.val; UserError where neither it nor data.root is given."""
+    section: ClsSplitConfig | None = getattr(config.data, name)
+    if section is not None and section.root is not None:
+        return section.root
+    root = config.data.root
+    if root is None:
+        raise UserError(
+            f"data.{name}.root: no folder is given; give data.root=FOLDER with train/ and val/ in "
+            f"it, or data.train.root and data.val.root; datasets/README.md has the layouts"
+        )
+    if config.data.format in FOLDERS or (config.data.format == "auto" and is_cifar(root)):
+        return root
+    return str(Path(root) / name)
+
+
+def build_cls_train_data(
+    config: ClsConfig, *, strict: bool = False, decode_all: bool = False
+) -> Data:
+    """The training set; on disk with its transforms."""
+    root = split_root(config, "train")
+    kind = data_format(config, root)
+    if kind == "cifar10" or kind == "cifar100":
+        _check_cifar(config)
+        return _cifar(config, kind, root, train=True)
+    return open_images(
+        root,
+        transform=_train_transform(config),
+        format=kind,
+        ground_truth=config.data.train.ground_truth,
+        classes=config.data.classes,
+        seed=config.train.seed,
+        strict=strict,
+        decode_all=decode_all,
+    )
+
+
+def build_cls_val_data(
+    config: ClsConfig,
+    *,
+    classes: Sequence[str],
+    strict: bool = False,
+    decode_all: bool = False,
+) -> Data:
+    """The validation set at the test size.
+
+    `classes` are the model's, in label order. UserError where data.val is null or has others.
+    """
+    if config.data.val is None:
+        raise UserError("data.val: null; give data.val.root=FOLDER to evaluate on")
+    root = split_root(config, "val")
+    kind = data_format(config, root)
+    if kind != "cifar10" and kind != "cifar100":
+        return open_images(
+            root,
+            transform=ClsTestTransform(config.data.test_resize, config.data.test_size),
+            format=kind,
+            ground_truth=config.data.val.ground_truth,
+            classes=config.data.classes,
+            train_classes=classes,
+            strict=strict,
+            decode_all=decode_all,
+        )
+    data = _cifar(config, kind, root, train=False)
+    if list(data.class_names) != list(classes):
+        raise UserError(
+            f"{root}: its classes are {', '.join(data.class_names[:8])}, the model's "
+            f"{', '.join(list(classes)[:8])}; give data.val.root with the model's classes"
+        )
+    return data
+
+
+def _cifar(
+    config: ClsConfig, kind: Literal["cifar10", "cifar100"], root: str, *, train: bool
+) -> CifarData:
+    holdout, download = config.data.holdout, config.data.download
+    if train or holdout == 0:
+        return load_cifar(kind, root, train=train, holdout=holdout, download=download)
+    return load_cifar(kind, root, train=True, holdout=holdout, held_out=True, download=download)
+
+
+def _check_cifar(config: ClsConfig) -> None:
+    """UserError for what the batches on the device can't do."""
+    data, augment = config.data, config.data.augment
+    wrong: dict[str, tuple[Any, list[Any]]] = {
+        "data.size": (data.size, [SIDE]),
+        "data.test_size": (data.test_size, [SIDE]),
+        "data.progressive": (data.progressive, [[]]),
+        "data.augment.crop": (augment.crop, ["pad", "none"]),
+        "data.augment.policy": (augment.policy, ["none"]),
+        "data.augment.color_jitter": (augment.color_jitter, [0]),
+        "data.classes": (data.classes, [None]),
+    }
+    for key, (value, allowed) in wrong.items():
+        if value not in allowed:
+            raise UserError(
+                f"{key}: {value}, and CIFAR's images, which stay on the device, take "
+                f"{' or '.join(str(each) for each in allowed)}; start from configs/"
+                "cifar10_resnet20.yaml"
+            )
+
+
+def _train_transform(config: ClsConfig) -> ClsTrainTransform:
+    data, augment = config.data, config.data.augment
+    policy: TrivialAugment | RandAugment | None = None
+    if augment.policy == "trivial":
+        policy = TrivialAugment()
+    elif augment.policy == "rand":
+        policy = RandAugment(augment.rand_ops, augment.rand_magnitude, augment.rand_std)
+    crop: Crop
+    if augment.crop == "random_resized":
+        crop = RandomResizedCrop(
+            (augment.scale[0], augment.scale[1]), (augment.ratio[0], augment.ratio[1])
+        )
+    elif augment.crop == "scale_jitter":
+        crop = ScaleJitter((augment.short_edges[0], augment.short_edges[1]), data.size)
+    else:
+        crop = CenterCrop(max(data.size, data.test_resize), data.size)
+    return ClsTrainTransform(
+        data.size,
+        crop=crop,
+        # a padded crop, and its flip, are made on the device
+        flip_prob=0.0 if augment.crop == "pad" else augment.flip_prob,
+        policy=policy,
+        color_jitter=augment.color_jitter,
+        progressive=data.progressive,
+        repeats=data.repeated_augmentation,
+    )

@@ -1,0 +1,223 @@
+"""What a classifier is shown of a test image: one crop, ten crops, or all of it at several scales.
+
+Views of one image are averaged after the softmax (Krizhevsky et al. 2012, 4.1). A dense view is
+averaged over the positions of its map before the softmax, and over scales and mirror images after
+it (Simonyan & Zisserman 2015, 3.2; He et al. 2016, 3.4).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resdet.data.cls_transforms import center_crop, resize_short_edge, to_tensor
+from resdet.data.findings import DataError
+from resdet.errors import UserError
+from resdet.inference.ensemble import log_mean_softmax
+from resdet.inference.sources import in_background
+from resdet.models.classifier import Classifier
+
+Crops = Literal["1", "10", "dense"]
+CROPS: tuple[str, ...] = get_args(Crops)
+PAPER_SIZE = 224
+PAPER_SCALES = (224, 256, 384, 480, 640)
+"""Short sides in pixels of the paper's fully convolutional test (He et al. 2016, 3.4)."""
+WAITING = 8
+"""Batches' worth of pixels that wait for others of their size."""
+
+
+class Images(Protocol):
+    """What of a data set is used here."""
+
+    broken: list[str]
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
+
+    def read(self, index: int) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class Views:
+    """Cuts an image into the pictures that the network sees."""
+
+    crops: Crops
+    resize: int
+    """Short side in pixels before a crop."""
+    size: int
+    """Side of a crop in pixels."""
+    scales: tuple[int, ...] = ()
+    """Short sides in pixels of the dense views."""
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
+        """(H, W, 3) uint8 RGB → stacks (V, 3, h, w) uint8 of the views, one for each size."""
+        if self.crops == "dense":
+            # whatever the size: each stage of a network rounds its map up
+            whole = [to_tensor(resize_short_edge(pixels, scale)) for scale in self.scales]
+            return [torch.stack([image, image.flip(-1)]) for image in whole]
+        resized = resize_short_edge(pixels, self.resize)
+        centre = to_tensor(center_crop(resized, self.size))
+        if self.crops == "1":
+            return [centre[None]]
+        bottom, right = resized.shape[0] - self.size, resized.shape[1] - self.size
+        corners = [
+            to_tensor(resized[y : y + self.size, x : x + self.size])
+            for y, x in ((0, 0), (0, right), (bottom, 0), (bottom, right))
+        ]
+        five = torch.stack([*corners, centre])
+        return [torch.cat([five, five.flip(-1)])]
+
+
+def make_views(
+    crops: str, scales: Sequence[int] | None = None, *, test_resize: int, test_size: int
+) -> Views:
+    """The views of a classifier with these `data.test_resize` and `data.test_size`, in pixels.
+
+    `crops` is 1, 10 or dense; `scales` belong to dense and are the paper's by default, in
+    proportion to `test_size`. Raises UserError for what cannot be cut.
+    """
+    if crops not in CROPS:
+        raise UserError(f"--crops {crops}: one of {', '.join(CROPS)} is expected")
+    if scales is not None and crops != "dense":
+        raise UserError(f"--scales belongs to --crops dense; --crops {crops} has data.test_resize")
+    if crops == "dense":
+        if scales is None:
+            scales = [round(scale * test_size / PAPER_SIZE) for scale in PAPER_SCALES]
+        if not scales or min(scales) < 1 or len(set(scales)) < len(scales):
+            raise UserError(f"--scales {list(scales)}: different short sides above 0 are expected")
+        return Views("dense", test_resize, test_size, tuple(scales))
+    if test_size > test_resize:
+        raise UserError(
+            f"data.test_size: no crop of {test_size} pixels fits into a short side of "
+            f"data.test_resize {test_resize}; set one of them"
+        )
+    if crops == "10" and test_size == test_resize:
+        raise UserError(
+            f"--crops 10: corners and centre are one place where data.test_resize is "
+            f"data.test_size ({test_size}); use --crops 1, or set data.test_resize above it"
+        )
+    return Views(cast(Crops, crops), test_resize, test_size)
+
+
+def view_logits(model: Classifier, views: Tensor, *, dense: bool) -> Tensor:
+    """Logits (B, K) float32 of pictures (B, 3, h, w) uint8 RGB, on the model's device.
+
+    Dense ones are the mean over the positions of the map.
+    """
+    images = model.normalize(views.to(model.device, non_blocking=True))
+    if dense:
+        return model.dense(images).float().mean((2, 3))
+    return model(images)[0].float()
+
+
+@dataclass
+class _Stack:
+    """Pictures of one image and one size."""
+
+    index: int
+    """The image's position in the data set."""
+    part: int
+    """Which of the image's stacks."""
+    views: Tensor
+    """(V, 3, h, w) uint8 RGB."""
+
+
+class _Queues:
+    """Stacks that wait for others of their size, with which they share a batch."""
+
+    def __init__(self, budget: int) -> None:
+        """`budget` is the number of pixels of a batch."""
+        self._budget = budget
+        self._queues: dict[tuple[int, ...], deque[_Stack]] = defaultdict(deque)
+
+    def add(self, stack: _Stack) -> None:
+        self._queues[tuple(stack.views.shape)].append(stack)
+
+    def take(self, *, all_read: bool) -> list[_Stack]:
+        """The next batch; empty where it is better to wait for more images."""
+        pixels = {shape: len(queue) * _area(shape) for shape, queue in self._queues.items()}
+        if not pixels:
+            return []
+        shape = max(pixels, key=lambda shape: pixels[shape])
+        crowded = sum(pixels.values()) > WAITING * self._budget
+        if pixels[shape] < self._budget and not crowded and not all_read:
+            return []
+        queue = self._queues[shape]
+        count = min(len(queue), max(1, self._budget // _area(shape)))
+        batch = [queue.popleft() for _ in range(count)]
+        if not queue:
+            del self._queues[shape]
+        return batch
+
+
+def _area(shape: tuple[int, ...]) -> int:
+    views, _, height, width = shape
+    return views * height * width
+
+
+def score_images(
+    model: Classifier, dataset: Images, views: Views, *, batch_size: int, workers: int
+) -> Iterator[tuple[int, Tensor | DataError]]:
+    """(index, scores (K,) float32 on the CPU) of every image, in an order of its own.
+
+    The scores are logits for one view, else the logarithm of the mean softmax of the views. An
+    image that cannot be read comes as its error. `workers` threads read ahead and cut the views.
+    Only pictures of one size share a batch, of up to the pixels of `batch_size` crops: padding
+    would change the numbers. The model is in evaluation mode, and gradients are off.
+    """
+    queues = _Queues(batch_size * views.size**2)
+    found: dict[int, dict[int, Tensor]] = defaultdict(dict)
+
+    def run(batch: list[_Stack]) -> Iterator[tuple[int, Tensor]]:
+        pictures = torch.cat([stack.views for stack in batch])
+        logits = view_logits(model, pictures, dense=views.crops == "dense").cpu()
+        for stack, each in zip(batch, logits.unflatten(0, (len(batch), -1)), strict=True):
+            parts = found[stack.index]
+            parts[stack.part] = each
+            if len(parts) == max(1, len(views.scales)):
+                # always in the order of the stacks, whichever came first
+                every = torch.cat([parts[part] for part in sorted(found.pop(stack.index))])
+                yield stack.index, every[0] if len(every) == 1 else log_mean_softmax(every)
+
+    with closing(_read_ahead(dataset, views, workers)) as items:
+        for index, stacks in items:
+            if isinstance(stacks, DataError):
+                yield index, stacks
+                continue
+            for part, stack in enumerate(stacks):
+                queues.add(_Stack(index, part, stack))
+            while batch := queues.take(all_read=False):
+                yield from run(batch)
+    while batch := queues.take(all_read=True):
+        yield from run(batch)
+
+
+def _read_ahead(
+    dataset: Images, views: Views, workers: int
+) -> Generator[tuple[int, list[Tensor] | DataError]]:
+    """Every image's views in order, read and cut by `workers` threads, a few images ahead."""
+
+    def cut(index: int) -> tuple[int, list[Tensor] | DataError]:
+        try:
+            return index, views(dataset.read(index))
+        except DataError as error:
+            return index, error
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="resdet-read") as pool:
+        made = (pool.submit(cut, index) for index in range(len(dataset)))
+        with closing(in_background(made, depth=2 * workers)) as futures:
+            for future in futures:
+                yield future.result()

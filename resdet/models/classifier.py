@@ -1,0 +1,152 @@
+"""An image classifier: a backbone of the registry and a head on its feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from resdet.config.schema_cls import ClsConfig
+
+
+class Head(Protocol):
+    """What a classifier asks of its head; a backbone with a head of its own has
+    `make_head(num_classes, dropout) -> nn.Module` of this kind."""
+
+    def __call__(self, features: dict[str, Tensor]) -> Tensor:
+        """The backbone's feature maps → logits (B, K)."""
+        ...
+
+    def dense(self, features: dict[str, Tensor]) -> Tensor:
+        """Logits (B, K, h, w) of the network slid over the map as a convolution; a map no larger
+        than in training gives one position (Sermanet et al. 2014)."""
+        ...
+
+
+class PoolHead(nn.Module):
+    """Global average pooling, dropout, one linear layer (He et al. 2016, table 1)."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        feature: str = "c5",
+        window: int = 7,
+        dropout: float = 0.0,
+    ) -> None:
+        """`window` is the side of the map in training, at which `dense` slides."""
+        super().__init__()
+        self.feature = feature
+        self.window = window
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Logits (B, K)."""
+        return self.fc(self.dropout(features[self.feature].mean((2, 3))))
+
+    def dense(self, features: dict[str, Tensor]) -> Tensor:
+        """Logits (B, K, h, w), one for each window of the map."""
+        x = features[self.feature]
+        side = (min(self.window, x.shape[2]), min(self.window, x.shape[3]))
+        pooled = F.avg_pool2d(x, side, stride=1)
+        return F.conv2d(pooled, self.fc.weight[:, :, None, None], self.fc.bias)
+
+
+class Classifier(nn.Module):
+    """Backbone and head, and what turns pixels into their input.
+
+    Its state dict has `backbone.…`, `head.…`, `pixel_mean` and `pixel_std`.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        pixel_mean: Sequence[float] | Tensor,
+        pixel_std: Sequence[float],
+        channel_order: str,
+        channels_last: bool,
+        test_resize: int,
+        test_size: int,
+        class_names: Sequence[str],
+        config: ClsConfig | None = None,
+    ) -> None:
+        """`pixel_mean` is (3,), or (3, H, W) for a mean of each pixel, 0..255."""
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        mean = torch.as_tensor(pixel_mean, dtype=torch.float32)
+        self.register_buffer("pixel_mean", mean if mean.ndim == 3 else mean[:, None, None])
+        std = torch.tensor(list(pixel_std), dtype=torch.float32)
+        self.register_buffer("pixel_std", std[:, None, None])
+        self.channel_order = channel_order
+        self.channels_last = channels_last
+        self.test_resize = test_resize
+        self.test_size = test_size
+        self.class_names = list(class_names)
+        self.config = config
+        self._logits: Any = self.logits
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def place(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Move to a device and number format, in the memory layout that `normalize` gives."""
+        self.to(device, dtype)
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def set_compiled(self, compiled: bool) -> None:
+        """Run backbone and head through torch.compile, or eagerly again."""
+        self._logits = torch.compile(self.logits) if compiled else self.logits
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) 0..255, uint8 or float, RGB → the network's input.
+
+        A mean of each pixel is used at its own size, and as a mean of each channel at others.
+        """
+        mean = self.pixel_mean
+        if self.channel_order == "bgr":
+            images = images.flip(1)
+        if mean.shape[-2:] != images.shape[-2:]:
+            mean = mean.mean((1, 2), keepdim=True)
+        x = (images.to(mean.dtype) - mean) / self.pixel_std
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def logits(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Normalised images → logits (B, K), and in training those of auxiliary classifiers."""
+        features = self.backbone(images)
+        main = self.head(features)
+        auxiliary = getattr(self.head, "auxiliary", None)
+        if self.training and auxiliary is not None:
+            return (main, *auxiliary(features))
+        return (main,)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """As `logits`, compiled where `set_compiled` says so."""
+        return self._logits(images)
+
+    def predict(self, images: Any, *, batch_size: int = 1) -> Any:
+        """`Classification` of a path, PIL image or (H, W, 3) uint8 RGB array, a list for a list."""
+        from resdet.inference.classify import predict
+
+        return predict(self, images, batch_size=batch_size)
+
+    def dense(self, images: Tensor) -> Tensor:
+        """Normalised images of any size → logits (B, K, h, w); see `Head.dense`."""
+        return cast(Head, self.head).dense(self.backbone(images))

@@ -1,0 +1,184 @@
+"""A classifier's answers as pictures: its confusion matrix, and the best classes of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, ListedColormap, PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from resdet.inference.classify import Classification, readable_names
+from resdet.viz import palette
+
+MAX_NUMBERED = 20
+"""Most classes whose counts fit into the cells."""
+MAX_NAMED = 60
+"""Most classes whose names fit beside the rows."""
+MAX_CELLS = 100
+"""More classes than these share cells, neighbours together."""
+NUM_CONFUSIONS = 15
+NAME_LENGTH = 22
+MIN_WIDTH = 360
+"""Narrower pictures get a panel of this width in pixels."""
+TINY_SIDE = 64
+"""Pictures up to this side in pixels are enlarged, pixel by pixel."""
+
+
+def plot_confusion(
+    confusion: NDArray[np.int64], class_names: Sequence[str], path: str | Path, *, title: str
+) -> Path:
+    """Draw images by true (row) and predicted class (column), (K, K), each row as its shares.
+
+    Up to 20 classes have their counts in the cells, up to 60 their names; of more than 100,
+    neighbours share a cell. From 21 classes on, the most frequent confusions are listed beside.
+    """
+    names = [_short(name) for name in readable_names(class_names)]
+    num_classes = len(names)
+    listed = num_classes > MAX_NUMBERED
+    side = min(11.0, max(4.6, 2.6 + 0.55 * num_classes)) if not listed else 9.0
+    figure = Figure(figsize=(side + (4.2 if listed else 1.0), side), layout="compressed")
+    FigureCanvasAgg(figure)
+    if listed:
+        axes, beside = figure.subplots(1, 2, width_ratios=[side, 3.4])
+        _list_confusions(beside, confusion, names)
+    else:
+        axes = figure.subplots()
+    shares, group = _row_shares(confusion)
+    # half the colours for the first eighth: a few confusions show beside a strong diagonal
+    shown = axes.imshow(shares, cmap=_colors(), norm=PowerNorm(0.33, 0, 1), interpolation="nearest")
+    bar = figure.colorbar(shown, ax=axes, shrink=0.7, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
+    bar.set_label("share of the true class")
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.set(xlabel="predicted", ylabel="true")
+    if group > 1:
+        axes.set(xlabel=f"predicted (cells of {group} classes)", ylabel=f"true (cells of {group})")
+    _label_axes(axes, names, group)
+    if not listed:
+        _write_counts(axes, confusion, shares)
+    path = Path(path)
+    beside_path = path.with_name(path.name + ".part")
+    figure.savefig(beside_path, dpi=130, format="png")
+    beside_path.replace(path)
+    return path
+
+
+def _row_shares(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
+    """(cells, cells) shares of each row's images, NaN for a row without any; classes a cell."""
+    group = -(-len(confusion) // MAX_CELLS)
+    starts = np.arange(0, len(confusion), group)
+    cells = np.add.reduceat(np.add.reduceat(confusion, starts, axis=0), starts, axis=1)
+    totals = cells.sum(1, keepdims=True)
+    return np.where(totals > 0, cells / np.maximum(totals, 1), np.nan), group
+
+
+def _colors() -> Colormap:
+    """White, then blues to nearly black, by rising darkness; gray where there is nothing."""
+    stops = np.array([(255, 255, 255), (198, 219, 239), (66, 146, 198), (8, 48, 107)]) / 255
+    steps = np.linspace(0, len(stops) - 1, 256)
+    channels = [np.interp(steps, np.arange(len(stops)), stops[:, i]) for i in range(3)]
+    return ListedColormap(np.stack(channels, axis=1)).with_extremes(bad="0.88")
+
+
+def _label_axes(axes: Axes, names: list[str], group: int) -> None:
+    if len(names) > MAX_NAMED:
+        ticks = np.arange(0, len(names), group * round(len(names) / group / 10))
+        # cell i covers the classes i · group and on
+        places = ticks / group
+        axes.set_xticks(places, [str(tick) for tick in ticks])
+        axes.set_yticks(places, [f"{names[tick]} {tick}" for tick in ticks], fontsize=8)
+        return
+    size = 9 if len(names) <= MAX_NUMBERED else 6.5
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+
+
+def _write_counts(axes: Axes, confusion: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    size = 11 if len(confusion) <= 5 else 8
+    for row, column in zip(*np.nonzero(confusion), strict=True):
+        color = "white" if shares[row, column] > 0.2 else "black"
+        text = str(confusion[row, column])
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+
+
+def _list_confusions(axes: Axes, confusion: NDArray[np.int64], names: list[str]) -> None:
+    """The pairs of classes with the most images taken for the other."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
+    lines = []
+    for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if wrong[row, column]:
+            share = f"{wrong[row, column]} of {confusion[row].sum()}"
+            lines.append(f"{share}  {names[row]}\n    → {names[column]}")
+    axes.axis("off")
+    axes.set_title("Most frequent confusions", loc="left", fontsize=10, fontweight="bold")
+    text = "\n".join(lines) if lines else "none"
+    axes.text(0, 1, text, va="top", fontsize=8, linespacing=1.35, transform=axes.transAxes)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+
+
+def draw_classification(pixels: NDArray[np.uint8], found: Classification) -> Image.Image:
+    """`pixels` (H, W, 3) uint8 RGB above a panel with the names, bars and scores of the classes.
+
+    The picture keeps its size, but for small ones: up to 64 pixels they are enlarged by a whole
+    factor, and a narrow one is centred above a panel of 360 pixels.
+    """
+    picture = _enlarged(Image.fromarray(np.ascontiguousarray(pixels)))
+    width = max(picture.width, MIN_WIDTH)
+    size = float(np.clip(width / 36, 13, 40))
+    font = ImageFont.load_default(size)
+    line = round(1.7 * size)
+    rows = list(zip(found.names, found.labels.tolist(), found.scores.tolist(), strict=True))
+    height = line * max(1, len(rows)) + line // 2
+    canvas = Image.new("RGB", (width, picture.height + height), (24, 26, 30))
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    drawing = ImageDraw.Draw(canvas)
+    for position, (name, label, score) in enumerate(rows):
+        middle = picture.height + line // 4 + position * line + line / 2
+        _draw_row(drawing, name, score, palette.by_class(np.array([label]))[0], middle, width, font)
+    if not rows:
+        place = (size, picture.height + line / 4 + line / 2)
+        drawing.text(place, "no class above the threshold", "white", font, anchor="lm")
+    return canvas
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    if max(picture.size) > TINY_SIDE:
+        return picture
+    factor = max(1, 256 // max(picture.size))
+    size = (picture.width * factor, picture.height * factor)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def _draw_row(
+    drawing: ImageDraw.ImageDraw,
+    name: str,
+    score: float,
+    color: NDArray[np.uint8],
+    middle: float,
+    width: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Name, bar and score of one class, centred at height `middle`."""
+    size = drawing.textbbox((0, 0), "100.0 %", font=font)[2]
+    margin = size // 5
+    left, right = round(0.5 * width), width - size - 2 * margin
+    while name and drawing.textlength(name, font=font) > left - 2 * margin:
+        name = name[:-2].rstrip() + "…" if len(name) > 2 else ""
+    drawing.text((margin, middle), name, "white", font, anchor="lm")
+    half = size / 9
+    drawing.rectangle((left, middle - half, right, middle + half), fill=(58, 62, 70))
+    filled = left + score * (right - left)
+    red, green, blue = color.tolist()
+    drawing.rectangle((left, middle - half, filled, middle + half), fill=(red, green, blue))
+    drawing.text((width - margin, middle), f"{100 * score:.1f} %", "white", font, anchor="rm")
