@@ -1,4 +1,4 @@
-"""resdet: detection and segmentation on a ResNet backbone. This is the public API."""
+"""resdet: detection, segmentation and classification with ResNets. This is the public API."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ TOOLS = {
     "eval_coco": "eval-coco",
     "eval_cls": "eval-cls",
     "analyze": "analyze",
+    "benchmark": "benchmark",
     "predict": "predict",
 }
 

@@ -327,7 +327,8 @@ class TrainConfig(Section):
     channels_last: bool = True
     """Memory layout of the convolutions."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile of backbone and FPN; auto: on a GPU where a compiler is found."""
+    """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU where a compiler is
+    found."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay a step of averaged weights, used in evaluation and prediction; null keeps none."""
     deterministic: bool = True

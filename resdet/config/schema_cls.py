@@ -169,7 +169,8 @@ class ClsTrainConfig(TrainConfig):
     batch_size: Positive = 256
     """Images an update, over all processes and accumulated parts."""
     precise_bn_images: NonNegative = 0
-    """Images over which batch norm statistics are computed anew after training; 0 keeps them."""
+    """Images over which batch norm statistics are computed anew after the last update, so for
+    last.pt; 0 keeps them."""
 
 
 class ClsEvalConfig(Section):

@@ -147,13 +147,12 @@ class TrainPlan:
     With `repeats`, each image of a batch comes that many times in it, augmented anew each time
     (Hoffer et al. 2020). An epoch keeps its number of steps and so sees 1 / repeats of the images,
     as torchvision's and timm's samplers do. The repeats are batch_size / repeats positions apart,
-    which spreads them over the processes.
+    which spreads them over the processes; where that is no whole number, some images come once
+    less.
 
     Args:
         batch_size: images an update, over all processes, repeats included.
         aspect_ratios: (num_images,) width / height, or None for no grouping; not with `repeats`.
-    Raises:
-        DataError: batch_size is no multiple of repeats.
     """
 
     def __init__(
@@ -166,11 +165,6 @@ class TrainPlan:
     ) -> None:
         assert num_images > 0 and batch_size > 0 and repeats > 0
         assert repeats == 1 or aspect_ratios is None
-        if batch_size % repeats:
-            raise DataError(
-                f"train.batch_size {batch_size} is no multiple of data.repeated_augmentation "
-                f"{repeats}; give {-(-batch_size // repeats) * repeats}"
-            )
         self.num_images = num_images
         self.repeats = repeats
         self.batch_size = batch_size
@@ -190,16 +184,17 @@ class TrainPlan:
             self._cached = (epoch, self._epoch(epoch))
         indices = self._cached[1][place].tolist()
         first = epoch * self.repeats
-        return [(first + r, index) for r in range(self.repeats) for index in indices]
+        keys = [(first + r, index) for r in range(self.repeats) for index in indices]
+        return keys[: self.batch_size]
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        """(steps_per_epoch, batch_size / repeats) image indices."""
+        """(steps_per_epoch, batch_size / repeats, rounded up) image indices."""
         rng = np.random.default_rng(
             # (seed, epoch) alone would be the sequence of sample (seed, epoch, 0).
             np.random.SeedSequence((self.seed, epoch), spawn_key=(0,))
         )
         order = rng.permutation(self.num_images)
-        size = self.batch_size // self.repeats
+        size = -(-self.batch_size // self.repeats)
         if self.repeats > 1:
             return np.resize(order, (self.steps_per_epoch, size))
         full: list[NDArray[np.int64]] = []

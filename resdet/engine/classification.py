@@ -94,6 +94,7 @@ class ClassificationTask:
             teacher_temperature=config.loss.teacher_temperature,
         )
         self.teacher = self._load_teacher(processes)
+        self._problems: list[str] = []
 
     @property
     def has_validation(self) -> bool:
@@ -109,6 +110,11 @@ class ClassificationTask:
                 f"loss.teacher: {spec} knows {teacher.num_classes} classes "
                 f"({', '.join(teacher.class_names[:4])}, …), the data has {self.model.num_classes} "
                 f"({', '.join(self.model.class_names[:4])}, …); give a teacher of these classes"
+            )
+        if teacher.channel_order != self.model.channel_order:
+            raise UserError(
+                f"loss.teacher: {spec} takes {teacher.channel_order}, the model "
+                f"{self.model.channel_order}; set model.channel_order={teacher.channel_order}"
             )
         teacher.place(processes.device)
         teacher.requires_grad_(False)
@@ -161,8 +167,7 @@ class ClassificationTask:
     def losses(
         self, wrapped: nn.Module, part: ClsBatch, *, seed: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        for problem in part.problems:
-            logger.warning(f"left out of step {step + 1}: {problem}")
+        self._problems += [f"left out of step {step + 1}: {each}" for each in part.problems]
         images, targets = self.augment(part, seed=seed, step=step)
         outputs = wrapped(images)
         teacher = None
@@ -171,9 +176,11 @@ class ClassificationTask:
                 teacher = self.teacher(self._as_teacher_sees(images))[0]
         named = self.loss(outputs, targets, teacher)
         others = {"error_percent": error_percent(outputs[0].detach(), part.labels)}
-        if not isinstance(self.train_data, CifarData):
-            others["num_broken"] = (part.labels < 0).sum()
         return named, others
+
+    def take_problems(self) -> list[str]:
+        found, self._problems = self._problems, []
+        return found
 
     def augment(self, part: ClsBatch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """The network's input, and labels (B,) or, where images are mixed, rows (B, K)."""
@@ -203,8 +210,8 @@ class ClassificationTask:
             cutmix_alpha=section.cutmix,
             seed=seed,
             step=step,
-            # parts of a step have no image in common
-            part=part.keys[0][1],
+            # no two parts of a step begin with the same key
+            part=(part.keys[0][0] << 32) | part.keys[0][1],
         )
         if mix is not None:
             x, targets = mix_batch(x, targets, mix, num_classes=self.model.num_classes)
@@ -223,8 +230,6 @@ class ClassificationTask:
         """This model's input as the teacher's: their means and deviations may differ."""
         assert self.teacher is not None
         own, other = self.model, self.teacher
-        if own.channel_order != other.channel_order:
-            raise UserError("loss.teacher: it takes another channel_order than the model")
         means = [m.pixel_mean.mean((1, 2), keepdim=True) for m in (own, other)]
         x = (images * own.pixel_std + means[0] - means[1]) / other.pixel_std
         return x.contiguous(memory_format=torch.channels_last) if other.channels_last else x
@@ -232,23 +237,23 @@ class ClassificationTask:
     def image_names(self, parts: Sequence[ClsBatch]) -> list[str]:
         return [path for part in parts for path in part.paths]
 
-    def settle(self, processes: Processes, precision: Precision) -> None:
-        """Batch norm statistics anew, over training images without augmentation by mixing."""
+    def settle(self, processes: Processes, precision: Precision, workers: int) -> None:
+        """Batch norm statistics anew, over training images that are not mixed or erased."""
         count = self.config.train.precise_bn_images
         if not count:
             return
         with precision.autocast():
-            batches = self._settling_batches(count, processes)
+            batches = self._settling_batches(count, processes, workers)
             found = recompute_statistics(self.model, batches, processes)
         if found:
             logger.info(f"batch norm statistics computed anew over {found} images")
 
-    def _settling_batches(self, count: int, processes: Processes) -> Iterator[Tensor]:
+    def _settling_batches(self, count: int, processes: Processes, workers: int) -> Iterator[Tensor]:
         """Normalised batches of this process's share of `count` training images."""
         config = self.config
         steps = max(1, -(-min(count, len(self.train_data)) // config.train.batch_size))
         batches = self.load_steps(
-            self.make_plan(), start_step=0, end_step=steps, processes=processes, workers=0
+            self.make_plan(), start_step=0, end_step=steps, processes=processes, workers=workers
         )
         for parts in batches:
             for part in parts:

@@ -117,7 +117,10 @@ class DetectionTask:
             for path, image_id in zip(part.paths, part.targets.image_ids, strict=True)
         ]
 
-    def settle(self, processes: Processes, precision: Precision) -> None:
+    def take_problems(self) -> list[str]:
+        return []
+
+    def settle(self, processes: Processes, precision: Precision, workers: int) -> None:
         pass
 
     def validate(

@@ -99,7 +99,8 @@ def validate_classifier(
 ) -> ClsValidation | None:
     """Accuracy of the images as they are; the same in every process.
 
-    `broken` names images that are counted as such although no batch has them. None where a stop was requested in some process meanwhile.
+    `broken` names images that are counted as such although no batch has them. None where a stop
+    was requested in some process meanwhile.
     """
     start = time.perf_counter()
     was_training = model.training
@@ -108,6 +109,7 @@ def validate_classifier(
     evaluator = ClassificationEvaluator(model.num_classes)
     losses: list[Tensor] = []
     shown: list[tuple[np.ndarray, str]] = []
+    problems: list[str] = []
     for batch in batches:
         if stop:
             break
@@ -115,8 +117,7 @@ def validate_classifier(
         with precision.autocast():
             logits = model(model.normalize(batch.images))[0].float()
         evaluator.update(logits, batch.labels, batch.paths)
-        for problem in batch.problems:
-            logger.warning(f"left out of the validation: {problem}")
+        problems += batch.problems
         losses.append(
             nn.functional.cross_entropy(
                 logits, batch.labels, ignore_index=-1, reduction="sum"
@@ -128,15 +129,17 @@ def validate_classifier(
     if distributed.any_process(bool(stop), processes):
         return None
     total = float(torch.stack(losses).sum()) if losses else 0.0
-    own: tuple[ClassificationCounts, float] = (evaluator.counts(), total)
+    own: tuple[ClassificationCounts, float, list[str]] = (evaluator.counts(), total, problems)
     merged = ClassificationEvaluator(model.num_classes)
     for name in broken:
         merged.add_broken(name)
     parts = distributed.gather(own, processes)
-    for counts, _ in parts:
+    for counts, _, found in parts:
         merged.merge(counts)
+        for problem in found:
+            logger.warning(f"left out of the validation: {problem}")
     numbers = merged.compute()
-    loss = sum(each for _, each in parts) / numbers["num_images"]
+    loss = sum(each for _, each, _ in parts) / numbers["num_images"]
     return ClsValidation(numbers, loss, time.perf_counter() - start, shown)
 
 

@@ -69,7 +69,7 @@ def cpu_has_bf16() -> bool:
 
 
 def choose_compile(wanted: bool | str, device: torch.device) -> tuple[bool, str]:
-    """Whether to torch.compile backbone and FPN, and the reason for the log."""
+    """Whether to torch.compile the model's part of fixed shapes, and the reason for the log."""
     if wanted is False:
         return False, "off, as configured"
     if wanted == "auto" and device.type != "cuda":
@@ -77,7 +77,7 @@ def choose_compile(wanted: bool | str, device: torch.device) -> tuple[bool, str]
     named = os.environ.get("CXX")
     if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
         return False, f"off: no C++ compiler found ({', '.join(COMPILERS)}); running eagerly"
-    return True, "backbone and FPN"
+    return True, "on"
 
 
 def choose_device(wanted: str | None, local_rank: int) -> torch.device:

@@ -18,8 +18,10 @@ from resdet.config.loading import (
     override_config,
     tool_of,
 )
+from resdet.config.schema_cls import ClsConfig
 from resdet.engine import checkpoint
 from resdet.errors import UserError
+from resdet.factory.classification import settle_network
 
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = ("data.workers", "log.every", "log.tensorboard", "checkpoint.every")
@@ -76,6 +78,8 @@ def open_run(
     if config is not None or overrides:
         if config is not None:
             wanted = read_config(config, overrides, type(old))
+            if isinstance(wanted, ClsConfig):
+                wanted = settle_network(wanted)
         else:
             wanted = override_config(old, overrides, str(folder))
         check_changes(old, wanted, step=found["step"] if found else 0, source=folder)

@@ -109,7 +109,11 @@ class Task(Protocol):
         """Each image of a step, for messages."""
         ...
 
-    def settle(self, processes: Processes, precision: Precision) -> None:
+    def take_problems(self) -> list[str]:
+        """What was left out of the steps since the last call, in this process."""
+        ...
+
+    def settle(self, processes: Processes, precision: Precision, workers: int) -> None:
         """What is done to the model once, after the last update."""
         ...
 

@@ -126,6 +126,11 @@ def run_steps(
                 epoch = round(step / t.plan.steps_per_epoch, 4)
                 line = {"step": step, "epoch": epoch, **numbers, "lr": lr}
                 line |= {"images_per_s": round(speed, 3), "memory_mb": memory}
+                problems = distributed.gather(t.task.take_problems(), processes)
+                for problem in (each for own in problems for each in own):
+                    logger.warning(problem)
+                if any(problems):
+                    line["num_broken"] = sum(map(len, problems))
                 log.training(line, (t.total_steps - step) * config.train.batch_size / speed)
             with pace.paused():
                 if step <= pictures.NUM_BATCHES and processes.is_main:
@@ -156,10 +161,11 @@ def load_steps(training: Training, processes: Processes) -> Generator[list[Any]]
 
 def settle(training: Training, processes: Processes) -> None:
     """What the task does to the model after the last update; to its averaged weights as well."""
-    training.task.settle(processes, training.precision)
-    if training.ema:
-        with training.ema.in_model():
-            training.task.settle(processes, training.precision)
+    t = training
+    t.task.settle(processes, t.precision, t.workers)
+    if t.ema:
+        with t.ema.in_model():
+            t.task.settle(processes, t.precision, t.workers)
 
 
 def validate(

@@ -96,7 +96,7 @@ class LossWatch:
             words.append(f"{where}{numbers}; images: {named}{more}")
         raise NonFiniteError(
             f"step {row.step}: the loss is not finite; {'; '.join(words)}. Look at these images "
-            "and their boxes; else lower optim.lr, lengthen optim.warmup_steps, set "
+            "and their annotations; else lower optim.lr, lengthen optim.warmup_steps, set "
             "optim.clip_norm or use another train.precision. No checkpoint was written after this"
         )
 

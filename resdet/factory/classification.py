@@ -108,12 +108,17 @@ def load_start_classifier(model: Classifier, config: ClsConfig) -> list[str]:
     if config.model.weights is not None:
         return load_classifier_weights(model, config.model.weights)
     if config.model.backbone.weights is not None:
-        return load_backbone(model.backbone, config.model.backbone.weights)
+        section = config.model.backbone
+        assert section.weights is not None
+        return load_backbone(model.backbone, section.weights, stride_in_1x1=section.stride_in_1x1)
     return []
 
 
 def settle_network(config: ClsConfig) -> ClsConfig:
     """The config with the network that `model.weights` names, where it leaves that open.
+
+    From a run come the backbone's options, dropout and pixel values too; what the config sets
+    besides comes on top of them.
 
     Raises UserError where nothing names a network.
     """
@@ -144,7 +149,11 @@ def settle_network(config: ClsConfig) -> ClsConfig:
             mean = weights.state["pixel_mean"].double().mean((1, 2))
             model["pixel_mean"] = [round(value, 4) for value in mean.tolist()]
     values = config_to_dict(config)
-    values["model"] = {**values["model"], **model}
+    # what differs from the defaults was asked for, and comes on top of the checkpoint's
+    asked = config.model.model_dump(mode="json", exclude_defaults=True)
+    own = {key: value for key, value in asked.pop("backbone", {}).items() if key != "name"}
+    backbone = {**model["backbone"], **own}
+    values["model"] = {**values["model"], **model, **asked, "backbone": backbone}
     found = config_from_dict(values, f"model.weights={spec}")
     assert isinstance(found, ClsConfig)
     logger.info("network of %s: %s", spec, found.model.backbone.name)

@@ -183,7 +183,9 @@ def load_start_weights(model: RCNN, config: Config) -> list[str]:
     if config.model.weights is not None:
         return load_detector(model, config.model.weights)
     if config.model.backbone.weights is not None:
-        return load_backbone(model.backbone, config.model.backbone.weights)
+        section = config.model.backbone
+        assert section.weights is not None
+        return load_backbone(model.backbone, section.weights, stride_in_1x1=section.stride_in_1x1)
     return []
 
 

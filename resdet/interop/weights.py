@@ -159,8 +159,13 @@ def _flat_state(values: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_backbone(backbone: nn.Module, spec: str) -> list[str]:
+def load_backbone(
+    backbone: nn.Module, spec: str, *, stride_in_1x1: bool | None = None
+) -> list[str]:
     """Load `spec` into `backbone`; returns log lines.
+
+    `stride_in_1x1` is the backbone's own, which no tensor's shape tells: a run of resdet must have
+    the same.
 
     Of a detector or a classifier only its backbone is taken, and what is left out is listed.
     Raises UserError that lists missing, unexpected and mis-shaped keys; nothing is loaded then.
@@ -172,6 +177,7 @@ def load_backbone(backbone: nn.Module, spec: str) -> list[str]:
         if name in torchvision.CLASSIFIERS:
             state = torchvision.classifier_state(name, state)
     own = backbone.state_dict()
+    _check_stride(weights, stride_in_1x1)
     if weights.kind in ("detector", "classifier") or any(k.startswith(HEAD_PREFIX) for k in state):
         others = [key for key in state if key.startswith(HEAD_PREFIX)]
         if all(key in state for key in PIXELS):
@@ -293,6 +299,20 @@ def _class_layers(
         and (len(value), len(own[key])) in pairs
         and len(value) != len(own[key])
     ]
+
+
+def _check_stride(weights: LoadedWeights, stride_in_1x1: bool | None) -> None:
+    """The stride of a bottleneck changes no shape, and the features all the more."""
+    if weights.config is None:
+        return
+    section = weights.config.get("model", {}).get("backbone", {})
+    there, here = bool(section.get("stride_in_1x1")), bool(stride_in_1x1)
+    if there != here:
+        raise UserError(
+            f"{weights.source} was trained with model.backbone.stride_in_1x1 {str(there).lower()}, "
+            f"and it is {str(here).lower()} here; set model.backbone.stride_in_1x1="
+            f"{str(there).lower()}"
+        )
 
 
 def _check_norms(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:

@@ -77,10 +77,9 @@ def mix_batch(
 ) -> tuple[Tensor, Tensor]:
     """Mixed images (B, 3, H, W) and their targets (B, K) float32, rows of sum 1.
 
-    `images` are normalised, `labels` (B,) int64. Image i is mixed with image B − 1 − i: the copies
-    of one image under repeated augmentation lie side by side, and rolling the batch by one would
-    pair them with each other. An image without a label (−1: broken) has zeros for targets, and a
-    partner without one leaves an image as it is.
+    `images` are normalised, `labels` (B,) int64. Image i is mixed with image B − 1 − i, as in timm.
+    An image without a label (−1: broken) has zeros for targets, and a partner without one leaves an
+    image as it is.
     """
     partners = labels.flip(0)
     paired = partners >= 0

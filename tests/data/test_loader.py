@@ -226,8 +226,12 @@ def test_repeats_come_within_a_step_with_keys_of_their_own(
 def test_no_repeats_is_the_plain_plan() -> None:
     plain, once = TrainPlan(50, 8, seed=1), TrainPlan(50, 8, seed=1, repeats=1)
     assert all(plain.batch(step) == once.batch(step) for step in range(20))
-    with pytest.raises(DataError, match=r"batch_size 10 is no multiple of .* 4; give 12"):
-        TrainPlan(50, 10, seed=1, repeats=4)
+
+
+def test_a_batch_that_repeats_do_not_divide_is_full_all_the_same() -> None:
+    keys = TrainPlan(2000, 2048, seed=1, repeats=3).batch(5)
+    assert len(keys) == len(set(keys)) == 2048
+    assert {epoch for epoch, _ in keys} == {15, 16, 17}
 
 
 def test_any_data_set_can_be_loaded(nuclei_data: CocoDetection) -> None:

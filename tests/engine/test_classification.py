@@ -9,6 +9,7 @@ import resdet
 from resdet.config import ClsConfig, load_config
 from resdet.engine import checkpoint
 from resdet.errors import UserError
+from resdet.factory.classification import settle_network
 from tests.engine.cls_data import CIFAR_YAML, FOLDER_YAML, write_cifar10, write_folders
 from tests.engine.conftest import assert_same_end, log_of, losses_of
 
@@ -173,9 +174,9 @@ def test_a_broken_image_is_named_and_left_out(folders, tmp_path, caplog):
     (data / "train/red/0.png").write_bytes(whole[: len(whole) // 2])
     overrides = [f"data.train.root={data}/train", "train.max_steps=5"]
     run = resdet.train(folders, overrides, run_dir=tmp_path / "run", device="cpu")
-    broken = [line["num_broken"] for line in log_of(run) if "loss" in line]
-    assert sum(broken) == 1
-    assert "red/0.png" in caplog.text or "red/0.png" in str(log_of(run))
+    broken = [line["num_broken"] for line in log_of(run) if "num_broken" in line]
+    assert broken == [1]
+    assert "red/0.png: damaged" in caplog.text
 
 
 def test_other_classes_keep_all_but_the_last_layer(folders, finished, tmp_path, capsys):
@@ -191,6 +192,18 @@ def test_other_classes_keep_all_but_the_last_layer(folders, finished, tmp_path, 
     config = load_config(run / "config.yaml", schema=ClsConfig)
     assert config.model.backbone.name == "cifar_resnet"
     assert config.model.backbone.options == {"depth": 8}
+    # the same command goes on with the run
+    resdet.train(folders, overrides, run_dir=run, resume=True, device="cpu")
+
+
+def test_what_is_asked_for_comes_on_top_of_the_network_of_the_weights(folders, finished):
+    overrides = ["model.backbone.name=null", f"model.weights={finished}", "model.dropout=0.5"]
+    overrides += ["model.backbone.freeze_at=2", "model.backbone.stochastic_depth=0.1"]
+    section = settle_network(load_config(folders, overrides, schema=ClsConfig)).model
+    assert section.dropout == 0.5
+    assert (section.backbone.freeze_at, section.backbone.stochastic_depth) == (2, 0.1)
+    assert section.backbone.options == {"depth": 8}
+    assert section.pixel_std == [64, 64, 64]
 
 
 def test_no_network_at_all_is_named(folders, tmp_path):
@@ -245,3 +258,11 @@ def test_another_backbone_lists_the_keys(folders, tiny, tmp_path):
     overrides = [f"model.backbone.weights={run}", "model.backbone.name=resnet50"]
     with pytest.raises(UserError, match=r"missing: layer1\.0\.conv3\.weight"):
         resdet.train(tiny.config, [*overrides, "model.backbone.norm=bn"], run_dir=tmp_path / "det")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_has_the_losses_of_the_cpu(cifar, finished, tmp_path):
+    run = resdet.train(cifar, run_dir=tmp_path / "run", device="cuda")
+    one, two = ([v["loss"] for v in losses_of(r).values()] for r in (finished, run))
+    assert one == pytest.approx(two, rel=1e-3)

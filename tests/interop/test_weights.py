@@ -313,3 +313,14 @@ def test_real_detector_with_other_classes(tmp_path: Path, agnostic: bool) -> Non
         assert same_shape != (key in listed), key
         if same_shape:
             assert torch.equal(value, there.state_dict()[key]), key
+
+
+def test_the_stride_of_a_bottleneck_must_agree(tmp_path):
+    backbone = build_backbone("resnet50", {"stride_in_1x1": True})
+    state = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
+    config = {"task": "classification", "model": {"backbone": {"stride_in_1x1": True}}}
+    checkpoint = {"format": 1, "kind": "classifier", "config": config, "model": state}
+    torch.save(checkpoint, tmp_path / "best.pt")
+    with pytest.raises(UserError, match=r"stride_in_1x1 true, and it is false here; set model"):
+        load_backbone(build_backbone("resnet50"), str(tmp_path))
+    load_backbone(backbone, str(tmp_path), stride_in_1x1=True)

@@ -1,0 +1,1 @@
+"""Speed of resdet beside other programs, on the same work, in turns within one run."""
