@@ -206,6 +206,7 @@ def test_the_recipes_of_resnet_strikes_back(recipe, depth):
     assert optim.warmup_factor * optim.lr == pytest.approx(1e-4)
     assert (optim.norm_weight_decay, optim.bias_weight_decay) == (0.0, 0.0)
     assert (config.loss.name, data.test_size, data.test_resize) == ("bce", 224, 235)
+    assert data.interpolation == "bicubic"
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

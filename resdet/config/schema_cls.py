@@ -125,6 +125,8 @@ class ClsDataConfig(Section):
     """Short side of a test image in pixels, before the centre crop."""
     test_size: Positive = 224
     """Side of the centre crop in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of every resize, antialiased."""
     repeated_augmentation: Positive = 1
     """Times that each image comes in a step, each time augmented anew (Hoffer et al. 2020)."""
     workers: NonNegative | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -30,6 +30,9 @@ TRIES = 10
 
 Policy = Callable[[Image.Image, np.random.Generator], Image.Image]
 """`TrivialAugment` or `RandAugment` of `resdet.data.policies`."""
+
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 class ClsTransform(Protocol):
@@ -67,11 +70,12 @@ class RandomResizedCrop:
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bilinear"
 
     def __call__(
         self, image: EncodedImage, side: int, rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        return resized_crop(image, self.box(image.size, rng), (side, side))
+        return resized_crop(image, self.box(image.size, rng), (side, side), self.interpolation)
 
     def box(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) in an image of `size` (height, width)."""
@@ -106,6 +110,7 @@ class ScaleJitter:
 
     short_edges: tuple[int, int] = (256, 480)
     size: int = 224
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if self.short_edges[0] < self.size:
@@ -120,7 +125,7 @@ class ScaleJitter:
         low, high = self.short_edges
         short = round(int(rng.integers(low, high + 1)) * side / self.size)
         height, width = short_edge_size(image.size, max(short, side))
-        full = resized_crop(image, (0, 0, *image.size), (height, width))
+        full = resized_crop(image, (0, 0, *image.size), (height, width), self.interpolation)
         top = int(rng.integers(height - side + 1))
         left = int(rng.integers(width - side + 1))
         return full[top : top + side, left : left + side]
@@ -132,6 +137,7 @@ class CenterCrop:
 
     resize: int = 256
     size: int = 224
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         check_test_sizes(self.resize, self.size)
@@ -140,7 +146,7 @@ class CenterCrop:
         self, image: EncodedImage, side: int, rng: np.random.Generator
     ) -> NDArray[np.uint8]:
         resize = max(side, round(self.resize * side / self.size))
-        return center_crop(resize_short_edge(image.pixels(), resize), side)
+        return center_crop(resize_short_edge(image.pixels(), resize, self.interpolation), side)
 
 
 @dataclass(frozen=True)
@@ -213,16 +219,21 @@ class ClsTestTransform:
         DataError: the crop is larger than the image.
     """
 
-    def __init__(self, resize: int = 256, size: int | None = 224) -> None:
+    def __init__(
+        self,
+        resize: int = 256,
+        size: int | None = 224,
+        interpolation: Interpolation = "bilinear",
+    ) -> None:
         if size is not None:
             check_test_sizes(resize, size)
-        self.resize, self.size = resize, size
+        self.resize, self.size, self.interpolation = resize, size, interpolation
 
     def side(self, epoch: int) -> int:
         return self.resize if self.size is None else self.size
 
     def __call__(self, image: EncodedImage, *, epoch: int, seed: np.random.SeedSequence) -> Tensor:
-        pixels = resize_short_edge(image.pixels(), self.resize)
+        pixels = resize_short_edge(image.pixels(), self.resize, self.interpolation)
         return to_tensor(pixels if self.size is None else center_crop(pixels, self.size))
 
 
@@ -259,10 +270,12 @@ def short_edge_size(size: tuple[int, int], short: int) -> tuple[int, int]:
     return int(short * height / width), short
 
 
-def resize_short_edge(pixels: NDArray[np.uint8], short: int) -> NDArray[np.uint8]:
-    """(H, W, 3) resized by Pillow's antialiased bilinear filter."""
+def resize_short_edge(
+    pixels: NDArray[np.uint8], short: int, interpolation: Interpolation = "bilinear"
+) -> NDArray[np.uint8]:
+    """(H, W, 3) resized by Pillow's antialiased filter."""
     size = short_edge_size((pixels.shape[0], pixels.shape[1]), short)
-    return resize_exactly(pixels, *size)
+    return resize_exactly(pixels, *size, interpolation)
 
 
 def center_crop(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -273,7 +286,10 @@ def center_crop(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def resized_crop(
-    image: EncodedImage, box: tuple[int, int, int, int], size: tuple[int, int]
+    image: EncodedImage,
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    interpolation: Interpolation = "bilinear",
 ) -> NDArray[np.uint8]:
     """A box (top, left, height, width) resized to `size` (height, width), for training.
 
@@ -285,7 +301,7 @@ def resized_crop(
     pixels = image.fast_pixels(max(r for r in REDUCTIONS if r <= max(1, spare)))
     rows = _scaled(top, height, pixels.shape[0], image.size[0])
     columns = _scaled(left, width, pixels.shape[1], image.size[1])
-    return resize_antialiased(pixels[rows, columns], size)
+    return resize_antialiased(pixels[rows, columns], size, interpolation)
 
 
 def _scaled(first: int, length: int, pixels: int, full: int) -> slice:
@@ -294,17 +310,19 @@ def _scaled(first: int, length: int, pixels: int, full: int) -> slice:
     return slice(begin, max(begin + 1, round((first + length) * pixels / full)))
 
 
-def resize_antialiased(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_antialiased(
+    pixels: NDArray[np.uint8], size: tuple[int, int], interpolation: Interpolation = "bilinear"
+) -> NDArray[np.uint8]:
     """(h, w, 3) uint8 resized to `size` (height, width).
 
-    PyTorch's antialiased bilinear filter is Pillow's but for a rounding by 1 here and there, and
-    takes a quarter of its time.
+    PyTorch's antialiased filters are Pillow's but for a rounding by 1 here and there, and take a
+    quarter of its time.
     """
     if not pixels.flags.writeable:
         pixels = pixels.copy()  # torch warns of arrays that it could not write to
     layout = torch.channels_last
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(memory_format=layout)
-    resized = F.interpolate(planes, size, mode="bilinear", antialias=True)
+    resized = F.interpolate(planes, size, mode=interpolation, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 

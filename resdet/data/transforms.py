@@ -81,12 +81,14 @@ def output_size(height: int, width: int, short_edge: int, max_size: int) -> tupl
     return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
 
-def resize_exactly(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 to (height, width, 3), by Pillow's antialiased bilinear filter."""
+def resize_exactly(
+    image: NDArray[np.uint8], height: int, width: int, interpolation: str = "bilinear"
+) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 to (height, width, 3), by Pillow's antialiased bilinear or bicubic filter."""
     if image.shape[:2] == (height, width):
         return image
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+    resample = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(image).resize((width, height), resample))
 
 
 def resize_image(image: NDArray[np.uint8], short_edge: int, max_size: int) -> NDArray[np.uint8]:

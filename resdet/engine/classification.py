@@ -33,6 +33,7 @@ from resdet.factory.classification import (
     measured_mean,
     settle_network,
 )
+from resdet.inference.classify import readable_names
 from resdet.models.classification_loss import ClassificationLoss
 from resdet.models.classifier import Classifier
 from resdet.ops.colour import distort_colour
@@ -299,7 +300,8 @@ class ClassificationTask:
             pixels = pixels.flip(1)
         arrays = pixels[: pictures.MAX_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
         labels = part.labels[: pictures.MAX_IMAGES].tolist()
-        named = [model.class_names[label] if label >= 0 else "unreadable" for label in labels]
+        names = readable_names(model.class_names)
+        named = [names[label] if label >= 0 else "unreadable" for label in labels]
         pictures.draw_labelled(list(zip(arrays, named, strict=True)), path)
 
     def check_part(self) -> tuple[ClsBatch, int]:

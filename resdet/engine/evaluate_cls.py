@@ -21,6 +21,7 @@ from resdet.engine.distributed import Processes
 from resdet.engine.hardware import Precision
 from resdet.engine.signals import StopRequest
 from resdet.evaluation.classification import ClassificationCounts, ClassificationEvaluator
+from resdet.inference.classify import readable_names
 from resdet.models.classifier import Classifier
 
 logger = logging.getLogger("resdet")
@@ -148,10 +149,11 @@ def _shown(
 ) -> list[tuple[np.ndarray, str]]:
     """The first images of a batch, each with its class and, where it is wrong, the guess."""
     found = []
+    names = readable_names(model.class_names)
     arrays = batch.images[:count].permute(0, 2, 3, 1).cpu().numpy()
     guesses = logits[:count].argmax(1).tolist()
     for array, label, guess in zip(arrays, batch.labels[:count].tolist(), guesses, strict=True):
-        true = model.class_names[label] if label >= 0 else "unreadable"
-        words = true if guess == label else f"{model.class_names[guess]} (is {true})"
+        true = names[label] if label >= 0 else "unreadable"
+        words = true if guess == label else f"{names[guess]} (is {true})"
         found.append((array, words))
     return found

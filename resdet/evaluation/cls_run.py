@@ -110,7 +110,13 @@ def evaluate_classifier(
     model = load_classifier(spec, overrides)
     config = model.config
     assert config is not None, "load_classifier sets it"
-    views = make_views(crops, scales, test_resize=model.test_resize, test_size=model.test_size)
+    views = make_views(
+        crops,
+        scales,
+        test_resize=model.test_resize,
+        test_size=model.test_size,
+        interpolation=model.interpolation,
+    )
     try:
         dataset: Images = build_cls_val_data(config, classes=model.class_names)
     except UserError as error:

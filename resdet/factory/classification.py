@@ -72,6 +72,7 @@ def build_classifier(
         channels_last=config.train.channels_last,
         test_resize=config.data.test_resize,
         test_size=config.data.test_size,
+        interpolation=config.data.interpolation,
         class_names=class_names,
         config=config,
     )
@@ -305,7 +306,9 @@ def build_cls_val_data(
     if kind != "cifar10" and kind != "cifar100":
         return open_images(
             root,
-            transform=ClsTestTransform(config.data.test_resize, config.data.test_size),
+            transform=ClsTestTransform(
+                config.data.test_resize, config.data.test_size, config.data.interpolation
+            ),
             format=kind,
             ground_truth=config.data.val.ground_truth,
             classes=config.data.classes,
@@ -362,12 +365,15 @@ def _train_transform(config: ClsConfig) -> ClsTrainTransform:
     crop: Crop
     if augment.crop == "random_resized":
         crop = RandomResizedCrop(
-            (augment.scale[0], augment.scale[1]), (augment.ratio[0], augment.ratio[1])
+            (augment.scale[0], augment.scale[1]),
+            (augment.ratio[0], augment.ratio[1]),
+            data.interpolation,
         )
     elif augment.crop == "scale_jitter":
-        crop = ScaleJitter((augment.short_edges[0], augment.short_edges[1]), data.size)
+        edges = (augment.short_edges[0], augment.short_edges[1])
+        crop = ScaleJitter(edges, data.size, data.interpolation)
     else:
-        crop = CenterCrop(max(data.size, data.test_resize), data.size)
+        crop = CenterCrop(max(data.size, data.test_resize), data.size, data.interpolation)
     return ClsTrainTransform(
         data.size,
         crop=crop,

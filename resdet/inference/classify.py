@@ -117,7 +117,12 @@ def _predict_list(
 
 def centre_crop(model: Classifier) -> Views:
     """One crop of the model's test size."""
-    return make_views("1", test_resize=model.test_resize, test_size=model.test_size)
+    return make_views(
+        "1",
+        test_resize=model.test_resize,
+        test_size=model.test_size,
+        interpolation=model.interpolation,
+    )
 
 
 def prepare(views: Views, pixels: np.ndarray) -> Tensor:

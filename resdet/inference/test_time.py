@@ -19,7 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resdet.data.cls_transforms import center_crop, resize_short_edge, to_tensor
+from resdet.data.cls_transforms import (
+    Interpolation,
+    center_crop,
+    resize_short_edge,
+    to_tensor,
+)
 from resdet.data.findings import DataError
 from resdet.errors import UserError
 from resdet.inference.ensemble import log_mean_softmax
@@ -61,14 +66,18 @@ class Views:
     """Side of a crop in pixels."""
     scales: tuple[int, ...] = ()
     """Short sides in pixels of the dense views."""
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
         """(H, W, 3) uint8 RGB → stacks (V, 3, h, w) uint8 of the views, one for each size."""
         if self.crops == "dense":
             # whatever the size: each stage of a network rounds its map up
-            whole = [to_tensor(resize_short_edge(pixels, scale)) for scale in self.scales]
+            whole = [
+                to_tensor(resize_short_edge(pixels, scale, self.interpolation))
+                for scale in self.scales
+            ]
             return [torch.stack([image, image.flip(-1)]) for image in whole]
-        resized = resize_short_edge(pixels, self.resize)
+        resized = resize_short_edge(pixels, self.resize, self.interpolation)
         centre = to_tensor(center_crop(resized, self.size))
         if self.crops == "1":
             return [centre[None]]
@@ -82,7 +91,12 @@ class Views:
 
 
 def make_views(
-    crops: str, scales: Sequence[int] | None = None, *, test_resize: int, test_size: int
+    crops: str,
+    scales: Sequence[int] | None = None,
+    *,
+    test_resize: int,
+    test_size: int,
+    interpolation: Interpolation = "bilinear",
 ) -> Views:
     """The views of a classifier with these `data.test_resize` and `data.test_size`, in pixels.
 
@@ -98,7 +112,7 @@ def make_views(
             scales = [round(scale * test_size / PAPER_SIZE) for scale in PAPER_SCALES]
         if not scales or min(scales) < 1 or len(set(scales)) < len(scales):
             raise UserError(f"--scales {list(scales)}: different short sides above 0 are expected")
-        return Views("dense", test_resize, test_size, tuple(scales))
+        return Views("dense", test_resize, test_size, tuple(scales), interpolation)
     if test_size > test_resize:
         raise UserError(
             f"data.test_size: no crop of {test_size} pixels fits into a short side of "
@@ -109,7 +123,7 @@ def make_views(
             f"--crops 10: corners and centre are one place where data.test_resize is "
             f"data.test_size ({test_size}); use --crops 1, or set data.test_resize above it"
         )
-    return Views(cast(Crops, crops), test_resize, test_size)
+    return Views(cast(Crops, crops), test_resize, test_size, (), interpolation)
 
 
 def view_logits(model: Classifier, views: Tensor, *, dense: bool) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,7 @@ class Classifier(nn.Module):
         channels_last: bool,
         test_resize: int,
         test_size: int,
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         class_names: Sequence[str],
         config: ClsConfig | None = None,
     ) -> None:
@@ -93,6 +94,7 @@ class Classifier(nn.Module):
         self.channels_last = channels_last
         self.test_resize = test_resize
         self.test_size = test_size
+        self.interpolation: Literal["bilinear", "bicubic"] = interpolation
         self.class_names = list(class_names)
         self.config = config
         self._logits: Any = self.logits

@@ -51,10 +51,14 @@ def draw(transform: ClsTrainTransform, image: EncodedImage, epoch: int = 0, *key
     return transform(image, epoch=epoch, seed=np.random.SeedSequence(key or (0, epoch, 0)))
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("resize", "size"), [(256, 224), (232, 224), (146, 128), (64, 64)])
-def test_the_test_transform_is_torchvisions(photos: list[Path], resize: int, size: int) -> None:
-    reference = v2.Compose([v2.Resize(resize), v2.CenterCrop(size), v2.PILToTensor()])
-    transform = ClsTestTransform(resize, size)
+def test_the_test_transform_is_torchvisions(
+    photos: list[Path], resize: int, size: int, interpolation: str
+) -> None:
+    filter_ = v2.InterpolationMode(interpolation)
+    reference = v2.Compose([v2.Resize(resize, filter_), v2.CenterCrop(size), v2.PILToTensor()])
+    transform = ClsTestTransform(resize, size, interpolation)
     for path in photos:
         own = transform(encoded(path), epoch=0, seed=np.random.SeedSequence(0))
         assert own.dtype == torch.uint8 and own.permute(1, 2, 0).is_contiguous()
@@ -109,15 +113,22 @@ def test_a_long_image_gives_its_middle_as_in_torchvision(size: tuple[int, int]) 
     assert image.shape == (3, 32, 32)
 
 
-def test_pixels_are_torchvisions_but_for_rounding(photos: list[Path]) -> None:
+# a cubic filter's negative weights add up more roundings
+@pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 1), ("bicubic", 3)])
+def test_pixels_are_torchvisions_but_for_rounding(
+    photos: list[Path], interpolation: str, levels: int
+) -> None:
+    filter_ = v2.InterpolationMode(interpolation)
     rng = np.random.default_rng(0)
     for path in photos:
         image = encoded(path)
         box = RandomResizedCrop().box(image.size, rng)
         picture = Image.open(path).convert("RGB")
-        expected = F.resized_crop(picture, *box, [224, 224], antialias=True)
-        own = resized_crop(image, box, (224, 224))
-        assert np.abs(own.astype(int) - np.asarray(expected)).max() <= 1
+        expected = F.resized_crop(picture, *box, [224, 224], filter_, antialias=True)
+        own = resized_crop(image, box, (224, 224), interpolation)
+        difference = np.abs(own.astype(int) - np.asarray(expected))
+        assert difference.max() <= levels
+        assert difference.mean() < 0.1
 
 
 class Recorder(EncodedImage):
