@@ -128,7 +128,7 @@ def test_pixels_are_torchvisions_but_for_rounding(
         own = resized_crop(image, box, (224, 224), interpolation)
         difference = np.abs(own.astype(int) - np.asarray(expected))
         assert difference.max() <= levels
-        assert difference.mean() < 0.1
+        assert difference.mean() < 0.2
 
 
 class Recorder(EncodedImage):
