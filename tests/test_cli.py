@@ -106,7 +106,7 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
     Path("runs").mkdir()
     Path("runs/a=b.yaml").write_text("train: {epochs: 1}")
     seen = {}
-    monkeypatch.setattr(cli.options, "prepare", lambda: None)
+    monkeypatch.setattr(cli.options, "prepare", lambda **_: None)
     module = type(sys)("resdet.engine.train")
     module.train = lambda config, overrides, **options: seen.update(
         options, config=config, overrides=overrides
@@ -159,7 +159,7 @@ def test_a_mistake_in_a_config_is_one_line_and_needs_no_torch(repo, args, messag
 
 @pytest.mark.parametrize("argv", [["eval-coco", "none_there"], ["predict", "none_there", "a.png"]])
 def test_a_run_that_is_not_there_is_one_line(monkeypatch, tmp_path, capsys, argv):
-    monkeypatch.setattr(cli.options, "prepare", lambda: None)
+    monkeypatch.setattr(cli.options, "prepare", lambda **_: None)
     monkeypatch.chdir(tmp_path)
     Path("a.png").touch()
     assert cli.main([*argv, "--out", "out"]) == 2

@@ -65,7 +65,12 @@ def build_backbone(name: str, options: dict[str, Any] | None = None) -> nn.Modul
         raise UserError(
             f"model.backbone: {name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}"
         )
-    return builder(**options)
+    try:
+        return builder(**options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.backbone: {name} refuses {options}: {error}") from error
 
 
 from resdet.backbones import (  # noqa: E402  each registers its family

@@ -10,10 +10,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from resdet.backbones import register_backbone
-from resdet.backbones.norm import freeze, freeze_children, make_norm
+from resdet.backbones.norm import freeze, freeze_children, make_norm, require_norm
 from resdet.backbones.recompute import run_block
 from resdet.backbones.shortcut import make_shortcut
-from resdet.backbones.stochastic_depth import drop_branch, skip_chance
+from resdet.backbones.stochastic_depth import drop_branch, keep_branches, skip_chance
 from resdet.errors import UserError
 from resdet.models.classifier import PoolHead
 
@@ -123,6 +123,7 @@ class CifarNet(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        require_norm(norm, "a CIFAR network of 6n + 2 layers")
         if depth < 8 or (depth - 2) % 6:
             raise UserError(
                 f"model.backbone.options.depth: {depth} is not 6n + 2; near ones are "
@@ -191,6 +192,9 @@ class CifarNet(nn.Module):
             freeze_children(self, ["conv1"] if self.preactivation else ["conv1", "bn1"])
         for stage in self.stages[: max(0, freeze_at - 1)]:
             freeze(stage)
+            keep_branches(stage)
+        if self.preactivation and freeze_at > len(STAGES):
+            freeze_children(self, ["last_bn"])
 
 
 @register_backbone

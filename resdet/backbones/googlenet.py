@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,8 @@ class GoogLeNet(nn.Module):
         super().__init__()
         if branch5_kernel not in (3, 5):
             raise ValueError(f"branch5_kernel {branch5_kernel} is not 3 (torchvision) or 5")
+        if aux_pool not in get_args(AuxPool):
+            raise ValueError(f"aux_pool {aux_pool!r} is not one of {', '.join(get_args(AuxPool))}")
         self.norm, self.aux, self.aux_pool = norm, aux, aux_pool
         self.gives_auxiliary = False
         self.activation_checkpointing = activation_checkpointing

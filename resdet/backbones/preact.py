@@ -15,11 +15,10 @@ from resdet.backbones.resnet import (
     NormName,
     block_shapes,
     conv,
-    keep_branches,
     map_sizes,
 )
 from resdet.backbones.shortcut import ShortcutName, ZeroPadShortcut, make_shortcut
-from resdet.backbones.stochastic_depth import drop_branch
+from resdet.backbones.stochastic_depth import drop_branch, keep_branches
 
 
 class PreActBlock(nn.Module):

@@ -12,7 +12,7 @@ from resdet.backbones import register_backbone
 from resdet.backbones.norm import freeze, freeze_children, make_norm, require_norm
 from resdet.backbones.recompute import run_block
 from resdet.backbones.shortcut import ShortcutName, make_shortcut
-from resdet.backbones.stochastic_depth import drop_branch, skip_chance
+from resdet.backbones.stochastic_depth import drop_branch, keep_branches, skip_chance
 
 NormName = Literal["bn", "frozen_bn", "sync_bn", "gn"]
 Depths = tuple[int, int, int, int]
@@ -223,12 +223,6 @@ class ResNet(nn.Module):
         for stage in self.stages[: max(0, freeze_at - 1)]:
             freeze(stage)
             keep_branches(stage)
-
-
-def keep_branches(stage: nn.Sequential) -> None:
-    """End stochastic depth in a stage that is frozen: what does not learn gives the same maps."""
-    for block in stage:
-        block.skip = 0.0  # type: ignore[assignment]
 
 
 def _register_basic(name: str, depths: Depths) -> None:

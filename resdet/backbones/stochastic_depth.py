@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resdet.errors import UserError
 
@@ -34,3 +34,9 @@ def drop_branch(branch: Tensor, chance: float, training: bool) -> Tensor:
     shape = (len(branch),) + (1,) * (branch.ndim - 1)
     kept = torch.rand(shape, device=branch.device) >= chance
     return branch * (kept / (1 - chance)).to(branch.dtype)
+
+
+def keep_branches(stage: nn.Sequential) -> None:
+    """End stochastic depth in a stage that is frozen: what does not learn gives the same maps."""
+    for block in stage:
+        block.skip = 0.0  # type: ignore[assignment]

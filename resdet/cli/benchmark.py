@@ -52,7 +52,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    options.prepare()
+    options.prepare(is_alone=True)
     from resdet.benchmark.cifar import benchmark_cifar
 
     benchmark_cifar(

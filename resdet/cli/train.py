@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resdet.cli import options
@@ -103,7 +104,7 @@ def _run_train(
 
         print(explain_keys(schema=schema))
         return 0
-    from resdet.config.loading import load_config
+    from resdet.config.loading import load_any_config, load_config
 
     config, overrides = split_overrides(args.arguments, parser, "CONFIG")
     if config is None and not args.resume:
@@ -112,10 +113,14 @@ def _run_train(
         parser.error("give a CONFIG, or --resume --run-dir DIR to go on with a run")
     if config is None and args.run_dir is None:
         parser.error("--resume without a CONFIG needs --run-dir DIR")
+    is_alone = False
     if config is not None:
         # before torch is imported: a mistyped key is answered at once
-        load_config(config, overrides, schema=schema)
-    options.prepare()
+        found = load_config(config, overrides, schema=schema)
+        is_alone = _has_no_loader(found)
+    elif (stored := Path(args.run_dir) / "config.yaml").is_file():
+        is_alone = _has_no_loader(load_any_config(stored))
+    options.prepare(is_alone=is_alone)
     from resdet.engine.train import train
 
     train(
@@ -129,3 +134,8 @@ def _run_train(
         schema=schema,
     )
     return 0
+
+
+def _has_no_loader(config: AnyConfig) -> bool:
+    """Whether its images stay on the device, as CIFAR's do."""
+    return getattr(config.data, "format", None) in ("cifar10", "cifar100")

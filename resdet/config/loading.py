@@ -285,8 +285,8 @@ def _get(values: Any, path: KeyPath) -> Any:
 
 def _checked(layer: Layer, schema: type[C]) -> C:
     """The merged values against a schema."""
-    if "task" in layer.values and _schema_of(layer) is not schema:
-        task = layer.values["task"]
+    task = layer.values.get("task", "detection" if _is_detection(layer.values) else None)
+    if task is not None and _schema_of(layer) is not schema:
         raise ConfigError(
             f"{layer.name}: this config is for {task}; use {_TOOLS[task]} "
             f"({place_of(('task',), layer)})"
@@ -301,6 +301,12 @@ def _checked(layer: Layer, schema: type[C]) -> C:
         return cast(C, schema.model_validate_json(text, strict=True))
     except ValidationError as error:
         raise explain(error, layer, schema) from None
+
+
+def _is_detection(values: dict[str, Any]) -> bool:
+    """Whether values without a task have sections that only detectors have."""
+    model = values.get("model")
+    return isinstance(model, dict) and any(name in model for name in ("fpn", "rpn", "roi"))
 
 
 def _clear_null_sections(values: Any, section: type[Section]) -> None:

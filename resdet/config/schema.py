@@ -281,6 +281,7 @@ class OptimConfig(Section):
     reference_batch: Positive = 16
     """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
     momentum: Fraction = 0.9
+    """sgd only."""
     nesterov: bool = False
     """sgd: Nesterov's momentum."""
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = [0.9, 0.999]
@@ -291,7 +292,7 @@ class OptimConfig(Section):
     bias_weight_decay: Annotated[float, Field(ge=0)] | None = None
     """Weight decay of other layers' biases; null is `weight_decay`."""
     clip_norm: PositiveFloat | None = None
-    """Largest total gradient norm; null does not clip."""
+    """Largest total gradient norm; null does not clip (lamb clips at 1 by itself)."""
     schedule: Literal["multistep", "cosine", "plateau"] = "multistep"
     """plateau multiplies by `gamma` where validation has not improved `patience` times in a row."""
     milestones: Annotated[list[Positive], Ascending] = [210000, 250000]
@@ -310,6 +311,23 @@ class OptimConfig(Section):
     """The same in epochs; in place of `warmup_steps`."""
     warmup_factor: Fraction = 0.001
     """Start of the warm-up, relative to lr."""
+
+    @model_validator(mode="after")
+    def _rates(self) -> OptimConfig:
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError("nesterov belongs to sgd with momentum; set optim.nesterov=false")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
+        return self
+
+
+def check_plateau(schedule: str, has_val: bool, every: int | None) -> None:
+    """ValueError for a rate that waits for validations which are never made."""
+    if schedule == "plateau" and (not has_val or every == 0):
+        raise ValueError(
+            "optim.schedule: plateau drops the rate by validations; give data.val, and eval.every "
+            "above 0 or null"
+        )
 
 
 class TrainConfig(Section):
@@ -380,3 +398,8 @@ class Config(Section):
     log: LogConfig = LogConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _validations(self) -> Config:
+        check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
+        return self

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from resdet.config.schema import (
     Ascending,
     BackboneConfig,
+    BelowOne,
     CheckpointConfig,
     Fraction,
     LogConfig,
@@ -20,6 +21,7 @@ from resdet.config.schema import (
     Range,
     Section,
     TrainConfig,
+    check_plateau,
 )
 
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -138,7 +140,7 @@ class ClsLossConfig(Section):
     name: Literal["cross_entropy", "bce"] = "cross_entropy"
     """bce: a binary cross-entropy a class, the mean over the classes (Wightman et al. 2021)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    bce_target_thresh: Fraction | None = None
+    bce_target_thresh: BelowOne | None = None
     """bce: mixed targets above this count as 1; null keeps them."""
     aux_weight: NonNegativeFloat = 0.3
     """Weight of auxiliary classifiers' losses (GoogLeNet)."""
@@ -148,6 +150,14 @@ class ClsLossConfig(Section):
     """Share of the teacher's loss."""
     teacher_temperature: PositiveFloat = 1.0
     """Softmax temperature of both in it."""
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> ClsLossConfig:
+        if self.bce_target_thresh is not None and self.name != "bce":
+            raise ValueError("bce_target_thresh belongs to name bce; set it to null")
+        if self.teacher is None and (self.teacher_weight, self.teacher_temperature) != (0.5, 1.0):
+            raise ValueError("teacher_weight and teacher_temperature need a teacher; name one")
+        return self
 
 
 class ClsOptimConfig(OptimConfig):
@@ -164,7 +174,17 @@ class ClsOptimConfig(OptimConfig):
     """Linear warm-up, in steps."""
     warmup_until_error_percent: Annotated[float, Field(gt=0, lt=100)] | None = None
     """Hold lr × `warmup_factor` until the training error falls below this (the paper's ResNet-110:
-    80, with warmup_factor .1); in place of the linear warm-up."""
+    80, with warmup_factor .1); in place of the linear warm-up. Of mixed images the error is that
+    of the image with the larger share."""
+
+    @model_validator(mode="after")
+    def _low_rate(self) -> ClsOptimConfig:
+        if self.warmup_until_error_percent is not None and self.warmup_factor < 0.01:
+            raise ValueError(
+                f"warmup_factor {self.warmup_factor} with warmup_until_error_percent holds the "
+                "rate where nothing is learned; give .1 (the paper) or another one from .01 on"
+            )
+        return self
 
 
 class ClsTrainConfig(TrainConfig):
@@ -196,7 +216,8 @@ class ClsConfig(Section):
     eval: ClsEvalConfig = ClsEvalConfig()
 
     @model_validator(mode="after")
-    def _sides(self) -> ClsConfig:
+    def _parts_together(self) -> ClsConfig:
+        check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
         points = self.data.progressive
         if any(early[0] >= late[0] for early, late in pairwise(points)):
             raise ValueError("data.progressive: give the points by ascending epoch")

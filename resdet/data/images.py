@@ -246,6 +246,11 @@ def open_images(
         raise DataError(missing_images_message([folder]))
     source: Source
     if format == "shards" or (format == "auto" and find_shards(folder)):
+        if ground_truth is not None:
+            raise DataError(
+                f"{folder}: ground_truth ({ground_truth}) is for a flat folder of images, and this "
+                "has tar shards; leave it out, or set data.format=folder"
+            )
         source = read_shards(folder, classes=classes, train_classes=train_classes)
     elif ground_truth is not None or (loose_images(folder) and not has_folders(folder)):
         source = read_flat_images(

@@ -80,7 +80,7 @@ def estimate_memory(training: Training, num_images: int, device: torch.device) -
     with saved.counting(), training.precision.autocast():
         losses, _ = training.task.losses(model, part.to(device), seed=config.train.seed, step=0)
         torch.stack(list(losses.values())).sum()
-    scale = num_images * max(1.0, training.task.largest_area() / area)
+    scale = num_images / len(part.paths) * max(1.0, training.task.largest_area() / area)
     return {
         "weights": weights,
         "gradients": trained,

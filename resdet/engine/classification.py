@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from resdet.engine.hardware import Precision
 from resdet.engine.precise_bn import recompute_statistics
 from resdet.engine.signals import StopRequest
 from resdet.errors import UserError
+from resdet.factory.backbone import check_frozen
 from resdet.factory.classification import (
     Data,
     build_classifier,
@@ -74,10 +76,15 @@ class ClassificationTask:
                 config, classes=names, strict=strict, decode_all=decode_all
             )
             describe_data("data.val", self.val_data)
-        mean = measured_mean(config, self.train_data) if is_new else None
+        mean = None
+        if is_new:
+            # of a large set it takes minutes, and every core
+            own = measured_mean(config, self.train_data) if processes.is_main else None
+            mean = distributed.broadcast(own, processes)
         self.model: Classifier = build_classifier(config, class_names=names, pixel_mean=mean)
         distributed.check_norms(self.model, processes)
         if is_new:
+            check_frozen(config, self.model.backbone)
             for line in load_start_classifier(self.model, config):
                 logger.info(line)
         self._digest = self.train_data.digest()
@@ -101,6 +108,10 @@ class ClassificationTask:
     def has_validation(self) -> bool:
         return self.val_data is not None
 
+    @property
+    def uses_workers(self) -> bool:
+        return not isinstance(self.train_data, CifarData)
+
     def _load_teacher(self, processes: Processes) -> Classifier | None:
         spec = self.config.loss.teacher
         if spec is None:
@@ -117,8 +128,14 @@ class ClassificationTask:
                 f"loss.teacher: {spec} takes {teacher.channel_order}, the model "
                 f"{self.model.channel_order}; set model.channel_order={teacher.channel_order}"
             )
-        teacher.place(processes.device)
+        is_double = self.config.train.precision == "fp64"
+        teacher.place(processes.device, torch.float64 if is_double else torch.float32)
         teacher.requires_grad_(False)
+        digest = hashlib.sha256()
+        for tensor in teacher.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+        # a teacher that was trained on would make a resumed run another one
+        self._digest += f", taught by {digest.hexdigest()[:16]}"
         logger.info(f"teacher: {spec}")
         return teacher
 
@@ -238,23 +255,36 @@ class ClassificationTask:
     def image_names(self, parts: Sequence[ClsBatch]) -> list[str]:
         return [path for part in parts for path in part.paths]
 
-    def settle(self, processes: Processes, precision: Precision, workers: int) -> None:
-        """Batch norm statistics anew, over training images that are not mixed or erased."""
+    def settle(
+        self, processes: Processes, precision: Precision, workers: int, total_steps: int
+    ) -> None:
+        """Batch norm statistics anew, over the last steps' images, not mixed or erased."""
         count = self.config.train.precise_bn_images
         if not count:
             return
         with precision.autocast():
-            batches = self._settling_batches(count, processes, workers)
+            batches = self._settling_batches(count, processes, workers, total_steps)
             found = recompute_statistics(self.model, batches, processes)
-        if found:
-            logger.info(f"batch norm statistics computed anew over {found} images")
+        if not found:
+            raise UserError(
+                "train.precise_bn_images: parts of one image have no statistics; raise "
+                "train.batch_size or set it to 0"
+            )
+        logger.info(f"batch norm statistics computed anew over {found} images")
 
-    def _settling_batches(self, count: int, processes: Processes, workers: int) -> Iterator[Tensor]:
+    def _settling_batches(
+        self, count: int, processes: Processes, workers: int, total_steps: int
+    ) -> Iterator[Tensor]:
         """Normalised batches of this process's share of `count` training images."""
         config = self.config
         steps = max(1, -(-min(count, len(self.train_data)) // config.train.batch_size))
         batches = self.load_steps(
-            self.make_plan(), start_step=0, end_step=steps, processes=processes, workers=workers
+            self.make_plan(),
+            # the last ones have the size that training ended with
+            start_step=max(0, total_steps - steps),
+            end_step=total_steps,
+            processes=processes,
+            workers=workers,
         )
         for parts in batches:
             for part in parts:
@@ -288,7 +318,7 @@ class ClassificationTask:
 
     def draw_batch(self, parts: Sequence[ClsBatch], step: int, path: Path) -> None:
         """The images as the network gets them, so with what was cropped, mixed and erased."""
-        part = parts[0]
+        part = parts[0].to(self.model.device)
         with torch.no_grad():
             x, _ = self.augment(part, seed=self.config.train.seed, step=step)
         model = self.model
@@ -312,7 +342,7 @@ class ClassificationTask:
             part = collate_cls([self.train_data[key] for key in keys])
         height, width = part.shape[-2:]
         # two images, as batch norm has no statistics of one pixel
-        return part, 2 * height * width
+        return part, height * width
 
     def largest_area(self) -> int:
         data = self.config.data

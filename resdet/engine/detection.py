@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from resdet.backbones.norm import FrozenBatchNorm2d
 from resdet.config.schema import Config
 from resdet.data.coco import CocoDetection
 from resdet.data.loader import Batch, TrainPlan, collate, train_loader
@@ -25,6 +24,7 @@ from resdet.engine.signals import StopRequest
 from resdet.errors import UserError
 from resdet.evaluation.coco_input import GroundTruth
 from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
+from resdet.factory.backbone import check_frozen
 from resdet.models.rcnn import RCNN
 
 logger = logging.getLogger("resdet")
@@ -60,6 +60,10 @@ class DetectionTask:
     @property
     def has_validation(self) -> bool:
         return self.val_data is not None
+
+    @property
+    def uses_workers(self) -> bool:
+        return True
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -120,7 +124,9 @@ class DetectionTask:
     def take_problems(self) -> list[str]:
         return []
 
-    def settle(self, processes: Processes, precision: Precision, workers: int) -> None:
+    def settle(
+        self, processes: Processes, precision: Precision, workers: int, total_steps: int
+    ) -> None:
         pass
 
     def validate(
@@ -204,22 +210,10 @@ def make_model(config: Config, data: CocoDetection, processes: Processes, *, is_
     model = build_model(config, class_names=data.class_names, category_ids=data.category_ids)
     distributed.check_norms(model, processes)
     if is_new:
-        check_frozen(config, model)
+        check_frozen(config, model.backbone)
         for line in load_start_weights(model, config):
             logger.info(line)
     return model
-
-
-def check_frozen(config: Config, model: RCNN) -> None:
-    """UserError for frozen batch norm on random weights, which diverges within two steps."""
-    if config.model.weights is not None or config.model.backbone.weights is not None:
-        return
-    if any(isinstance(module, FrozenBatchNorm2d) for module in model.backbone.modules()):
-        raise UserError(
-            "model.backbone: frozen batch norm (norm frozen_bn, or freeze_at) with random weights "
-            "diverges at once; set model.backbone.weights or model.weights, or use norm bn or gn "
-            "and freeze_at 0"
-        )
 
 
 def largest_area(config: Config, sizes: np.ndarray) -> int:

@@ -47,7 +47,7 @@ class ClsValidation:
         return {
             "eval": self.numbers,
             "val_loss": self.loss,
-            "val_losses": {} if self.loss is None else {"loss_cls": self.loss},
+            "val_losses": {} if self.loss is None else {"loss_cross_entropy": self.loss},
             "eval_s": round(self.seconds, 2),
         }
 

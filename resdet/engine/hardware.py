@@ -68,8 +68,20 @@ def cpu_has_bf16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def choose_compile(wanted: bool | str, device: torch.device) -> tuple[bool, str]:
-    """Whether to torch.compile the model's part of fixed shapes, and the reason for the log."""
+def choose_compile(
+    wanted: bool | str, device: torch.device, *, recomputes: bool = False
+) -> tuple[bool, str]:
+    """Whether to torch.compile the model's part of fixed shapes, and the reason for the log.
+
+    UserError for a model that `recomputes` activations, which torch cannot compile as we do it.
+    """
+    if recomputes and wanted is True:
+        raise UserError(
+            "train.compile: true does not go with model.backbone.activation_checkpointing; set one "
+            "of them to false"
+        )
+    if recomputes and wanted == "auto":
+        return False, "off: activation checkpointing"
     if wanted is False:
         return False, "off, as configured"
     if wanted == "auto" and device.type != "cuda":

@@ -126,6 +126,8 @@ def check_changes(old: AnyConfig, new: AnyConfig, *, step: int, source: Path) ->
 def _is_longer(key: str, before: Any, after: Any, old: AnyConfig) -> bool:
     if key not in LENGTH_KEYS or old.optim.schedule != "multistep":
         return False
+    if isinstance(old, ClsConfig) and old.train.precise_bn_images:
+        return False  # last.pt has statistics that training did not have
     return before is not None and after is not None and after > before
 
 

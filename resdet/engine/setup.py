@@ -120,7 +120,11 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         logger.info(dump_yaml(config).rstrip())
     model = cast(Model, task.model)
     model.place(processes.device, precision.parameters)
-    compiled, why = hardware.choose_compile(config.train.compile, processes.device)
+    compiled, why = hardware.choose_compile(
+        config.train.compile,
+        processes.device,
+        recomputes=bool(config.model.backbone.activation_checkpointing),
+    )
     model.set_compiled(compiled)
     plan = task.make_plan()
     schedule = make_schedule(config, plan)
@@ -129,7 +133,9 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         task=task,
         precision=precision,
         threads=threads,
-        workers=hardware.default_workers(config.data.workers, processes.local_world_size),
+        workers=hardware.default_workers(config.data.workers, processes.local_world_size)
+        if task.uses_workers
+        else 0,
         plan=plan,
         schedule=schedule,
         adapted=schedule.begin(),
@@ -193,6 +199,10 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
             logger.info(f"note: the run ends at step {total}, before milestone(s) {beyond}")
     if warmup_steps >= total:
         logger.info(f"note: the run of {total} steps ends within its warm-up of {warmup_steps}")
+    held = section.warmup_until_error_percent if isinstance(section, ClsOptimConfig) else None
+    if held is not None:
+        low = lr * section.warmup_factor
+        logger.info(f"rate held at {low:g} until the training error is below {held:g} %")
     logger.info(f"steps: {total} of {batch_size} images; {plan.steps_per_epoch} an epoch")
     return optim.Schedule(
         lr=lr,
@@ -204,9 +214,7 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
         warmup_factor=section.warmup_factor,
         min_lr=optim.scale_lr(section.min_lr, batch_size, reference),
         patience=section.patience,
-        hold_until_error=section.warmup_until_error_percent
-        if isinstance(section, ClsOptimConfig)
-        else None,
+        hold_until_error=held,
     )
 
 

@@ -26,17 +26,6 @@ class Model(Protocol):
     def set_compiled(self, compiled: bool) -> None: ...
 
 
-class Part(Protocol):
-    """A batch that goes through the model together."""
-
-    paths: list[str]
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def to(self, device: torch.device) -> Any: ...
-
-
 class Found(Protocol):
     """What one validation found; the same in every process, the pictures in the main one."""
 
@@ -73,6 +62,11 @@ class Task(Protocol):
 
     @property
     def has_validation(self) -> bool: ...
+
+    @property
+    def uses_workers(self) -> bool:
+        """Whether its images are read by loader processes."""
+        ...
 
     @property
     def model(self) -> nn.Module: ...
@@ -113,7 +107,9 @@ class Task(Protocol):
         """What was left out of the steps since the last call, in this process."""
         ...
 
-    def settle(self, processes: Processes, precision: Precision, workers: int) -> None:
+    def settle(
+        self, processes: Processes, precision: Precision, workers: int, total_steps: int
+    ) -> None:
         """What is done to the model once, after the last update."""
         ...
 

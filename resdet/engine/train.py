@@ -126,11 +126,8 @@ def run_steps(
                 epoch = round(step / t.plan.steps_per_epoch, 4)
                 line = {"step": step, "epoch": epoch, **numbers, "lr": lr}
                 line |= {"images_per_s": round(speed, 3), "memory_mb": memory}
-                problems = distributed.gather(t.task.take_problems(), processes)
-                for problem in (each for own in problems for each in own):
-                    logger.warning(problem)
-                if any(problems):
-                    line["num_broken"] = sum(map(len, problems))
+                if broken := name_problems(t, processes):
+                    line["num_broken"] = broken
                 log.training(line, (t.total_steps - step) * config.train.batch_size / speed)
             with pace.paused():
                 if step <= pictures.NUM_BATCHES and processes.is_main:
@@ -148,6 +145,15 @@ def run_steps(
                     pictures.draw_curves(folder)
 
 
+def name_problems(training: Training, processes: Processes) -> int:
+    """Warn of what every process left out since the last call; returns how much it was."""
+    gathered = distributed.gather(training.task.take_problems(), processes)
+    problems = [problem for own in gathered for problem in own]
+    for problem in problems:
+        logger.warning(problem)
+    return len(problems)
+
+
 def load_steps(training: Training, processes: Processes) -> Generator[list[Any]]:
     """The steps that are left, each as this process's parts of it."""
     return training.task.load_steps(
@@ -162,10 +168,10 @@ def load_steps(training: Training, processes: Processes) -> Generator[list[Any]]
 def settle(training: Training, processes: Processes) -> None:
     """What the task does to the model after the last update; to its averaged weights as well."""
     t = training
-    t.task.settle(processes, t.precision, t.workers)
+    t.task.settle(processes, t.precision, t.workers, t.total_steps)
     if t.ema:
         with t.ema.in_model():
-            t.task.settle(processes, t.precision, t.workers)
+            t.task.settle(processes, t.precision, t.workers, t.total_steps)
 
 
 def validate(
@@ -230,6 +236,7 @@ def leave(
 ) -> None:
     """Save after a stop request and end the program with the signal's exit code."""
     save_checkpoint(folder, training, step, processes, validation_is_due=validation_is_due)
+    name_problems(training, processes)
     distributed.barrier(processes)
     logger.info(
         f"stopped by a signal after step {step} of {training.total_steps}, and saved; go on with: "

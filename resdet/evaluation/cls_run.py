@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from resdet.data.findings import DataError
 from resdet.engine import hardware
+from resdet.engine.checkpoint import write_json
 from resdet.errors import UserError
 from resdet.evaluation.classification import Scores
 from resdet.factory import build_cls_val_data, load_classifier
@@ -63,7 +63,7 @@ def eval_cls_command(
         scores, views = evaluate_classifier(
             spec, overrides, crops=crops, scales=scales, device=device, folder=folder
         )
-        numbers[spec] = _write(scores, views, folder, _name(spec))
+        numbers[spec] = _write(scores, views, folder, _name(spec), weights=spec)
         if ensemble:
             kept.append(scores)
     if ensemble:
@@ -72,7 +72,7 @@ def eval_cls_command(
         numbers[ENSEMBLE] = _write(mean_of(kept, specs), views, summary_folder, name)
     if len(specs) > 1:
         _make_folder(summary_folder)
-        _write_json(numbers, summary_folder / "eval.json")
+        write_json(summary_folder / "eval.json", numbers)
     _print_table(numbers)
     print("\nwritten to " + ", ".join(dict.fromkeys(map(str, [*folders, summary_folder]))))
     return numbers if len(specs) > 1 else numbers[specs[0]]
@@ -228,28 +228,26 @@ def _make_folder(folder: Path) -> None:
         ) from None
 
 
-def _write(scores: Scores, views: Views, folder: Path, name: str) -> Numbers:
+def _write(
+    scores: Scores, views: Views, folder: Path, name: str, weights: str | None = None
+) -> Numbers:
     """eval.json, scores.npz and confusion.png of one classifier or ensemble; returns the first."""
     evaluator = scores.evaluate()
     numbers: Numbers = {**evaluator.compute(), "crops": views.crops}
     if views.scales:
         numbers["scales"] = list(views.scales)
+    if weights is not None:
+        is_published = weights.startswith(torchvision.PREFIX)
+        numbers["weights"] = weights if is_published else str(checkpoint_path(weights))
     title = f"{name}, top-1 {numbers['top1_percent']:.2f} %"
     try:
-        _write_json(numbers, folder / "eval.json")
+        write_json(folder / "eval.json", numbers)
         scores.save(folder / "scores.npz")
         confusion: NDArray[np.int64] = evaluator.confusion
         plot_confusion(confusion, scores.class_names, folder / "confusion.png", title=title)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None
     return numbers
-
-
-def _write_json(values: Numbers, path: Path) -> None:
-    """Written beside and renamed, so that a reader never sees half of it."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
 
 
 def _print_table(numbers: dict[str, Numbers]) -> None:

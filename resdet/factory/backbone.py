@@ -7,6 +7,8 @@ from typing import cast
 from torch import nn
 
 from resdet.backbones import Backbone, build_backbone
+from resdet.backbones.norm import FrozenBatchNorm2d
+from resdet.config.loading import AnyConfig
 from resdet.config.schema import BackboneConfig
 from resdet.errors import UserError
 
@@ -32,6 +34,12 @@ def make_backbone(section: BackboneConfig) -> nn.Module:
     assert section.name is not None, "the name is settled before a model is built"
     options = {name: getattr(section, name) for name in OPTIONS}
     given = {name: value for name, value in options.items() if value is not None}
+    twice = [name for name in given if name in section.options]
+    if twice:
+        raise UserError(
+            f"model.backbone.options: {', '.join(twice)} is given beside model.backbone."
+            f"{twice[0]}; give it there alone"
+        )
     backbone = build_backbone(section.name, {**given, **section.options})
     if section.freeze_at:
         if not hasattr(backbone, "freeze_stages"):
@@ -40,6 +48,20 @@ def make_backbone(section: BackboneConfig) -> nn.Module:
             )
         cast(Backbone, backbone).freeze_stages(section.freeze_at)
     return backbone
+
+
+def check_frozen(config: AnyConfig, backbone: nn.Module) -> None:
+    """UserError for what is frozen with random weights: batch norm then diverges at once."""
+    section = config.model.backbone
+    if config.model.weights is not None or section.weights is not None:
+        return
+    is_frozen = any(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules())
+    if is_frozen or section.freeze_at:
+        raise UserError(
+            "model.backbone: frozen batch norm (norm frozen_bn, or freeze_at) with random weights "
+            "diverges at once; set model.backbone.weights or model.weights, or use norm bn or gn "
+            "and freeze_at 0"
+        )
 
 
 def detection_backbone(section: BackboneConfig) -> tuple[nn.Module, Backbone]:

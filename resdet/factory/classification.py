@@ -10,7 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from resdet.config.loading import config_from_dict, config_to_dict, override_config
+from resdet.config.loading import (
+    config_from_dict,
+    config_to_dict,
+    diff_configs,
+    override_config,
+)
 from resdet.config.schema_cls import ClsConfig, ClsSplitConfig
 from resdet.data.cifar import FOLDERS, SIDE, CifarData, is_cifar, load_cifar
 from resdet.data.cls_transforms import (
@@ -24,10 +29,11 @@ from resdet.data.cls_transforms import (
 from resdet.data.images import LabelledImages, open_images
 from resdet.data.policies import RandAugment, TrivialAugment
 from resdet.errors import UserError
-from resdet.factory.backbone import make_backbone
+from resdet.factory.backbone import OPTIONS, make_backbone
 from resdet.interop import torchvision
 from resdet.interop.weights import (
     LoadedWeights,
+    Reading,
     load_backbone,
     load_classifier_weights,
     load_exactly,
@@ -106,12 +112,13 @@ def measured_mean(config: ClsConfig, data: Data) -> Tensor | None:
 
 def load_start_classifier(model: Classifier, config: ClsConfig) -> list[str]:
     """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
+    reading = Reading.of(config.model.model_dump(mode="json"))
+    section = config.model.backbone
     if config.model.weights is not None:
-        return load_classifier_weights(model, config.model.weights)
-    if config.model.backbone.weights is not None:
-        section = config.model.backbone
+        return load_classifier_weights(model, config.model.weights, reading)
+    if section.weights is not None:
         assert section.weights is not None
-        return load_backbone(model.backbone, section.weights, stride_in_1x1=section.stride_in_1x1)
+        return load_backbone(model.backbone, section.weights, reading)
     return []
 
 
@@ -132,8 +139,7 @@ def settle_network(config: ClsConfig) -> ClsConfig:
             "give model.weights=RUN or a name of resdet.list_backbones()"
         )
     if spec.startswith(torchvision.PREFIX):
-        name, options = torchvision.backbone_for(spec)
-        model: dict[str, Any] = {"backbone": {"name": name, "options": options}}
+        model: dict[str, Any] = {"backbone": _published_backbone(spec)}
     else:
         weights = read_weights(spec)
         if weights.kind != "classifier" or weights.config is None:
@@ -154,6 +160,7 @@ def settle_network(config: ClsConfig) -> ClsConfig:
     asked = config.model.model_dump(mode="json", exclude_defaults=True)
     own = {key: value for key, value in asked.pop("backbone", {}).items() if key != "name"}
     backbone = {**model["backbone"], **own}
+    backbone["options"] = {**model["backbone"]["options"], **own.get("options", {})}
     values["model"] = {**values["model"], **model, **asked, "backbone": backbone}
     found = config_from_dict(values, f"model.weights={spec}")
     assert isinstance(found, ClsConfig)
@@ -194,6 +201,8 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
     `overrides` go on top of its own config. Raises UserError where the file is no checkpoint of a
     run, or the overrides make another network of it.
     """
+    if weights.kind == "detector":
+        raise UserError(f"{weights.source} is a detector; evaluate it by tools/eval_coco.py")
     if weights.kind != "classifier" or weights.config is None or not weights.class_names:
         raise UserError(
             f"{weights.source} is no checkpoint of a classification run; give the run folder or "
@@ -202,7 +211,11 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
     config = config_from_dict(weights.config, weights.source)
     assert isinstance(config, ClsConfig), "a classifier's checkpoint has a classification config"
     if overrides:
-        config = override_config(config, overrides, weights.source)
+        changed = override_config(config, overrides, weights.source)
+        keys = [key for key, _, _ in diff_configs(config, changed)]
+        if pixels := [key for key in keys if key.startswith("model.pixel_")]:
+            raise UserError(f"{pixels[0]}: it comes with the weights of {weights.source}")
+        config = changed
     mean = weights.state.get("pixel_mean")
     model = build_classifier(config, class_names=weights.class_names, pixel_mean=mean)
     load_exactly(model, weights)
@@ -217,13 +230,21 @@ def load_classifier(spec: str, overrides: Sequence[str] = ()) -> Classifier:
     return build_trained_classifier(weights, overrides)
 
 
+def _published_backbone(spec: str) -> dict[str, Any]:
+    """The section `model.backbone` of one of torchvision's classifiers."""
+    name, given = torchvision.backbone_for(spec)
+    options = {key: value for key, value in given.items() if key not in OPTIONS}
+    named = {key: value for key, value in given.items() if key in OPTIONS}
+    return {"name": name, **named, "options": options}
+
+
 def _published(spec: str, weights: LoadedWeights, overrides: Sequence[str]) -> Classifier:
     """One of torchvision's ImageNet classifiers, with its own test size."""
-    name, options = torchvision.backbone_for(spec)
+    name, _ = torchvision.backbone_for(spec)
     resize, size = torchvision.test_sizes(spec)
     values: dict[str, Any] = {
         "task": "classification",
-        "model": {"backbone": {"name": name, "options": options}},
+        "model": {"backbone": _published_backbone(spec)},
         "data": {"test_resize": resize, "test_size": size},
         # never trained here; the schema asks for a length
         "train": {"epochs": 1},
@@ -255,13 +276,14 @@ def split_root(config: ClsConfig, name: str) -> str:
     """The folder of data.train or data.val; UserError where neither it nor data.root is given."""
     section: ClsSplitConfig | None = getattr(config.data, name)
     if section is not None and section.root is not None:
-        return section.root
-    root = config.data.root
-    if root is None:
+        return str(Path(section.root).expanduser())
+    if config.data.root is None:
+        without = " (or data.val=null)" if name == "val" else ""
         raise UserError(
             f"data.{name}.root: no folder is given; give data.root=FOLDER with train/ and val/ in "
-            f"it, or data.train.root and data.val.root; datasets/README.md has the layouts"
+            f"it, or data.train.root and data.val.root{without}; datasets/README.md has the layouts"
         )
+    root = str(Path(config.data.root).expanduser())
     if config.data.format in FOLDERS or (config.data.format == "auto" and is_cifar(root)):
         return root
     return str(Path(root) / name)
@@ -276,6 +298,7 @@ def build_cls_train_data(
     if kind == "cifar10" or kind == "cifar100":
         _check_cifar(config)
         return _cifar(config, kind, root, train=True)
+    _check_disk(config)
     return open_images(
         root,
         transform=_train_transform(config),
@@ -340,11 +363,13 @@ def _check_cifar(config: ClsConfig) -> None:
     wrong: dict[str, tuple[Any, list[Any]]] = {
         "data.size": (data.size, [SIDE]),
         "data.test_size": (data.test_size, [SIDE]),
+        "data.test_resize": (data.test_resize, [SIDE]),
         "data.progressive": (data.progressive, [[]]),
         "data.augment.crop": (augment.crop, ["pad", "none"]),
         "data.augment.policy": (augment.policy, ["none"]),
         "data.augment.color_jitter": (augment.color_jitter, [0]),
         "data.classes": (data.classes, [None]),
+        "data.train.ground_truth": (data.train.ground_truth, [None]),
     }
     for key, (value, allowed) in wrong.items():
         if value not in allowed:
@@ -352,6 +377,19 @@ def _check_cifar(config: ClsConfig) -> None:
                 f"{key}: {value}, and CIFAR's images, which stay on the device, take "
                 f"{' or '.join(str(each) for each in allowed)}; start from configs/"
                 "cifar10_resnet20.yaml"
+            )
+
+
+def _check_disk(config: ClsConfig) -> None:
+    """UserError for what only CIFAR has."""
+    for key, is_given in (
+        ("data.holdout", config.data.holdout > 0),
+        ("data.download", config.data.download),
+    ):
+        if is_given:
+            raise UserError(
+                f"{key}: only CIFAR has it, and {split_root(config, 'train')} is no CIFAR; where "
+                "it is to be one, set data.format=cifar10 or cifar100"
             )
 
 
@@ -373,7 +411,7 @@ def _train_transform(config: ClsConfig) -> ClsTrainTransform:
         edges = (augment.short_edges[0], augment.short_edges[1])
         crop = ScaleJitter(edges, data.size, data.interpolation)
     else:
-        crop = CenterCrop(max(data.size, data.test_resize), data.size, data.interpolation)
+        crop = CenterCrop(data.test_resize, data.test_size, data.interpolation)
     return ClsTrainTransform(
         data.size,
         crop=crop,

@@ -10,7 +10,13 @@ from resdet.config.loading import config_from_dict, override_config
 from resdet.config.schema import Config
 from resdet.errors import UserError
 from resdet.factory.backbone import detection_backbone
-from resdet.interop.weights import LoadedWeights, load_backbone, load_detector, load_exactly
+from resdet.interop.weights import (
+    LoadedWeights,
+    Reading,
+    load_backbone,
+    load_detector,
+    load_exactly,
+)
 from resdet.models.box_head import BoxHead
 from resdet.models.fpn import FPN
 from resdet.models.mask_head import MaskHead
@@ -141,6 +147,8 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
     `overrides` go on top of its own config. Raises UserError where the file is no checkpoint of a
     run, or the overrides make another network of it.
     """
+    if weights.kind == "classifier":
+        raise UserError(f"{weights.source} is a classifier; evaluate it by tools/eval_cls.py")
     if weights.kind != "detector" or weights.config is None or not weights.class_names:
         raise UserError(
             f"{weights.source} holds weights without a config and class names: it is no checkpoint "
@@ -180,12 +188,13 @@ def _classes(config: Config) -> tuple[list[str], list[int]]:
 
 def load_start_weights(model: RCNN, config: Config) -> list[str]:
     """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
+    section = config.model.backbone
     if config.model.weights is not None:
         return load_detector(model, config.model.weights)
-    if config.model.backbone.weights is not None:
-        section = config.model.backbone
+    if section.weights is not None:
+        reading = Reading.of(config.model.model_dump(mode="json"))
         assert section.weights is not None
-        return load_backbone(model.backbone, section.weights, stride_in_1x1=section.stride_in_1x1)
+        return load_backbone(model.backbone, section.weights, reading)
     return []
 
 

@@ -104,6 +104,12 @@ def test_sizes(spec: str) -> tuple[int, int]:
     return transform.resize_size[0], transform.crop_size[0]
 
 
+def pixel_values(spec: str) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel, 0..255, that `torchvision:NAME.WEIGHTS` expects."""
+    transform = _entry(spec).transforms()
+    return [255 * value for value in transform.mean], [255 * value for value in transform.std]
+
+
 def weights_url(spec: str) -> str:
     """The address of `torchvision:NAME.WEIGHTS`; raises UserError as `_entry` does."""
     return str(_entry(spec).url)

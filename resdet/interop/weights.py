@@ -159,13 +159,29 @@ def _flat_state(values: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_backbone(
-    backbone: nn.Module, spec: str, *, stride_in_1x1: bool | None = None
-) -> list[str]:
+@dataclass(frozen=True)
+class Reading:
+    """What a network makes of its tensors and of its input that no tensor's shape tells."""
+
+    stride_in_1x1: bool = False
+    transform_input: bool = False
+    channel_order: str = "rgb"
+
+    @staticmethod
+    def of(model: Mapping[str, Any]) -> Reading:
+        """Of a config's section `model`, as plain values."""
+        section = model.get("backbone") or {}
+        return Reading(
+            bool(section.get("stride_in_1x1")),
+            bool((section.get("options") or {}).get("transform_input")),
+            model.get("channel_order", "rgb"),
+        )
+
+
+def load_backbone(backbone: nn.Module, spec: str, reading: Reading | None = None) -> list[str]:
     """Load `spec` into `backbone`; returns log lines.
 
-    `stride_in_1x1` is the backbone's own, which no tensor's shape tells: a run of resdet must have
-    the same.
+    `reading` is the backbone's own, and must be that of the weights where it is known.
 
     Of a detector or a classifier only its backbone is taken, and what is left out is listed.
     Raises UserError that lists missing, unexpected and mis-shaped keys; nothing is loaded then.
@@ -177,15 +193,10 @@ def load_backbone(
         if name in torchvision.CLASSIFIERS:
             state = torchvision.classifier_state(name, state)
     own = backbone.state_dict()
-    _check_stride(weights, stride_in_1x1)
+    _check_reading(weights, reading)
     if weights.kind in ("detector", "classifier") or any(k.startswith(HEAD_PREFIX) for k in state):
         others = [key for key in state if key.startswith(HEAD_PREFIX)]
-        if all(key in state for key in PIXELS):
-            mean, std = (state[key].double().mean((1, 2)).tolist() for key in PIXELS)
-            lines.append(
-                f"trained at a pixel mean of {_numbers(mean)} and deviation of {_numbers(std)}, "
-                "which model.pixel_mean and model.pixel_std give here"
-            )
+        lines += _pixel_lines(weights, state)
         state = {
             key.removeprefix(BACKBONE_PREFIX): value
             for key, value in state.items()
@@ -204,28 +215,34 @@ def load_backbone(
     return lines
 
 
-def load_classifier_weights(model: nn.Module, spec: str) -> list[str]:
+def load_classifier_weights(
+    model: nn.Module, spec: str, reading: Reading | None = None
+) -> list[str]:
     """Load the whole classifier `spec` into `model`; returns log lines.
+
+    `reading` is the model's own, and must be that of the weights where it is known.
 
     Where the number of classes differs, the layers whose size depends on it keep their start
     values and are listed. Raises UserError that lists missing, unexpected and mis-shaped keys.
     """
     weights = read_weights(spec)
+    _check_reading(weights, reading)
     own, state = model.state_dict(), weights.state
+    names_there = weights.class_names
     if weights.kind == "torchvision":
         name = spec.removeprefix(torchvision.PREFIX).partition(".")[0]
         state = torchvision.classifier_state(name, state)
+        names_there = torchvision.imagenet_wnids()
     elif weights.kind != "classifier":
         raise UserError(
             f"{weights.source} holds a {weights.kind} and no classifier: for its backbone give "
             "model.backbone.weights"
         )
-    lines = [f"classifier weights: {weights.source}"]
+    lines = [f"classifier weights: {weights.source}", *_pixel_lines(weights, state)]
     # the run's own mean and deviation hold, which its images are prepared with
     state = {key: own[key] if key in PIXELS else value for key, value in state.items()}
     state |= {key: own[key] for key in PIXELS}
     own_names = list(getattr(model, "class_names", []))
-    names_there = weights.class_names
     head = [k for k in own if k.startswith(HEAD_PREFIX) and k in state]
     anew = [
         k for k in head if own[k].shape != state[k].shape and own[k].shape[1:] == state[k].shape[1:]
@@ -301,18 +318,33 @@ def _class_layers(
     ]
 
 
-def _check_stride(weights: LoadedWeights, stride_in_1x1: bool | None) -> None:
-    """The stride of a bottleneck changes no shape, and the features all the more."""
-    if weights.config is None:
+def _check_reading(weights: LoadedWeights, reading: Reading | None) -> None:
+    """UserError where weights and network read their input or their tensors in another way."""
+    there = _reading_of(weights)
+    if reading is None or there is None:
         return
-    section = weights.config.get("model", {}).get("backbone", {})
-    there, here = bool(section.get("stride_in_1x1")), bool(stride_in_1x1)
-    if there != here:
-        raise UserError(
-            f"{weights.source} was trained with model.backbone.stride_in_1x1 {str(there).lower()}, "
-            f"and it is {str(here).lower()} here; set model.backbone.stride_in_1x1="
-            f"{str(there).lower()}"
-        )
+    keys = {
+        "stride_in_1x1": "model.backbone.stride_in_1x1",
+        "transform_input": "model.backbone.options.transform_input",
+        "channel_order": "model.channel_order",
+    }
+    for name, key in keys.items():
+        values = [str(getattr(each, name)).lower() for each in (there, reading)]
+        if values[0] != values[1]:
+            raise UserError(
+                f"{weights.source} was trained with {key} {values[0]}, and it is {values[1]} here; "
+                f"set {key}={values[0]}"
+            )
+
+
+def _reading_of(weights: LoadedWeights) -> Reading | None:
+    if weights.config is not None:
+        return Reading.of(weights.config.get("model") or {})
+    if weights.kind == "torchvision" and weights.source.startswith(torchvision.PREFIX):
+        name = weights.source.removeprefix(torchvision.PREFIX).partition(".")[0]
+        _, options = torchvision.CLASSIFIERS.get(name, ("", {}))
+        return Reading(transform_input=bool(options.get("transform_input")))
+    return None
 
 
 def _check_norms(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
@@ -321,13 +353,14 @@ def _check_norms(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source:
     own_means = {key for key in own if key.endswith("running_mean")}
     if means and not own_means:
         raise UserError(
-            f"{source} was trained with batch norm, the model is built with group norm: set "
+            f"{source} was trained with batch norm, and the model has none: set "
             f"model.backbone.norm to bn, sync_bn or frozen_bn, or start without weights"
         )
     if own_means and not means and state:
         raise UserError(
             f"{source} has no batch norm statistics, the model is built with batch norm: set "
-            f"model.backbone.norm to gn if the weights were trained so, or start without weights"
+            f"model.backbone.norm to gn (of VGG: none) if the weights were trained so, or start "
+            f"without weights"
         )
 
 
@@ -359,6 +392,20 @@ def _load(
     if bad:
         raise UserError(f"{source} holds NaN or infinite values: {_shorten(bad)}")
     module.load_state_dict(state, strict=False)
+
+
+def _pixel_lines(weights: LoadedWeights, state: Mapping[str, Tensor]) -> list[str]:
+    """What the weights' pixels were normalised by, where it is known."""
+    if weights.kind == "torchvision":
+        mean, std = torchvision.pixel_values(weights.source)
+    elif all(key in state for key in PIXELS):
+        mean, std = (state[key].double().mean((1, 2)).tolist() for key in PIXELS)
+    else:
+        return []
+    return [
+        f"trained at a pixel mean of {_numbers(mean)} and deviation of {_numbers(std)}, which "
+        "model.pixel_mean and model.pixel_std give here"
+    ]
 
 
 def _numbers(values: list[float]) -> str:

@@ -47,7 +47,7 @@ class ClassificationLoss:
         logits = [full_precision(x) for x in outputs]
         share = 0.0 if teacher is None else self.teacher_weight
         named = {"loss_cls": self._each(logits[0], targets) * (1.0 - share)}
-        if len(logits) > 1 and self.aux_weight:
+        if len(logits) > 1:
             each = torch.stack([self._each(x, targets) for x in logits[1:]])
             named["loss_aux"] = each.sum(dim=0) * self.aux_weight
         if teacher is not None:

@@ -56,7 +56,9 @@ def draw_mix(
     """
     if mixup_alpha == 0 and cutmix_alpha == 0:
         return None
-    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, step, part))))
+    # (seed, step, part) alone would be the sequence of a sample of epoch `step`
+    sequence = np.random.SeedSequence((seed, step, part), spawn_key=(1,))
+    draw = np.random.Generator(np.random.PCG64(sequence))
     coin = draw.random()
     cut = cutmix_alpha > 0 and (mixup_alpha == 0 or coin < 0.5)
     alpha = cutmix_alpha if cut else mixup_alpha

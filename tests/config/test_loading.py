@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from resdet.config import (
+    ClsConfig,
     Config,
     ConfigError,
     config_from_dict,
     config_to_dict,
     diff_configs,
     dump_yaml,
+    load_any_config,
     load_config,
     override_config,
 )
@@ -223,3 +225,30 @@ def test_a_config_is_frozen(write):
     config = load_config(write("x.yaml", "train: {epochs: 1}"))
     with pytest.raises(ValueError, match="frozen"):
         config.optim.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.nesterov=true", "optim.momentum=0"], "nesterov belongs to sgd with momentum"),
+        (["optim.min_lr=1"], "min_lr 1.0 is above lr"),
+        (["optim.schedule=plateau", "data.val=null"], "plateau drops the rate by validations"),
+        (["optim.schedule=plateau", "eval.every=0"], "plateau drops the rate by validations"),
+        (["loss.teacher_weight=0.9"], "need a teacher"),
+        (["loss.bce_target_thresh=0.2"], "bce_target_thresh belongs to name bce"),
+        (["optim.warmup_until_error_percent=80"], "give .1"),
+        (["data.progressive=[[5, 96], [0, 128]]"], "by ascending epoch"),
+    ],
+)
+def test_what_a_classifier_would_ignore_is_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("imagenet_resnet18_tv1", overrides, schema=ClsConfig)
+
+
+def test_the_task_picks_the_schema():
+    assert isinstance(load_any_config("imagenet_resnet18_tv1"), ClsConfig)
+    assert isinstance(load_any_config("demo_nuclei"), Config)
+    with pytest.raises(ConfigError, match=r"this config is for detection; use tools/train_det"):
+        load_config("demo_nuclei", schema=ClsConfig)
+    with pytest.raises(ConfigError, match="this config is for classification; use tools/train_c"):
+        load_config("imagenet_resnet18_tv1")

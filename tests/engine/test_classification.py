@@ -220,6 +220,8 @@ def test_no_network_at_all_is_named(folders, tmp_path):
         ("model.num_classes=7", "model.num_classes: 7, but the data has 10"),
         ("data.root=null", "data.train.root: no folder is given"),
         ("loss.teacher=absent", "absent: no such file"),
+        ("data.test_resize=256", "data.test_resize: 256, and CIFAR's images"),
+        ("model.backbone.freeze_at=2", "with random weights diverges at once"),
     ],
 )
 def test_what_does_not_fit_is_named(cifar, tmp_path, override, message):
@@ -258,6 +260,42 @@ def test_another_backbone_lists_the_keys(folders, tiny, tmp_path):
     overrides = [f"model.backbone.weights={run}", "model.backbone.name=resnet50"]
     with pytest.raises(UserError, match=r"missing: layer1\.0\.conv3\.weight"):
         resdet.train(tiny.config, [*overrides, "model.backbone.norm=bn"], run_dir=tmp_path / "det")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.holdout=4", "data.holdout: only CIFAR has it"),
+        ("data.download=true", "data.download: only CIFAR has it.*set data.format=cifar10"),
+        ("model.backbone.options={norm: gn}", "norm is given beside model.backbone.norm"),
+        ("train.precise_bn_images=1", "parts of one image have no statistics"),
+    ],
+)
+def test_what_folders_do_not_have_is_named(folders, tmp_path, override, message):
+    overrides = ["model.backbone.norm=bn", "train.batch_size=1", "train.max_steps=1", override]
+    overrides += ["data.size=64"]
+    with pytest.raises(UserError, match=message):
+        resdet.train(folders, overrides, run_dir=tmp_path / "run", device="cpu")
+
+
+def test_a_crop_of_none_is_that_of_the_test(folders, tmp_path):
+    from resdet.factory import build_cls_train_data, build_cls_val_data
+
+    overrides = ["data.augment.crop=none", "data.augment.flip_prob=0"]
+    config = load_config(folders, overrides, schema=ClsConfig)
+    root = config.data.train.root
+    config = load_config(folders, [*overrides, f"data.val.root={root}"], schema=ClsConfig)
+    train = build_cls_train_data(config)
+    val = build_cls_val_data(config, classes=train.class_names)
+    for index in (0, 9, 17):
+        assert torch.equal(train[0, index].image, val[0, index].image)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_class_folders_train_on_a_gpu(folders, tmp_path):
+    run = resdet.train(folders, run_dir=tmp_path / "run", device="cuda")
+    assert json.loads((run / "eval.json").read_text())["num_images"] == 18
 
 
 @pytest.mark.gpu

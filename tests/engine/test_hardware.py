@@ -97,3 +97,9 @@ def test_a_run_leaves_the_program_as_it_was():
         raise KeyError
     assert torch.get_num_threads() == threads
     assert torch.are_deterministic_algorithms_enabled() == was
+
+
+def test_recomputed_activations_are_not_compiled():
+    assert hardware.choose_compile("auto", torch.device("cuda"), recomputes=True)[0] is False
+    with pytest.raises(UserError, match=r"train.compile: true does not go with"):
+        hardware.choose_compile(True, CPU, recomputes=True)

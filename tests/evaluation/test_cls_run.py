@@ -91,6 +91,7 @@ def test_one_run_equals_a_loop_over_predict(
         "num_images": NUM_IMAGES,
         "num_broken": 2,
         "crops": "1",
+        "weights": str(Path(runs[0]) / "best.pt"),
     }
     with Image.open(Path(runs[0]) / "confusion.png") as picture:
         assert min(picture.size) > 400
@@ -130,7 +131,10 @@ def test_default_folders(runs: list[str], tmp_path: Path, monkeypatch: pytest.Mo
     (summary,) = (tmp_path / "runs").iterdir()
     assert summary.name == "eval_run0_best+run0_last+run1"
     assert list(read(summary)) == both
-    assert read(Path(runs[0]) / "eval_best") == read(Path(runs[0]) / "eval_last")
+    best, last = (read(Path(runs[0]) / f"eval_{name}") for name in ("best", "last"))
+    assert Path(best.pop("weights")).name == "best.pt"
+    assert Path(last.pop("weights")).name == "last.pt"
+    assert best == last
     assert not (Path(runs[0]) / "eval.json").exists()
     assert read(runs[1]) == read(summary)[runs[1]]
 

@@ -14,7 +14,13 @@ from resdet.backbones import build_backbone
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.errors import UserError
 from resdet.factory import build_model
-from resdet.interop.weights import checkpoint_path, load_backbone, load_detector, read_weights
+from resdet.interop.weights import (
+    Reading,
+    checkpoint_path,
+    load_backbone,
+    load_detector,
+    read_weights,
+)
 
 
 class TinyDetector(nn.Module):
@@ -322,5 +328,5 @@ def test_the_stride_of_a_bottleneck_must_agree(tmp_path):
     checkpoint = {"format": 1, "kind": "classifier", "config": config, "model": state}
     torch.save(checkpoint, tmp_path / "best.pt")
     with pytest.raises(UserError, match=r"stride_in_1x1 true, and it is false here; set model"):
-        load_backbone(build_backbone("resnet50"), str(tmp_path))
-    load_backbone(backbone, str(tmp_path), stride_in_1x1=True)
+        load_backbone(build_backbone("resnet50"), str(tmp_path), Reading())
+    load_backbone(backbone, str(tmp_path), Reading(stride_in_1x1=True))

@@ -105,7 +105,8 @@ def test_auxiliary_heads():
     assert losses["loss_cls"] == pytest.approx(F.cross_entropy(outputs[0], LABELS))
     expected = 0.3 * sum(F.cross_entropy(x, LABELS) for x in outputs[1:])
     assert losses["loss_aux"] == pytest.approx(expected)
-    assert _loss(aux_weight=0.0)(outputs, LABELS).keys() == {"loss_cls"}
+    # the heads still take part, or several processes would wait for their gradients
+    assert _loss(aux_weight=0.0)(outputs, LABELS)["loss_aux"] == 0
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "bce"])
