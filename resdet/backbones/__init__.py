@@ -3,7 +3,10 @@
 A backbone is a function that returns a module with
     forward(images (B, 3, H, W) float, normalised) -> {"c2": …, "c5": …} feature maps,
     .channels and .strides: dicts by the same names,
-    .freeze_stages(freeze_at): fixes the stem (1), res2 (2) … res5 (5).
+    .freeze_stages(freeze_at): fixes the stem (1), res2 (2) … res5 (5),
+and, where a classifier on it is more than pooling and one linear layer,
+    .make_head(num_classes, dropout) -> a head (resdet/models/classifier.py says what that is).
+Networks for small images have c1 … c3 at strides below those, and serve classifiers alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` overrides to a checked `Config`, and back to plain values.
+"""From a YAML file and `key=value` overrides to a checked config, and back to plain values.
 
 Order: the files named by `_base_`, the file itself, the overrides; dicts merge, lists and values
 replace, and null in place of a section clears what lies under it.

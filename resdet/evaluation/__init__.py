@@ -1,1 +1,1 @@
-"""Metrics: one file a metric, each usable on files alone, without torch."""
+"""Metrics: one file a metric; COCO's is usable on files alone, without torch."""

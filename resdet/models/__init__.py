@@ -1,1 +1,1 @@
-"""The parts of a detector; each takes values, factory.py puts them together."""
+"""The parts of detectors and classifiers; each takes values, factory/ puts them together."""
