@@ -11,19 +11,22 @@ import torch
 
 import resdet
 from resdet.engine import checkpoint
+from tests.engine.cls_data import FOLDER_YAML, write_folders
 from tests.engine.conftest import assert_same_end, log_of, losses_of
 
 
-def torchrun_command(config: Path | None, run: Path, overrides: list[str]) -> list[str]:
+def torchrun_command(
+    config: Path | None, run: Path, overrides: list[str], tool: str = "train_det"
+) -> list[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    command += ["tools/train_det.py", *([str(config)] if config else []), *overrides]
+    command += [f"tools/{tool}.py", *([str(config)] if config else []), *overrides]
     return [*command, "--run-dir", str(run), "--device", "cpu"]
 
 
 def torchrun(
-    repo: Path, config: Path | None, run: Path, overrides: list[str]
+    repo: Path, config: Path | None, run: Path, overrides: list[str], tool: str = "train_det"
 ) -> subprocess.CompletedProcess:
-    command = torchrun_command(config, run, overrides)
+    command = torchrun_command(config, run, overrides, tool)
     return subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=600)
 
 
@@ -81,6 +84,31 @@ def test_twenty_steps_in_float64(repo, tiny, tmp_path, accumulate):
     assert sorted(first) == list(range(1, 21))
     for step, losses in first.items():
         assert second[step] == pytest.approx(losses, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_classifier(repo, tmp_path):
+    """Group norm, so that a batch is nothing but its images; one of them is broken."""
+    data = write_folders(tmp_path / "data")
+    broken = data / "train/red/0.png"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    config = tmp_path / "tiny.yaml"
+    config.write_text(FOLDER_YAML.format(root=data))
+    overrides = ["model.backbone.norm=gn", "train.max_steps=5", "data.augment.pca_std=0.1"]
+    overrides += ["data.repeated_augmentation=2", "data.augment.erase_prob=0.5"]
+    done = torchrun(repo, config, tmp_path / "two", overrides, "train_cls")
+    assert done.returncode == 0, done.stdout + done.stderr
+    one = resdet.train(config, overrides, run_dir=tmp_path / "one", device="cpu")
+    first, second = losses_of(one), losses_of(tmp_path / "two")
+    for step, losses in first.items():
+        assert second[step] == pytest.approx(losses, rel=1e-4)
+    counts = [
+        sum(line.get("num_broken", 0) for line in log_of(run)) for run in (one, tmp_path / "two")
+    ]
+    assert counts[0] == counts[1] > 0
+    assert "red/0.png" in done.stdout
+    evals = [log_of(run)[-1]["eval"] for run in (one, tmp_path / "two")]
+    assert evals[0] == evals[1]
 
 
 @pytest.mark.slow
