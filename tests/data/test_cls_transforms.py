@@ -113,8 +113,7 @@ def test_a_long_image_gives_its_middle_as_in_torchvision(size: tuple[int, int]) 
     assert image.shape == (3, 32, 32)
 
 
-# a cubic filter's negative weights add up more roundings
-@pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 1), ("bicubic", 3)])
+@pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 1), ("bicubic", 0)])
 def test_pixels_are_torchvisions_but_for_rounding(
     photos: list[Path], interpolation: str, levels: int
 ) -> None:
