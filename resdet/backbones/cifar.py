@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resdet.backbones import register_backbone
 from resdet.backbones.norm import freeze, freeze_children, make_norm, require_norm
 from resdet.backbones.recompute import run_block
-from resdet.backbones.shortcut import make_shortcut
+from resdet.backbones.shortcut import ShortcutName, make_shortcut
 from resdet.backbones.stochastic_depth import drop_branch, keep_branches, skip_chance
 from resdet.errors import UserError
 from resdet.models.classifier import PoolHead
@@ -119,9 +119,12 @@ class CifarNet(nn.Module):
         residual: bool = True,
         preactivation: bool = False,
         option: str = "A",
+        zero_gamma: bool = False,
         stochastic_depth: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
+        """With `zero_gamma` the last norm of each residual block starts at 0, so that the block
+        starts as its shortcut (Goyal et al. 2017, 5.1)."""
         super().__init__()
         require_norm(norm, "a CIFAR network of 6n + 2 layers")
         if depth < 8 or (depth - 2) % 6:
@@ -159,6 +162,12 @@ class CifarNet(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         if preactivation:
             self.last_bn = make_norm(norm, c_in)
+        for block in self.modules():
+            if zero_gamma and isinstance(block, CifarBlock):
+                # a frozen norm at 0 could never learn its way out
+                scale = block.bn2.weight
+                if isinstance(scale, nn.Parameter):
+                    nn.init.zeros_(scale)
         self.channels = dict(zip(STAGES, WIDTHS, strict=True))
         self.strides = dict(zip(STAGES, (1, 2, 4), strict=True))
 
@@ -212,7 +221,8 @@ def cifar_resnet(
     *,
     depth: int = 20,
     norm: NormName = "bn",
-    shortcut: str = "A",
+    shortcut: ShortcutName = "A",
+    zero_gamma: bool = False,
     stochastic_depth: float = 0.0,
     activation_checkpointing: bool = False,
 ) -> CifarNet:
@@ -221,6 +231,7 @@ def cifar_resnet(
         depth,
         norm=norm,
         option=shortcut,
+        zero_gamma=zero_gamma,
         stochastic_depth=stochastic_depth,
         activation_checkpointing=activation_checkpointing,
     )
@@ -231,7 +242,7 @@ def cifar_preact_resnet(
     *,
     depth: int = 20,
     norm: NormName = "bn",
-    shortcut: str = "A",
+    shortcut: ShortcutName = "A",
     stochastic_depth: float = 0.0,
     activation_checkpointing: bool = False,
 ) -> CifarNet:
@@ -257,15 +268,38 @@ def _register_plain(depth: int) -> None:
     register_backbone(build)
 
 
-def _register_residual(name: str, depth: int, preactivation: bool) -> None:
+def _register_residual(depth: int) -> None:
     def build(
         *,
         norm: NormName = "bn",
-        shortcut: Literal["A", "B", "C"] = "A",
+        shortcut: ShortcutName = "A",
+        zero_gamma: bool = False,
         stochastic_depth: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> CifarNet:
-        return (cifar_preact_resnet if preactivation else cifar_resnet)(
+        return cifar_resnet(
+            depth=depth,
+            norm=norm,
+            shortcut=shortcut,
+            zero_gamma=zero_gamma,
+            stochastic_depth=stochastic_depth,
+            activation_checkpointing=activation_checkpointing,
+        )
+
+    build.__name__ = build.__qualname__ = f"cifar_resnet{depth}"
+    build.__doc__ = f"{depth} layers with shortcuts around every two."
+    register_backbone(build)
+
+
+def _register_preactivation(depth: int) -> None:
+    def build(
+        *,
+        norm: NormName = "bn",
+        shortcut: ShortcutName = "A",
+        stochastic_depth: float = 0.0,
+        activation_checkpointing: bool = False,
+    ) -> CifarNet:
+        return cifar_preact_resnet(
             depth=depth,
             norm=norm,
             shortcut=shortcut,
@@ -273,13 +307,13 @@ def _register_residual(name: str, depth: int, preactivation: bool) -> None:
             activation_checkpointing=activation_checkpointing,
         )
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{depth} layers with shortcuts around every two."
+    build.__name__ = build.__qualname__ = f"cifar_preact_resnet{depth}"
+    build.__doc__ = f"{depth} layers with norm and ReLU before each convolution."
     register_backbone(build)
 
 
 for _depth in DEPTHS:
     if _depth != DEPTHS[-1]:
         _register_plain(_depth)
-    _register_residual(f"cifar_resnet{_depth}", _depth, preactivation=False)
-    _register_residual(f"cifar_preact_resnet{_depth}", _depth, preactivation=True)
+    _register_residual(_depth)
+    _register_preactivation(_depth)

@@ -103,6 +103,8 @@ def _plot_losses(
     train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]], path: Path
 ) -> Path:
     names = list(dict.fromkeys(k for r in train for k in r if k.startswith("loss_")))
+    if len(names) == 1:  # the total again
+        names = []
     figure = Figure(figsize=(11 if names else 6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if names else 1, squeeze=False)[0]

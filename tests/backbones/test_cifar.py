@@ -112,6 +112,12 @@ def test_stochastic_depth_skips_the_last_block_most():
     assert chances == pytest.approx([0.5 * (i + 1) / 9 for i in range(9)])
 
 
+def test_zero_gamma_starts_a_block_as_its_shortcut():
+    block = build_backbone("cifar_resnet20", {"zero_gamma": True}).layer1[1].eval()
+    x = torch.rand(2, 16, 8, 8)
+    assert torch.equal(block(x), x)
+
+
 def test_frozen_stages_stay():
     backbone = build_backbone("cifar_resnet20")
     backbone.freeze_stages(2)
