@@ -15,7 +15,7 @@ from resdet.backbones.norm import FrozenBatchNorm2d
 from resdet.data.cifar import CifarData
 from resdet.data.cls_samples import BROKEN, ClsBatch, collate_cls
 from resdet.errors import UserError
-from resdet.factory.classification import build_cls_val_data, load_classifier
+from resdet.factory import build_cls_val_data, load_classifier
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, nn.GroupNorm)
 BATCH_SIZE = 50

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
-def _ascending(values: list[Any]) -> list[Any]:
-    if any(low >= high for low, high in pairwise(values)):
-        raise ValueError(f"{values} does not ascend; give smaller numbers first, each one once")
-    return values
-
-
-def _range(values: list[float]) -> list[float]:
-    if values[0] > values[1]:
-        raise ValueError(f"{values} is no range; give the smaller number first")
-    return values
-
-
-Ascending = AfterValidator(_ascending)
-Range = AfterValidator(_range)
-
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Norm = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
-BoxLoss = Literal["l1", "smooth_l1", "giou"]
+from resdet.config.fields import (
+    Ascending,
+    BelowOne,
+    BoxLoss,
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Norm,
+    Positive,
+    PositiveFloat,
+    Range,
+    check_plateau,
+    check_positives,
+)
 
 
 class Section(BaseModel):
@@ -38,14 +28,6 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
-
-
-def _check_positives(num_samples: int, positive_fraction: float) -> None:
-    if int(num_samples * positive_fraction) < 1:
-        raise ValueError(
-            f"num_samples {num_samples} × positive_fraction {positive_fraction} leaves no place "
-            "for a positive; raise one of them"
-        )
 
 
 class BackboneConfig(Section):
@@ -118,7 +100,7 @@ class RPNConfig(Section):
                 f"background_iou {self.background_iou} is above foreground_iou "
                 f"{self.foreground_iou}; an anchor would be both"
             )
-        _check_positives(self.num_samples, self.positive_fraction)
+        check_positives(self.num_samples, self.positive_fraction)
         return self
 
 
@@ -176,7 +158,7 @@ class RoIConfig(Section):
 
     @model_validator(mode="after")
     def _samples(self) -> RoIConfig:
-        _check_positives(self.num_samples, self.positive_fraction)
+        check_positives(self.num_samples, self.positive_fraction)
         return self
 
 
@@ -286,10 +268,10 @@ class OptimConfig(Section):
     """sgd: Nesterov's momentum."""
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     """adamw and lamb only."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegativeFloat = 1e-4
+    norm_weight_decay: NonNegativeFloat = 0.0
     """Weight decay of norm layers' scale and shift."""
-    bias_weight_decay: Annotated[float, Field(ge=0)] | None = None
+    bias_weight_decay: NonNegativeFloat | None = None
     """Weight decay of other layers' biases; null is `weight_decay`."""
     clip_norm: PositiveFloat | None = None
     """Largest total gradient norm; null does not clip (lamb clips at 1 by itself)."""
@@ -303,11 +285,11 @@ class OptimConfig(Section):
     gamma: Fraction = 0.1
     patience: Positive = 3
     """plateau: validations without a better metric before the rate drops."""
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    min_lr: NonNegativeFloat = 0.0
     """Lowest rate of cosine and plateau, at `reference_batch`."""
     warmup_steps: NonNegative = 1000
     """Linear warm-up, in steps."""
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    warmup_epochs: NonNegativeFloat | None = None
     """The same in epochs; in place of `warmup_steps`."""
     warmup_factor: Fraction = 0.001
     """Start of the warm-up, relative to lr."""
@@ -319,15 +301,6 @@ class OptimConfig(Section):
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
         return self
-
-
-def check_plateau(schedule: str, has_val: bool, every: int | None) -> None:
-    """ValueError for a rate that waits for validations which are never made."""
-    if schedule == "plateau" and (not has_val or every == 0):
-        raise ValueError(
-            "optim.schedule: plateau drops the rate by validations; give data.val, and eval.every "
-            "above 0 or null"
-        )
 
 
 class TrainConfig(Section):

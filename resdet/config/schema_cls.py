@@ -7,24 +7,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from resdet.config.schema import (
+from resdet.config.fields import (
     Ascending,
-    BackboneConfig,
     BelowOne,
-    CheckpointConfig,
     Fraction,
-    LogConfig,
     NonNegative,
-    OptimConfig,
+    NonNegativeFloat,
     Positive,
     PositiveFloat,
     Range,
-    Section,
-    TrainConfig,
     check_plateau,
 )
-
-NonNegativeFloat = Annotated[float, Field(ge=0)]
+from resdet.config.schema import (
+    BackboneConfig,
+    CheckpointConfig,
+    LogConfig,
+    OptimConfig,
+    Section,
+    TrainConfig,
+)
 
 
 class ClsBackboneConfig(BackboneConfig):

@@ -26,14 +26,16 @@ from resdet.engine.signals import StopRequest
 from resdet.errors import UserError
 from resdet.factory.backbone import check_frozen
 from resdet.factory.classification import (
-    Data,
     build_classifier,
-    build_cls_train_data,
-    build_cls_val_data,
     load_classifier,
     load_start_classifier,
-    measured_mean,
     settle_network,
+)
+from resdet.factory.images import (
+    Data,
+    build_cls_train_data,
+    build_cls_val_data,
+    measured_mean,
 )
 from resdet.inference.classify import readable_names
 from resdet.models.classification_loss import ClassificationLoss

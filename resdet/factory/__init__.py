@@ -3,8 +3,6 @@
 from resdet.factory.build import build
 from resdet.factory.classification import (
     build_classifier,
-    build_cls_train_data,
-    build_cls_val_data,
     build_trained_classifier,
     load_classifier,
 )
@@ -15,6 +13,7 @@ from resdet.factory.detection import (
     build_val_data,
     load_start_weights,
 )
+from resdet.factory.images import build_cls_train_data, build_cls_val_data
 
 __all__ = [
     "build",

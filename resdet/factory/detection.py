@@ -10,9 +10,9 @@ from resdet.config.loading import config_from_dict, override_config
 from resdet.config.schema import Config
 from resdet.errors import UserError
 from resdet.factory.backbone import detection_backbone
+from resdet.interop.reading import Reading
 from resdet.interop.weights import (
     LoadedWeights,
-    Reading,
     load_backbone,
     load_detector,
     load_exactly,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from resdet.errors import UserError
 from resdet.interop import torchvision
+from resdet.interop.reading import Reading, check_reading
 
 CHECKPOINT_FORMAT = 1
 BACKBONE_PREFIX = "backbone."
@@ -159,25 +160,6 @@ def _flat_state(values: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a network makes of its tensors and of its input that no tensor's shape tells."""
-
-    stride_in_1x1: bool = False
-    transform_input: bool = False
-    channel_order: str = "rgb"
-
-    @staticmethod
-    def of(model: Mapping[str, Any]) -> Reading:
-        """Of a config's section `model`, as plain values."""
-        section = model.get("backbone") or {}
-        return Reading(
-            bool(section.get("stride_in_1x1")),
-            bool((section.get("options") or {}).get("transform_input")),
-            model.get("channel_order", "rgb"),
-        )
-
-
 def load_backbone(backbone: nn.Module, spec: str, reading: Reading | None = None) -> list[str]:
     """Load `spec` into `backbone`; returns log lines.
 
@@ -193,7 +175,7 @@ def load_backbone(backbone: nn.Module, spec: str, reading: Reading | None = None
         if name in torchvision.CLASSIFIERS:
             state = torchvision.classifier_state(name, state)
     own = backbone.state_dict()
-    _check_reading(weights, reading)
+    check_reading(_reading_of(weights), reading, weights.source)
     if weights.kind in ("detector", "classifier") or any(k.startswith(HEAD_PREFIX) for k in state):
         others = [key for key in state if key.startswith(HEAD_PREFIX)]
         lines += _pixel_lines(weights, state)
@@ -226,7 +208,7 @@ def load_classifier_weights(
     values and are listed. Raises UserError that lists missing, unexpected and mis-shaped keys.
     """
     weights = read_weights(spec)
-    _check_reading(weights, reading)
+    check_reading(_reading_of(weights), reading, weights.source)
     own, state = model.state_dict(), weights.state
     names_there = weights.class_names
     if weights.kind == "torchvision":
@@ -316,25 +298,6 @@ def _class_layers(
         and (len(value), len(own[key])) in pairs
         and len(value) != len(own[key])
     ]
-
-
-def _check_reading(weights: LoadedWeights, reading: Reading | None) -> None:
-    """UserError where weights and network read their input or their tensors in another way."""
-    there = _reading_of(weights)
-    if reading is None or there is None:
-        return
-    keys = {
-        "stride_in_1x1": "model.backbone.stride_in_1x1",
-        "transform_input": "model.backbone.options.transform_input",
-        "channel_order": "model.channel_order",
-    }
-    for name, key in keys.items():
-        values = [str(getattr(each, name)).lower() for each in (there, reading)]
-        if values[0] != values[1]:
-            raise UserError(
-                f"{weights.source} was trained with {key} {values[0]}, and it is {values[1]} here; "
-                f"set {key}={values[0]}"
-            )
 
 
 def _reading_of(weights: LoadedWeights) -> Reading | None:

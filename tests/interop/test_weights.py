@@ -14,8 +14,8 @@ from resdet.backbones import build_backbone
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.errors import UserError
 from resdet.factory import build_model
+from resdet.interop.reading import Reading
 from resdet.interop.weights import (
-    Reading,
     checkpoint_path,
     load_backbone,
     load_detector,

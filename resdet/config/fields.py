@@ -1,0 +1,50 @@
+"""Types of the config's values, and checks that hold between several."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+
+def _ascending(values: list[Any]) -> list[Any]:
+    if any(low >= high for low, high in pairwise(values)):
+        raise ValueError(f"{values} does not ascend; give smaller numbers first, each one once")
+    return values
+
+
+def _range(values: list[float]) -> list[float]:
+    if values[0] > values[1]:
+        raise ValueError(f"{values} is no range; give the smaller number first")
+    return values
+
+
+Ascending = AfterValidator(_ascending)
+Range = AfterValidator(_range)
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Norm = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
+BoxLoss = Literal["l1", "smooth_l1", "giou"]
+
+
+def check_positives(num_samples: int, positive_fraction: float) -> None:
+    if int(num_samples * positive_fraction) < 1:
+        raise ValueError(
+            f"num_samples {num_samples} × positive_fraction {positive_fraction} leaves no place "
+            "for a positive; raise one of them"
+        )
+
+
+def check_plateau(schedule: str, has_val: bool, every: int | None) -> None:
+    """ValueError for a rate that waits for validations which are never made."""
+    if schedule == "plateau" and (not has_val or every == 0):
+        raise ValueError(
+            "optim.schedule: plateau drops the rate by validations; give data.val, and eval.every "
+            "above 0 or null"
+        )
