@@ -17,7 +17,9 @@ class ImageBatch:
     """Images of one step, padded right and bottom to a common size."""
 
     images: Tensor
-    """(B, 3, H, W) uint8 RGB, 0..255; H and W are multiples of 32; 0 outside the true size."""
+    """(B, 3, H, W) RGB, 0..255, uint8, or float32 where they were resized as floats
+    (data.test_resize.method float); H and W are multiples of 32 for models with a pyramid; 0
+    outside the true size."""
     sizes: Tensor
     """(B, 2) int64 true (height, width) of each image inside the padding, in pixels."""
 
@@ -90,6 +92,8 @@ class Detections:
     """K names; empty where unknown."""
     category_ids: list[int] = field(default_factory=list)
     """K original category ids of the annotation file; empty means label + 1."""
+    mask_paste: str = "continuous"
+    """How masks go into the image: continuous or rounded, see `paste_masks`."""
     _pasted: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -99,7 +103,9 @@ class Detections:
     def masks(self) -> Tensor | None:
         """(N, H, W) bool at the original size, pasted on first use; None without a mask head."""
         if self._pasted is None and self.mask_probs is not None:
-            self._pasted = paste_masks(self.mask_probs, self.boxes, self.image_size)
+            self._pasted = paste_masks(
+                self.mask_probs, self.boxes, self.image_size, paste=self.mask_paste
+            )
         return self._pasted
 
     def __getitem__(self, keep: Any) -> Detections:
@@ -117,6 +123,7 @@ class Detections:
             None if self.mask_probs is None else self.mask_probs[keep],
             self.class_names,
             self.category_ids,
+            self.mask_paste,
         )
 
     def cpu(self) -> Detections:
@@ -129,6 +136,7 @@ class Detections:
             probs,
             self.class_names,
             self.category_ids,
+            self.mask_paste,
         )
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
@@ -151,7 +159,7 @@ class Detections:
             )
         ]
         if self.mask_probs is not None:
-            rles = encode_rle(self.mask_probs, self.boxes, self.image_size)
+            rles = encode_rle(self.mask_probs, self.boxes, self.image_size, paste=self.mask_paste)
             for record, rle in zip(records, rles, strict=True):
                 record["segmentation"] = rle
         return records

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -184,6 +185,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         shapes = block_shapes(depths, block.expansion, res5_dilation, stochastic_depth)
         self.channels, self.strides = map_sizes(shapes, block.expansion)
+        self.layer4: nn.Sequential | None
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nn.Sequential(*(block(shape, norm, shortcut, stride_in_1x1) for shape in stage))
             for stage in shapes
@@ -205,7 +207,8 @@ class ResNet(nn.Module):
         """Normalised images (B, 3, H, W) → c2…c5."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = {}
-        for name, stage in zip(STAGES, self.stages, strict=True):
+        # without res5 where a detector's head has taken it
+        for name, stage in zip(STAGES, self.stages, strict=False):
             for block in stage:
                 x = run_block(block, x, self.activation_checkpointing)
             features[name] = x
@@ -213,8 +216,24 @@ class ResNet(nn.Module):
 
     @property
     def stages(self) -> list[nn.Sequential]:
-        """res2 … res5."""
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
+        """res2 … res5; res2 … res4 after `split_res5`."""
+        stages = [self.layer1, self.layer2, self.layer3]
+        return stages if self.layer4 is None else [*stages, self.layer4]
+
+    def split_res5(self) -> nn.Sequential:
+        """Take res5 out, for a head to run it on regions (He et al. 2016, appendix A: C4)."""
+        assert self.layer4 is not None, "res5 is taken already"
+        res5, self.layer4 = self.layer4, None
+        return res5
+
+    @contextmanager
+    def joined(self, res5: nn.Sequential) -> Iterator[None]:
+        """The whole network again for the time of the context, as its weights are named."""
+        self.layer4 = res5
+        try:
+            yield
+        finally:
+            self.layer4 = None
 
     def freeze_stages(self, freeze_at: int) -> None:
         """Fix the stem (`freeze_at` ≥ 1) and res2 … res5 (≥ 2 … 5), their batch norms included."""

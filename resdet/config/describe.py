@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from resdet.config.schema import Config, Section
+from resdet.config.fields import Section
+from resdet.config.schema import Config
 from resdet.config.strict_yaml import dump
 from resdet.errors import UserError
 

@@ -1,11 +1,11 @@
-"""Types of the config's values, and checks that hold between several."""
+"""Types of the config's sections and values, and checks that hold between several."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def _ascending(values: list[Any]) -> list[Any]:
@@ -18,6 +18,14 @@ def _range(values: list[float]) -> list[float]:
     if values[0] > values[1]:
         raise ValueError(f"{values} is no range; give the smaller number first")
     return values
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, unknown keys forbidden, described by the field docstrings."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 Ascending = AfterValidator(_ascending)

@@ -16,9 +16,10 @@ from typing import Any, TypeVar, cast, overload
 from pydantic import ValidationError
 
 from resdet.config.describe import is_nullable, section_of
+from resdet.config.fields import Section
 from resdet.config.find import find_config, find_shipped, shown
 from resdet.config.messages import dotted, explain, place_of
-from resdet.config.schema import Config, Section
+from resdet.config.schema import Config
 from resdet.config.schema_cls import ClsConfig
 from resdet.config.strict_yaml import ConfigError, KeyPath, Layer, dump, parse, parse_value
 

@@ -15,7 +15,7 @@ from resdet.config.describe import (
     list_keys,
     section_of,
 )
-from resdet.config.schema import Section
+from resdet.config.fields import Section
 from resdet.config.strict_yaml import ConfigError, KeyPath, Layer
 
 _MOST_SHOWN = 10

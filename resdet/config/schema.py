@@ -4,193 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from resdet.config.fields import (
     Ascending,
     BelowOne,
-    BoxLoss,
     Fraction,
     NonNegative,
     NonNegativeFloat,
-    Norm,
     Positive,
     PositiveFloat,
     Range,
+    Section,
     check_plateau,
-    check_positives,
 )
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, unknown keys forbidden, described by the field docstrings."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
-
-
-class BackboneConfig(Section):
-    name: str = "resnet50"
-    """A name of `resdet.list_backbones()`."""
-    weights: str | None = None
-    """Start weights: a checkpoint file, a run folder, or torchvision:resnet101.IMAGENET1K_V1."""
-    norm: Norm | None = None
-    """Normalisation layers; null means the backbone's own default (bn; none for VGG)."""
-    shortcut: Literal["A", "B", "C"] | None = None
-    """ResNet shortcuts: A zero-pads, B projects where sizes differ, C projects always; null is the
-    network's own (B; A on CIFAR)."""
-    stochastic_depth: BelowOne | None = None
-    """Chance that the last residual block is skipped in training; earlier blocks linearly less."""
-    stride_in_1x1: bool | None = None
-    """Stride in the first 1×1 of a bottleneck (the paper, MSRA weights), not in its 3×3."""
-    res5_dilation: Literal[1, 2] | None = None
-    """2 keeps res5 at stride 16 with dilated convolutions (DC5)."""
-    freeze_at: Annotated[int, Field(ge=0, le=5)] = 0
-    """Freeze the stem (1), and res2 (2) … res5 (5); 0 trains everything."""
-    zero_gamma: bool | None = None
-    """Zero the last norm scale of each block, so that it starts as identity."""
-    activation_checkpointing: bool | None = None
-    """Recompute each block in the backward pass: less memory, about a third more time."""
-    options: dict[str, Any] = {}
-    """Further keyword arguments of a backbone of your own, checked against its signature."""
-
-
-class FPNConfig(Section):
-    out_channels: Positive = 256
-    """Channels of p2…p6."""
-    norm: Norm = "none"
-    """Norm after each FPN convolution."""
-
-
-class RPNConfig(Section):
-    anchor_sizes: list[PositiveFloat] = [32, 64, 128, 256, 512]
-    """Square root of the anchor area in pixels, one for each of p2…p6."""
-    aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
-    """Anchor height / width."""
-    num_convs: Positive = 1
-    """3×3 convolutions before the two predictors."""
-    foreground_iou: Fraction = 0.7
-    """Anchors at or above this IoU are positive, besides the best of each object."""
-    background_iou: Fraction = 0.3
-    """Anchors below this IoU are negative; those between are ignored."""
-    num_samples: Positive = 256
-    """Anchors sampled an image for the loss."""
-    positive_fraction: Fraction = 0.5
-    """Largest share of positives among them."""
-    pre_nms_topk_train: Positive = 2000
-    """Proposals kept a level before NMS, in training."""
-    pre_nms_topk_test: Positive = 1000
-    """The same at test time."""
-    post_nms_topk_train: Positive = 1000
-    """Proposals kept an image after NMS, in training."""
-    post_nms_topk_test: Positive = 1000
-    """The same at test time."""
-    nms_thresh: Fraction = 0.7
-    """NMS IoU of proposals, a level at a time."""
-    box_loss: BoxLoss = "l1"
-    """Loss on the anchor deltas (giou: on the decoded boxes)."""
-    smooth_l1_beta: PositiveFloat = 0.1111
-    """Where smooth_l1 turns from quadratic to linear."""
-
-    @model_validator(mode="after")
-    def _ious_and_samples(self) -> RPNConfig:
-        if self.background_iou > self.foreground_iou:
-            raise ValueError(
-                f"background_iou {self.background_iou} is above foreground_iou "
-                f"{self.foreground_iou}; an anchor would be both"
-            )
-        check_positives(self.num_samples, self.positive_fraction)
-        return self
-
-
-class BoxHeadConfig(Section):
-    num_convs: NonNegative = 0
-    """3×3 convolutions first: 0 (and num_fcs 2) is 2fc, 4 with num_fcs 1 is 4conv1fc."""
-    conv_dim: Positive = 256
-    """Their channels."""
-    num_fcs: NonNegative = 2
-    """Fully connected layers."""
-    fc_dim: Positive = 1024
-    """Their width."""
-    norm: Norm = "none"
-    """Norm after each convolution."""
-    pool_size: Positive = 7
-    """RoIAlign output size."""
-    class_agnostic: bool = False
-    """One box a proposal instead of one a class."""
-    box_loss: BoxLoss = "l1"
-    """Loss on the box deltas (giou: on the decoded boxes)."""
-    smooth_l1_beta: PositiveFloat = 0.1111
-    """Where smooth_l1 turns from quadratic to linear."""
-
-
-class StageConfig(Section):
-    foreground_iou: Fraction = 0.5
-    """A proposal at or above this IoU with an object takes its class."""
-    box_weights: Annotated[list[PositiveFloat], Field(min_length=4, max_length=4)] = [10, 10, 5, 5]
-    """Scale of the dx, dy, dw, dh targets."""
-
-
-class MaskHeadConfig(Section):
-    num_convs: NonNegative = 4
-    """3×3 convolutions before the deconvolution."""
-    conv_dim: Positive = 256
-    """Their channels."""
-    norm: Norm = "none"
-    """Norm after each convolution."""
-    pool_size: Positive = 14
-    """RoIAlign output size; masks are predicted at twice this."""
-    class_agnostic: bool = False
-    """One mask a detection instead of one a class."""
-
-
-class RoIConfig(Section):
-    stages: Annotated[list[StageConfig], Field(min_length=1)] = [StageConfig()]
-    """Box stages: one is Faster / Mask R-CNN, three are Cascade."""
-    box_head: BoxHeadConfig = BoxHeadConfig()
-    mask_head: MaskHeadConfig | None = None
-    """Null trains boxes only."""
-    num_samples: Positive = 512
-    """Proposals sampled an image for the losses."""
-    positive_fraction: Fraction = 0.25
-    """Largest share of positives among them; these train the mask head."""
-
-    @model_validator(mode="after")
-    def _samples(self) -> RoIConfig:
-        check_positives(self.num_samples, self.positive_fraction)
-        return self
-
-
-class ModelConfig(Section):
-    num_classes: Positive | None = None
-    """Object classes, without background; null means from the data."""
-    weights: str | None = None
-    """Start weights of the whole detector: a checkpoint file or a run folder."""
-    backbone: BackboneConfig = BackboneConfig()
-    fpn: FPNConfig = FPNConfig()
-    rpn: RPNConfig = RPNConfig()
-    roi: RoIConfig = RoIConfig()
-    pixel_mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [
-        123.675,
-        116.28,
-        103.53,
-    ]
-    """Mean subtracted from each channel, 0..255, in the order of `channel_order`."""
-    pixel_std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [
-        58.395,
-        57.12,
-        57.375,
-    ]
-    """Divisor of each channel."""
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    """Channel order the weights were trained with; files are always read as RGB."""
-    score_thresh: Fraction = 0.05
-    """Detections at or below this score are dropped."""
-    nms_thresh: Fraction = 0.5
-    """NMS IoU of detections, a class at a time."""
-    detections_per_image: Positive = 100
-    """Detections kept an image."""
+from resdet.config.schema_model import ModelConfig
 
 
 class SplitConfig(Section):
@@ -230,6 +58,9 @@ class TestResizeConfig(Section):
     """Short side in pixels at test time."""
     max_size: Positive = 1333
     """Upper limit of the long side in pixels."""
+    method: Literal["pillow", "float"] = "pillow"
+    """pillow: antialiased on 8 bits (Detectron2); float: bilinear on floating numbers, without
+    antialiasing, the long side rounded down (torchvision's detectors)."""
 
 
 class DataConfig(Section):

@@ -16,31 +16,21 @@ from resdet.config.fields import (
     Positive,
     PositiveFloat,
     Range,
+    Section,
     check_plateau,
 )
-from resdet.config.schema import (
-    BackboneConfig,
-    CheckpointConfig,
-    LogConfig,
-    OptimConfig,
-    Section,
-    TrainConfig,
-)
-
-
-class ClsBackboneConfig(BackboneConfig):
-    name: str | None = "resnet50"  # type: ignore[assignment]
-    """A name of `resdet.list_backbones()`; null takes the network that `model.weights` names."""
+from resdet.config.schema import CheckpointConfig, LogConfig, OptimConfig, TrainConfig
+from resdet.config.schema_model import BackboneConfig
 
 
 class ClsModelConfig(Section):
     num_classes: Positive | None = None
     """Classes; null means from the data."""
     weights: str | None = None
-    """Start weights of the whole classifier: a checkpoint, a run folder, or
-    torchvision:resnet50.IMAGENET1K_V2; with another number of classes, the last layer starts
-    anew."""
-    backbone: ClsBackboneConfig = ClsBackboneConfig()
+    """Start weights of the whole classifier: a checkpoint, a run folder, or a published
+    name as torchvision:resnet50.IMAGENET1K_V2 or timm:resnet50.a1_in1k; with another number of
+    classes, the last layer starts anew."""
+    backbone: BackboneConfig = BackboneConfig()
     dropout: Fraction | None = None
     """Dropout before the last layer; null is the network's own."""
     pixel_mean: (

@@ -57,7 +57,7 @@ class Sample:
     """One image with its objects, after the transforms."""
 
     image: Tensor
-    """(3, H, W) uint8 RGB."""
+    """(3, H, W) RGB, 0..255, uint8 or, resized as floats, float32."""
     target: Target
     original_size: tuple[int, int]
     """(height, width) of the file, in pixels."""

@@ -22,7 +22,7 @@ from resdet.errors import UserError
 from resdet.structures import ImageBatch, TargetBatch
 
 PAD_MULTIPLE = 32
-"""The largest stride of the feature maps, in pixels."""
+"""What sides are padded to a multiple of under a feature pyramid, whose maps halve evenly then."""
 
 GRACE_S = 120
 """How long a worker outlives a SIGTERM, in seconds."""
@@ -82,10 +82,11 @@ class Batch:
         return Batch(images, pinned, self.original_sizes, self.paths, self.indices)
 
 
-def collate_images(images: Sequence[Tensor]) -> ImageBatch:
-    """Pads images (3, h, w) uint8 right and bottom with 0, to a common multiple of 32."""
-    height = _round_up(max(image.shape[1] for image in images))
-    width = _round_up(max(image.shape[2] for image in images))
+def collate_images(images: Sequence[Tensor], multiple: int = PAD_MULTIPLE) -> ImageBatch:
+    """Pads images (3, h, w), all uint8 or all float32, right and bottom with 0, to the largest
+    height and width of them, rounded up to a `multiple`: a model's `size_divisibility`."""
+    height = _round_up(max(image.shape[1] for image in images), multiple)
+    width = _round_up(max(image.shape[2] for image in images), multiple)
     batch = images[0].new_zeros((len(images), 3, height, width))
     for row, image in enumerate(images):
         batch[row, :, : image.shape[1], : image.shape[2]] = image
@@ -93,12 +94,13 @@ def collate_images(images: Sequence[Tensor]) -> ImageBatch:
     return ImageBatch(batch, sizes)
 
 
-def _round_up(side: int) -> int:
-    return -(-side // PAD_MULTIPLE) * PAD_MULTIPLE
+def _round_up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """One batch of samples; see `TargetBatch` for how objects are padded."""
+def collate(samples: Sequence[Sample], multiple: int = PAD_MULTIPLE) -> Batch:
+    """One batch of samples; see `TargetBatch` for how objects are padded, `collate_images` for
+    `multiple`."""
     targets = [sample.target for sample in samples]
     most = max(1, *(len(target.labels) for target in targets))
     boxes = torch.zeros((len(targets), most, 4))
@@ -128,7 +130,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         [target.image_id for target in targets],
     )
     return Batch(
-        collate_images([sample.image for sample in samples]),
+        collate_images([sample.image for sample in samples], multiple),
         batch,
         [sample.original_size for sample in samples],
         [sample.path for sample in samples],

@@ -6,11 +6,14 @@ outlines are touched once, when they become masks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -55,8 +58,8 @@ class Objects:
 class Transformed:
     """One image and its objects, ready for the model."""
 
-    image: NDArray[np.uint8]
-    """(H, W, 3) RGB."""
+    image: NDArray[np.uint8] | NDArray[np.float32]
+    """(H, W, 3) RGB, 0..255."""
     boxes: NDArray[np.float32]
     """(G, 4) xyxy pixels of `image`."""
     labels: NDArray[np.int64]
@@ -91,10 +94,35 @@ def resize_exactly(
     return np.asarray(Image.fromarray(image).resize((width, height), resample))
 
 
-def resize_image(image: NDArray[np.uint8], short_edge: int, max_size: int) -> NDArray[np.uint8]:
-    """Resizes (H, W, 3) uint8 as at test time; the scale of each side is its new over its old."""
+def resize_image(
+    image: NDArray[np.uint8], short_edge: int, max_size: int, method: str = "pillow"
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Resizes (H, W, 3) uint8 as at test time; the scale of each side is its new over its old.
+
+    `method` pillow gives uint8, float gives float32, both 0..255; see `data.test_resize.method`.
+    """
+    assert method in ("pillow", "float"), method
+    if method == "float":
+        return _resize_as_floats(image, short_edge, max_size)
     height, width = image.shape[:2]
     return resize_exactly(image, *output_size(height, width, short_edge, max_size))
+
+
+def _resize_as_floats(
+    image: NDArray[np.uint8], short_edge: int, max_size: int
+) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 to float32 as torchvision's GeneralizedRCNNTransform does.
+
+    Both sides times one scale, rounded down, and bilinear without antialiasing. Its pixels are
+    normalised before and ours after, which is the same but for rounding.
+    """
+    height, width = image.shape[:2]
+    scale = min(short_edge / min(height, width), max_size / max(height, width))
+    size = [max(math.floor(side * scale), 1) for side in (height, width)]
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))
+    resized = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+    floats: NDArray[np.float32] = resized.permute(1, 2, 0).numpy()
+    return floats
 
 
 @dataclass(frozen=True)
@@ -234,10 +262,11 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class TestTransform:
-    """The resize of test time, with nothing random in it."""
+    """The resize of test time, with nothing random in it; see `resize_image`."""
 
     short_edge: int
     max_size: int
+    method: str = "pillow"
 
     __test__ = False  # not a pytest class, whatever its name
 
@@ -251,13 +280,13 @@ class TestTransform:
     ) -> Transformed:
         """Transforms (H, W, 3) uint8 RGB and its objects."""
         height, width = image.shape[:2]
-        resized = resize_image(image, self.short_edge, self.max_size)
+        resized = resize_image(image, self.short_edge, self.max_size, self.method)
         affine = Affine(scale_x=resized.shape[1] / width, scale_y=resized.shape[0] / height)
         return place_objects(resized, objects, affine, (height, width), mask_size)
 
 
 def place_objects(
-    image: NDArray[np.uint8],
+    image: NDArray[np.uint8] | NDArray[np.float32],
     objects: Objects,
     affine: Affine,
     source_size: tuple[int, int],

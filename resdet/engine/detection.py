@@ -7,6 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from resdet.errors import UserError
 from resdet.evaluation.coco_input import GroundTruth
 from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
 from resdet.factory.backbone import check_frozen
+from resdet.factory.network import settle_detector
 from resdet.models.rcnn import RCNN
 
 logger = logging.getLogger("resdet")
@@ -51,7 +53,7 @@ class DetectionTask:
 
         UserError for whatever would make the run fail later.
         """
-        self.config = config
+        self.config = config = settle_detector(config)
         self.train_data, self.val_data, self.truth = load_data(
             config, strict=strict, decode_all=decode_all
         )
@@ -105,6 +107,7 @@ class DetectionTask:
             accumulate=self.config.train.accumulate,
             workers=workers,
             pin_memory=processes.device.type == "cuda",
+            collate=partial(collate, multiple=self.model.size_divisibility),
         )
         assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
         return steps
@@ -158,12 +161,13 @@ class DetectionTask:
         pictures.draw_batch(parts, self.model.class_names, path)
 
     def check_part(self) -> tuple[Batch, int]:
-        batch = collate([self.train_data[self.make_plan().batch(0)[0]]])
+        sample = self.train_data[self.make_plan().batch(0)[0]]
+        batch = collate([sample], self.model.size_divisibility)
         height, width = batch.images.images.shape[-2:]
         return batch, height * width
 
     def largest_area(self) -> int:
-        return largest_area(self.config, self.train_data.sizes)
+        return largest_area(self.config, self.train_data.sizes, self.model.size_divisibility)
 
 
 def load_data(
@@ -216,8 +220,9 @@ def make_model(config: Config, data: CocoDetection, processes: Processes, *, is_
     return model
 
 
-def largest_area(config: Config, sizes: np.ndarray) -> int:
-    """Largest padded image in pixels that the training transforms can make of (N, 2) sizes."""
+def largest_area(config: Config, sizes: np.ndarray, multiple: int) -> int:
+    """Largest image in pixels that the training transforms can make of (N, 2) sizes, its sides
+    padded to a `multiple`."""
     augment, resize = config.data.augment, config.data.augment.resize
     if resize.mode == "large_scale_jitter":
         sides = np.array([[resize.lsj_size, resize.lsj_size]], dtype=np.float64)
@@ -227,5 +232,5 @@ def largest_area(config: Config, sizes: np.ndarray) -> int:
         sides = sizes * scale[:, None]
     if augment.crop is not None:
         sides = np.minimum(sides, augment.crop)
-    padded = np.ceil(sides / 32) * 32
+    padded = np.ceil(sides / multiple) * multiple
     return math.ceil(padded.prod(axis=1).max())

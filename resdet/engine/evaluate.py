@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from resdet.config.schema import Config
 from resdet.data.coco import CocoDetection
-from resdet.data.loader import eval_loader
+from resdet.data.loader import collate, eval_loader
 from resdet.engine import distributed, hardware, pictures
 from resdet.engine.distributed import Processes
 from resdet.engine.hardware import Precision
@@ -32,6 +33,8 @@ from resdet.structures import Detections
 logger = logging.getLogger("resdet")
 
 PROGRESS_S = 30.0
+NOT_IN_DATA = -1
+"""Category id of a class that the data does not have; no record of it is made."""
 
 
 @dataclass
@@ -177,7 +180,12 @@ def _run_model(
         world_size=processes.world_size,
         workers=workers,
         pin_memory=processes.device.type == "cuda",
+        collate=partial(collate, multiple=model.size_divisibility),
     )
+    labels = model_labels(dataset.class_names, model.class_names)
+    # the same classes may have other ids in this file than where the model was trained
+    ids = dict(zip(labels.tolist(), dataset.category_ids, strict=True))
+    category_ids = [ids.get(label, NOT_IN_DATA) for label in range(model.num_classes)]
     spoken, done = time.perf_counter(), 0
     for batch in batches:
         if stop:
@@ -186,7 +194,9 @@ def _run_model(
         with precision.autocast():
             detections = model.infer(batch.images, batch.original_sizes)
             if val_loss:
-                named = model(batch.images, batch.targets, seed=0, step=0)
+                there = labels.to(processes.device)[batch.targets.labels]
+                targets = replace(batch.targets, labels=there)
+                named = model(batch.images, targets, seed=0, step=0)
                 names = tuple(named)
                 losses.append(torch.stack([value.double() for value in named.values()]))
                 rows.append((batch.indices[0], len(batch.indices)))
@@ -194,8 +204,8 @@ def _run_model(
             batch.indices, batch.paths, batch.targets.image_ids, detections, strict=True
         ):
             each = each.cpu()
-            # The same classes may have other ids in this file than where the model was trained.
-            each.category_ids = dataset.category_ids
+            each = each[torch.isin(each.labels, labels)]
+            each.category_ids = category_ids
             found.records += each.to_coco(image_id)
             if index < num_pictures:
                 found.pictures.append((index, path, each))
@@ -230,11 +240,30 @@ def prepare_truth(dataset: CocoDetection, *, masks: bool, source: str) -> Ground
     return truth
 
 
-def check_classes(dataset: CocoDetection, class_names: Sequence[str], source: str) -> None:
-    """UserError where a data set's labels do not mean what the model's do."""
+def model_labels(data_names: Sequence[str], class_names: Sequence[str]) -> Tensor:
+    """(K of the data,) int64: the label that each class of the data has in the model."""
+    return torch.tensor([list(class_names).index(name) for name in data_names])
+
+
+def check_classes(
+    dataset: CocoDetection, class_names: Sequence[str], source: str, *, fewer: bool = False
+) -> None:
+    """UserError where a data set's labels do not mean what the model's do.
+
+    With `fewer` the data may have some of the model's classes alone, in any order: such a model is
+    evaluated on them (torchvision's detectors have ten that COCO does not).
+    """
     if list(dataset.class_names) == list(class_names):
         return
     missing = [name for name in class_names if name not in dataset.class_names]
+    if fewer and set(dataset.class_names) <= set(class_names):
+        if missing:
+            logger.info(
+                f"{source} has {len(dataset.class_names)} of the model's {len(class_names)} "
+                f"classes; detections of the others are left out: {', '.join(missing[:8])}"
+                f"{', …' if len(missing) > 8 else ''}"
+            )
+        return
     extra = [name for name in dataset.class_names if name not in class_names]
     raise UserError(
         f"{source}: its categories are not the model's {len(class_names)} classes"
@@ -273,7 +302,7 @@ def evaluate_run(
             "data.val.annotations=FILE"
         )
     source = str(config.data.val.annotations)
-    check_classes(dataset, model.class_names, source)
+    check_classes(dataset, model.class_names, source, fewer=True)
     truth = prepare_truth(dataset, masks=model.has_masks, source=source)
     logger.info(f"{loaded.source}: evaluating on {len(dataset)} images of {source}")
     validation = evaluate(

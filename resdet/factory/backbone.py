@@ -9,7 +9,7 @@ from torch import nn
 from resdet.backbones import Backbone, build_backbone
 from resdet.backbones.norm import FrozenBatchNorm2d
 from resdet.config.loading import AnyConfig
-from resdet.config.schema import BackboneConfig
+from resdet.config.schema_model import BackboneConfig
 from resdet.errors import UserError
 
 OPTIONS = (
@@ -22,6 +22,7 @@ OPTIONS = (
     "activation_checkpointing",
 )
 """Keys of the section that are keyword arguments of a backbone."""
+NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)
 LEVELS = ("c2", "c3", "c4", "c5")
 """The maps that a detector's pyramid stands on."""
 
@@ -41,6 +42,10 @@ def make_backbone(section: BackboneConfig) -> nn.Module:
             f"{twice[0]}; give it there alone"
         )
     backbone = build_backbone(section.name, {**given, **section.options})
+    if section.norm_eps is not None:
+        for module in backbone.modules():
+            if isinstance(module, NORMS):
+                module.eps = section.norm_eps
     if section.freeze_at:
         if not hasattr(backbone, "freeze_stages"):
             raise UserError(

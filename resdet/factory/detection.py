@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from resdet.backbones.resnet import ResNet
 from resdet.config.loading import config_from_dict, override_config
 from resdet.config.schema import Config
 from resdet.errors import UserError
 from resdet.factory.backbone import detection_backbone
+from resdet.factory.network import settle_detector
+from resdet.interop.fitting import load_backbone, load_detector, load_exactly
+from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
-from resdet.interop.weights import (
-    LoadedWeights,
-    load_backbone,
-    load_detector,
-    load_exactly,
-)
 from resdet.models.box_head import BoxHead
-from resdet.models.fpn import FPN
+from resdet.models.fpn import FPN, OneMap
 from resdet.models.mask_head import MaskHead
 from resdet.models.rcnn import RCNN
 from resdet.models.roi_heads import RoIHeads
@@ -42,36 +42,58 @@ def build_model(config: Config, *, class_names: Sequence[str], category_ids: Seq
             "leave it null to take them from the data"
         )
     backbone, features = detection_backbone(config.model.backbone)
-    fpn = FPN(
-        features.channels,
-        features.strides,
-        out_channels=section.fpn.out_channels,
-        norm=section.fpn.norm,
-    )
+    is_c4 = section.roi.box_head.type == "res5"
+    res5 = _res5(backbone, section.backbone.name) if is_c4 else None
+    fpn: FPN | OneMap
+    if section.fpn is None:
+        name = "c4" if is_c4 else "c5"
+        fpn = OneMap(features.channels, features.strides, name=name)
+    else:
+        fpn = FPN(
+            features.channels,
+            features.strides,
+            out_channels=section.fpn.out_channels,
+            norm=section.fpn.norm,
+        )
+    roi_channels = features.channels["c5"] if is_c4 else fpn.out_channels
     return RCNN(
         backbone,
         fpn,
         _rpn(config, fpn),
-        _roi_heads(config, fpn, num_classes),
+        _roi_heads(config, fpn, roi_channels, num_classes, res5),
         pixel_mean=section.pixel_mean,
         pixel_std=section.pixel_std,
         channel_order=section.channel_order,
         channels_last=config.train.channels_last,
         test_short_edge=config.data.test_resize.short_edge,
         test_max_size=config.data.test_resize.max_size,
+        test_resize_method=config.data.test_resize.method,
+        mask_paste=section.roi.mask_head.paste if section.roi.mask_head else "continuous",
         class_names=class_names,
         category_ids=category_ids,
         config=config,
     )
 
 
-def _rpn(config: Config, fpn: FPN) -> RPN:
+def _res5(backbone: nn.Module, name: str | None) -> nn.Sequential:
+    """The backbone's last stage, taken out of it; UserError where it can't give one."""
+    if not isinstance(backbone, ResNet):
+        raise UserError(
+            f"model.roi.box_head.type: res5, and {name} has no res5 that heads could run; take a "
+            "ResNet, for example resnet50"
+        )
+    return backbone.split_res5()
+
+
+def _rpn(config: Config, fpn: FPN | OneMap) -> RPN:
     section = config.model.rpn
     return RPN(
         fpn.out_channels,
         list(fpn.strides.values()),
         anchor_sizes=section.anchor_sizes,
         aspect_ratios=section.aspect_ratios,
+        round_anchors=section.round_anchors,
+        anchor_spacing=section.anchor_spacing,
         num_convs=section.num_convs,
         foreground_iou=section.foreground_iou,
         background_iou=section.background_iou,
@@ -80,17 +102,26 @@ def _rpn(config: Config, fpn: FPN) -> RPN:
         pre_nms_topk=(section.pre_nms_topk_train, section.pre_nms_topk_test),
         post_nms_topk=(section.post_nms_topk_train, section.post_nms_topk_test),
         nms_thresh=section.nms_thresh,
+        min_size=section.min_size,
         box_loss=section.box_loss,
         smooth_l1_beta=section.smooth_l1_beta,
+        loss_normalizer=section.loss_normalizer,
     )
 
 
-def _roi_heads(config: Config, fpn: FPN, num_classes: int) -> RoIHeads:
+def _roi_heads(
+    config: Config,
+    fpn: FPN | OneMap,
+    in_channels: int,
+    num_classes: int,
+    res5: nn.Module | None,
+) -> RoIHeads:
+    """`in_channels` are those of the regions that the heads see."""
     model, roi = config.model, config.model.roi
     box, mask = roi.box_head, roi.mask_head
     stages = [
         BoxHead(
-            fpn.out_channels,
+            in_channels,
             num_classes,
             pool_size=box.pool_size,
             num_convs=box.num_convs,
@@ -98,6 +129,7 @@ def _roi_heads(config: Config, fpn: FPN, num_classes: int) -> RoIHeads:
             num_fcs=box.num_fcs,
             fc_dim=box.fc_dim,
             norm=box.norm,
+            average=box.type == "res5",
             class_agnostic=box.class_agnostic,
             box_weights=stage.box_weights,
             box_loss=box.box_loss,
@@ -108,7 +140,7 @@ def _roi_heads(config: Config, fpn: FPN, num_classes: int) -> RoIHeads:
     mask_head = None
     if mask is not None:
         mask_head = MaskHead(
-            fpn.out_channels,
+            in_channels,
             num_classes,
             num_convs=mask.num_convs,
             conv_dim=mask.conv_dim,
@@ -119,21 +151,28 @@ def _roi_heads(config: Config, fpn: FPN, num_classes: int) -> RoIHeads:
         stages,
         [stage.foreground_iou for stage in roi.stages],
         mask_head,
-        strides=list(fpn.strides.values())[:-1],
+        res5=res5,
+        strides=fpn.roi_strides,
         box_pool_size=box.pool_size,
         mask_pool_size=mask.pool_size if mask else 0,
+        aligned=roi.aligned,
+        sampling_ratio=roi.sampling_ratio,
         num_samples=roi.num_samples,
         positive_fraction=roi.positive_fraction,
         score_thresh=model.score_thresh,
         nms_thresh=model.nms_thresh,
         detections_per_image=model.detections_per_image,
+        min_detection_size=model.min_detection_size,
     )
 
 
 def build_from_config(config: Config, weights: str | None) -> RCNN:
     """See `resdet.build`."""
     if weights not in (None, "config"):
-        config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
+        # not by override_config, after which every key counts as set
+        section = config.model.model_copy(update={"weights": weights})
+        config = config.model_copy(update={"model": section})
+    config = settle_detector(config)
     class_names, category_ids = _classes(config)
     model = build_model(config, class_names=class_names, category_ids=category_ids)
     if weights is not None:
@@ -189,11 +228,15 @@ def _classes(config: Config) -> tuple[list[str], list[int]]:
 def load_start_weights(model: RCNN, config: Config) -> list[str]:
     """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
     section = config.model.backbone
+    plain = config.model.model_dump(mode="json")
     if config.model.weights is not None:
-        return load_detector(model, config.model.weights)
+        return load_detector(model, config.model.weights, plain)
     if section.weights is not None:
-        reading = Reading.of(config.model.model_dump(mode="json"))
-        assert section.weights is not None
+        reading = Reading.of(plain)
+        res5 = model.roi_heads.res5
+        if isinstance(model.backbone, ResNet) and isinstance(res5, nn.Sequential):
+            with model.backbone.joined(res5):
+                return load_backbone(model.backbone, section.weights, reading)
         return load_backbone(model.backbone, section.weights, reading)
     return []
 
@@ -244,7 +287,7 @@ def build_val_data(
     return CocoDetection(
         split.images,
         split.annotations,
-        transform=TestTransform(resize.short_edge, resize.max_size),
+        transform=TestTransform(resize.short_edge, resize.max_size, resize.method),
         classes=config.data.classes,
         keep_empty=True,
         mask_size=_mask_size(config),

@@ -63,8 +63,13 @@ def _predict_list(
 
 
 def prepare(model: RCNN, pixels: np.ndarray) -> Tensor:
-    """(3, h, w) uint8 at the model's test size, of `pixels` (H, W, 3) uint8 RGB."""
-    resized = resize_image(pixels, model.test_short_edge, model.test_max_size)
+    """(3, h, w) at the model's test size, 0..255, of `pixels` (H, W, 3) uint8 RGB.
+
+    uint8, or float32 for a model that resizes as floats (`data.test_resize.method`).
+    """
+    resized = resize_image(
+        pixels, model.test_short_edge, model.test_max_size, model.test_resize_method
+    )
     return torch.from_numpy(np.array(resized.transpose(2, 0, 1), order="C"))
 
 
@@ -72,7 +77,7 @@ def infer(
     model: RCNN, images: list[Tensor], original_sizes: Sequence[tuple[int, ...]]
 ) -> list[Detections]:
     """Detections on the CPU of prepared images (3, h, w), for a model in `inference_mode`."""
-    batch = collate_images(images).to(model.device)
+    batch = collate_images(images, model.size_divisibility).to(model.device)
     sizes = [(int(height), int(width)) for height, width in original_sizes]
     return [found.cpu() for found in model.infer(batch, sizes)]
 

@@ -17,7 +17,8 @@ from resdet.ops.box_coder import decode_boxes
 class BoxHead(nn.Module):
     """Pooled features → hidden convolutions and fully connected layers → class logits and deltas.
 
-    2fc is `num_convs=0, num_fcs=2`; 4conv1fc is `num_convs=4, num_fcs=1`.
+    2fc is `num_convs=0, num_fcs=2`; 4conv1fc is `num_convs=4, num_fcs=1`; with `average` and
+    neither it is the mean over the map, as on res5 (He et al. 2016, appendix A).
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class BoxHead(nn.Module):
         num_fcs: int,
         fc_dim: int,
         norm: str,
+        average: bool,
         class_agnostic: bool,
         box_weights: Sequence[float],
         box_loss: str,
@@ -38,6 +40,7 @@ class BoxHead(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
+        self.average = average
         self.box_weights = tuple(box_weights)
         self.box_loss, self.smooth_l1_beta = box_loss, smooth_l1_beta
         convs, channels = [], in_channels
@@ -46,7 +49,7 @@ class BoxHead(nn.Module):
             channels = conv_dim
         self.convs = nn.Sequential(*convs)
         fcs: list[nn.Module] = []
-        width = channels * pool_size**2
+        width = channels if average else channels * pool_size**2
         for _ in range(num_fcs):
             linear = nn.Linear(width, fc_dim)
             xavier_uniform(linear)
@@ -60,7 +63,8 @@ class BoxHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """(R, C, S, S) → class logits (R, K + 1), background last, and deltas (R, K or 1, 4)."""
-        hidden = self.fcs(self.convs(pooled).flatten(1))
+        maps = self.convs(pooled)
+        hidden = self.fcs(maps.mean((2, 3)) if self.average else maps.flatten(1))
         deltas = self.bbox_pred(hidden)
         return full_precision(self.cls_score(hidden)), full_precision(deltas).unflatten(1, (-1, 4))
 

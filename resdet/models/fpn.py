@@ -1,4 +1,4 @@
-"""Feature pyramid network (Lin et al. 2017, 3)."""
+"""What is between backbone and heads: a feature pyramid (Lin et al. 2017, 3), or one map."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ class FPN(nn.Module):
         self.last = f"p{int(self.inputs[-1][1:]) + 1}"
         self.strides[self.last] = 2 * strides[self.inputs[-1]]
 
+    @property
+    def roi_strides(self) -> list[int]:
+        """Of the levels that regions are pooled from: all but the last (Lin et al. 2017, 4.2)."""
+        return list(self.strides.values())[:-1]
+
     @staticmethod
     def _conv(c_in: int, c_out: int, kernel: int, norm: str) -> nn.Sequential:
         conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=norm == "none")
@@ -60,3 +65,23 @@ class FPN(nn.Module):
         coarsest = next(reversed(levels.values()))
         levels[self.last] = F.max_pool2d(coarsest, kernel_size=1, stride=2)
         return levels
+
+
+class OneMap(nn.Module):
+    """No pyramid: one map of the backbone for proposals and regions alike (C4, DC5)."""
+
+    def __init__(self, channels: dict[str, int], strides: dict[str, int], *, name: str) -> None:
+        """`name` is c4 or c5."""
+        super().__init__()
+        self.name = name
+        self.out_channels = channels[name]
+        self.strides = {name: strides[name]}
+
+    @property
+    def roi_strides(self) -> list[int]:
+        """Of the one map."""
+        return list(self.strides.values())
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{c2…: (B, C, H, W)} → the one map by its name."""
+        return {self.name: features[self.name]}

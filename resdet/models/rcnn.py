@@ -1,4 +1,4 @@
-"""The one detector class: backbone, FPN, RPN and RoI heads."""
+"""The one detector class: backbone, pyramid or one map, RPN and RoI heads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from resdet.models.fpn import FPN
+from resdet.models.fpn import FPN, OneMap
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
 from resdet.ops.boxes import clip_boxes, is_nonempty
@@ -27,7 +27,7 @@ class RCNN(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        fpn: FPN,
+        fpn: FPN | OneMap,
         rpn: RPN,
         roi_heads: RoIHeads,
         *,
@@ -37,6 +37,8 @@ class RCNN(nn.Module):
         channels_last: bool,
         test_short_edge: int,
         test_max_size: int,
+        test_resize_method: str,
+        mask_paste: str,
         class_names: Sequence[str],
         category_ids: Sequence[int],
         config: Config,
@@ -55,6 +57,7 @@ class RCNN(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
         self.test_short_edge, self.test_max_size = test_short_edge, test_max_size
+        self.test_resize_method, self.mask_paste = test_resize_method, mask_paste
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config = config
         self._features: Callable[[Tensor], dict[str, Tensor]] = self.pyramid
@@ -66,6 +69,12 @@ class RCNN(nn.Module):
     @property
     def has_masks(self) -> bool:
         return self.roi_heads.mask_head is not None
+
+    @property
+    def size_divisibility(self) -> int:
+        """What batches are padded to a multiple of, as Detectron2 pads them: 32 under a pyramid,
+        which halves maps evenly; without one an image is padded to its batch alone."""
+        return 32 if isinstance(self.fpn, FPN) else 1
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +91,7 @@ class RCNN(nn.Module):
         self._features = torch.compile(self.pyramid) if compiled else self.pyramid
 
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W) → {p2…p6: (B, C, H, W)}."""
+        """Normalised images (B, 3, H, W) → {p2…p6: (B, C, H, W)}, or c4 or c5 alone."""
         return self.fpn(self.backbone(images))
 
     def normalize(self, batch: ImageBatch) -> Tensor:
@@ -138,6 +147,7 @@ class RCNN(nn.Module):
                     mask_probs=None if found.mask_probs is None else found.mask_probs[rows].float(),
                     class_names=self.class_names,
                     category_ids=self.category_ids,
+                    mask_paste=self.mask_paste,
                 )
             )
         return detections
@@ -151,5 +161,5 @@ class RCNN(nn.Module):
         return predict(self, images, score_thresh=score_thresh, batch_size=batch_size)
 
     def _roi_levels(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """The RPN sees p2…p6, the heads p2…p5 (Lin et al. 2017, 4.2)."""
+        """The RPN sees p2…p6, the heads p2…p5 (Lin et al. 2017, 4.2); of one map both see it."""
         return pyramid[: len(self.roi_heads.strides)]

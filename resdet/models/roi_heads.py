@@ -15,7 +15,7 @@ from resdet.models.box_head import BoxHead, BoxSamples
 from resdet.models.mask_head import MaskHead
 from resdet.models.rpn import Proposals
 from resdet.ops import sampler
-from resdet.ops.boxes import clip_boxes, is_nonempty, nms_by_group
+from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group
 from resdet.ops.masks import resample_masks
 from resdet.ops.matcher import match_boxes
 from resdet.ops.roi_pool import pool_rois
@@ -71,15 +71,20 @@ class RoIHeads(nn.Module):
         foreground_ious: Sequence[float],
         mask_head: MaskHead | None,
         *,
+        res5: nn.Module | None,
         strides: Sequence[int],
         box_pool_size: int,
         mask_pool_size: int,
+        aligned: bool,
+        sampling_ratio: int,
         num_samples: int,
         positive_fraction: float,
         score_thresh: float,
         nms_thresh: float,
         detections_per_image: int,
+        min_detection_size: float,
     ) -> None:
+        """`res5`, where given, runs on every pooled region, once for both heads (C4)."""
         super().__init__()
         if len(stages) > 1 and not all(stage.class_agnostic for stage in stages):
             raise UserError(
@@ -88,6 +93,7 @@ class RoIHeads(nn.Module):
             )
         self.stages = nn.ModuleList(stages)
         self.mask_head = mask_head
+        self.res5 = res5
         self.num_classes = stages[0].num_classes
         self.foreground_ious = list(foreground_ious)
         self.strides = list(strides)
@@ -95,6 +101,8 @@ class RoIHeads(nn.Module):
         self.num_samples, self.positive_fraction = num_samples, positive_fraction
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_image = detections_per_image
+        self.min_detection_size = min_detection_size
+        self.aligned, self.sampling_ratio = aligned, sampling_ratio
 
     @property
     def box_heads(self) -> list[BoxHead]:
@@ -115,9 +123,10 @@ class RoIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """Features (B, C, H, W) a level → loss_cls, loss_box (…_stage1 on a cascade), loss_mask."""
         samples = self.sample(proposals, targets, seed=seed, step=step)
-        losses = self.box_losses(features, samples, sizes, targets)
+        losses, pooled = self._box_losses(features, samples, sizes, targets)
         if self.mask_head is not None:
-            losses["loss_mask"] = self.mask_loss(features, samples, targets)
+            shared = pooled if self.res5 is not None else None
+            losses["loss_mask"] = self.mask_loss(features, samples, targets, shared)
         return losses
 
     @torch.no_grad()
@@ -170,6 +179,16 @@ class RoIHeads(nn.Module):
         targets: TargetBatch,
     ) -> dict[str, Tensor]:
         """The box losses of every stage on given samples."""
+        return self._box_losses(features, samples, sizes, targets)[0]
+
+    def _box_losses(
+        self,
+        features: Sequence[Tensor],
+        samples: RoISamples,
+        sizes: Tensor,
+        targets: TargetBatch,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses, and the last stage's pooled regions at `_rows` of its samples."""
         losses: dict[str, Tensor] = {}
         for number, head in enumerate(self.box_heads):
             if number > 0:
@@ -189,7 +208,7 @@ class RoIHeads(nn.Module):
             losses["loss_cls" + suffix], losses["loss_box" + suffix] = loss_cls, loss_box
             if number + 1 < len(self.stages):
                 samples = self._refine(samples, head, deltas, rows, sizes)
-        return losses
+        return losses, pooled
 
     @torch.no_grad()
     def _refine(
@@ -213,9 +232,17 @@ class RoIHeads(nn.Module):
         return self._label(samples.boxes, matches, labels == 1, samples.valid, targets)
 
     def mask_loss(
-        self, features: Sequence[Tensor], samples: RoISamples, targets: TargetBatch
+        self,
+        features: Sequence[Tensor],
+        samples: RoISamples,
+        targets: TargetBatch,
+        shared: Tensor | None = None,
     ) -> Tensor:
-        """The mask loss on the positives among given samples, as the first stage labelled them."""
+        """The mask loss on the positives among given samples, as the first stage labelled them.
+
+        `shared` (R, C, S, S) are their regions at `_rows` of the samples, which are then not
+        pooled again.
+        """
         assert self.mask_head is not None and targets.masks is not None
         # Positives come first, so that these slots hold all of them.
         slots = min(int(self.num_samples * self.positive_fraction), samples.valid.shape[1])
@@ -225,7 +252,10 @@ class RoIHeads(nn.Module):
         labels = samples.labels[:, :slots].flatten()[rows].clamp(max=self.num_classes - 1)
         mask_rows = targets.mask_rows.gather(1, samples.objects[:, :slots]).flatten()[rows]
         gt_boxes = samples.gt_boxes[:, :slots].flatten(0, 1)[rows]
-        pooled = self._pool(features, boxes, images, self.mask_pool_size)
+        if shared is None:
+            pooled = self._pool(features, boxes, images, self.mask_pool_size)
+        else:
+            pooled = shared[self._places(samples.valid, slots)[rows]]
         logits = self.mask_head(pooled, labels)
         with torch.no_grad():
             masks = resample_masks(targets.masks[mask_rows], gt_boxes, boxes, logits.shape[-1])
@@ -261,6 +291,9 @@ class RoIHeads(nn.Module):
         above = (scores[:, :-1] > self.score_thresh) & (valid & finite)[:, None]
         roi, label = above.nonzero(as_tuple=True)
         box = boxes[roi, label if boxes.shape[1] > 1 else 0]
+        if self.min_detection_size > 0:
+            large = is_at_least(box, self.min_detection_size)
+            roi, label, box = roi[large], label[large], box[large]
         score, image = scores[roi, label], images[roi]
         kept = nms_by_group(box, score, image * self.num_classes + label, self.nms_thresh)
         # Best first, and stable: sorting by image leaves the order within each.
@@ -274,10 +307,26 @@ class RoIHeads(nn.Module):
     # Shared
 
     def _pool(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor, size: int) -> Tensor:
-        """(R, C, size, size) at boxes (R, 4) of `images` (R,)."""
-        return pool_rois(
-            features, self.strides, boxes, images, size, packed=sampler.fixed_shapes(boxes)
+        """(R, C, size, size) at boxes (R, 4) of `images` (R,); after res5 where the heads share it,
+        then of half the size."""
+        pooled = pool_rois(
+            features,
+            self.strides,
+            boxes,
+            images,
+            size,
+            packed=sampler.fixed_shapes(boxes),
+            aligned=self.aligned,
+            sampling_ratio=self.sampling_ratio,
         )
+        return pooled if self.res5 is None else self.res5(pooled)
+
+    def _places(self, valid: Tensor, slots: int) -> Tensor:
+        """Of the first `slots` of each image, flat: their positions in what `_rows` picks."""
+        rows, _ = self._rows(valid)
+        places = torch.zeros(valid.numel(), dtype=torch.int64, device=valid.device)
+        places[rows] = torch.arange(len(rows), device=valid.device)
+        return places.view_as(valid)[:, :slots].flatten()
 
     @staticmethod
     def _rows(valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from resdet.models.losses import box_loss_sum, full_precision, mean_over_process
 from resdet.ops import sampler
 from resdet.ops.anchors import cell_anchors, grid_anchors
 from resdet.ops.box_coder import decode_boxes
-from resdet.ops.boxes import clip_boxes, is_nonempty, nms_by_group
+from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group
 from resdet.ops.matcher import match_boxes
 from resdet.ops.sampler import random_order, sample_slots
 from resdet.structures import TargetBatch
@@ -61,8 +61,10 @@ class RPN(nn.Module):
         in_channels: int,
         strides: Sequence[int],
         *,
-        anchor_sizes: Sequence[float],
+        anchor_sizes: Sequence[float | Sequence[float]],
         aspect_ratios: Sequence[float],
+        round_anchors: bool,
+        anchor_spacing: str,
         num_convs: int,
         foreground_iou: float,
         background_iou: float,
@@ -71,33 +73,44 @@ class RPN(nn.Module):
         pre_nms_topk: tuple[int, int],
         post_nms_topk: tuple[int, int],
         nms_thresh: float,
+        min_size: float,
         box_loss: str,
         smooth_l1_beta: float,
+        loss_normalizer: str,
     ) -> None:
-        """One anchor size a level; `pre_nms_topk` and `post_nms_topk` are (train, test)."""
+        """An anchor size or a list of them a level, as many at each; `pre_nms_topk` and
+        `post_nms_topk` are (train, test)."""
         super().__init__()
         if len(anchor_sizes) != len(strides):
             raise UserError(
                 f"model.rpn.anchor_sizes: {len(anchor_sizes)} sizes for {len(strides)} levels; "
                 "give one for each level"
             )
-        self.strides = list(strides)
+        self.strides, self.anchor_spacing = list(strides), anchor_spacing
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.num_samples, self.positive_fraction = num_samples, positive_fraction
         self.pre_nms_topk, self.post_nms_topk = pre_nms_topk, post_nms_topk
-        self.nms_thresh = nms_thresh
+        sizes = [[each] if isinstance(each, int | float) else list(each) for each in anchor_sizes]
+        if len({len(each) for each in sizes}) > 1:
+            raise UserError(
+                f"model.rpn.anchor_sizes: {anchor_sizes} has levels of "
+                f"{' and '.join(str(len(each)) for each in sizes)} sizes; give as many for each, "
+                "since one predictor serves all levels"
+            )
+        self.nms_thresh, self.min_size = nms_thresh, min_size
         self.box_loss, self.smooth_l1_beta = box_loss, smooth_l1_beta
+        self.loss_normalizer = loss_normalizer
 
         blocks = [conv_norm_relu(in_channels, in_channels, "none") for _ in range(num_convs)]
         self.conv = nn.Sequential(*blocks)
-        num_anchors = len(aspect_ratios)
+        num_anchors = len(sizes[0]) * len(aspect_ratios)
         self.objectness = nn.Conv2d(in_channels, num_anchors, 1)
         self.deltas = nn.Conv2d(in_channels, num_anchors * 4, 1)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 normal_init(layer, 0.01)
-        for level, size in enumerate(anchor_sizes):
-            cell = cell_anchors([size], aspect_ratios)
+        for level, of_level in enumerate(sizes):
+            cell = cell_anchors(of_level, aspect_ratios, rounded=round_anchors)
             self.register_buffer(f"cell_anchors_{level}", cell, persistent=False)
 
     def forward(
@@ -134,13 +147,15 @@ class RPN(nn.Module):
 
     def anchors(self, features: Sequence[Tensor]) -> list[Tensor]:
         """(H·W·A, 4) xyxy pixels a level."""
+        grids = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        spacings = [(stride, stride) for stride in self.strides]
+        if self.anchor_spacing == "rounded":
+            # of the padded image, whose sides are multiples of the finest level's stride
+            height, width = (side * self.strides[0] for side in grids[0])
+            spacings = [(height // rows, width // columns) for rows, columns in grids]
         return [
-            grid_anchors(
-                self.get_buffer(f"cell_anchors_{level}"),
-                (feature.shape[-2], feature.shape[-1]),
-                stride,
-            )
-            for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True))
+            grid_anchors(self.get_buffer(f"cell_anchors_{level}"), grid, spacing)
+            for level, (grid, spacing) in enumerate(zip(grids, spacings, strict=True))
         ]
 
     @torch.no_grad()
@@ -171,7 +186,8 @@ class RPN(nn.Module):
     ) -> dict[str, Tensor]:
         """Scalars from logits (B, N), deltas (B, N, 4) and anchors (N, 4).
 
-        Both are sums divided by `num_samples` × images, as Detectron2 normalises them.
+        Both are sums divided by `num_samples` × images, as Detectron2 normalises them, or by the
+        anchors that were really sampled, as torchvision does.
         """
         picked = full_precision(logits.gather(1, samples.positions))
         cls = F.binary_cross_entropy_with_logits(
@@ -188,6 +204,8 @@ class RPN(nn.Module):
             smooth_l1_beta=self.smooth_l1_beta,
         )
         count = torch.full((), float(self.num_samples * len(logits)), device=cls.device)
+        if self.loss_normalizer == "sampled":
+            count = samples.valid.sum()
         return {
             "loss_rpn_cls": mean_over_processes(cls, count),
             "loss_rpn_box": mean_over_processes(box, count),
@@ -213,6 +231,8 @@ class RPN(nn.Module):
         all_boxes = clip_boxes(torch.cat(boxes, dim=1).float(), sizes[:, None, :])
         all_scores = torch.cat(scores, dim=1)
         usable = is_nonempty(all_boxes) & torch.isfinite(all_scores)
+        if self.min_size > 0:
+            usable &= is_at_least(all_boxes, self.min_size)
         all_scores = all_scores.masked_fill(~usable, -torch.inf)
         keep = self._nms(all_boxes, all_scores, torch.cat(levels, dim=1))
         all_scores = all_scores.masked_fill(~keep, -torch.inf)

@@ -38,6 +38,11 @@ def is_nonempty(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
+def is_at_least(boxes: Tensor, size: float) -> Tensor:
+    """(…,) bool: width and height of `size` pixels or more."""
+    return (boxes[..., 2] - boxes[..., 0] >= size) & (boxes[..., 3] - boxes[..., 1] >= size)
+
+
 def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """1 − GIoU (…,), 0..2, of boxes (…, 4) pair by pair (Rezatofighi et al. 2019).
 

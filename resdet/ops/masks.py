@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Elements pasted at once: bounds the memory of images with hundreds of detections.
@@ -58,26 +59,71 @@ def _paste(probs: Tensor, boxes: Tensor, window: tuple[int, int, int, int]) -> T
     return down @ probs @ across.transpose(1, 2)
 
 
+def _resize_weights(starts: Tensor, counts: Tensor, grid: int, size: int) -> Tensor:
+    """(N, size, grid): weights of `grid` cells resized bilinearly to `counts` (N,) whole pixels
+    from `starts` (N,) on; 0 in the other pixels of 0…size. Both are int64."""
+    pixels = torch.arange(size, device=starts.device) - starts[:, None]
+    position = (pixels + 0.5) * (grid / counts)[:, None] - 0.5
+    # beyond the outermost centres the outermost cells hold, as in F.interpolate
+    position = position.clamp_(0, grid - 1)
+    cells = torch.arange(grid, device=starts.device, dtype=position.dtype)
+    weights = (1 - (position[..., None] - cells).abs()).clamp_(min=0)
+    return weights * ((pixels >= 0) & (pixels < counts[:, None]))[..., None]
+
+
+def _paste_rounded(probs: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """(N, H, W) probabilities where torchvision puts them, 0 outside.
+
+    A mask gets a border of empty cells, its box grows by as much and is cut to whole pixels
+    (towards 0), both ends included, and the mask is resized to that.
+    """
+    height, width = image_size
+    grid = probs.shape[-1] + 2
+    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * (grid / (grid - 2))
+    center = (boxes[:, 2:] + boxes[:, :2]) * 0.5
+    low, high = (center - half).long(), (center + half).long()
+    counts = (high - low + 1).clamp(min=1)
+    across = _resize_weights(low[:, 0], counts[:, 0], grid, width)
+    down = _resize_weights(low[:, 1], counts[:, 1], grid, height)
+    bordered = F.pad(probs, (1, 1, 1, 1))
+    return down @ (bordered @ across.transpose(1, 2))
+
+
 def paste_masks(
-    probs: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float = 0.5
+    probs: Tensor,
+    boxes: Tensor,
+    image_size: tuple[int, int],
+    threshold: float = 0.5,
+    *,
+    paste: str = "continuous",
 ) -> Tensor:
     """Masks (N, H, W) bool from probabilities (N, m, m) inside `boxes` (N, 4) in image pixels.
 
-    Bilinear at pixel centres in continuous coordinates, zero outside, then ≥ `threshold` (Mask
-    R-CNN, He et al. 2017, appendix; the convention of Detectron2).
+    `paste` continuous: bilinear at pixel centres in continuous coordinates, zero outside, then
+    ≥ `threshold` (Mask R-CNN, He et al. 2017, appendix; the convention of Detectron2). rounded:
+    resized to the box at whole pixels, then > `threshold` (the convention of torchvision).
     """
+    assert paste in ("continuous", "rounded"), paste
     height, width = image_size
     out = torch.zeros((len(probs), height, width), dtype=torch.bool, device=probs.device)
     probs, boxes = probs.float(), boxes.float()
     part = max(1, MAX_PASTE_ELEMENTS // (height * width))
     for start in range(0, len(probs), part):
         rows = slice(start, start + part)
-        out[rows] = _paste(probs[rows], boxes[rows], (0, 0, width, height)) >= threshold
+        if paste == "rounded":
+            out[rows] = _paste_rounded(probs[rows], boxes[rows], image_size) > threshold
+        else:
+            out[rows] = _paste(probs[rows], boxes[rows], (0, 0, width, height)) >= threshold
     return out
 
 
 def encode_rle(
-    probs: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float = 0.5
+    probs: Tensor,
+    boxes: Tensor,
+    image_size: tuple[int, int],
+    threshold: float = 0.5,
+    *,
+    paste: str = "continuous",
 ) -> list[dict[str, Any]]:
     """Compressed COCO RLE ({"size": [H, W], "counts": str}) of the masks of `paste_masks`."""
     from pycocotools import mask as coco_mask
@@ -87,7 +133,7 @@ def encode_rle(
     part = max(1, MAX_PASTE_ELEMENTS // (height * width))
     for start in range(0, len(probs), part):
         rows = slice(start, start + part)
-        pasted = paste_masks(probs[rows], boxes[rows], image_size, threshold)
+        pasted = paste_masks(probs[rows], boxes[rows], image_size, threshold, paste=paste)
         # pycocotools wants (H, W, N) with columns first in memory
         columns_first = np.asfortranarray(pasted.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
         for rle in coco_mask.encode(columns_first):

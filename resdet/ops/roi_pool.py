@@ -29,23 +29,29 @@ def pool_rois(
     size: int,
     *,
     packed: bool,
+    aligned: bool = True,
+    sampling_ratio: int = 0,
 ) -> Tensor:
     """(N, C, size, size) from levels (B, C, H, W) at `boxes` (N, 4) pixels of `images` (N,) int64.
 
-    Aligned, adaptive sampling (Detectron2's RoIAlignV2). Strides are powers of 2, finest first.
+    Aligned with adaptive sampling (0) is Detectron2's RoIAlignV2; torchvision's detectors are not
+    aligned and take 2 samples a bin and side. Strides are powers of 2, finest first.
     `packed` pools all levels at once, for a GPU: no count has to reach the host. Otherwise a call
-    a level, without a copy of the features.
+    a level, without a copy of the features; regions that are not aligned always, since they are
+    made at least one cell wide, which may reach too far beyond the border of a packed level.
     """
     min_level = strides[0].bit_length() - 1
     max_level = strides[-1].bit_length() - 1
     levels = assign_levels(boxes, min_level, max_level) - min_level
     rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1).to(features[0].dtype)
-    if packed and len(features) > 1:
-        return _pool_packed(features, strides, rois, levels, size)
+    if len(features) == 1:
+        return roi_align(features[0], rois, (size, size), 1 / strides[0], sampling_ratio, aligned)
+    if packed and aligned:
+        return _pool_packed(features, strides, rois, levels, size, sampling_ratio)
     order = torch.argsort(levels, stable=True)
     counts = torch.bincount(levels, minlength=len(features)).tolist()
     pooled = [
-        roi_align(feature, rois[rows], (size, size), 1 / stride, 0, True)
+        roi_align(feature, rois[rows], (size, size), 1 / stride, sampling_ratio, aligned)
         for feature, stride, rows in zip(features, strides, order.split(counts), strict=True)
         if len(rows) > 0 or len(rois) == 0
     ]
@@ -53,7 +59,12 @@ def pool_rois(
 
 
 def _pool_packed(
-    features: Sequence[Tensor], strides: Sequence[int], rois: Tensor, levels: Tensor, size: int
+    features: Sequence[Tensor],
+    strides: Sequence[int],
+    rois: Tensor,
+    levels: Tensor,
+    size: int,
+    sampling_ratio: int,
 ) -> Tensor:
     """Stack the levels into one map with a replicated border each, and pool from that.
 
@@ -72,9 +83,8 @@ def _pool_packed(
     shift_y = _lookup(tops, levels, rois)
     boxes = rois[:, 1:] * scale[:, None]
     shift = torch.stack([torch.ones_like(shift_y), shift_y] * 2, dim=1)
-    return roi_align(
-        canvas, torch.cat([rois[:, :1], boxes + shift], dim=1), (size, size), 1.0, 0, True
-    )
+    shifted = torch.cat([rois[:, :1], boxes + shift], dim=1)
+    return roi_align(canvas, shifted, (size, size), 1.0, sampling_ratio, True)
 
 
 def _lookup(values: Sequence[float], index: Tensor, like: Tensor) -> Tensor:

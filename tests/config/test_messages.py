@@ -155,6 +155,6 @@ def test_every_key_is_explained():
 
 
 def test_keys_can_be_asked_for_by_prefix():
-    assert explain_keys("model.fpn").startswith("model.fpn.out_channels: 256\n    a whole number")
+    assert "model.fpn.out_channels: 256\n    a whole number" in explain_keys("model.fpn")
     with pytest.raises(UserError, match="nothing: no config key begins so"):
         explain_keys("nothing")

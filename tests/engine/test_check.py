@@ -32,4 +32,4 @@ def test_the_largest_image_that_the_transforms_make(tiny, overrides, area):
     resize = ["data.augment.resize.short_edges=[640, 800]", "data.augment.resize.max_size=1333"]
     config = load_config(tiny.config, [*resize, *overrides])
     sizes = np.array([[480, 640], [300, 200]], dtype=np.int32)
-    assert largest_area(config, sizes) == area
+    assert largest_area(config, sizes, 32) == area

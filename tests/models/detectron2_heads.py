@@ -32,6 +32,7 @@ def make_heads(facts: dict[str, Any], stages: int) -> RoIHeads:
             num_fcs=given["NUM_FC"],
             fc_dim=given["FC_DIM"],
             norm="gn" if given.get("NORM") == "GN" else "none",
+            average=False,
             class_agnostic=given.get("CLS_AGNOSTIC_BBOX_REG", False),
             box_weights=CASCADE_WEIGHTS[stage],
             # Detectron2's smooth L1 with a beta of 0 is L1
@@ -44,14 +45,18 @@ def make_heads(facts: dict[str, Any], stages: int) -> RoIHeads:
         heads,
         CASCADE_IOUS[:stages],
         None,
+        res5=None,
         strides=STRIDES,
         box_pool_size=given["POOLER_RESOLUTION"],
         mask_pool_size=14,
+        aligned=True,
+        sampling_ratio=0,
         num_samples=facts["sample"] or 64,
         positive_fraction=0.25 if facts["sample"] else 1.0,
         score_thresh=0.05,
         nms_thresh=0.5,
         detections_per_image=20,
+        min_detection_size=0.0,
     )
 
 

@@ -1,4 +1,4 @@
-"""A whole Mask R-CNN gives Detectron2's proposals, detections, masks, losses and gradients."""
+"""Whole Mask R-CNNs give Detectron2's proposals, detections, masks, losses and gradients."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resdet.config.loading import config_from_dict
 from resdet.factory import build_model
+from resdet.interop.detectron2_config import from_detectron2
 from resdet.models import roi_heads
 from resdet.models.rcnn import RCNN
 from resdet.ops import sampler
@@ -20,7 +21,8 @@ from tests.fixtures.recipe import Fixture, random_image, relative_error
 from tests.models.detectron2_heads import by_image, make_targets
 from tests.models.tiny import tiny_model
 
-CASES = ["r18", "r50"]
+TRAINED = ["r18", "r50", "c4", "dc5", "cascade"]
+CASES = [*TRAINED, "lsj"]
 
 
 @pytest.fixture(scope="module")
@@ -29,55 +31,23 @@ def fixture() -> Fixture:
 
 
 def make_model(fixture: Fixture, case: str) -> RCNN:
+    """Built from Detectron2's own settings and weights, as an imported file is."""
     facts = fixture.facts(case)
-    given = facts["options"]
-    bgr = given.get("INPUT.FORMAT", "BGR") == "BGR"
-    backbone = {"name": f"resnet{given['MODEL.RESNETS.DEPTH']}", "norm": "frozen_bn"}
-    if "MODEL.RESNETS.STRIDE_IN_1X1" in given:
-        backbone["stride_in_1x1"] = given["MODEL.RESNETS.STRIDE_IN_1X1"]
-    rpn, heads = "MODEL.RPN.", "MODEL.ROI_HEADS."
-    model = {
-        "backbone": backbone,
-        "fpn": {"out_channels": given["MODEL.FPN.OUT_CHANNELS"]},
-        "rpn": {
-            "anchor_sizes": [size for [size] in given["MODEL.ANCHOR_GENERATOR.SIZES"]],
-            "num_samples": given[rpn + "BATCH_SIZE_PER_IMAGE"],
-            "positive_fraction": given[rpn + "POSITIVE_FRACTION"],
-            "pre_nms_topk_train": given[rpn + "PRE_NMS_TOPK_TRAIN"],
-            "pre_nms_topk_test": given[rpn + "PRE_NMS_TOPK_TEST"],
-            "post_nms_topk_train": given[rpn + "POST_NMS_TOPK_TRAIN"],
-            "post_nms_topk_test": given[rpn + "POST_NMS_TOPK_TEST"],
-        },
-        "roi": {
-            "num_samples": given[heads + "BATCH_SIZE_PER_IMAGE"],
-            "positive_fraction": given[heads + "POSITIVE_FRACTION"],
-            "box_head": {"fc_dim": given["MODEL.ROI_BOX_HEAD.FC_DIM"]},
-            "mask_head": {
-                "num_convs": given["MODEL.ROI_MASK_HEAD.NUM_CONV"],
-                "conv_dim": given["MODEL.ROI_MASK_HEAD.CONV_DIM"],
-            },
-        },
-        "detections_per_image": given["TEST.DETECTIONS_PER_IMAGE"],
-        "channel_order": "bgr" if bgr else "rgb",
-    }
-    # Detectron2's defaults are BGR without a deviation
-    model["pixel_mean"] = given.get("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675])
-    model["pixel_std"] = given.get("MODEL.PIXEL_STD", [1.0, 1.0, 1.0])
-    config = config_from_dict({"model": model, "train": {"max_steps": 1}}, "the fixture")
+    config = config_from_dict(from_detectron2(facts["options"], "the fixture"), "the fixture")
     names = [f"class {number}" for number in range(facts["num_classes"])]
     net = build_model(config, class_names=names, category_ids=[1, 2, 3])
     state = fixture.state(case)
     for name, factor in facts["scale"].items():
         state[name] = state[name] * np.float32(factor)
     load(net, state)
-    return net
+    return net.double() if facts.get("dtype") == "float64" else net
 
 
-def make_images(facts: dict[str, Any]) -> ImageBatch:
+def make_images(facts: dict[str, Any], multiple: int) -> ImageBatch:
     """The two images padded to a common size with what must not matter."""
     sizes = facts["image_sizes"]
-    height = -(-max(h for h, _ in sizes) // 32) * 32
-    width = -(-max(w for _, w in sizes) // 32) * 32
+    height = -(-max(h for h, _ in sizes) // multiple) * multiple
+    width = -(-max(w for _, w in sizes) // multiple) * multiple
     images = torch.full((len(sizes), 3, height, width), 77, dtype=torch.uint8)
     for i, (h, w) in enumerate(sizes):
         image = random_image(facts["seed"] + i, h, w)
@@ -89,7 +59,7 @@ def make_images(facts: dict[str, Any]) -> ImageBatch:
 def test_detections(fixture: Fixture, case: str) -> None:
     facts = fixture.facts(case)
     model = make_model(fixture, case).eval()
-    images = make_images(facts)
+    images = make_images(facts, model.size_divisibility)
     with torch.no_grad():
         pyramid = list(model.pyramid(model.normalize(images)).values())
         proposals, _ = model.rpn(pyramid, images.sizes, None)
@@ -123,14 +93,15 @@ def make_mask_targets(fixture: Fixture, case: str) -> TargetBatch:
     targets = make_targets(fixture, case, images=2)
     masks = []
     for i, boxes in enumerate(by_image(fixture, f"{case}/gt_boxes", 2)):
-        bits = np.unpackbits(fixture[f"{case}/gt_masks{i}"])[: len(boxes) * 28 * 28]
-        masks.append(torch.from_numpy(bits).view(len(boxes), 28, 28))
+        bits = torch.from_numpy(np.unpackbits(fixture[f"{case}/gt_masks{i}"]))
+        side = 4 if case == "c4" else 28
+        masks.append(bits[: len(boxes) * side**2].view(len(boxes), side, side))
     targets.masks = torch.cat(masks)
     return targets
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["as on a CPU", "as on a GPU"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", TRAINED)
 def test_losses_and_gradients(
     fixture: Fixture, case: str, fixed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,9 +111,12 @@ def test_losses_and_gradients(
     facts = fixture.facts(case)
     model = make_model(fixture, case).train()
     targets = make_mask_targets(fixture, case)
-    losses = model(make_images(facts), targets, seed=0, step=0)
+    losses = model(make_images(facts, model.size_divisibility), targets, seed=0, step=0)
     theirs = fixture.group(f"{case}/loss")
     names = {"loss_box": "loss_box_reg", "loss_rpn_box": "loss_rpn_loc"}
+    for stage in range(3):
+        names[f"loss_cls_stage{stage + 1}"] = f"loss_cls_stage{stage}"
+        names[f"loss_box_stage{stage + 1}"] = f"loss_box_reg_stage{stage}"
     assert len(losses) == len(theirs)
     for name, value in losses.items():
         reference = float(theirs[names.get(name, name)])

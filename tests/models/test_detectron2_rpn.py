@@ -31,6 +31,8 @@ def make_rpn(facts: dict[str, Any]) -> RPN:
         [4, 8, 16, 32, 64],
         anchor_sizes=facts["anchor_sizes"],
         aspect_ratios=[0.5, 1.0, 2.0],
+        round_anchors=False,
+        anchor_spacing="stride",
         num_convs=len(given.get("CONV_DIMS", [-1])),
         foreground_iou=0.7,
         background_iou=0.3,
@@ -40,8 +42,10 @@ def make_rpn(facts: dict[str, Any]) -> RPN:
         post_nms_topk=(given["POST_NMS_TOPK_TRAIN"], given["POST_NMS_TOPK_TEST"]),
         nms_thresh=0.7,
         # Detectron2's smooth L1 with a beta of 0 is L1
+        min_size=0.0,
         box_loss="l1" if loss == "smooth_l1" and beta == 0 else loss,
         smooth_l1_beta=beta or 0.1,
+        loss_normalizer="num_samples",
     )
 
 
@@ -145,6 +149,8 @@ def test_selection_of_given_boxes() -> None:
         [4, 8, 16],
         anchor_sizes=[8, 16, 32],
         aspect_ratios=[1.0],
+        round_anchors=False,
+        anchor_spacing="stride",
         num_convs=1,
         foreground_iou=0.7,
         background_iou=0.3,
@@ -153,8 +159,10 @@ def test_selection_of_given_boxes() -> None:
         pre_nms_topk=(facts["pre_nms_topk"],) * 2,
         post_nms_topk=(facts["post_nms_topk"],) * 2,
         nms_thresh=facts["nms_thresh"],
+        min_size=0.0,
         box_loss="l1",
         smooth_l1_beta=0.1,
+        loss_normalizer="num_samples",
     ).eval()
     sizes = torch.tensor(facts["sizes"])
     for i in range(2):

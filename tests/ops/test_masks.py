@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from resdet.ops import masks as ops
+from resdet.ops.boxes import clip_boxes
 from resdet.ops.masks import encode_rle, paste_masks, resample_masks
 from tests.ops.test_boxes import random_boxes
 
@@ -63,3 +66,24 @@ def test_targets_of_a_shifted_proposal_are_cut_and_empty_outside() -> None:
     assert target[:, :14].all() and not target[:, 14:].any()
     away = resample_masks(full, gt, gt + 500, 28)
     assert not away.any()
+
+
+@pytest.mark.parametrize("size", [14, 28])
+def test_rounded_pasting_is_torchvisions(size: int) -> None:
+    """To the pixel, also for boxes at the edge, of a fraction of a pixel, and of no size."""
+    probs = torch.cat(
+        [blobs(40, size), torch.rand(20, size, size, generator=torch.Generator().manual_seed(size))]
+    )
+    boxes = torch.cat([random_boxes(40, extent=90) - 15, random_boxes(20, extent=90, seed=1)])
+    boxes[:3] = torch.tensor(
+        [[10.2, 10.7, 10.9, 11.1], [0.0, 0.25, 0.75, 40.0], [79.5, 60.0, 130.0, 140.0]]
+    )
+    boxes[3, 2:] = boxes[3, :2]
+    boxes = clip_boxes(boxes, torch.tensor([80, 100]))
+    expected = paste_masks_in_image(probs[:, None], boxes, (80, 100))[:, 0] > 0.5
+    pasted = paste_masks(probs, boxes, (80, 100), paste="rounded")
+    assert torch.equal(pasted, expected) and pasted.any()
+    decoded = coco_mask.decode(encode_rle(probs, boxes, (80, 100), paste="rounded"))
+    assert np.array_equal(decoded.transpose(2, 0, 1), expected.numpy())
+    continuous = paste_masks(probs, boxes, (80, 100))
+    assert not torch.equal(continuous, expected)  # or the option would be none

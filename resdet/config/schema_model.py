@@ -1,0 +1,242 @@
+"""The section `model` of a detector's config; its backbone's part is a classifier's too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from resdet.config.fields import (
+    BelowOne,
+    BoxLoss,
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Norm,
+    Positive,
+    PositiveFloat,
+    Section,
+    check_positives,
+)
+
+
+class BackboneConfig(Section):
+    name: str | None = "resnet50"
+    """A name of `resdet.list_backbones()`; null takes the network of `model.weights`."""
+    weights: str | None = None
+    """Start weights: a checkpoint file, a run folder, or a published name as
+    torchvision:resnet101.IMAGENET1K_V1, timm:resnet50.a1_in1k or
+    detectron2:ImageNetPretrained/MSRA/R-50."""
+    norm: Norm | None = None
+    """Normalisation layers; null means the backbone's own default (bn; none for VGG)."""
+    norm_eps: NonNegativeFloat | None = None
+    """Added to the variance in its norms; null is the backbone's own (1e-5), torchvision's first
+    COCO detectors have 0."""
+    shortcut: Literal["A", "B", "C"] | None = None
+    """ResNet shortcuts: A zero-pads, B projects where sizes differ, C projects always; null is the
+    network's own (B; A on CIFAR)."""
+    stochastic_depth: BelowOne | None = None
+    """Chance that the last residual block is skipped in training; earlier blocks linearly less."""
+    stride_in_1x1: bool | None = None
+    """Stride in the first 1×1 of a bottleneck (the paper, MSRA weights), not in its 3×3."""
+    res5_dilation: Literal[1, 2] | None = None
+    """2 keeps res5 at stride 16 with dilated convolutions (DC5)."""
+    freeze_at: Annotated[int, Field(ge=0, le=5)] = 0
+    """Freeze the stem (1), and res2 (2) … res5 (5); 0 trains everything."""
+    zero_gamma: bool | None = None
+    """Zero the last norm scale of each block, so that it starts as identity."""
+    activation_checkpointing: bool | None = None
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of a backbone of your own, checked against its signature."""
+
+
+class FPNConfig(Section):
+    out_channels: Positive = 256
+    """Channels of p2…p6."""
+    norm: Norm = "none"
+    """Norm after each FPN convolution."""
+
+
+class RPNConfig(Section):
+    anchor_sizes: list[PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)]] = [
+        32.0,
+        64.0,
+        128.0,
+        256.0,
+        512.0,
+    ]
+    """Square root of the anchor area in pixels, one for each of p2…p6, or a list for each level
+    (without a pyramid there is one level: [[32, 64, 128, 256, 512]])."""
+    aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
+    """Anchor height / width."""
+    round_anchors: bool = False
+    """Round the corners of anchors around the origin to whole pixels, as torchvision does."""
+    anchor_spacing: Literal["stride", "rounded"] = "stride"
+    """Pixels between anchors: the level's stride, or the padded image's side over the map's,
+    rounded down (torchvision), which is less on p6 where p5 has an odd side."""
+    num_convs: Positive = 1
+    """3×3 convolutions before the two predictors."""
+    foreground_iou: Fraction = 0.7
+    """Anchors at or above this IoU are positive, besides the best of each object."""
+    background_iou: Fraction = 0.3
+    """Anchors below this IoU are negative; those between are ignored."""
+    num_samples: Positive = 256
+    """Anchors sampled an image for the loss."""
+    positive_fraction: Fraction = 0.5
+    """Largest share of positives among them."""
+    pre_nms_topk_train: Positive = 2000
+    """Proposals kept a level before NMS, in training."""
+    pre_nms_topk_test: Positive = 1000
+    """The same at test time."""
+    post_nms_topk_train: Positive = 1000
+    """Proposals kept an image after NMS, in training."""
+    post_nms_topk_test: Positive = 1000
+    """The same at test time."""
+    nms_thresh: Fraction = 0.7
+    """NMS IoU of proposals, a level at a time."""
+    min_size: NonNegativeFloat = 0.0
+    """Proposals narrower or lower than this many pixels are dropped, and empty ones always."""
+    loss_normalizer: Literal["num_samples", "sampled"] = "num_samples"
+    """What both losses are divided by: num_samples × images (Detectron2), or the anchors that were
+    really sampled (torchvision)."""
+    box_loss: BoxLoss = "l1"
+    """Loss on the anchor deltas (giou: on the decoded boxes)."""
+    smooth_l1_beta: PositiveFloat = 0.1111
+    """Where smooth_l1 turns from quadratic to linear."""
+
+    @model_validator(mode="after")
+    def _ious_and_samples(self) -> RPNConfig:
+        if self.background_iou > self.foreground_iou:
+            raise ValueError(
+                f"background_iou {self.background_iou} is above foreground_iou "
+                f"{self.foreground_iou}; an anchor would be both"
+            )
+        check_positives(self.num_samples, self.positive_fraction)
+        return self
+
+
+class BoxHeadConfig(Section):
+    type: Literal["fc", "res5"] = "fc"
+    """res5: the backbone's last stage and the mean over the map (C4 of He et al. 2016); the mask
+    head stands on the same stage. It needs `model.fpn` null, num_convs 0 and num_fcs 0."""
+    num_convs: NonNegative = 0
+    """3×3 convolutions first: 0 (and num_fcs 2) is 2fc, 4 with num_fcs 1 is 4conv1fc."""
+    conv_dim: Positive = 256
+    """Their channels."""
+    num_fcs: NonNegative = 2
+    """Fully connected layers."""
+    fc_dim: Positive = 1024
+    """Their width."""
+    norm: Norm = "none"
+    """Norm after each convolution."""
+    pool_size: Positive = 7
+    """RoIAlign output size."""
+    class_agnostic: bool = False
+    """One box a proposal instead of one a class."""
+    box_loss: BoxLoss = "l1"
+    """Loss on the box deltas (giou: on the decoded boxes)."""
+    smooth_l1_beta: PositiveFloat = 0.1111
+    """Where smooth_l1 turns from quadratic to linear."""
+
+
+class StageConfig(Section):
+    foreground_iou: Fraction = 0.5
+    """A proposal at or above this IoU with an object takes its class."""
+    box_weights: Annotated[list[PositiveFloat], Field(min_length=4, max_length=4)] = [10, 10, 5, 5]
+    """Scale of the dx, dy, dw, dh targets."""
+
+
+class MaskHeadConfig(Section):
+    num_convs: NonNegative = 4
+    """3×3 convolutions before the deconvolution."""
+    conv_dim: Positive = 256
+    """Their channels."""
+    norm: Norm = "none"
+    """Norm after each convolution."""
+    pool_size: Positive = 14
+    """RoIAlign output size; masks are predicted at twice this."""
+    class_agnostic: bool = False
+    """One mask a detection instead of one a class."""
+    paste: Literal["continuous", "rounded"] = "continuous"
+    """Where masks go in the image: bilinear at the box itself (Detectron2), or resized to the box
+    at whole pixels (torchvision)."""
+
+
+class RoIConfig(Section):
+    stages: Annotated[list[StageConfig], Field(min_length=1)] = [StageConfig()]
+    """Box stages: one is Faster / Mask R-CNN, three are Cascade."""
+    box_head: BoxHeadConfig = BoxHeadConfig()
+    mask_head: MaskHeadConfig | None = None
+    """Null trains boxes only."""
+    num_samples: Positive = 512
+    """Proposals sampled an image for the losses."""
+    positive_fraction: Fraction = 0.25
+    """Largest share of positives among them; these train the mask head."""
+    aligned: bool = True
+    """RoIAlign at pixel centres, half a pixel off the corners; false is torchvision's detectors."""
+    sampling_ratio: NonNegative = 0
+    """Samples a bin and side of RoIAlign; 0 adapts to the box, torchvision's detectors take 2."""
+
+    @model_validator(mode="after")
+    def _samples(self) -> RoIConfig:
+        check_positives(self.num_samples, self.positive_fraction)
+        return self
+
+
+class ModelConfig(Section):
+    num_classes: Positive | None = None
+    """Object classes, without background; null means from the data."""
+    weights: str | None = None
+    """Start weights of the whole detector: a checkpoint, a run folder, or a published one by name,
+    detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x."""
+    class_map: dict[str, str] = {}
+    """Classes here, each with the class of `model.weights` whose predictors it starts from;
+    those of the same name need no entry."""
+    backbone: BackboneConfig = BackboneConfig()
+    fpn: FPNConfig | None = FPNConfig()
+    """Null: no pyramid; the heads stand on c4 (box_head.type res5), else on c5 (DC5, with
+    backbone.res5_dilation 2)."""
+    rpn: RPNConfig = RPNConfig()
+    roi: RoIConfig = RoIConfig()
+    pixel_mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [
+        123.675,
+        116.28,
+        103.53,
+    ]
+    """Mean subtracted from each channel, 0..255, in the order of `channel_order`."""
+    pixel_std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [
+        58.395,
+        57.12,
+        57.375,
+    ]
+    """Divisor of each channel."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Channel order the weights were trained with; files are always read as RGB."""
+    score_thresh: Fraction = 0.05
+    """Detections at or below this score are dropped."""
+    nms_thresh: Fraction = 0.5
+    """NMS IoU of detections, a class at a time."""
+    detections_per_image: Positive = 100
+    """Detections kept an image."""
+    min_detection_size: NonNegativeFloat = 0.0
+    """Detections narrower or lower than this many pixels are dropped before NMS; 0 keeps all."""
+
+    @model_validator(mode="after")
+    def _res5_head(self) -> ModelConfig:
+        box, mask = self.roi.box_head, self.roi.mask_head
+        if box.type != "res5":
+            return self
+        wanted = {
+            "fpn: null": self.fpn is None,
+            "roi.box_head.num_convs: 0": box.num_convs == 0,
+            "roi.box_head.num_fcs: 0": box.num_fcs == 0,
+            "one entry in roi.stages": len(self.roi.stages) == 1,
+            "backbone.res5_dilation: 1 or null": self.backbone.res5_dilation != 2,
+            f"roi.mask_head.pool_size: {box.pool_size}, that of the box head": mask is None
+            or mask.pool_size == box.pool_size,
+        }
+        absent = [name for name, holds in wanted.items() if not holds]
+        if absent:
+            raise ValueError(f"roi.box_head.type res5 (C4) needs {'; '.join(absent)}")
+        return self
