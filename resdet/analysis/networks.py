@@ -20,6 +20,7 @@ from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
 from resdet.factory.backbone import make_backbone
 from resdet.factory.classification import build_classifier, settle_network
+from resdet.factory.network import settle_detector
 
 SMALL_STRIDE = 8
 """A network whose last map has at most this stride is made for CIFAR's 32×32 pixels."""
@@ -105,6 +106,7 @@ def _count_classifier(name: str, config: ClsConfig, image_size: tuple[int, int] 
 
 
 def _count_backbone(name: str, config: Config, image_size: tuple[int, int] | None) -> Network:
+    config = settle_detector(config)
     with torch.device("meta"):
         backbone = make_backbone(config.model.backbone)
     short = config.data.test_resize.short_edge

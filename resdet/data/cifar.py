@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from resdet.data.cls_samples import ClsBatch
 from resdet.data.findings import DataError
+from resdet.interop.pickles import PickleError, load_plain
 
 logger = logging.getLogger("resdet")
 
@@ -28,15 +27,6 @@ TEST_FILE = {"cifar10": "test_batch", "cifar100": "test"}
 NAMES = {
     "cifar10": ("batches.meta", b"label_names", b"labels"),
     "cifar100": ("meta", b"fine_label_names", b"fine_labels"),
-}
-# What numpy arrays in a pickle are made of, under its old and its new module names.
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
-    *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
 
 
@@ -196,22 +186,14 @@ def _download(kind: str, root: Path) -> Path:
     return root / FOLDERS[kind]
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Arrays, numbers, strings and containers only: a pickle from elsewhere can run no code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is refused")
-        return super().find_class(module, name)
-
-
 def _read_pickle(path: Path) -> dict[bytes, Any]:
     try:
-        found = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        found = load_plain(path.read_bytes(), encoding="bytes")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; unpack the archive anew") from error
-    # a damaged pickle can raise nearly anything
-    except Exception as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except PickleError as error:
         raise DataError(f"{path}: damaged or no CIFAR file ({error}); unpack it anew") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds a {type(found).__name__}, not CIFAR's mapping")

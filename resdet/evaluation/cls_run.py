@@ -22,8 +22,7 @@ from resdet.factory import build_cls_val_data, load_classifier
 from resdet.inference.classify import inference_mode, precision_of
 from resdet.inference.ensemble import ensemble as mean_of
 from resdet.inference.test_time import Images, Views, make_views, score_images
-from resdet.interop import torchvision
-from resdet.interop.weights import checkpoint_path
+from resdet.interop.weights import check_spec, checkpoint_path, is_published
 from resdet.models.classifier import Classifier
 from resdet.viz.classification import plot_confusion
 
@@ -44,7 +43,7 @@ def eval_cls_command(
     out: str | Path | None = None,
     device: str | None = None,
 ) -> Numbers:
-    """Evaluate each run folder, checkpoint or torchvision:NAME.WEIGHTS and print a table.
+    """Evaluate each run folder, checkpoint or published name and print a table.
 
     `overrides` go on top of each run's own config. `crops` and `scales` are those of
     `resdet.inference.test_time.make_views`; `ensemble` adds the mean of all runs' softmax.
@@ -80,17 +79,14 @@ def eval_cls_command(
 
 def _check_runs(specs: Sequence[str], ensemble: bool) -> None:
     if not specs:
-        raise UserError("give a run folder, a checkpoint, or torchvision:NAME.WEIGHTS")
+        raise UserError("give a run folder, a checkpoint, or a name like torchvision:NAME.WEIGHTS")
     if ensemble and len(specs) < 2:
         raise UserError(f"--ensemble needs two runs or more; there is only {specs[0]}")
     twice = [spec for position, spec in enumerate(specs) if spec in specs[:position]]
     if twice:
         raise UserError(f"{twice[0]} is given twice; name each run once")
     for spec in specs:
-        if spec.startswith(torchvision.PREFIX):
-            torchvision.weights_url(spec)
-        else:
-            checkpoint_path(spec)
+        check_spec(spec)
 
 
 def evaluate_classifier(
@@ -192,7 +188,7 @@ def _folders(specs: Sequence[str], out: Path | None) -> tuple[list[Path], Path]:
 
 def _home(spec: str) -> Path | None:
     """The run folder, None for weights that come from none."""
-    if spec.startswith(torchvision.PREFIX):
+    if is_published(spec):
         return None
     path = Path(spec).expanduser()
     return path if path.is_dir() else path.parent
@@ -202,7 +198,7 @@ def _name(spec: str) -> str:
     """A short name that can be a file's."""
     home = _home(spec)
     if home is None:
-        return re.sub(r"[^\w.-]+", "_", spec.removeprefix(torchvision.PREFIX))
+        return re.sub(r"[^\w.-]+", "_", spec.partition(":")[2])
     path = Path(spec).expanduser().resolve()
     return path.name if path.is_dir() else f"{path.parent.name}_{path.stem}"
 
@@ -237,8 +233,7 @@ def _write(
     if views.scales:
         numbers["scales"] = list(views.scales)
     if weights is not None:
-        is_published = weights.startswith(torchvision.PREFIX)
-        numbers["weights"] = weights if is_published else str(checkpoint_path(weights))
+        numbers["weights"] = weights if is_published(weights) else str(checkpoint_path(weights))
     title = f"{name}, top-1 {numbers['top1_percent']:.2f} %"
     try:
         write_json(folder / "eval.json", numbers)

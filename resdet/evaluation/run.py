@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +25,11 @@ def eval_coco_command(
 ) -> CocoResult:
     """Evaluate, print the tables, and write eval.json, per_class.csv and the PR curves.
 
-    Either `run` (a run folder or a checkpoint, evaluated on its data.val, with config `overrides`
-    and on `device`) or `detections` with `annotations` (files; needs no torch). What is None is
-    taken from the run's config, or is the default of `evaluate_coco`. `out` is the run's folder by
-    default, or `runs/eval_<name of the detections file>`. Raises UserError for a wrong combination.
+    Either `run` (a run folder, a checkpoint or a published detector by name, evaluated on its
+    data.val, with config `overrides` and on `device`) or `detections` with `annotations` (files;
+    needs no torch). What is None is taken from the run's config, or is the default of
+    `evaluate_coco`. `out` is the run's folder by default, or `runs/eval_<name of the detections
+    file or of the published detector>`. Raises UserError for a wrong combination.
     """
     if (run is None) == (detections is None):
         raise UserError(
@@ -40,7 +42,12 @@ def eval_coco_command(
                 "and data.val.images=…"
             )
         result = _evaluate_run(run, [*overrides], kinds, max_dets, backend, device)
-        folder = Path(run) if Path(run).is_dir() else Path(run).parent
+        from resdet.interop.weights import is_published
+
+        if is_published(str(run)):
+            folder = Path("runs") / f"eval_{re.sub(r'[^-.A-Za-z0-9]+', '_', str(run))}"
+        else:
+            folder = Path(run) if Path(run).is_dir() else Path(run).parent
     else:
         assert detections is not None
         if annotations is None:

@@ -18,17 +18,12 @@ from resdet.config.loading import (
 )
 from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
-from resdet.factory.backbone import OPTIONS, make_backbone
+from resdet.factory.backbone import make_backbone
 from resdet.factory.images import build_cls_train_data
-from resdet.interop import torchvision
+from resdet.interop.fitting import load_backbone, load_classifier_weights, load_exactly
+from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
-from resdet.interop.weights import (
-    LoadedWeights,
-    load_backbone,
-    load_classifier_weights,
-    load_exactly,
-    read_weights,
-)
+from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier, PoolHead
 
 logger = logging.getLogger("resdet")
@@ -118,23 +113,20 @@ def settle_network(config: ClsConfig) -> ClsConfig:
             "model.backbone.name: null takes the network of model.weights, and that is null too; "
             "give model.weights=RUN or a name of resdet.list_backbones()"
         )
-    if spec.startswith(torchvision.PREFIX):
-        model: dict[str, Any] = {"backbone": _published_backbone(spec)}
-    else:
-        weights = read_weights(spec)
-        if weights.kind != "classifier" or weights.config is None:
-            raise UserError(
-                f"model.weights: {weights.source} does not say which network it is; give "
-                "model.backbone.name as well"
-            )
-        model = dict(weights.config["model"])
-        for key in ("weights", "num_classes"):
-            model.pop(key)
-        model["backbone"] = {**model["backbone"], "weights": None}
-        if isinstance(model["pixel_mean"], str):
-            # the measured mean comes with the weights
-            mean = weights.state["pixel_mean"].double().mean((1, 2))
-            model["pixel_mean"] = [round(value, 4) for value in mean.tolist()]
+    weights = read_weights(spec)
+    if weights.kind != "classifier" or weights.config is None:
+        raise UserError(
+            f"model.weights: {weights.source} does not say which network it is; give "
+            "model.backbone.name as well"
+        )
+    model = config_to_dict(_own_config(weights))["model"]
+    for key in ("weights", "num_classes"):
+        model.pop(key)
+    model["backbone"] = {**model["backbone"], "weights": None}
+    measured = weights.state.get("pixel_mean")
+    if isinstance(model["pixel_mean"], str) and measured is not None and measured.ndim == 3:
+        # the measured mean comes with the weights
+        model["pixel_mean"] = [round(value, 4) for value in measured.double().mean((1, 2)).tolist()]
     values = config_to_dict(config)
     # what differs from the defaults was asked for, and comes on top of the checkpoint's
     asked = config.model.model_dump(mode="json", exclude_defaults=True)
@@ -186,10 +178,9 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
     if weights.kind != "classifier" or weights.config is None or not weights.class_names:
         raise UserError(
             f"{weights.source} is no checkpoint of a classification run; give the run folder or "
-            "its best.pt"
+            "its best.pt, or of a file from elsewhere its source, as in torchvision:resnet50"
         )
-    config = config_from_dict(weights.config, weights.source)
-    assert isinstance(config, ClsConfig), "a classifier's checkpoint has a classification config"
+    config = _own_config(weights)
     if overrides:
         changed = override_config(config, overrides, weights.source)
         keys = [key for key, _, _ in diff_configs(config, changed)]
@@ -202,40 +193,15 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
     return model.eval()
 
 
+def _own_config(weights: LoadedWeights) -> ClsConfig:
+    """The config that came with a classifier; UserError where it is none of a classifier."""
+    assert weights.config is not None, "asked for before"
+    config = config_from_dict(weights.config, weights.source)
+    if not isinstance(config, ClsConfig):
+        raise UserError(f"{weights.source}: its config is of a detector, and its weights are not")
+    return config
+
+
 def load_classifier(spec: str, overrides: Sequence[str] = ()) -> Classifier:
-    """The classifier of a run folder, a checkpoint or torchvision:NAME.WEIGHTS, on the CPU."""
-    weights = read_weights(spec)
-    if spec.startswith(torchvision.PREFIX):
-        return _published(spec, weights, overrides)
-    return build_trained_classifier(weights, overrides)
-
-
-def _published_backbone(spec: str) -> dict[str, Any]:
-    """The section `model.backbone` of one of torchvision's classifiers."""
-    name, given = torchvision.backbone_for(spec)
-    options = {key: value for key, value in given.items() if key not in OPTIONS}
-    named = {key: value for key, value in given.items() if key in OPTIONS}
-    return {"name": name, **named, "options": options}
-
-
-def _published(spec: str, weights: LoadedWeights, overrides: Sequence[str]) -> Classifier:
-    """One of torchvision's ImageNet classifiers, with its own test size."""
-    name, _ = torchvision.backbone_for(spec)
-    resize, size = torchvision.test_sizes(spec)
-    values: dict[str, Any] = {
-        "task": "classification",
-        "model": {"backbone": _published_backbone(spec)},
-        "data": {"test_resize": resize, "test_size": size},
-        # never trained here; the schema asks for a length
-        "train": {"epochs": 1},
-    }
-    config = config_from_dict(values, spec)
-    assert isinstance(config, ClsConfig)
-    if overrides:
-        config = override_config(config, overrides, spec)
-    model = build_classifier(config, class_names=torchvision.imagenet_wnids())
-    state = torchvision.classifier_state(name, weights.state)
-    for key in ("pixel_mean", "pixel_std"):
-        state[key] = model.state_dict()[key]
-    load_exactly(model, LoadedWeights(state, "classifier", None, spec))
-    return model.eval()
+    """The classifier of a run folder, a checkpoint or a published name, on the CPU."""
+    return build_trained_classifier(read_weights(spec), overrides)

@@ -22,12 +22,11 @@ from torch import Tensor
 
 from resdet.engine.hardware import choose_device
 from resdet.errors import UserError
-from resdet.factory import build_trained, build_trained_classifier, load_classifier
+from resdet.factory import build_trained, build_trained_classifier
 from resdet.inference import classify, predictor
 from resdet.inference.classify import Classification
 from resdet.inference.output import Finished, Output, finish, former_drawings
 from resdet.inference.sources import Failure, Picture, Source, list_sources, read_pictures
-from resdet.interop import torchvision
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
@@ -45,24 +44,17 @@ def load(
 ) -> RCNN | Classifier:
     """A trained detector or classifier in evaluation mode, with its config and class names.
 
-    `path` is a run folder (best.pt, else last.pt) or a checkpoint file, or for a published
-    classifier torchvision:NAME.WEIGHTS; averaged (EMA) weights are taken where the checkpoint keeps
-    them. `device` None is the GPU where there is one.
-    Raises UserError for a file that is no checkpoint of resdet, and for a `source` other than None.
+    `path` is a run folder (best.pt, else last.pt), a checkpoint, a published name such as
+    torchvision:resnet50.IMAGENET1K_V2, or a file of another toolkit. Of that one `source` says
+    whose it is, ORIGIN or ORIGIN:NAME (detectron2, torchvision, timm), where its tensors do not
+    tell. Averaged (EMA) weights are taken where the checkpoint keeps them. `device` None is the GPU
+    where there is one.
+    Raises UserError for a file that is no detector or classifier, and for a wrong `source`.
     """
-    if source is not None:
-        raise UserError(
-            f"source={source!r}: this version reads resdet's own run folders and checkpoints "
-            f"(source=None), and torchvision's classifiers by name, as "
-            f"load('torchvision:resnet50.IMAGENET1K_V2')"
-        )
+    weights = read_weights(str(path), source)
+    is_classifier = weights.kind == "classifier"
     model: RCNN | Classifier
-    if str(path).startswith(torchvision.PREFIX):
-        model = load_classifier(str(path))
-    else:
-        weights = read_weights(str(path))
-        is_classifier = weights.kind == "classifier"
-        model = build_trained_classifier(weights) if is_classifier else build_trained(weights)
+    model = build_trained_classifier(weights) if is_classifier else build_trained(weights)
     model.place(choose_device(None if device is None else str(device), 0))
     return model
 

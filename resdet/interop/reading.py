@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from resdet.errors import UserError
+
+# Of a detector's section `model`: what changes its numbers and no tensor's shape, and may differ
+# where it is meant to; each with what null comes to.
+CONVENTIONS = {
+    "pixel_mean": None,
+    "pixel_std": None,
+    "backbone.norm_eps": 1e-5,
+    "backbone.res5_dilation": 1,
+    "rpn.anchor_sizes": None,
+    "rpn.aspect_ratios": None,
+    "rpn.round_anchors": None,
+    "rpn.anchor_spacing": None,
+    "roi.aligned": None,
+    "roi.sampling_ratio": None,
+    "roi.stages": None,
+}
 
 
 @dataclass(frozen=True)
@@ -45,3 +62,23 @@ def check_reading(there: Reading | None, here: Reading | None, source: str) -> N
                 f"{source} was trained with {key} {values[0]}, and it is {values[1]} here; "
                 f"set {key}={values[0]}"
             )
+
+
+def other_conventions(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """A log line that names the conventions in which two sections `model` of detectors differ."""
+    differing = []
+    for key, default in CONVENTIONS.items():
+        found = [_get(section, key) for section in (there, here)]
+        values = [default if value is None else value for value in found]
+        if None not in values and values[0] != values[1]:
+            there_text, here_text = (json.dumps(value) for value in values)
+            differing.append(f"model.{key} {there_text} there, {here_text} here")
+    return [f"trained by other conventions: {'; '.join(differing)}"] if differing else []
+
+
+def _get(section: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where it is not given."""
+    found: Any = section
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found

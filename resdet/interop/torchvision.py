@@ -1,25 +1,26 @@
-"""Published torchvision classifiers by name: `torchvision:resnet101.IMAGENET1K_V1`.
-
-Where the files are, which of resdet's networks they fit, and their tensors by resdet's names.
-"""
+"""torchvision's classifiers: the published ones by name, `torchvision:resnet101.IMAGENET1K_V1`,
+and files with tensors by its names."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import logging
 import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
 
+from resdet.config.loading import config_from_dict, config_to_dict
+from resdet.config.schema_model import BackboneConfig
 from resdet.errors import UserError
-
-log = logging.getLogger("resdet")
+from resdet.interop import download
+from resdet.interop.loaded import LoadedWeights
 
 PREFIX = "torchvision:"
 # torch.hub's own rule: resnet101-63fe2227.pth carries the start of its SHA-256.
@@ -51,6 +52,33 @@ NAMES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
 }
 WNIDS = Path(__file__).with_name("imagenet_wnids.txt")
 
+# Of ResNets: whether blocks are bottlenecks, and the number of them in each stage.
+DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
+    (False, (2, 2, 2, 2)): "resnet18",
+    (False, (3, 4, 6, 3)): "resnet34",
+    (True, (3, 4, 6, 3)): "resnet50",
+    (True, (3, 4, 23, 3)): "resnet101",
+    (True, (3, 8, 36, 3)): "resnet152",
+}
+# Of VGGs: the number of convolutions.
+CONVOLUTIONS = {13: "vgg16", 16: "vgg19"}
+SHAPES = {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv2.weight": (64, 64, 3, 3)}
+"""Shapes that set ResNets apart from ResNeXts and wide ones, whose tensors have the same names."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image becomes the input of a published classifier, in a test."""
+
+    resize: int = 256
+    """Short side in pixels."""
+    size: int = 224
+    """Side of the centre crop."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Of red, green and blue, 0..1."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
 
 def backbone_for(name: str) -> tuple[str, dict[str, Any]]:
     """The backbone and the options for torchvision's `name`, also given as a whole spec.
@@ -74,7 +102,7 @@ def classifier_state(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     network for, and one that lists the tensors that are none of its.
     """
     family = name if name in dict(CLASSIFIERS.values()) else backbone_for(name)[0]
-    head, rest = next(names for start, names in NAMES.items() if family.startswith(start))
+    head, rest = _names(family)
     renamed, unknown = {}, []
     for key, value in state.items():
         prefix = next((prefix for prefix in head if key.startswith(prefix)), None)
@@ -98,32 +126,157 @@ def imagenet_wnids() -> list[str]:
     return WNIDS.read_text(encoding="ascii").split()
 
 
-def test_sizes(spec: str) -> tuple[int, int]:
-    """Short side and centre crop in pixels at which `torchvision:NAME.WEIGHTS` is evaluated."""
-    transform = _entry(spec).transforms()
-    return transform.resize_size[0], transform.crop_size[0]
+def preparation(name: str) -> Preparation:
+    """How torchvision tests `NAME.WEIGHTS`; its first weights' way where no weights are named."""
+    if "." not in name:
+        return Preparation()
+    transform = _entry(name).transforms()
+    return Preparation(
+        transform.resize_size[0],
+        transform.crop_size[0],
+        transform.interpolation.value,
+        tuple(transform.mean),
+        tuple(transform.std),
+    )
 
 
-def pixel_values(spec: str) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel, 0..255, that `torchvision:NAME.WEIGHTS` expects."""
-    transform = _entry(spec).transforms()
-    return [255 * value for value in transform.mean], [255 * value for value in transform.std]
+def network_of(state: Mapping[str, Any]) -> str | None:
+    """torchvision's name of the classifier that has these tensors; None where resdet has none."""
+    if any(tuple(state[key].shape) != SHAPES[key] for key in SHAPES if key in state):
+        return None
+    if "inception3a.branch1.conv.weight" in state:
+        name = "googlenet"
+    elif any(key.startswith("features.") for key in state):
+        convolutions = sum(
+            1 for key, value in state.items() if key.startswith("features.") and value.ndim == 4
+        )
+        name = CONVOLUTIONS.get(convolutions, "")
+        if name and any(key.endswith(".running_mean") for key in state):
+            name += "_bn"
+    else:
+        found = Counter(
+            match[1] for key in state if (match := re.match(r"layer(\d)\.\d+\.conv1\.", key))
+        )
+        blocks = tuple(found[stage] for stage in "1234")
+        name = DEPTHS.get(("layer1.0.conv3.weight" in state, blocks), "")
+    if not name:
+        return None
+    head, rest = _names(name)
+    known = (*head, *rest)
+    return name if all(key.startswith(known) for key in state) else None
 
 
-def weights_url(spec: str) -> str:
-    """The address of `torchvision:NAME.WEIGHTS`; raises UserError as `_entry` does."""
-    return str(_entry(spec).url)
+def recognises(state: Mapping[str, Any]) -> bool:
+    """Whether these are all the tensors of one of `CLASSIFIERS`, its last layer included.
+
+    Those of timm's plain ResNets have the same names.
+    """
+    name = network_of(state)
+    return name is not None and _last_layer(name) in state
 
 
-def _entry(spec: str) -> Any:
-    """torchvision's record of `torchvision:NAME.WEIGHTS`.
+def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWeights:
+    """The classifier in `values`, the tensors by torchvision's names.
+
+    `name` is NAME.WEIGHTS, or NAME alone, whose images are then prepared as for the first
+    published weights; None takes the network that the tensors tell. Without its last layer it is a
+    backbone. Raises UserError for tensors that are none of the network's.
+    """
+    if name is not None:
+        backbone_for(name)
+        if "." in name:
+            _entry(name)
+        network = name.partition(".")[0]
+    else:
+        found = network_of(values)
+        if found is None:
+            raise UserError(
+                f"{source} holds none of torchvision's classifiers that resdet has: "
+                f"{', '.join(CLASSIFIERS)}"
+            )
+        network = found
+    return as_classifier(
+        values, network, preparation(name or network), source, is_guessed=name is None
+    )
+
+
+def as_classifier(
+    values: Mapping[str, Tensor],
+    network: str,
+    prepared: Preparation,
+    source: str,
+    *,
+    is_guessed: bool = False,
+) -> LoadedWeights:
+    """The tensors of torchvision's `network` as one of our classifiers, ready to build.
+
+    A thousand classes are ImageNet's, others are numbered. UserError as `classifier_state`.
+    """
+    try:
+        state = classifier_state(network, dict(values))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    backbone, given = CLASSIFIERS[network]
+    own_keys = {key: given[key] for key in given if key in BackboneConfig.model_fields}
+    mean, std = ([255 * value for value in each] for each in (prepared.mean, prepared.std))
+    options = {key: given[key] for key in given if key not in own_keys}
+    config: dict[str, Any] = {
+        "task": "classification",
+        "model": {
+            "backbone": {"name": backbone, **own_keys, "options": options},
+            "pixel_mean": [round(value, 6) for value in mean],
+            "pixel_std": [round(value, 6) for value in std],
+        },
+        "data": {
+            "test_resize": prepared.resize,
+            "test_size": prepared.size,
+            "interpolation": prepared.interpolation,
+        },
+        # never trained here; the schema asks for a length
+        "train": {"epochs": 1},
+    }
+    complete = config_to_dict(config_from_dict(config, source))
+    last = values.get(_last_layer(network))
+    if last is None:
+        bare = {key.removeprefix("backbone."): value for key, value in state.items()}
+        return LoadedWeights(bare, "backbone", complete, source, is_guessed=is_guessed)
+    if last.ndim != 2 or not len(last):
+        raise UserError(
+            f"{source}: {_last_layer(network)} has shape {tuple(last.shape)}, which is no last "
+            "layer of a classifier; the file is damaged"
+        )
+    for key in ("pixel_mean", "pixel_std"):
+        state[key] = torch.tensor(complete["model"][key])[:, None, None]
+    names = imagenet_wnids()
+    if len(last) != len(names):
+        names = [f"class {number}" for number in range(1, len(last) + 1)]
+    return LoadedWeights(state, "classifier", complete, source, names, is_guessed=is_guessed)
+
+
+def _names(network: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    return next(names for start, names in NAMES.items() if network.startswith(start))
+
+
+def _last_layer(network: str) -> str:
+    """torchvision's name of the tensor with a row for each class."""
+    return "classifier.6.weight" if network.startswith("vgg") else "fc.weight"
+
+
+def weights_url(name: str) -> str:
+    """The address of `NAME.WEIGHTS`; raises UserError as `_entry` does."""
+    return str(_entry(name).url)
+
+
+def _entry(name: str) -> Any:
+    """torchvision's record of `NAME.WEIGHTS`, also given as a whole spec.
 
     Raises UserError with near names for an unknown model or an unknown set of weights, and for a
     spec that has not both parts.
     """
     from torchvision import models
 
-    name, _, weights = spec.removeprefix(PREFIX).partition(".")
+    spec = PREFIX + name.removeprefix(PREFIX)
+    name, _, weights = name.removeprefix(PREFIX).partition(".")
     known = models.list_models(module=models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
@@ -139,42 +292,27 @@ def _entry(spec: str) -> Any:
     return entries[weights].value
 
 
-def fetch(spec: str) -> Path:
-    """The local file of `torchvision:NAME.WEIGHTS`, downloaded once into torch.hub's folder.
+def check_name(name: str) -> None:
+    """UserError with near names where `NAME.WEIGHTS` is not published, or resdet has no such
+    network; downloads nothing."""
+    _entry(name)
+    backbone_for(name)
 
-    The SHA-256 prefix in the file's name is checked after a download and on the cached file.
-    Raises UserError that names the file and its folder when there is no network, or when the file
-    is not what its name says.
+
+def fetch(name: str) -> Path:
+    """The local file of `NAME.WEIGHTS`, downloaded once into torch.hub's folder.
+
+    Raises UserError as `check_name` and `fetch_url`.
     """
-    url = weights_url(spec)
-    filename = Path(urlparse(url).path).name
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / filename
-    match = HASH_IN_NAME.search(filename)
-    prefix = match.group(1) if match else ""
-    if path.is_file():
-        _check_hash(path, prefix)
-        return path
-    log.info("downloading %s to %s", url, folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix or None, progress=True)
-    except RuntimeError as error:
-        raise UserError(f"{spec}: the download of {url} is damaged: {error}; try again") from error
-    except OSError as error:  # URLError and timeouts are OSErrors
-        raise UserError(
-            f"{spec}: cannot download {filename} ({error}). Without network, fetch {url} elsewhere "
-            f"and put the file into {folder}, or start without weights "
-            f"(model.backbone.weights=null)"
-        ) from error
-    return path
+    check_name(name)
+    return fetch_url(weights_url(name), PREFIX + name.removeprefix(PREFIX))
 
 
-def _check_hash(path: Path, prefix: str) -> None:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(prefix):
-        raise UserError(
-            f"{path} is damaged or another file: its SHA-256 starts with {digest[:8]}, its name "
-            f"says {prefix}; delete it and it is downloaded again"
-        )
+def fetch_url(url: str, spec: str) -> Path:
+    """The local file of one of torchvision's addresses, downloaded once into torch.hub's folder.
+
+    The start of the SHA-256 in the file's name is checked. Raises UserError as `download.fetch`.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    match = HASH_IN_NAME.search(path.name)
+    return download.fetch(url, path, sha256=match[1] if match else None, spec=spec)

@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resdet.backbones import build_backbone
-from resdet.interop.torchvision import CLASSIFIERS, backbone_for, classifier_state
+from resdet.factory.classification import build_trained_classifier
+from resdet.interop.torchvision import CLASSIFIERS, imported
 from resdet.models.classifier import Classifier
-from tests.backbones.classifiers import build, without_dropout
+from tests.backbones.classifiers import without_dropout
 
 QUICK = ("resnet18", "resnet50", "googlenet")
 LIMIT = 1e-4
@@ -68,11 +69,8 @@ def their_model(name: str, inputs: Tensor) -> nn.Module:
 
 
 def our_model(name: str, theirs: nn.Module) -> Classifier:
-    model = build(*backbone_for(name))
-    state = classifier_state(name, theirs.state_dict())
-    state |= {key: model.state_dict()[key] for key in ("pixel_mean", "pixel_std")}
-    model.load_state_dict(state)
-    return model.eval()
+    weights = imported(theirs.state_dict(), f"{name}.IMAGENET1K_V1", "the test")
+    return build_trained_classifier(weights)
 
 
 @pytest.mark.parametrize(

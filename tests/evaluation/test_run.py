@@ -169,6 +169,40 @@ def test_kinds_that_a_run_does_not_find(run_folder: Path) -> None:
         eval_coco_command(run=run_folder, kinds=["keypoints"])
 
 
+def test_a_model_of_more_classes_than_the_data(
+    run_folder: Path, tmp_path: Path, nuclei: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Detections of the other classes are left out, and the data's labels become the model's."""
+    import torch
+
+    from resdet.engine.evaluate import evaluate_run
+    from resdet.inference.run import load
+
+    values = torch.load(run_folder / "best.pt", weights_only=True)
+    values["class_names"] = ["mitochondrion", *values["class_names"]]
+    values["category_ids"] = [7, 8]
+    rows = {"cls_score": (2, 3), "bbox_pred": (4, 8), "predictor": (1, 2)}
+    for key, value in values["model"].items():
+        for name, (few, more) in rows.items():
+            if f".{name}." in key and len(value) == few:
+                # every class is as likely as the background
+                values["model"][key] = torch.zeros(more, *value.shape[1:])
+    torch.save(values, tmp_path / "two.pt")
+    with caplog.at_level("INFO", logger="resdet"):
+        _, found = evaluate_run(tmp_path / "two.pt", device="cpu")
+    assert "1 of the model's 2 classes" in caplog.text and "mitochondrion" in caplog.text
+    assert found.loss is not None and 0 < found.loss < 100
+    truth = json.loads((run_folder / "two.json").read_text())
+    [category] = truth["categories"]
+    assert {record["category_id"] for record in found.records} == {category["id"]}
+    model = load(tmp_path / "two.pt", device="cpu")
+    for image in truth["images"]:
+        boxes = model.predict(nuclei / "images" / image["file_name"])
+        mine = [record for record in found.records if record["image_id"] == image["id"]]
+        assert len(mine) == int((boxes.labels == 1).sum())
+        assert 0 < len(mine) < len(boxes)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

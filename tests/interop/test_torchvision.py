@@ -1,30 +1,42 @@
-"""torchvision:NAME.WEIGHTS without network: a random file stands for the published one."""
+"""torchvision's classifiers: names, tensors, configs; a random file stands for a published one."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-import urllib.error
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
+from torch import Tensor
 from torchvision.models import ResNet18_Weights, resnet18
 
+import resdet
 from resdet.backbones import build_backbone
+from resdet.config.loading import config_from_dict
+from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
+from resdet.factory.classification import build_trained_classifier, settle_network
 from resdet.inference.classify import IMAGENET_CRC
 from resdet.interop import torchvision as interop
+from resdet.interop.fitting import load_backbone, load_classifier_weights
+from resdet.interop.reading import Reading
 from resdet.interop.torchvision import (
     CLASSIFIERS,
     backbone_for,
     classifier_state,
     fetch,
+    imported,
+    network_of,
+    preparation,
+    recognises,
     weights_url,
 )
-from resdet.interop.weights import load_backbone
+from resdet.interop.weights import check_spec, read_weights
+from resdet.models.classifier import Classifier
 from tests.backbones import classifiers
 
 SPEC = "torchvision:resnet18.IMAGENET1K_V1"
@@ -69,6 +81,8 @@ def test_names_resolve_to_the_published_file() -> None:
 def test_unknown_names_are_answered_with_near_ones(spec: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         weights_url(spec)
+    with pytest.raises(UserError, match=words):
+        check_spec(spec)
 
 
 def test_download_is_checked_cached_and_loaded(cache: Path, published: Path) -> None:
@@ -101,10 +115,8 @@ def test_a_damaged_cached_file_is_named(cache: Path, published: Path) -> None:
 def test_without_network_the_file_and_its_folder_are_named(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*args: object, **kwargs: object) -> None:
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setattr("torch.hub.urlopen", unreachable)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setenv("no_proxy", "")
     with pytest.raises(UserError) as caught:
         fetch(SPEC)
     text = str(caught.value)
@@ -151,11 +163,131 @@ def test_tensors_of_another_network_are_listed() -> None:
         classifier_state("resnet18", state)
 
 
+def state_of(name: str, num_classes: int = 1000) -> dict[str, Tensor]:
+    options: dict[str, Any] = {"num_classes": num_classes}
+    if name.startswith(("vgg", "googlenet")):
+        options["init_weights"] = False
+    if name == "googlenet":
+        options["aux_logits"] = True
+    with torch.device("meta"):
+        return getattr(torchvision.models, name)(weights=None, **options).state_dict()
+
+
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+def test_tensors_tell_their_network(name: str) -> None:
+    state = state_of(name)
+    assert network_of(state) == name
+    assert recognises(state)
+    loaded = imported(state, None, "the test")
+    assert (loaded.kind, loaded.is_guessed) == ("classifier", True)
+    config = config_from_dict(loaded.config or {}, "the test")
+    assert isinstance(config, ClsConfig)
+    named = imported(state, f"{name}.IMAGENET1K_V1", "the test")
+    assert (named.config, named.is_guessed) == (loaded.config, False)
+    with torch.device("meta"):
+        ours = resdet.factory.build_classifier(config, class_names=loaded.class_names).state_dict()
+    assert {key: value.shape for key, value in loaded.state.items()} == {
+        key: ours[key].shape for key in loaded.state
+    }
+    assert not set(ours) - set(loaded.state)
+    # a backbone alone is none, and neither are our own names
+    assert not recognises(
+        {k: v for k, v in state.items() if not k.startswith(("fc", "classifier"))}
+    )
+    assert not recognises(loaded.state)
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2", "vgg11", "alexnet"])
+def test_networks_with_the_same_names_of_tensors(name: str) -> None:
+    with torch.device("meta"):
+        state = getattr(torchvision.models, name)(weights=None).state_dict()
+    assert network_of(state) is None and not recognises(state)
+    with pytest.raises(UserError, match=r"w\.pth holds none of torchvision's classifiers"):
+        imported(state, None, "w.pth")
+
+
+def test_a_file_with_its_source(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = resnet18(num_classes=3)
+    theirs.train()(torch.rand(2, 3, 32, 32))
+    path = str(tmp_path / "w.pth")
+    torch.save(theirs.state_dict(), path)
+    images = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    inputs = torchvision.transforms.functional.normalize(images / 255, mean, std)
+    for source in (
+        "torchvision:resnet18.IMAGENET1K_V1",
+        "torchvision:resnet18",
+        "torchvision",
+        None,
+    ):
+        model = resdet.load(path, source=source, device="cpu")
+        assert isinstance(model, Classifier)
+        assert (model.class_names, model.test_resize) == (["class 1", "class 2", "class 3"], 256)
+        (logits,) = model(model.normalize(images))
+        torch.testing.assert_close(logits, theirs.eval()(inputs), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=r"w\.pth does not fit the model; .* missing"):
+        resdet.load(path, source="torchvision:resnet34")
+    with pytest.raises(UserError, match="no network for torchvision's 'resnet19'; did you mean"):
+        resdet.load(path, source="torchvision:resnet19")
+    with pytest.raises(UserError, match="resnet18 has no weights 'IMAGENET1K_V2'"):
+        resdet.load(path, source="torchvision:resnet18.IMAGENET1K_V2")
+    with pytest.raises(
+        UserError, match=r"w\.pth: these are not the weights of torchvision's vgg16"
+    ):
+        resdet.load(path, source="torchvision:vgg16")
+
+
+def test_what_is_guessed_is_not_insisted_on(tmp_path: Path) -> None:
+    """Files without a source may have been trained with strides in 1×1 convolutions."""
+    backbone = build_backbone("resnet18")
+    torch.save(resnet18().state_dict(), tmp_path / "w.pth")
+    reading = Reading(stride_in_1x1=True, channel_order="bgr")
+    lines = load_backbone(backbone, str(tmp_path / "w.pth"), reading)
+    assert not any("pixel mean" in line for line in lines)
+    weights = read_weights(str(tmp_path / "w.pth"), "torchvision:resnet18")
+    model = build_trained_classifier(weights)
+    lines = load_classifier_weights(model, str(tmp_path / "w.pth"), reading)
+    assert not any("pixel mean" in line for line in lines)
+
+
+def test_a_backbone_with_its_source(tmp_path: Path) -> None:
+    state = build_backbone("resnet18").state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    weights = read_weights(str(tmp_path / "w.pth"), "torchvision")
+    assert (weights.kind, set(weights.state)) == ("backbone", set(state))
+    with pytest.raises(UserError, match="no checkpoint of a classification run"):
+        build_trained_classifier(weights)
+
+
+def test_a_damaged_last_layer(tmp_path: Path) -> None:
+    state = dict(resnet18().state_dict())
+    for value in (torch.tensor(1.0), torch.zeros(512), torch.zeros(0, 512)):
+        torch.save({**state, "fc.weight": value}, tmp_path / "w.pth")
+        with pytest.raises(UserError, match=r"w\.pth: fc\.weight has shape .* damaged"):
+            read_weights(str(tmp_path / "w.pth"))
+
+
+def test_the_published_network_settles_a_config(cache: Path, published: Path) -> None:
+    values = {
+        "task": "classification",
+        "model": {"weights": SPEC, "backbone": {"name": None, "stochastic_depth": 0.1}},
+        "train": {"epochs": 1},
+    }
+    config = config_from_dict(values, "the test")
+    assert isinstance(config, ClsConfig)
+    section = settle_network(config).model
+    assert (section.backbone.name, section.backbone.stochastic_depth) == ("resnet18", 0.1)
+    assert (section.weights, section.pixel_std) == (SPEC, [58.395, 57.12, 57.375])
+
+
 def test_classes_and_test_sizes_of_the_published_weights() -> None:
     wnids = interop.imagenet_wnids()
     assert (len(set(wnids)), wnids) == (1000, sorted(wnids))
     # ILSVRC 2012's list; torchvision's words are in this order
     assert zlib.crc32(" ".join(wnids).encode()) == IMAGENET_CRC
     assert ResNet18_Weights.IMAGENET1K_V1.meta["categories"][wnids.index("n01440764")] == "tench"
-    assert interop.test_sizes("torchvision:resnet50.IMAGENET1K_V1") == (256, 224)
-    assert interop.test_sizes("torchvision:resnet50.IMAGENET1K_V2") == (232, 224)
+    for name, resize in (("resnet50.IMAGENET1K_V1", 256), ("resnet50.IMAGENET1K_V2", 232)):
+        prepared = preparation(name)
+        assert (prepared.resize, prepared.size, prepared.interpolation) == (resize, 224, "bilinear")
+    assert preparation("vgg16.IMAGENET1K_V1") == preparation("vgg16")

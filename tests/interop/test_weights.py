@@ -11,16 +11,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from resdet.backbones import build_backbone
-from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.errors import UserError
-from resdet.factory import build_model
+from resdet.interop.fitting import load_backbone, load_detector
 from resdet.interop.reading import Reading
-from resdet.interop.weights import (
-    checkpoint_path,
-    load_backbone,
-    load_detector,
-    read_weights,
-)
+from resdet.interop.weights import check_spec, checkpoint_path, read_weights
 
 
 class TinyDetector(nn.Module):
@@ -111,7 +105,7 @@ def test_torchvision_state_dict_file(tmp_path: Path, norm: str) -> None:
     torch.save(source.state_dict(), tmp_path / "r18.pth")
     backbone = build_backbone("resnet18", {"norm": norm})
     lines = load_backbone(backbone, str(tmp_path / "r18.pth"))
-    assert lines[-1] == "left out, the classifier: fc.weight, fc.bias"
+    assert lines[-1] == "left out, the classifier: head.fc.weight, head.fc.bias"
     theirs = source.state_dict()
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, theirs[key]), key
@@ -182,71 +176,11 @@ def test_nan_is_refused(tmp_path: Path) -> None:
         load_backbone(build_backbone("resnet18"), str(tmp_path / "w.pt"))
 
 
-def test_detector_with_the_same_classes(tmp_path: Path, detector: TinyDetector) -> None:
-    path = save_checkpoint(tmp_path / "c.pt", detector)
-    model = TinyDetector(["cat", "dog", "owl"])
-    lines = load_detector(model, str(path))
-    assert same(model.state_dict(), detector.state_dict())
-    assert len(lines) == 1
-    renamed = TinyDetector(["cat", "dog", "elk"])
-    assert "class names differ" in load_detector(renamed, str(path))[-1]
-    assert same(renamed.state_dict(), detector.state_dict())
-
-
-def test_detector_with_other_classes(tmp_path: Path, detector: TinyDetector) -> None:
-    path = save_checkpoint(tmp_path / "c.pt", detector)
-    model = TinyDetector([f"class {i}" for i in range(5)])
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    line = load_detector(model, str(path))[-1]
-    predictors = ["cls_score.weight", "bbox_pred.bias", "mask_logits.weight"]
-    assert line.startswith("3 classes there, 5 here")
-    assert all(key in line for key in predictors)
-    after = model.state_dict()
-    assert all(torch.equal(after[key], before[key]) for key in predictors)
-    assert torch.equal(after["neck.weight"], detector.neck.weight)
-    assert torch.equal(after["backbone.conv1.weight"], detector.backbone.conv1.weight)
-
-
 def test_backbones_are_no_detectors(tmp_path: Path, detector: TinyDetector) -> None:
     torch.save(detector.backbone.state_dict(), tmp_path / "w.pt")
     for spec in (str(tmp_path / "w.pt"), "torchvision:resnet18.IMAGENET1K_V1"):
         with pytest.raises(UserError, match=r"belongs to model\.backbone\.weights"):
             load_detector(detector, spec)
-
-
-class Hostile:
-    """A pickle that would create a file when it is loaded."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path(self.path),))
-
-
-def test_hostile_pickle_runs_nothing(tmp_path: Path) -> None:
-    proof = tmp_path / "proof"
-    torch.save({"model": Hostile(str(proof))}, tmp_path / "w.pt")
-    with pytest.raises(UserError, match="refused because loading them can run code"):
-        read_weights(str(tmp_path / "w.pt"))
-    assert not proof.exists()
-
-
-def test_damaged_files_give_one_clear_error(tmp_path: Path, detector: TinyDetector) -> None:
-    whole = save_checkpoint(tmp_path / "c.pt", detector).read_bytes()
-    contents = {
-        "truncated": whole[: len(whole) // 2],
-        "short": whole[:100],
-        "empty": b"",
-        "text": b"<html>404 not found</html>",
-        "zip": b"PK\x03\x04" + bytes(200),
-        "pickle": b"\x80\x02" + bytes(range(200)),
-    }
-    for name, content in contents.items():
-        path = tmp_path / f"{name}.pt"
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name}\.pt cannot be read as weights"):
-            read_weights(str(path))
 
 
 @pytest.mark.parametrize(
@@ -264,63 +198,6 @@ def test_files_without_weights(tmp_path: Path, content: Any, word: str) -> None:
         read_weights(str(tmp_path / "w.pt"))
 
 
-def test_safetensors_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "w.safetensors").write_bytes(b"")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install safetensors"):
-        read_weights(str(tmp_path / "w.safetensors"))
-
-
-def test_safetensors_with_its_package(tmp_path: Path) -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
-    state = build_backbone("resnet18").state_dict()
-    safetensors.save_file(state, str(tmp_path / "w.safetensors"))
-    backbone = build_backbone("resnet18")
-    load_backbone(backbone, str(tmp_path / "w.safetensors"))
-    assert same(backbone.state_dict(), state)
-    (tmp_path / "w.safetensors").write_bytes(b"no")
-    with pytest.raises(UserError, match="cannot be read as safetensors"):
-        read_weights(str(tmp_path / "w.safetensors"))
-
-
-@pytest.mark.parametrize("agnostic", [False, True])
-def test_real_detector_with_other_classes(tmp_path: Path, agnostic: bool) -> None:
-    """Of the real model exactly the class-wise predictors start anew, in every cascade stage."""
-    head = {"fc_dim": 16, "class_agnostic": agnostic}
-    mask = {"num_convs": 1, "conv_dim": 8, "class_agnostic": agnostic}
-    stages = [{"foreground_iou": 0.5}, {"foreground_iou": 0.6}][: 2 if agnostic else 1]
-    values = {
-        "model": {
-            "backbone": {"name": "resnet18"},
-            "fpn": {"out_channels": 8},
-            "roi": {"stages": stages, "box_head": head, "mask_head": mask},
-        },
-        "train": {"epochs": 1},
-    }
-    config = config_from_dict(values, "the test")
-    there = build_model(config, class_names=["one"], category_ids=[1])
-    here = build_model(config, class_names=["one", "two"], category_ids=[1, 2])
-    torch.save(
-        {
-            "format": 1,
-            "kind": "detector",
-            "config": config_to_dict(config),
-            "class_names": ["one"],
-            "category_ids": [1],
-            "model": there.state_dict(),
-        },
-        tmp_path / "c.pt",
-    )
-    listed = load_detector(here, str(tmp_path / "c.pt"))[-1].split(": ")[-1].split(", ")
-    # weight and bias of each stage's logits; class-wise, of the deltas and the masks too
-    assert len(listed) == (4 if agnostic else 6)
-    for key, value in here.state_dict().items():
-        same_shape = value.shape == there.state_dict()[key].shape
-        assert same_shape != (key in listed), key
-        if same_shape:
-            assert torch.equal(value, there.state_dict()[key]), key
-
-
 def test_the_stride_of_a_bottleneck_must_agree(tmp_path):
     backbone = build_backbone("resnet50", {"stride_in_1x1": True})
     state = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
@@ -330,3 +207,55 @@ def test_the_stride_of_a_bottleneck_must_agree(tmp_path):
     with pytest.raises(UserError, match=r"stride_in_1x1 true, and it is false here; set model"):
         load_backbone(build_backbone("resnet50"), str(tmp_path), Reading())
     load_backbone(backbone, str(tmp_path), Reading(stride_in_1x1=True))
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("torchvison:resnet50.IMAGENET1K_V1", "'torchvison'; did you mean torchvision?"),
+        ("mmdet:mask_rcnn", "no weights of 'mmdet'; it reads detectron2, torchvision, timm"),
+        ("torchvision:maskrcnn_resnet50_fpn_v3", "did you mean maskrcnn_resnet50_fpn"),
+        ("torchvision:resnet51.IMAGENET1K_V1", "no classifier 'resnet51'; did you mean"),
+        ("detectron2:COCO-Detection/faster_rcnn_R_50_FPN_2x", "did you mean COCO-Detection/faster"),
+        ("timm:resnet50.a4_in1k", "did you mean"),
+    ],
+)  # fmt: skip
+def test_unknown_names_are_answered_with_near_ones(spec: str, words: str) -> None:
+    for read in (read_weights, check_spec):
+        with pytest.raises(UserError) as caught:
+            read(spec)
+        assert words in str(caught.value)
+
+
+def test_wrong_sources(tmp_path: Path, detector: TinyDetector) -> None:
+    spec = str(save_checkpoint(tmp_path / "c.pt", detector))
+    with pytest.raises(UserError, match="is a checkpoint of resdet: leave out source='timm'"):
+        read_weights(spec, "timm")
+    torch.save(detector.backbone.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"source='timn:resnet18': resdet reads no .*mean timm"):
+        read_weights(str(tmp_path / "w.pt"), "timn:resnet18")
+    with pytest.raises(UserError, match="belongs to a file"):
+        read_weights("timm:resnet18.a1_in1k", "timm")
+
+
+def test_a_converted_backbone_is_read(tmp_path: Path) -> None:
+    """A checkpoint of ours of kind backbone, with the conventions it was trained by."""
+    backbone = build_backbone("resnet50", {"stride_in_1x1": True})
+    config = {"model": {"backbone": {"stride_in_1x1": True}, "channel_order": "bgr"}}
+    checkpoint = {"format": 1, "kind": "backbone", "config": config}
+    torch.save({**checkpoint, "model": backbone.state_dict()}, tmp_path / "w.pt")
+    weights = read_weights(str(tmp_path / "w.pt"))
+    assert (weights.kind, weights.config) == ("backbone", config)
+    with pytest.raises(UserError, match="stride_in_1x1 true, and it is false here"):
+        load_backbone(build_backbone("resnet50"), str(tmp_path / "w.pt"), Reading())
+
+
+@pytest.mark.parametrize(
+    "damage", [{"config": [1]}, {"class_names": 3}, {"class_names": [3]}, {"category_ids": ["a"]}]
+)
+def test_damaged_checkpoints(
+    tmp_path: Path, detector: TinyDetector, damage: dict[str, Any]
+) -> None:
+    path = save_checkpoint(tmp_path / "c.pt", detector, **damage)
+    with pytest.raises(UserError, match="is a damaged checkpoint"):
+        read_weights(str(path))

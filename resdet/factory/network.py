@@ -1,0 +1,105 @@
+"""The network that `model.weights` names, for configs that leave it open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict
+from resdet.config.schema import Config
+from resdet.config.schema_cls import ClsConfig
+from resdet.errors import UserError
+from resdet.factory.classification import settle_network
+from resdet.interop.fitting import refuse_classifier
+from resdet.interop.weights import read_weights
+
+logger = logging.getLogger("resdet")
+
+OWN_KEYS = ("num_classes", "weights", "class_map")
+"""Of section `model`: what belongs to a run and its data, and not to a network."""
+
+
+def settle(config: AnyConfig) -> AnyConfig:
+    """The config of either task with the network that its weights name, see `settle_detector`."""
+    return settle_network(config) if isinstance(config, ClsConfig) else settle_detector(config)
+
+
+def settle_detector(config: Config) -> Config:
+    """The config with the detector that `model.weights` holds, where `model.backbone.name` is null.
+
+    The whole section `model` of the weights' own config is taken, and how images are resized at
+    test time (`data.test_resize.method`); the keys that this config sets, to whatever value, come
+    on top: dicts merge, lists replace, and null clears. A config that went through
+    `override_config` sets every key, so this has to come before.
+
+    Raises UserError where nothing names a network.
+    """
+    if config.model.backbone.name is not None:
+        return config
+    spec = config.model.weights
+    if spec is None:
+        raise UserError(
+            "model.backbone.name: null takes the network of model.weights, and that is null too; "
+            "give model.weights=RUN, a published detector such as "
+            "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x, or a name of "
+            "resdet.list_backbones()"
+        )
+    refuse_classifier(spec)
+    weights = read_weights(spec)
+    if weights.kind != "detector":
+        raise UserError(
+            f"model.weights: {weights.source} holds a {weights.kind} and no detector; it belongs "
+            "to model.backbone.weights, beside model.backbone.name"
+        )
+    theirs = weights.config or {}
+    if not isinstance(theirs.get("model"), Mapping):
+        raise UserError(
+            f"model.weights: {weights.source} does not say which network it is; give "
+            "model.backbone.name as well"
+        )
+    asked = config.model.model_dump(mode="json", exclude_unset=True)
+    asked.get("backbone", {}).pop("name", None)
+    model = {key: value for key, value in theirs["model"].items() if key not in OWN_KEYS}
+    # the whole detector's weights are loaded, not those that its backbone once began with
+    model["backbone"] = {**(model.get("backbone") or {}), "weights": None}
+    values = config_to_dict(config)
+    values["model"] = _merged(model, asked)
+    method = ((theirs.get("data") or {}).get("test_resize") or {}).get("method")
+    if method is not None and "method" not in config.data.test_resize.model_fields_set:
+        values["data"]["test_resize"]["method"] = method
+    found = config_from_dict(values, f"model.weights={spec}")
+    assert isinstance(found, Config), "a detection config stays one"
+    logger.info("network of %s: %s", spec, describe_network(found))
+    return found
+
+
+def describe_network(config: Config) -> str:
+    """A detector in a few words: its backbone, pyramid, stages and masks."""
+    model = config.model
+    head = model.roi.box_head
+    if model.fpn is not None:
+        neck = f"FPN of {model.fpn.out_channels} channels"
+    else:
+        neck = "C4" if head.type == "res5" else "no pyramid, the heads on c5"
+    hidden = [f"{head.num_convs} convolutions"] * bool(head.num_convs)
+    hidden += [f"{head.num_fcs} layers of {head.fc_dim}"] * bool(head.num_fcs)
+    stages = len(model.roi.stages)
+    parts = [
+        f"{model.backbone.name} with norm {model.backbone.norm or 'of its own'}",
+        neck,
+        f"{stages} box stage{'s' if stages > 1 else ''}{' of ' if hidden else ''}"
+        f"{' and '.join(hidden)}",
+        "boxes only" if model.roi.mask_head is None else "masks",
+    ]
+    return ", ".join(parts)
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`: dicts merge, everything else replaces."""
+    values = dict(under)
+    for key, value in over.items():
+        old = values.get(key)
+        nested = isinstance(value, Mapping) and isinstance(old, Mapping)
+        values[key] = _merged(old, value) if nested else value  # type: ignore[arg-type]
+    return values

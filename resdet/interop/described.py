@@ -1,0 +1,125 @@
+"""Converted weights in words: what they are, their conventions, and what a layout leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resdet.config.loading import config_from_dict
+from resdet.config.schema import Config
+from resdet.factory.network import describe_network
+from resdet.interop.loaded import LoadedWeights
+
+LAYOUTS = {
+    "resdet": "a checkpoint of resdet",
+    "torchvision": "a state dict of torchvision",
+    "detectron2": "a checkpoint of Detectron2",
+}
+MAX_LISTED = 5
+# Keys that say how a network reads its input and its tensors.
+DETECTOR = (
+    "model.channel_order",
+    "model.pixel_mean",
+    "model.pixel_std",
+    "model.backbone.stride_in_1x1",
+    "model.backbone.norm_eps",
+    "model.rpn.round_anchors",
+    "model.rpn.anchor_spacing",
+    "model.rpn.loss_normalizer",
+    "model.roi.aligned",
+    "model.roi.sampling_ratio",
+    "model.roi.mask_head.paste",
+    "data.test_resize.method",
+)
+CLASSIFIER = (
+    "model.channel_order",
+    "model.pixel_mean",
+    "model.pixel_std",
+    "model.backbone.stride_in_1x1",
+    "model.backbone.norm_eps",
+    "data.test_resize",
+    "data.test_size",
+    "data.interpolation",
+)
+# What torchvision's detectors do in one way only, whatever they are made with; what Detectron2 has
+# no setting for, its exporter refuses.
+TORCHVISION_ONLY: dict[str, Any] = {
+    "model.rpn.round_anchors": True,
+    "model.rpn.anchor_spacing": "rounded",
+    "model.rpn.loss_normalizer": "sampled",
+    "model.roi.aligned": False,
+    "model.roi.mask_head.paste": "rounded",
+    "data.test_resize.method": "float",
+}
+
+
+def contents(weights: LoadedWeights, num_tensors: int) -> list[str]:
+    """Network, classes, number of tensors and conventions, a line each."""
+    lines = []
+    if weights.config is not None:
+        lines.append(f"{weights.kind}: {_network(weights)}")
+    else:
+        lines.append(f"{weights.kind}, of a network that the file does not name")
+    if names := weights.class_names:
+        more = ", …" if len(names) > MAX_LISTED else ""
+        lines.append(f"classes: {len(names)} ({', '.join(names[:MAX_LISTED])}{more})")
+    lines.append(f"tensors: {num_tensors}")
+    if weights.config is not None:
+        keys = DETECTOR if weights.kind == "detector" else CLASSIFIER
+        given = [(key.removeprefix("model."), _get(weights.config, key)) for key in keys]
+        listed = [f"{key} {_text(value)}" for key, value in given if value is not None]
+        lines.append(f"conventions: {', '.join(listed)}")
+    return lines
+
+
+def left_behind(weights: LoadedWeights, target: str) -> list[str]:
+    """What the layout of `target` has no place for, and where its toolkit computes otherwise."""
+    if target == "resdet":
+        if weights.kind == "backbone":
+            return ["a backbone alone: give it to model.backbone.weights"]
+        return []
+    if target == "detectron2":
+        return ["not in Detectron2's files: the names of the classes and their category ids"]
+    is_detector = weights.kind == "detector"
+    lines = [
+        "not in a state dict: the names of the classes and the config; torchvision's model is made "
+        f"with the number of classes{' and one for the background' if is_detector else ''}, and "
+        "takes the conventions above as arguments, or from its transforms"
+    ]
+    if is_detector:
+        pairs = [(k, _get(weights.config or {}, k), only) for k, only in TORCHVISION_ONLY.items()]
+        differing = [
+            f"{key} {_text(ours)} here, {_text(only)} there"
+            for key, ours, only in pairs
+            if ours is not None and ours != only
+        ]
+        if differing:
+            text = "torchvision computes otherwise, so that detections differ a little"
+            lines.append(f"note: {text}: {'; '.join(differing)}")
+    return lines
+
+
+def _network(weights: LoadedWeights) -> str:
+    assert weights.config is not None
+    if weights.kind != "detector":
+        section = weights.config.get("model", {}).get("backbone") or {}
+        given = {k: v for k, v in section.items() if k not in ("name", "weights") and v}
+        options = ", ".join(f"{key} {_text(value)}" for key, value in given.items())
+        return f"{section.get('name')}" + (f" with {options}" if options else "")
+    config = config_from_dict(weights.config, weights.source)
+    assert isinstance(config, Config), "a detector has a detection config"
+    return describe_network(config)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(_text(each) for each in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _get(values: Any, key: str) -> Any:
+    """The value at a dotted key of nested dicts; None where it is not given."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values

@@ -1,0 +1,106 @@
+"""torchvision's names of a detector's tensors and resdet's, and where background is in them.
+
+torchvision counts background as class 0, resdet as the last.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from resdet.errors import UserError
+
+# torchvision's names before 2022 and those of today.
+OLD_NAMES = (
+    (re.compile(r"^rpn\.head\.conv\.(weight|bias)$"), r"rpn.head.conv.0.0.\1"),
+    (re.compile(r"^(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)$"), r"\1.0.\2"),
+)
+OLD_MASK_CONV = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$")
+PYRAMID = tuple(
+    (f"backbone.fpn.{theirs}_blocks.{i}.", f"fpn.{ours}{i + 2}.")
+    for theirs, ours in (("inner", "lateral.c"), ("layer", "output.p"))
+    for i in range(4)
+)
+STARTS = (
+    *PYRAMID,
+    ("backbone.body.", "backbone."),
+    ("rpn.head.conv.", "rpn.conv."),
+    ("rpn.head.cls_logits.", "rpn.objectness."),
+    ("rpn.head.bbox_pred.", "rpn.deltas."),
+    ("roi_heads.box_head.fc6.", "roi_heads.stages.0.fcs.0."),
+    ("roi_heads.box_head.fc7.", "roi_heads.stages.0.fcs.2."),
+    ("roi_heads.box_predictor.", "roi_heads.stages.0."),
+    ("roi_heads.mask_head.", "roi_heads.mask_head.convs."),
+    ("roi_heads.mask_predictor.conv5_mask.", "roi_heads.mask_head.deconv."),
+    ("roi_heads.mask_predictor.mask_fcn_logits.", "roi_heads.mask_head.predictor."),
+)
+"""Starts of names that differ by nothing else, torchvision's and ours."""
+BOX_LAYER = re.compile(r"roi_heads\.box_head\.(\d+)\.(.+)")
+OUR_BOX_LAYER = re.compile(r"roi_heads\.stages\.0\.(convs|fcs)\.(\d+)\.(.+)")
+LOGITS, DELTAS = "roi_heads.stages.0.cls_score.", "roi_heads.stages.0.bbox_pred."
+MASKS = "roi_heads.mask_head.predictor."
+
+
+def present_name(key: str) -> str:
+    """torchvision's name of today for one of any of its versions."""
+    for old, new in OLD_NAMES:
+        key = old.sub(new, key)
+    return OLD_MASK_CONV.sub(lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}", key)
+
+
+def our_name(key: str, num_convs: int, source: str) -> str:
+    """Ours of torchvision's present name; the box head has `num_convs` convolutions.
+
+    Raises UserError for a tensor that has no place here.
+    """
+    layer = BOX_LAYER.fullmatch(key)
+    if layer:
+        # one list: convolutions with their norms, a flattening, then layers and their ReLUs
+        number = int(layer[1])
+        if "." in layer[2]:
+            return f"roi_heads.stages.0.convs.{number}.{layer[2]}"
+        return f"roi_heads.stages.0.fcs.{number - num_convs - 1}.{layer[2]}"
+    for theirs, ours in STARTS:
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    raise UserError(
+        f"{source}: {key} has no place in resdet's detectors; they have boxes and masks, on ResNets"
+    )
+
+
+def without_background(key: str, value: Tensor) -> Tensor:
+    """Our tensor `key` from torchvision's rows: background's logit moves last, its deltas and its
+    mask, which no loss and no result uses, are dropped."""
+    if value.ndim == 0:
+        return value  # damaged; its shape is refused when it is loaded
+    if key.startswith(LOGITS):
+        return torch.cat([value[1:], value[:1]])
+    if key.startswith(DELTAS):
+        return value[4:].clone()
+    return value[1:].clone() if key.startswith(MASKS) else value
+
+
+def their_name(key: str, num_convs: int, source: str) -> str:
+    """The way back, to torchvision's present name; UserError where it has no such tensor."""
+    layer = OUR_BOX_LAYER.fullmatch(key)
+    if layer and num_convs:
+        number = int(layer[2]) + (0 if layer[1] == "convs" else num_convs + 1)
+        return f"roi_heads.box_head.{number}.{layer[3]}"
+    # the longest start decides: stages.0. stands for the predictor, and stages.0.fcs.0. for fc6
+    starts = [pair for pair in STARTS if key.startswith(pair[1])]
+    if not starts:
+        raise UserError(f"{source}: {key} has no place in torchvision's detectors")
+    theirs, ours = max(starts, key=lambda pair: len(pair[1]))
+    return theirs + key.removeprefix(ours)
+
+
+def with_background(key: str, value: Tensor) -> Tensor:
+    """The way back, for our tensor `key`: background's deltas and mask are 0."""
+    if key.startswith(LOGITS):
+        return torch.cat([value[-1:], value[:-1]])
+    if key.startswith((DELTAS, MASKS)):
+        rows = 4 if key.startswith(DELTAS) else 1
+        return torch.cat([value.new_zeros((rows, *value.shape[1:])), value])
+    return value
