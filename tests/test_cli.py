@@ -18,6 +18,7 @@ TOOLS = {
     "eval_cls": "eval-cls",
     "analyze": "analyze",
     "benchmark": "benchmark",
+    "convert": "convert",
     "predict": "predict",
 }
 
@@ -88,6 +89,8 @@ def test_the_overview_and_the_version(capsys):
         (["eval-coco", "runs/x", "--kinds", "boxes"], "'boxes': bbox, segm or bbox,segm"),
         (["eval-coco", "runs/x", "--max-dets", "1,100"], "'1,100': three numbers above 0"),
         (["eval-coco", "runs/x", "--backend", "slow"], "invalid choice: 'slow'"),
+        (["convert", "runs/x"], "the following arguments are required: OUT"),
+        (["convert", "runs/x", "o.pt", "--to", "timm"], "invalid choice: 'timm'"),
         (["predict", "runs/x", "--out", "o"], "the following arguments are required"),
         (["predict", "runs/x", "a.png"], "the following arguments are required: --out"),
         (["predict", "r", "a", "--out", "o", "--score-thresh", "50"], "'50': a number from 0 to 1"),

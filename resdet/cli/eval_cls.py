@@ -30,9 +30,10 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "arguments",
         nargs="*",
         metavar="RUN_OR_CHECKPOINT … [key=value …]",
-        help="run folders (best.pt, else last.pt), checkpoint files, or torchvision:NAME.WEIGHTS, "
-        "with averaged weights where they are kept. Then config keys, on top of each one's own "
-        "config: data.val.root=DIR, data.holdout=0, data.test_size=288; the last of a key counts",
+        help="run folders (best.pt, else last.pt), checkpoint files, or published names like "
+        "torchvision:resnet50.IMAGENET1K_V2 and timm:resnet50.a1_in1k, with averaged weights where "
+        "they are kept. Then config keys, on top of each one's own config: data.val.root=DIR, "
+        "data.holdout=0, data.test_size=288; the last of a key counts",
     )
     parser.add_argument(
         "--crops",

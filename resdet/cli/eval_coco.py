@@ -27,7 +27,8 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "arguments",
         nargs="*",
         metavar="RUN_OR_CHECKPOINT [key=value …]",
-        help="a run folder (its best.pt, else last.pt) or a checkpoint file, with averaged weights "
+        help="a run folder (its best.pt, else last.pt), a checkpoint, or a published name like "
+        "torchvision:maskrcnn_resnet50_fpn_v2, with averaged weights "
         f"where they are kept. Then {OVERRIDES_HELP}",
     )
     parser.add_argument(

@@ -21,7 +21,10 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = "Example:\n  %(prog)s runs/demo_nuclei datasets/nuclei/images --out runs/drawn"
     parser.add_argument(
-        "model", metavar="RUN_OR_CHECKPOINT", help="a run folder or a checkpoint file"
+        "model",
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run folder, a checkpoint, or a published name like "
+        "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x",
     )
     parser.add_argument(
         "inputs",

@@ -21,7 +21,7 @@ from resdet.config.loading import (
 from resdet.config.schema_cls import ClsConfig
 from resdet.engine import checkpoint
 from resdet.errors import UserError
-from resdet.factory.classification import settle_network
+from resdet.factory.network import settle
 
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = ("data.workers", "log.every", "log.tensorboard", "checkpoint.every")
@@ -77,9 +77,7 @@ def open_run(
         raise UserError(f"{folder}: a run of {old.task}; go on with it by {tool_of(old)}")
     if config is not None or overrides:
         if config is not None:
-            wanted = read_config(config, overrides, type(old))
-            if isinstance(wanted, ClsConfig):
-                wanted = settle_network(wanted)
+            wanted = settle(read_config(config, overrides, type(old)))
         else:
             wanted = override_config(old, overrides, str(folder))
         check_changes(old, wanted, step=found["step"] if found else 0, source=folder)

@@ -247,3 +247,11 @@ def test_any_data_set_can_be_loaded(nuclei_data: CocoDetection) -> None:
         Squares(), TrainPlan(5, 5, seed=0), start_step=0, end_step=1, workers=1, collate=sorted
     )
     assert list(steps) == [[[0, 1, 4, 9, 16]]]
+
+
+def test_padding_to_another_multiple() -> None:
+    images = [torch.ones((3, 40, 33)), torch.ones(3, 41, 20)]
+    batch = collate_images(images, 1)
+    assert batch.images.shape == (2, 3, 41, 33) and batch.images.dtype == torch.float32
+    assert batch.images.sum() == 3 * (40 * 33 + 41 * 20)
+    assert collate_images(images, 16).images.shape == (2, 3, 48, 48)
