@@ -220,6 +220,7 @@ def to_detectron2(config: Config, num_classes: int, source: str) -> dict[str, An
     maps = ["res2", "res3", "res4", "res5"] if has_fpn else levels
     heads = "CascadeROIHeads" if len(model.roi.stages) > 1 else "StandardROIHeads"
     found: dict[str, Any] = {
+        "VERSION": 2,
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
         "MODEL.BACKBONE.NAME": f"build_resnet{'_fpn' if has_fpn else ''}_backbone",
         "MODEL.BACKBONE.FREEZE_AT": model.backbone.freeze_at,
@@ -249,7 +250,18 @@ def to_detectron2(config: Config, num_classes: int, source: str) -> dict[str, An
             "MODEL.FPN.OUT_CHANNELS": model.fpn.out_channels,
             "MODEL.FPN.NORM": THEIR_NORMS[model.fpn.norm],
         }
-    return found | _their_rpn(config) | _their_heads(config)
+    found |= _their_rpn(config) | _their_heads(config)
+    return {key: _typed(key, value, source) for key, value in found.items()}
+
+
+def _typed(key: str, value: Any, source: str) -> Any:
+    """A whole number where Detectron2's default is one, as it refuses floats there."""
+    default = DEFAULTS.get(key)
+    if isinstance(value, float) and type(default) is int:
+        if value != int(value):
+            raise UserError(f"{source}: {key} would be {value}, and Detectron2 takes whole numbers")
+        return int(value)
+    return float(value) if isinstance(default, float) else value
 
 
 def _check_expressible(config: Config, source: str) -> None:

@@ -74,6 +74,9 @@ def test_a_config_of_the_zoo_comes_back(name: str) -> None:
     settings = {k: v for k, v in settings.items() if not k.startswith(tuple(absent))}
     back = to_detectron2(zoo_config(name), settings["MODEL.ROI_HEADS.NUM_CLASSES"], name)
     assert {key: back.get(key) for key in settings} == settings
+    # Detectron2 refuses a float where its default is a whole number, and the other way round
+    for key, value in settings.items():
+        assert type(back[key]) is type(value), key
 
 
 @pytest.mark.parametrize("name", list(zoo.FILES)[::3])
