@@ -223,6 +223,12 @@ class ModelConfig(Section):
     """Detections narrower or lower than this many pixels are dropped before NMS; 0 keeps all."""
 
     @model_validator(mode="after")
+    def _class_map(self) -> ModelConfig:
+        if self.class_map and self.weights is None:
+            raise ValueError("class_map names classes of model.weights, and that is null; give it")
+        return self
+
+    @model_validator(mode="after")
     def _res5_head(self) -> ModelConfig:
         box, mask = self.roi.box_head, self.roi.mask_head
         if box.type != "res5":
@@ -231,6 +237,7 @@ class ModelConfig(Section):
             "fpn: null": self.fpn is None,
             "roi.box_head.num_convs: 0": box.num_convs == 0,
             "roi.box_head.num_fcs: 0": box.num_fcs == 0,
+            "roi.box_head.norm: none": box.norm == "none",
             "one entry in roi.stages": len(self.roi.stages) == 1,
             "backbone.res5_dilation: 1 or null": self.backbone.res5_dilation != 2,
             f"roi.mask_head.pool_size: {box.pool_size}, that of the box head": mask is None

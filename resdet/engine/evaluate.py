@@ -183,6 +183,7 @@ def _run_model(
         collate=partial(collate, multiple=model.size_divisibility),
     )
     labels = model_labels(dataset.class_names, model.class_names)
+    on_device = labels.to(processes.device)
     # the same classes may have other ids in this file than where the model was trained
     ids = dict(zip(labels.tolist(), dataset.category_ids, strict=True))
     category_ids = [ids.get(label, NOT_IN_DATA) for label in range(model.num_classes)]
@@ -194,8 +195,7 @@ def _run_model(
         with precision.autocast():
             detections = model.infer(batch.images, batch.original_sizes)
             if val_loss:
-                there = labels.to(processes.device)[batch.targets.labels]
-                targets = replace(batch.targets, labels=there)
+                targets = replace(batch.targets, labels=on_device[batch.targets.labels])
                 named = model(batch.images, targets, seed=0, step=0)
                 names = tuple(named)
                 losses.append(torch.stack([value.double() for value in named.values()]))

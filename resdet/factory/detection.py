@@ -188,6 +188,11 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
     """
     if weights.kind == "classifier":
         raise UserError(f"{weights.source} is a classifier; evaluate it by tools/eval_cls.py")
+    if weights.kind == "backbone":
+        raise UserError(
+            f"{weights.source} holds a backbone and no detector: give it to model.backbone.weights "
+            "of a config to train"
+        )
     if weights.kind != "detector" or weights.config is None or not weights.class_names:
         raise UserError(
             f"{weights.source} holds weights without a config and class names: it is no checkpoint "

@@ -11,6 +11,7 @@ from resdet.config.schema import Config
 from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
 from resdet.factory.classification import settle_network
+from resdet.interop.described import describe_network
 from resdet.interop.fitting import refuse_classifier
 from resdet.interop.weights import read_weights
 
@@ -72,27 +73,6 @@ def settle_detector(config: Config) -> Config:
     assert isinstance(found, Config), "a detection config stays one"
     logger.info("network of %s: %s", spec, describe_network(found))
     return found
-
-
-def describe_network(config: Config) -> str:
-    """A detector in a few words: its backbone, pyramid, stages and masks."""
-    model = config.model
-    head = model.roi.box_head
-    if model.fpn is not None:
-        neck = f"FPN of {model.fpn.out_channels} channels"
-    else:
-        neck = "C4" if head.type == "res5" else "no pyramid, the heads on c5"
-    hidden = [f"{head.num_convs} convolutions"] * bool(head.num_convs)
-    hidden += [f"{head.num_fcs} layers of {head.fc_dim}"] * bool(head.num_fcs)
-    stages = len(model.roi.stages)
-    parts = [
-        f"{model.backbone.name} with norm {model.backbone.norm or 'of its own'}",
-        neck,
-        f"{stages} box stage{'s' if stages > 1 else ''}{' of ' if hidden else ''}"
-        f"{' and '.join(hidden)}",
-        "boxes only" if model.roi.mask_head is None else "masks",
-    ]
-    return ", ".join(parts)
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from resdet.config.loading import config_from_dict
 from resdet.config.schema import Config
-from resdet.factory.network import describe_network
 from resdet.interop.loaded import LoadedWeights
 
 LAYOUTS = {
@@ -96,6 +95,27 @@ def left_behind(weights: LoadedWeights, target: str) -> list[str]:
             text = "torchvision computes otherwise, so that detections differ a little"
             lines.append(f"note: {text}: {'; '.join(differing)}")
     return lines
+
+
+def describe_network(config: Config) -> str:
+    """A detector in a few words: its backbone, pyramid, stages and masks."""
+    model = config.model
+    head = model.roi.box_head
+    if model.fpn is not None:
+        neck = f"FPN of {model.fpn.out_channels} channels"
+    else:
+        neck = "C4" if head.type == "res5" else "no pyramid, the heads on c5"
+    hidden = [f"{head.num_convs} convolutions"] * bool(head.num_convs)
+    hidden += [f"{head.num_fcs} layers of {head.fc_dim}"] * bool(head.num_fcs)
+    stages = len(model.roi.stages)
+    parts = [
+        f"{model.backbone.name} with norm {model.backbone.norm or 'of its own'}",
+        neck,
+        f"{stages} box stage{'s' if stages > 1 else ''}{' of ' if hidden else ''}"
+        f"{' and '.join(hidden)}",
+        "boxes only" if model.roi.mask_head is None else "masks",
+    ]
+    return ", ".join(parts)
 
 
 def _network(weights: LoadedWeights) -> str:

@@ -97,10 +97,10 @@ def _settings(
 ) -> tuple[dict[str, Any], str]:
     """Detectron2's settings of the network, and the zoo's name where it is known, else "".
 
-    Without a name a YAML of the file's own name is its config, as `convert.py` writes them.
+    Without a name its config may lie beside it.
     """
-    beside = Path(source).with_suffix(".yaml")
-    if not name and beside.is_file():
+    beside = None if name else _config_beside(Path(source))
+    if beside is not None:
         logger.info("%s: its config is %s beside it", source, beside.name)
         return read_yaml(beside), ""
     if not name:
@@ -122,6 +122,15 @@ def _settings(
     if known in zoo.BACKBONES:
         raise UserError(f"{source} holds a detector, and {known} is a backbone; leave the name out")
     return zoo.settings(known), known
+
+
+def _config_beside(path: Path) -> Path | None:
+    """Detectron2's config of the file `path`: of its own name, as `convert.py` writes it, or
+    config.yaml, as Detectron2 leaves it in its output folder; None for YAMLs of others."""
+    for found in (path.with_suffix(".yaml"), path.with_name("config.yaml")):
+        if found.is_file() and any(key.startswith("MODEL.") for key in read_yaml(found)):
+            return found
+    return None
 
 
 def told_by(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:

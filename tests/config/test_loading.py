@@ -252,3 +252,15 @@ def test_the_task_picks_the_schema():
         load_config("demo_nuclei", schema=ClsConfig)
     with pytest.raises(ConfigError, match="this config is for classification; use tools/train_c"):
         load_config("imagenet_resnet18_tv1")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("model.class_map={a: b}", "class_map names classes of model.weights"),
+        ("model.roi.box_head={type: res5, num_fcs: 0, norm: gn}", "fpn: null; roi.box_head.norm"),
+    ],
+)
+def test_keys_that_would_do_nothing(given: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_config("demo_nuclei", [given])

@@ -233,6 +233,8 @@ def test_imagenet_backbones(norm: str, tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
     read = weights.read_weights(str(path))
     assert read.kind == "backbone"
+    with pytest.raises(UserError, match=r"R-50.*model\.backbone\.weights"):
+        resdet.load(path)
     assert not any("fc" in key for key in read.state)
     backbone = build_backbone("resnet50", {"norm": "frozen_bn" if norm == "bn" else "gn"})
     load_backbone(backbone, str(path))
@@ -304,6 +306,26 @@ def test_yaml_bases_and_tuples(tmp_path: Path) -> None:
         config.write_text(text)
         with pytest.raises(UserError, match="config of Detectron2"):
             read_yaml(config)
+
+
+def test_a_config_beside_the_file(fixture: Fixture, tmp_path: Path) -> None:
+    """Of its own name, or config.yaml in Detectron2's output folder; not a YAML of others."""
+    state = state_of(fixture, "r18")
+    source = str(tmp_path / "model_final.pth")
+    (tmp_path / "config.yaml").write_text("model: {num_classes: 3}\n")
+    read = detectron2.imported(dict(state), None, source)
+    assert read.config is not None and read.config["model"]["channel_order"] == "bgr"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(nested(fixture.facts("r18")["options"])))
+    read = detectron2.imported(dict(state), None, source)
+    assert read.config is not None and read.config["model"]["channel_order"] == "rgb"
+    (tmp_path / "model_final.yaml").write_text("INPUT: {FORMAT: BGR}\nMODEL: {MASK_ON: true}\n")
+    with pytest.raises(UserError, match="does not fit"):
+        resdet.load(save(state, source))
+
+
+def save(state: dict[str, Tensor], path: str) -> str:
+    torch.save({"model": state}, path)
+    return path
 
 
 def test_a_base_that_is_its_own_is_refused(tmp_path: Path) -> None:
