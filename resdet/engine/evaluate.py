@@ -245,6 +245,18 @@ def model_labels(data_names: Sequence[str], class_names: Sequence[str]) -> Tenso
     return torch.tensor([list(class_names).index(name) for name in data_names])
 
 
+def name_classes(model: RCNN, dataset: CocoDetection, source: str) -> None:
+    """Give a model the names of as many classes in the data where it shares none of them: files of
+    other toolkits hold no names, and theirs are `class 1` and so on, in the order of the labels."""
+    here, there = list(model.class_names), list(dataset.class_names)
+    if len(here) == len(there) and not set(here) & set(there):
+        logger.info(
+            f"none of the model's {len(here)} classes ({', '.join(here[:3])}, …) is in {source}; "
+            f"they are taken by position: {', '.join(there[:8])}{', …' if len(there) > 8 else ''}"
+        )
+        model.class_names = there
+
+
 def check_classes(
     dataset: CocoDetection, class_names: Sequence[str], source: str, *, fewer: bool = False
 ) -> None:
@@ -302,6 +314,7 @@ def evaluate_run(
             "data.val.annotations=FILE"
         )
     source = str(config.data.val.annotations)
+    name_classes(model, dataset, source)
     check_classes(dataset, model.class_names, source, fewer=True)
     truth = prepare_truth(dataset, masks=model.has_masks, source=source)
     logger.info(f"{loaded.source}: evaluating on {len(dataset)} images of {source}")

@@ -203,6 +203,36 @@ def test_a_model_of_more_classes_than_the_data(
         assert 0 < len(mine) < len(boxes)
 
 
+def test_a_model_whose_classes_have_no_names(
+    run_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A detector of another toolkit's layout is evaluated by the order of its classes."""
+    from resdet.engine.evaluate import evaluate_run
+    from resdet.interop.convert import convert
+
+    convert(str(run_folder), tmp_path / "two.pkl")
+    split = json.loads((run_folder / "two.json").read_text())
+    data = [
+        f"data.val.annotations={run_folder / 'two.json'}",
+        f"data.val.images={load_values(run_folder)['images']}",
+        "train.precision=fp32",
+        "data.workers=0",
+    ]
+    with caplog.at_level("INFO", logger="resdet"):
+        _, found = evaluate_run(tmp_path / "two.pkl", data, device="cpu")
+    assert "taken by position" in caplog.text
+    _, own = evaluate_run(run_folder, device="cpu")
+    assert found.records == own.records
+    assert {record["image_id"] for record in found.records} <= {i["id"] for i in split["images"]}
+
+
+def load_values(run_folder: Path) -> dict[str, Any]:
+    """The section data.val of the run's own config."""
+    import torch
+
+    return torch.load(run_folder / "best.pt", weights_only=True)["config"]["data"]["val"]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
