@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resdet.ops.normalize import normalize_pixels
+
 if TYPE_CHECKING:
     from resdet.config.schema_cls import ClsConfig
 
@@ -127,8 +129,9 @@ class Classifier(nn.Module):
             images = images.flip(1)
         if mean.shape[-2:] != images.shape[-2:]:
             mean = mean.mean((1, 2), keepdim=True)
-        x = (images.to(mean.dtype) - mean) / self.pixel_std
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return normalize_pixels(images, mean, self.pixel_std)
 
     def logits(self, images: Tensor) -> tuple[Tensor, ...]:
         """Normalised images → logits (B, K), and in training those of auxiliary classifiers."""

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from resdet.models.fpn import FPN, OneMap
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
+from resdet.ops import sampler
 from resdet.ops.boxes import clip_boxes, is_nonempty
+from resdet.ops.normalize import normalize_pixels
 from resdet.structures import Detections, ImageBatch, TargetBatch
 
 if TYPE_CHECKING:
@@ -98,15 +100,18 @@ class RCNN(nn.Module):
         """(B, 3, H, W) in the model's type: mean and deviation, then 0 outside the true sizes."""
         mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
         images = batch.images.flip(1) if self.channel_order == "bgr" else batch.images
-        images = (images.to(mean.dtype) - mean) / std
-        height, width = images.shape[-2:]
-        inside_y = torch.arange(height, device=mean.device) < batch.sizes[:, :1]
-        inside_x = torch.arange(width, device=mean.device) < batch.sizes[:, 1:]
-        inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
-        images = images * inside
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return images
+        x = normalize_pixels(images, mean, std)
+        if not sampler.fixed_shapes(x):
+            for each, (height, width) in zip(x, batch.sizes.tolist(), strict=True):
+                each[:, height:] = 0
+                each[:, :, width:] = 0
+            return x
+        height, width = x.shape[-2:]
+        inside_y = torch.arange(height, device=mean.device) < batch.sizes[:, :1]
+        inside_x = torch.arange(width, device=mean.device) < batch.sizes[:, 1:]
+        return x.mul_(inside_y[:, None, :, None] & inside_x[:, None, None, :])
 
     def forward(
         self, images: ImageBatch, targets: TargetBatch, *, seed: int, step: int

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+MAX_BOXES_A_CALL = 500
+"""Of NMS on a CPU, whatever their groups."""
+
 
 def box_area(boxes: Tensor) -> Tensor:
     """Areas (…,) of boxes (…, 4), in square pixels."""
@@ -62,13 +65,26 @@ def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: float) -> Tensor:
-    """NMS within each group in one call: positions kept (n,) int64, best score first.
+    """NMS within each group: positions kept (n,) int64, best score first.
 
-    `boxes` (N, 4) xyxy, `scores` (N,), `groups` (N,) int64 ≥ 0. Groups are moved apart by offsets,
-    in float64: in float32 they would coarsen the coordinates (1/64 px past an offset of 2^17).
+    `boxes` (N, 4) xyxy, `scores` (N,), `groups` (N,) int64 ≥ 0. A GPU takes all groups in one call,
+    moved apart by offsets, in float64: in float32 they would coarsen the coordinates (1/64 px past
+    an offset of 2^17). On a CPU the cost grows with the square of the boxes in a call, so many
+    boxes are a call a group.
     """
     if len(boxes) == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    boxes = boxes.double()
-    offsets = groups.double() * (boxes.amax() - boxes.amin() + 1)
-    return nms(boxes + offsets[:, None], scores.double(), iou_thresh)
+    boxes, scores = boxes.double(), scores.double()
+    if boxes.is_cuda or len(boxes) <= MAX_BOXES_A_CALL:
+        offsets = groups.double() * (boxes.amax() - boxes.amin() + 1)
+        return nms(boxes + offsets[:, None], scores, iou_thresh)
+    _, counts = torch.unique(groups, return_counts=True)
+    kept = torch.cat(
+        [
+            rows[nms(boxes[rows], scores[rows], iou_thresh)]
+            for rows in torch.argsort(groups, stable=True).split(counts.tolist())
+        ]
+    )
+    # equal scores stay in the order of their positions
+    kept = kept.sort().values
+    return kept[torch.argsort(scores[kept], descending=True, stable=True)]

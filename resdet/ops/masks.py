@@ -5,6 +5,7 @@ All three resamplings are separable, so each is two small matrix products a mask
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch import Tensor
 
 # Elements pasted at once: bounds the memory of images with hundreds of detections.
 MAX_PASTE_ELEMENTS = 2**26
+PASTES = ("continuous", "rounded")
+Window = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in whole pixels, the last two outside."""
 
 
 def _overlap_weights(starts: Tensor, stops: Tensor, cells: int, size: int) -> Tensor:
@@ -50,8 +54,8 @@ def _bilinear_weights(starts: Tensor, stops: Tensor, grid: int, low: int, high: 
     return (1 - (position[..., None] - cells).abs()).clamp_(min=0)
 
 
-def _paste(probs: Tensor, boxes: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """(N, h, w) probabilities in the pixels `window` (x1, y1, x2, y2), 0 outside the boxes."""
+def _paste_continuous(probs: Tensor, boxes: Tensor, window: Window) -> Tensor:
+    """(N, h, w) probabilities in the pixels of `window`, 0 outside the boxes."""
     x1, y1, x2, y2 = window
     grid = probs.shape[-1]
     across = _bilinear_weights(boxes[:, 0], boxes[:, 2], grid, x1, x2)
@@ -59,10 +63,10 @@ def _paste(probs: Tensor, boxes: Tensor, window: tuple[int, int, int, int]) -> T
     return down @ probs @ across.transpose(1, 2)
 
 
-def _resize_weights(starts: Tensor, counts: Tensor, grid: int, size: int) -> Tensor:
-    """(N, size, grid): weights of `grid` cells resized bilinearly to `counts` (N,) whole pixels
-    from `starts` (N,) on; 0 in the other pixels of 0…size. Both are int64."""
-    pixels = torch.arange(size, device=starts.device) - starts[:, None]
+def _resize_weights(starts: Tensor, counts: Tensor, grid: int, low: int, high: int) -> Tensor:
+    """(N, high − low, grid): weights of `grid` cells resized bilinearly to `counts` (N,) whole
+    pixels from `starts` (N,) on; 0 in the other pixels of low…high. Both are int64."""
+    pixels = torch.arange(low, high, device=starts.device) - starts[:, None]
     position = (pixels + 0.5) * (grid / counts)[:, None] - 0.5
     # beyond the outermost centres the outermost cells hold, as in F.interpolate
     position = position.clamp_(0, grid - 1)
@@ -71,22 +75,58 @@ def _resize_weights(starts: Tensor, counts: Tensor, grid: int, size: int) -> Ten
     return weights * ((pixels >= 0) & (pixels < counts[:, None]))[..., None]
 
 
-def _paste_rounded(probs: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """(N, H, W) probabilities where torchvision puts them, 0 outside.
+def _rounded_ends(boxes: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """First and last pixels (N, 2) xy of masks whose border of a cell their boxes grow by."""
+    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * ((grid + 2) / grid)
+    center = (boxes[:, 2:] + boxes[:, :2]) * 0.5
+    return (center - half).long(), (center + half).long()
+
+
+def _paste_rounded(probs: Tensor, boxes: Tensor, window: Window) -> Tensor:
+    """(N, h, w) probabilities where torchvision puts them in the pixels of `window`, 0 outside.
 
     A mask gets a border of empty cells, its box grows by as much and is cut to whole pixels
     (towards 0), both ends included, and the mask is resized to that.
     """
-    height, width = image_size
-    grid = probs.shape[-1] + 2
-    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * (grid / (grid - 2))
-    center = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-    low, high = (center - half).long(), (center + half).long()
+    x1, y1, x2, y2 = window
+    low, high = _rounded_ends(boxes, probs.shape[-1])
     counts = (high - low + 1).clamp(min=1)
-    across = _resize_weights(low[:, 0], counts[:, 0], grid, width)
-    down = _resize_weights(low[:, 1], counts[:, 1], grid, height)
     bordered = F.pad(probs, (1, 1, 1, 1))
+    across = _resize_weights(low[:, 0], counts[:, 0], bordered.shape[-1], x1, x2)
+    down = _resize_weights(low[:, 1], counts[:, 1], bordered.shape[-1], y1, y2)
     return down @ (bordered @ across.transpose(1, 2))
+
+
+def _windows(boxes: Tensor, grid: int, image_size: tuple[int, int], paste: str) -> list[Window]:
+    """The pixels that each mask can reach, cut to the image."""
+    height, width = image_size
+    if paste == "rounded":
+        low, high = _rounded_ends(boxes, grid)
+    else:
+        # bilinear weights end half a cell outside the box
+        margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * grid) + 1
+        low, high = (boxes[:, :2] - margin).floor().long(), (boxes[:, 2:] + margin).ceil().long()
+    limits = torch.tensor([width, height])
+    first = torch.minimum(low.clamp(min=0), limits)
+    stop = torch.maximum(torch.minimum(high + 1, limits), first)
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in torch.cat([first, stop], dim=1).tolist()]
+
+
+def paste_in_windows(
+    probs: Tensor,
+    boxes: Tensor,
+    image_size: tuple[int, int],
+    threshold: float = 0.5,
+    *,
+    paste: str = "continuous",
+) -> Iterator[tuple[Window, Tensor]]:
+    """Each mask of `paste_masks` as (h, w) bool in the pixels that it can reach, on the CPU."""
+    assert paste in PASTES, paste
+    probs, boxes = probs.float().cpu(), boxes.float().cpu()
+    put = _paste_rounded if paste == "rounded" else _paste_continuous
+    for row, window in enumerate(_windows(boxes, probs.shape[-1], image_size, paste)):
+        pasted = put(probs[row : row + 1], boxes[row : row + 1], window)[0]
+        yield window, pasted > threshold if paste == "rounded" else pasted >= threshold
 
 
 def paste_masks(
@@ -103,17 +143,23 @@ def paste_masks(
     ≥ `threshold` (Mask R-CNN, He et al. 2017, appendix; the convention of Detectron2). rounded:
     resized to the box at whole pixels, then > `threshold` (the convention of torchvision).
     """
-    assert paste in ("continuous", "rounded"), paste
+    assert paste in PASTES, paste
     height, width = image_size
     out = torch.zeros((len(probs), height, width), dtype=torch.bool, device=probs.device)
+    if not probs.is_cuda:
+        # most boxes are a small part of the image
+        parts = paste_in_windows(probs, boxes, image_size, threshold, paste=paste)
+        for row, ((x1, y1, x2, y2), mask) in enumerate(parts):
+            out[row, y1:y2, x1:x2] = mask
+        return out
     probs, boxes = probs.float(), boxes.float()
-    part = max(1, MAX_PASTE_ELEMENTS // (height * width))
+    part, whole = max(1, MAX_PASTE_ELEMENTS // (height * width)), (0, 0, width, height)
     for start in range(0, len(probs), part):
         rows = slice(start, start + part)
         if paste == "rounded":
-            out[rows] = _paste_rounded(probs[rows], boxes[rows], image_size) > threshold
+            out[rows] = _paste_rounded(probs[rows], boxes[rows], whole) > threshold
         else:
-            out[rows] = _paste(probs[rows], boxes[rows], (0, 0, width, height)) >= threshold
+            out[rows] = _paste_continuous(probs[rows], boxes[rows], whole) >= threshold
     return out
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from resdet.ops.boxes import box_area
+from resdet.ops.roi_rows import pool_rows
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 
@@ -36,26 +37,37 @@ def pool_rois(
 
     Aligned with adaptive sampling (0) is Detectron2's RoIAlignV2; torchvision's detectors are not
     aligned and take 2 samples a bin and side. Strides are powers of 2, finest first.
-    `packed` pools all levels at once, for a GPU: no count has to reach the host. Otherwise a call
-    a level, without a copy of the features; regions that are not aligned always, since they are
-    made at least one cell wide, which may reach too far beyond the border of a packed level.
+    On a CPU the result lies with its channels last, see `pool_rows`. `packed` pools all levels at
+    once, for a GPU: no count has to reach the host. Otherwise a call a level; regions that are not
+    aligned always, since they are made at least one cell wide, which may reach too far beyond the
+    border of a packed level.
     """
     min_level = strides[0].bit_length() - 1
     max_level = strides[-1].bit_length() - 1
     levels = assign_levels(boxes, min_level, max_level) - min_level
-    rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1).to(features[0].dtype)
-    if len(features) == 1:
-        return roi_align(features[0], rois, (size, size), 1 / strides[0], sampling_ratio, aligned)
-    if packed and aligned:
-        return _pool_packed(features, strides, rois, levels, size, sampling_ratio)
-    order = torch.argsort(levels, stable=True)
-    counts = torch.bincount(levels, minlength=len(features)).tolist()
-    pooled = [
-        roi_align(feature, rois[rows], (size, size), 1 / stride, sampling_ratio, aligned)
-        for feature, stride, rows in zip(features, strides, order.split(counts), strict=True)
-        if len(rows) > 0 or len(rois) == 0
-    ]
-    return torch.cat(pooled).index_select(0, torch.argsort(order))
+    # coordinates of bf16 would be steps of 8 pixels past 1,024
+    dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
+    rois = torch.cat([images[:, None].to(dtype), boxes.to(dtype)], dim=1)
+    scales = [1 / stride for stride in strides]
+    if features[0].device.type == "cpu" and not packed:
+        return pool_rows(
+            features, levels, rois, scales, size, aligned=aligned, sampling_ratio=sampling_ratio
+        )
+    maps = [feature.to(dtype) for feature in features]
+    if len(maps) == 1:
+        pooled = roi_align(maps[0], rois, (size, size), scales[0], sampling_ratio, aligned)
+    elif packed and aligned:
+        pooled = _pool_packed(maps, strides, rois, levels, size, sampling_ratio)
+    else:
+        order = torch.argsort(levels, stable=True)
+        counts = torch.bincount(levels, minlength=len(maps)).tolist()
+        parts = [
+            roi_align(feature, rois[rows], (size, size), scale, sampling_ratio, aligned)
+            for feature, scale, rows in zip(maps, scales, order.split(counts), strict=True)
+            if len(rows) > 0 or len(rois) == 0
+        ]
+        pooled = torch.cat(parts).index_select(0, torch.argsort(order))
+    return pooled.to(features[0].dtype)
 
 
 def _pool_packed(

@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torchvision import ops as reference
 
+from resdet.ops import boxes as ops
 from resdet.ops.box_coder import MAX_LOG_SCALE, decode_boxes, encode_boxes
 from resdet.ops.boxes import clip_boxes, giou_loss, is_nonempty, nms_by_group, pairwise_iou
 
@@ -82,3 +84,14 @@ def test_decode_limits_the_scale() -> None:
     box = decode_boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]), anchor, (1, 1, 1, 1))
     assert abs((box[0, 2] - box[0, 0]).item() - 625) < 1e-2
     assert abs(MAX_LOG_SCALE - 4.135166556742356) < 1e-12
+
+
+def test_nms_a_call_a_group_keeps_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, generator = random_boxes(400), torch.Generator().manual_seed(3)
+    # few scores, so that many are equal
+    scores = torch.randint(0, 20, (400,), generator=generator) / 20
+    groups = torch.randint(0, 7, (400,), generator=generator)
+    together = nms_by_group(boxes, scores, groups, 0.3)
+    monkeypatch.setattr(ops, "MAX_BOXES_A_CALL", 10)
+    assert 50 < len(together) < 400
+    assert torch.equal(nms_by_group(boxes, scores, groups, 0.3), together)

@@ -87,3 +87,19 @@ def test_rounded_pasting_is_torchvisions(size: int) -> None:
     assert np.array_equal(decoded.transpose(2, 0, 1), expected.numpy())
     continuous = paste_masks(probs, boxes, (80, 100))
     assert not torch.equal(continuous, expected)  # or the option would be none
+
+
+@pytest.mark.parametrize("paste", ["continuous", "rounded"])
+def test_windows_hold_all_of_a_mask(paste: str) -> None:
+    """What a CPU pastes in the part of the image that a mask can reach is what a GPU pastes."""
+    probs = blobs(30, 28) * 1.2
+    boxes = random_boxes(30, extent=90) - 20
+    boxes[0], boxes[1] = torch.tensor([200.0, 5, 230, 20]), torch.tensor([-50.0, -50, 300, 300])
+    put, whole = ops._paste_continuous, (0, 0, 100, 80)
+    if paste == "rounded":
+        put = ops._paste_rounded
+    dense = put(probs, boxes, whole)
+    for threshold in (0.1, 0.5):
+        expected = dense > threshold if paste == "rounded" else dense >= threshold
+        pasted = paste_masks(probs, boxes, (80, 100), threshold, paste=paste)
+        assert torch.equal(pasted, expected) and pasted.any()
