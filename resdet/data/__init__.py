@@ -13,13 +13,8 @@ from resdet.data.loader import (
     eval_loader,
     train_loader,
 )
-from resdet.data.transforms import (
-    LargeScaleJitter,
-    ShortEdge,
-    TestTransform,
-    TrainTransform,
-    resize_image,
-)
+from resdet.data.pixels import resize_image
+from resdet.data.transforms import LargeScaleJitter, ShortEdge, TestTransform, TrainTransform
 
 __all__ = [
     "Batch",

@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch import Tensor
-from torch.nn import functional as F
 
 from resdet.data.decode import REDUCTIONS, EncodedImage
 from resdet.data.findings import DataError
-from resdet.data.transforms import resize_exactly
+from resdet.data.pixels import resize_antialiased, resize_exactly
 
 SIDE_STEP = 32
 """Sides that grow during training are multiples of this many pixels, so that they are few."""
@@ -308,24 +307,6 @@ def _scaled(first: int, length: int, pixels: int, full: int) -> slice:
     """An interval of an axis of `full` pixels where the axis has `pixels`."""
     begin = min(round(first * pixels / full), pixels - 1)
     return slice(begin, max(begin + 1, round((first + length) * pixels / full)))
-
-
-def resize_antialiased(
-    pixels: NDArray[np.uint8], size: tuple[int, int], interpolation: Interpolation = "bilinear"
-) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8 resized to `size` (height, width).
-
-    PyTorch's antialiased bilinear filter is Pillow's but for a rounding by 1 here and there, and
-    takes a quarter of its time; its bicubic one differs by up to 9 levels, so that is Pillow's.
-    """
-    if interpolation == "bicubic":
-        return resize_exactly(pixels, *size, interpolation)
-    if not pixels.flags.writeable:
-        pixels = pixels.copy()  # torch warns of arrays that it could not write to
-    layout = torch.channels_last
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(memory_format=layout)
-    resized = F.interpolate(planes, size, mode="bilinear", antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from resdet.data.coco_json import Categories, ImageFolder, read_coco_json
+from resdet.data.decode import read_fast
 from resdet.data.findings import (
     DataError,
     Finding,
@@ -25,6 +26,7 @@ from resdet.data.findings import (
 from resdet.data.image import read_image
 from resdet.data.image_files import image_problems
 from resdet.data.outlines import POLYGON
+from resdet.data.pixels import to_planes
 from resdet.data.tables import BOX_REPAIRED, OUTLINE_REPAIRED, CocoTables, TableBuilder
 from resdet.data.transforms import Objects, Transformed
 from resdet.evaluation.coco_read import to_rle
@@ -41,6 +43,9 @@ BAD_IMAGE = "it is left out; replace the file, or correct its width and height"
 
 class Transform(Protocol):
     """`TrainTransform` or `TestTransform`."""
+
+    exact: bool
+    """Whether images are decoded by Pillow on every machine, or by what is fastest."""
 
     def __call__(
         self,
@@ -232,7 +237,7 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
         """
         epoch, index = key
         path = self.path(index)
-        image = read_image(path)
+        image = read_image(path) if self.transform.exact else read_fast(path)
         self._check_size(index, image.shape[0], image.shape[1])
         rows = np.arange(self.starts[index], self.stops[index])
         outlines = self.tables.outlines
@@ -250,9 +255,7 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
             image_key=index,
             image_id=self.image_ids[index],
         )
-        # a copy always: torch takes no flipped image, not even of one pixel, which numpy calls
-        # contiguous
-        pixels = torch.from_numpy(np.array(result.image.transpose(2, 0, 1), order="C"))
+        pixels = to_planes(result.image)
         return Sample(pixels, target, (image.shape[0], image.shape[1]), str(path))
 
     def _check_size(self, index: int, height: int, width: int) -> None:

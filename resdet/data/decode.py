@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import cv2
@@ -86,7 +87,7 @@ class EncodedImage:
             flags = REDUCTIONS[reduce] | cv2.IMREAD_IGNORE_ORIENTATION
             array = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
             if array is not None:
-                return np.asarray(cv2.cvtColor(array, cv2.COLOR_BGR2RGB), np.uint8)
+                return np.asarray(cv2.cvtColor(array, cv2.COLOR_BGR2RGB, dst=array), np.uint8)
         if reduce == 1 or self._other is not None or self._image.format not in ("JPEG", "MPO"):
             return self.pixels()
         with _named_errors(self.name):
@@ -103,6 +104,21 @@ class EncodedImage:
             and self._orientation == 1
             and END_OF_IMAGE in self.data[-TAIL:]
         )
+
+
+def read_fast(path: str | Path) -> NDArray[np.uint8]:
+    """Reads an image file for training: what `resdet.data.image.read_image` gives, sooner.
+
+    Raises:
+        DataError: the file is missing, cut short, or no image; it names the file.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image file; check the image folder") from error
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+    return EncodedImage(data, str(path)).fast_pixels()
 
 
 def check_image(file: BinaryIO, name: str, *, whole: bool) -> None:

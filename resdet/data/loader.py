@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resdet.data.coco import Sample
 from resdet.data.findings import DataError
+from resdet.data.memory import keep_memory
 from resdet.errors import UserError
 from resdet.structures import ImageBatch, TargetBatch
 
@@ -87,9 +88,12 @@ def collate_images(images: Sequence[Tensor], multiple: int = PAD_MULTIPLE) -> Im
     height and width of them, rounded up to a `multiple`: a model's `size_divisibility`."""
     height = _round_up(max(image.shape[1] for image in images), multiple)
     width = _round_up(max(image.shape[2] for image in images), multiple)
-    batch = images[0].new_zeros((len(images), 3, height, width))
+    batch = images[0].new_empty((len(images), 3, height, width))
     for row, image in enumerate(images):
-        batch[row, :, : image.shape[1], : image.shape[2]] = image
+        down, across = image.shape[1:]
+        batch[row, :, :down, :across] = image
+        batch[row, :, :down, across:] = 0
+        batch[row, :, down:] = 0
     sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
     return ImageBatch(batch, sizes)
 
@@ -245,10 +249,16 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _start_worker(worker: int) -> None:
+def use_one_core() -> None:
+    """What a worker sets, for the whole process: no threads, and memory that is kept."""
     # The workers are the parallelism: threads within them would fight over the cores.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    keep_memory()
+
+
+def _start_worker(worker: int) -> None:
+    use_one_core()
     # Ctrl-C and job systems signal the whole group: the training process finishes its step and
     # then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

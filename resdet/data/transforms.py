@@ -6,19 +6,17 @@ outlines are touched once, when they become masks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 
 from resdet.data.outlines import Affine, Outlines, rasterise
 from resdet.data.pipeline import Pipeline
+from resdet.data.pixels import output_size, resize_antialiased, resize_image
 
 EMPTY_SIDE = 1e-5
 """Boxes that are not longer than this, in pixels, are empty (as in Detectron2)."""
@@ -68,63 +66,6 @@ class Transformed:
     """(G, M, M) 0/1, each inside its box."""
 
 
-def output_size(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
-    """(height, width) of short side `short_edge`, or less where the long would pass `max_size`.
-
-    Rounded as Detectron2's ResizeShortestEdge does.
-    """
-    scale = short_edge / min(height, width)
-    if height < width:
-        new_height, new_width = float(short_edge), scale * width
-    else:
-        new_height, new_width = scale * height, float(short_edge)
-    longest = max(new_height, new_width)
-    if longest > max_size:
-        new_height, new_width = new_height * (max_size / longest), new_width * (max_size / longest)
-    return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
-
-
-def resize_exactly(
-    image: NDArray[np.uint8], height: int, width: int, interpolation: str = "bilinear"
-) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 to (height, width, 3), by Pillow's antialiased bilinear or bicubic filter."""
-    if image.shape[:2] == (height, width):
-        return image
-    resample = Image.Resampling[interpolation.upper()]
-    return np.asarray(Image.fromarray(image).resize((width, height), resample))
-
-
-def resize_image(
-    image: NDArray[np.uint8], short_edge: int, max_size: int, method: str = "pillow"
-) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Resizes (H, W, 3) uint8 as at test time; the scale of each side is its new over its old.
-
-    `method` pillow gives uint8, float gives float32, both 0..255; see `data.test_resize.method`.
-    """
-    assert method in ("pillow", "float"), method
-    if method == "float":
-        return _resize_as_floats(image, short_edge, max_size)
-    height, width = image.shape[:2]
-    return resize_exactly(image, *output_size(height, width, short_edge, max_size))
-
-
-def _resize_as_floats(
-    image: NDArray[np.uint8], short_edge: int, max_size: int
-) -> NDArray[np.float32]:
-    """(H, W, 3) uint8 to float32 as torchvision's GeneralizedRCNNTransform does.
-
-    Both sides times one scale, rounded down, and bilinear without antialiasing. Its pixels are
-    normalised before and ours after, which is the same but for rounding.
-    """
-    height, width = image.shape[:2]
-    scale = min(short_edge / min(height, width), max_size / max(height, width))
-    size = [max(math.floor(side * scale), 1) for side in (height, width)]
-    pixels = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))
-    resized = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
-    floats: NDArray[np.float32] = resized.permute(1, 2, 0).numpy()
-    return floats
-
-
 @dataclass(frozen=True)
 class ShortEdge:
     """Detectron2's multi-scale resize: the short side is drawn from `short_edges`, in pixels."""
@@ -138,7 +79,7 @@ class ShortEdge:
         height, width = image.shape[:2]
         short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
         new_height, new_width = output_size(height, width, short_edge, self.max_size)
-        resized = resize_exactly(image, new_height, new_width)
+        resized = resize_antialiased(image, (new_height, new_width))
         return resized, Affine(scale_x=new_width / width, scale_y=new_height / height)
 
 
@@ -163,26 +104,27 @@ class LargeScaleJitter:
         new_height, new_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
         top = int(rng.integers(max(new_height - self.size, 0) + 1))
         left = int(rng.integers(max(new_width - self.size, 0) + 1))
-        scale_x, scale_y = new_width / width, new_height / height
-        visible = (left, top, min(left + self.size, new_width), min(top + self.size, new_height))
+        rows, down = _visible(height, new_height, top, self.size)
+        columns, across = _visible(width, new_width, left, self.size)
+        window = resize_antialiased(image[rows, columns], (down, across))
         square = np.full((self.size, self.size, 3), PAD_VALUE, np.uint8)
-        window = _resize_window(image, visible, scale_x, scale_y)
-        square[: window.shape[0], : window.shape[1]] = window
-        return square, Affine(scale_x, -left, scale_y, -top)
+        square[:down, :across] = window
+        scale_x, scale_y = across / (columns.stop - columns.start), down / (rows.stop - rows.start)
+        return square, Affine(scale_x, -columns.start * scale_x, scale_y, -rows.start * scale_y)
 
 
-def _resize_window(
-    image: NDArray[np.uint8],
-    window: tuple[int, int, int, int],
-    scale_x: float,
-    scale_y: float,
-) -> NDArray[np.uint8]:
-    """The window (x0, y0, x1, y1) of the resized image, without resizing the rest of it."""
-    x0, y0, x1, y1 = window
-    height, width = image.shape[:2]
-    box = (x0 / scale_x, y0 / scale_y, min(x1 / scale_x, width), min(y1 / scale_y, height))
-    resized = Image.fromarray(image).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(resized)
+def _visible(length: int, resized: int, first: int, limit: int) -> tuple[slice, int]:
+    """What a crop of `limit` from `first` on shows of an axis of `length` that is `resized`.
+
+    Returns the pixels of the file, whole ones so that only they need be resized, and their length
+    after it. The crop moves by less than a pixel of the file for that, and the scale by half a
+    pixel in its length.
+    """
+    if resized <= limit:
+        return slice(0, length), resized
+    count = min(max(round(limit * length / resized), 1), length)
+    start = min(round(first * length / resized), length - count)
+    return slice(start, start + count), limit
 
 
 def crop_randomly(
@@ -196,11 +138,11 @@ def crop_randomly(
 
 
 def flip_horizontally(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Affine]:
-    return image[:, ::-1], Affine(scale_x=-1, shift_x=image.shape[1])
+    return np.asarray(cv2.flip(image, 1), np.uint8), Affine(scale_x=-1, shift_x=image.shape[1])
 
 
 def flip_vertically(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Affine]:
-    return image[::-1], Affine(scale_y=-1, shift_y=image.shape[0])
+    return np.asarray(cv2.flip(image, 0), np.uint8), Affine(scale_y=-1, shift_y=image.shape[0])
 
 
 class TrainTransform:
@@ -214,6 +156,8 @@ class TrainTransform:
     Raises:
         DataError: an entry of `albumentations` is not right.
     """
+
+    exact = False
 
     def __init__(
         self,
@@ -268,6 +212,7 @@ class TestTransform:
     max_size: int
     method: str = "pillow"
 
+    exact = True
     __test__ = False  # not a pytest class, whatever its name
 
     def __call__(

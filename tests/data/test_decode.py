@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resdet.data.decode import END_OF_IMAGE, EncodedImage, check_image
+from resdet.data.decode import END_OF_IMAGE, EncodedImage, check_image, read_fast
 from resdet.data.findings import DataError
 from resdet.data.image import read_image
 from tests.data.make_cls import picture
@@ -127,3 +127,21 @@ def test_a_missing_end_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV was asked"))
     # All pixels are there, which is good enough for Pillow.
     assert EncodedImage(data[:-2] + b"\x00", "a.jpg").fast_pixels().shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_reading_for_training_gives_the_same_pixels(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(MADE[name])
+    assert np.array_equal(read_fast(path), read_image(path))
+
+
+def test_reading_for_training_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.jpg: no such image file"):
+        read_fast(tmp_path / "gone.jpg")
+    with pytest.raises(DataError, match="can't be read"):
+        read_fast(tmp_path)
+    for data in (b"", b"no image", encode(picture(1))[:-200]):
+        (tmp_path / "bad.jpg").write_bytes(data)
+        with pytest.raises(DataError, match=r"bad\.jpg"):
+            read_fast(tmp_path / "bad.jpg")

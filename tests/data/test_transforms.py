@@ -19,7 +19,8 @@ from resdet.data import (
 )
 from resdet.data.outlines import POLYGON, Outlines
 from resdet.data.pipeline import dense_masks
-from resdet.data.transforms import Objects, output_size, resize_exactly
+from resdet.data.pixels import output_size, resize_exactly
+from resdet.data.transforms import Objects
 
 
 def one_object(points: list[list[float]], box: list[float]) -> Objects:
@@ -166,14 +167,33 @@ def test_large_scale_jitter_fills_a_square() -> None:
     assert min(widths) < 20 < 60 < max(widths)
 
 
-def test_jitter_equals_resize_and_crop() -> None:
+def test_jitter_resizes_a_window_of_whole_pixels() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    window, affine = LargeScaleJitter(64, (2.0, 2.0))(image, np.random.default_rng(3))
-    assert window.shape == (64, 64, 3)
-    whole = resize_exactly(image, 91, 128)
-    left, top = int(-affine.shift_x), int(-affine.shift_y)
-    expected = whole[top : top + 64, left : left + 64].astype(int)
-    assert np.abs(window - expected).max() <= 1
+    lefts = set()
+    for number in range(20):
+        window, affine = LargeScaleJitter(64, (2.0, 2.0))(image, np.random.default_rng(number))
+        assert window.shape == (64, 64, 3)
+        # 91×128 of 50×70, of which 64×64 are seen: 35×35 pixels of the file
+        back = affine.inverse()
+        x0, y0, x1, y1 = back.boxes(np.array([[0.0, 0.0, 64.0, 64.0]])).round(9)[0].tolist()
+        assert (x1 - x0, y1 - y0) == (35, 35)
+        assert 0 <= x0 <= 35 and 0 <= y0 <= 15 and x0 == int(x0) and y0 == int(y0)
+        expected = resize_exactly(image[int(y0) : int(y1), int(x0) : int(x1)], 64, 64)
+        assert np.abs(window.astype(int) - expected).max() <= 2
+        lefts.add(x0)
+    assert len(lefts) > 8
+
+
+@pytest.mark.parametrize("shape", [(7, 300), (300, 7), (1, 1), (3, 5000)])
+def test_jitter_of_odd_pictures(shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), 9, np.uint8)
+    for number in range(30):
+        square, affine = LargeScaleJitter(64, (0.1, 2.0))(image, np.random.default_rng(number))
+        assert square.shape == (64, 64, 3)
+        x0, y0, x1, y1 = affine.boxes(np.array([[0.0, 0.0, shape[1], shape[0]]]))[0].tolist()
+        assert x0 <= 1e-6 and y0 <= 1e-6
+        shown = square[: min(64, round(y1)), : min(64, round(x1))]
+        assert (shown == 9).all() and (square == 9).sum() == shown.size
 
 
 def test_small_scale_pads_with_gray() -> None:
