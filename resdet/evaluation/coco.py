@@ -16,13 +16,15 @@ import numpy as np
 
 from resdet.errors import UserError
 from resdet.evaluation.coco_backends import run_backend
-from resdet.evaluation.coco_input import (
+from resdet.evaluation.coco_detections import (
     DetectionTable,
-    GroundTruth,
     prepare_detections,
-    prepare_ground_truth,
     read_detections,
 )
+from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
+from resdet.evaluation.coco_matching import IOU_THRESHOLDS as IOU_THRESHOLDS
+from resdet.evaluation.coco_matching import RECALLS as RECALLS
+from resdet.evaluation.coco_read import collector_paused
 
 if TYPE_CHECKING:
     from resdet.structures import Detections
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("resdet")
 
 KINDS = ("bbox", "segm")
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
 IOU_50, IOU_75 = 0, 5
 AREAS = ("", "s", "m", "l")
 _AREA_WORDS = {
@@ -89,6 +89,7 @@ def evaluate_coco(
     ).summary
 
 
+@collector_paused()
 def evaluate_coco_full(
     ground_truth: str | Path | dict[str, Any] | GroundTruth,
     detections: str | Path | Sequence[dict[str, Any]],
@@ -101,7 +102,7 @@ def evaluate_coco_full(
 
     `ground_truth` is a COCO annotation file or dict, `detections` COCO result records or a file of
     them; neither is changed. `kinds` are bbox and segm; None means bbox, and segm where both sides
-    have masks. `backend` is fast (faster-coco-eval) or pycocotools. `max_dets` are three ascending
+    have masks. `backend` is fast (our own) or pycocotools. `max_dets` are three ascending
     caps of detections an image and class; AP counts at the last. Raises UserError for input that
     cannot be evaluated, naming file, item and remedy.
     """
@@ -120,7 +121,7 @@ def evaluate_coco_full(
         precision, recall = run_backend(truth, table, kind=kind, backend=backend, max_dets=caps)
         result.summary[kind] = summarize(precision, recall, caps)
         result.per_class[kind] = _class_rows(precision, recall, truth, table)
-        result.pr_curves[kind] = precision[:, :, :, 0, -1]
+        result.pr_curves[kind] = precision[:, :, :, 0]
         result.notes += _explain(kind, result.summary[kind], truth, table)
     for note in result.notes:
         logger.warning(note)
@@ -180,15 +181,15 @@ class CocoEvaluator:
 def summarize(
     precision: np.ndarray, recall: np.ndarray, max_dets: Sequence[int]
 ) -> dict[str, float]:
-    """The 12 numbers from precision (T, R, K, A, M) and recall (T, K, A, M).
+    """The 12 numbers from precision (T, R, K, A) at the last cap, and recall (T, K, A, M).
 
     All but the recalls at smaller caps are taken at the last cap, whatever it is.
     """
-    numbers = {"AP": _mean(precision[..., 0, -1])}
-    numbers["AP50"] = _mean(precision[IOU_50, :, :, 0, -1])
-    numbers["AP75"] = _mean(precision[IOU_75, :, :, 0, -1])
+    numbers = {"AP": _mean(precision[..., 0])}
+    numbers["AP50"] = _mean(precision[IOU_50, :, :, 0])
+    numbers["AP75"] = _mean(precision[IOU_75, :, :, 0])
     for area in (1, 2, 3):
-        numbers[f"AP{AREAS[area]}"] = _mean(precision[..., area, -1])
+        numbers[f"AP{AREAS[area]}"] = _mean(precision[..., area])
     for index, cap in enumerate(max_dets):
         numbers[f"AR{cap}"] = _mean(recall[..., 0, index])
     for area in (1, 2, 3):
@@ -237,7 +238,7 @@ def _class_rows(
     num_detections = np.bincount(table.categories, minlength=count)
     rows = []
     for category_id, rank in truth.category_rank.items():
-        p, r = precision[:, :, rank - 1, :, -1], recall[:, rank - 1, 0, -1]
+        p, r = precision[:, :, rank - 1], recall[:, rank - 1, 0, -1]
         rows.append(
             ClassRow(
                 category_id,

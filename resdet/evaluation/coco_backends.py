@@ -1,7 +1,7 @@
-"""Runs pycocotools (the referee) or faster-coco-eval (the fast one) on checked records.
+"""Runs our own evaluator (the fast one) or pycocotools (the referee) on checked records.
 
-Only their matching and accumulation are used: `loadRes` and `summarize`, where the traps are
-(empty results, AP −1 at other caps than 100), are not.
+Of pycocotools only matching and accumulation are used: `loadRes` and `summarize`, where the traps
+are (empty results, AP −1 at other caps than 100), are not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from resdet.errors import UserError
-from resdet.evaluation.coco_input import DetectionTable, GroundTruth
+from resdet.evaluation.coco_detections import DetectionTable
+from resdet.evaluation.coco_input import GroundTruth
+from resdet.evaluation.coco_matching import match_and_accumulate
 
 Backend = Literal["fast", "pycocotools"]
 BACKENDS: tuple[Backend, ...] = ("fast", "pycocotools")
@@ -28,50 +30,49 @@ def run_backend(
     backend: str,
     max_dets: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (T, R, K, A, M) and recall (T, K, A, M), -1 where there is nothing to find.
+    """Precision (T, R, K, A) at the last of `max_dets`, and recall (T, K, A, M); -1 where there is
+    nothing to find.
 
     T 10 IoU thresholds .50….95, R 101 recalls 0….1, K classes by rank, A areas (all, small, medium,
     large), M caps `max_dets`. Protocol: Lin et al. 2014, as pycocotools implements it.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend!r}: the choices are {', '.join(BACKENDS)}")
-    coco_class, eval_class = _classes(backend)
+    if backend == "fast":
+        return match_and_accumulate(truth, table, kind=kind, max_dets=max_dets)
+    return _run_pycocotools(truth, table, kind, max_dets)
+
+
+def _run_pycocotools(
+    truth: GroundTruth, table: DetectionTable, kind: str, max_dets: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     images = [
         {"id": rank, **dict(zip(("height", "width"), truth.sizes.get(rank, (0, 0)), strict=True))}
         for rank in truth.image_rank.values()
     ]
     categories = [{"id": rank, "name": truth.class_names[rank - 1]} for rank in _ranks(truth)]
-    # Both print their progress.
+    # It prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
-        gt = _coco(coco_class, images, categories, _gt_records(truth, kind))
-        dt = _coco(coco_class, images, categories, _dt_records(table, kind))
-        evaluator = eval_class(gt, dt, kind)
+        gt = _coco(COCO, images, categories, _gt_records(truth, kind))
+        dt = _coco(COCO, images, categories, _dt_records(table, kind))
+        evaluator = COCOeval(gt, dt, kind)
         evaluator.params.maxDets = list(max_dets)
         try:
             evaluator.evaluate()
         except (RuntimeError, ValueError) as error:
-            # faster-coco-eval reads RLE strictly
             raise UserError(
-                f"{kind}: {backend} refuses a mask: {error}; encode it again"
+                f"{kind}: pycocotools refuses a mask: {error}; encode it again"
             ) from error
         evaluator.accumulate()
-    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    return np.asarray(precision)[..., -1], np.asarray(recall)
 
 
 def _ranks(truth: GroundTruth) -> range:
     return range(1, len(truth.class_names) + 1)
-
-
-def _classes(backend: str) -> tuple[Any, Any]:
-    if backend == "pycocotools":
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        return COCO, COCOeval
-    from faster_coco_eval import COCO as FastCOCO
-    from faster_coco_eval import COCOeval_faster
-
-    return FastCOCO, COCOeval_faster
 
 
 def _coco(
@@ -87,7 +88,7 @@ def _coco(
 
 
 def _gt_records(truth: GroundTruth, kind: str) -> list[dict[str, Any]]:
-    """New dicts, since both evaluators write into them."""
+    """New dicts, since it writes into them."""
     if kind == "bbox":
         return [dict(record) for record in truth.annotations]
     return [

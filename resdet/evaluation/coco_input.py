@@ -1,4 +1,4 @@
-"""Reads and checks what COCO evaluation takes: ground truth and detections.
+"""Reads and checks the ground truth of a COCO evaluation.
 
 Both evaluators trust their input, and give a wrong number or a bare assertion where it is wrong.
 Everything is checked here once, so that both get clean records: images and categories numbered by
@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
 from pycocotools import mask as mask_utils
 
 from resdet.errors import UserError
-from resdet.evaluation.coco_read import Rle, read_json, some, to_rle
+from resdet.evaluation.coco_read import Rle, collector_paused, read_json, some, to_rle
 
 ImageId = int | str
-_BOX_RULE = "must be [x, y, width, height] in pixels: four finite numbers, no negative size"
+BOX_RULE = "must be [x, y, width, height] in pixels: four finite numbers, no negative size"
 
 
 @dataclass
@@ -70,24 +69,7 @@ class GroundTruth:
         return to_rle(segmentation or [], size, item)
 
 
-@dataclass
-class DetectionTable:
-    """Checked detections as arrays; N of them, in the order given."""
-
-    images: np.ndarray
-    """(N,) int64 image ranks."""
-    categories: np.ndarray
-    """(N,) int64 category ranks."""
-    scores: np.ndarray
-    """(N,) float64, finite."""
-    boxes: np.ndarray
-    """(N, 4) float64 xywh pixels; 0 where masks alone were asked for."""
-    rles: list[Rle] | None
-    """N compressed RLEs; None where boxes alone were asked for."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences on what was converted or left out."""
-
-
+@collector_paused()
 def prepare_ground_truth(ground_truth: str | Path | dict[str, Any]) -> GroundTruth:
     """Check a COCO annotation file or dict, which is left unchanged.
 
@@ -162,7 +144,7 @@ def _image_ranks(images: list[dict[str, Any]], source: str) -> dict[ImageId, int
     if any("id" not in image for image in images):
         raise UserError(f"{source}: an image has no id")
     ids = [image["id"] for image in images]
-    _check_ids(ids, f"{source}: images", "id")
+    check_ids(ids, f"{source}: images", "id")
     repeated = [image for image, count in Counter(ids).items() if count > 1]
     if repeated:
         raise UserError(f"{source}: image ids given more than once: {some(repeated)}")
@@ -171,8 +153,10 @@ def _image_ranks(images: list[dict[str, Any]], source: str) -> dict[ImageId, int
     return {image: rank for rank, image in enumerate(sorted(ids, key=str if as_text else None), 1)}
 
 
-def _check_ids(ids: Sequence[Any], items: str, key: str) -> None:
+def check_ids(ids: Sequence[Any], items: str, key: str) -> None:
     """UserError for the first id that is neither a number nor text."""
+    if set(map(type, ids)) <= {int, float, str}:
+        return
     for index, value in enumerate(ids):
         if not isinstance(value, int | float | str):
             raise UserError(f"{items}[{index}] has {key} {value!r:.60}, not a number or text")
@@ -213,8 +197,8 @@ def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> N
         if box is None and segmentation is not None:
             found["bbox"] += 1
             box = mask_utils.toBbox(to_rle(segmentation, truth.sizes.get(image), item)).tolist()
-        if not _is_box(box):
-            raise UserError(f"{item} (id {original}): bbox {box} {_BOX_RULE}")
+        if not is_box(box):
+            raise UserError(f"{item} (id {original}): bbox {box} {BOX_RULE}")
         area = source.get("area")
         if not isinstance(area, int | float) or not math.isfinite(area):
             found["area"] += 1
@@ -237,7 +221,7 @@ def _add_annotations(truth: GroundTruth, annotations: list[dict[str, Any]]) -> N
     _note_repairs(truth, found, strange)
 
 
-def _is_box(box: Any) -> TypeGuard[list[float]]:
+def is_box(box: Any) -> TypeGuard[list[float]]:
     """Whether this is a finite xywh box."""
     try:
         return len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) >= 0
@@ -260,138 +244,3 @@ def _note_repairs(truth: GroundTruth, found: Counter[str], strange: set[Any]) ->
     truth.notes += [
         f"{truth.source}: {text.format(n=found[key])}" for key, text in texts.items() if found[key]
     ]
-
-
-def prepare_detections(
-    records: Sequence[dict[str, Any]],
-    truth: GroundTruth,
-    *,
-    kinds: Sequence[str],
-    source: str = "detections",
-) -> DetectionTable:
-    """Check COCO result records against the ground truth; `source` names them in messages.
-
-    Records of categories that the ground truth lacks are left out with a note, as both evaluators
-    do silently. Raises UserError for images that it lacks, for records without a needed key, for
-    scores or boxes that are not finite, and where no record has a known category.
-    """
-    for key in ("image_id", "category_id", "score"):
-        missing = [i for i, record in enumerate(records) if key not in record]
-        if missing:
-            raise UserError(f"{source}: {len(missing)} detections have no {key}: {some(missing)}")
-        if key != "score":
-            _check_ids([record[key] for record in records], source, key)
-    notes: list[str] = []
-    images = _ranks_of_images(records, truth, source, notes)
-    rank = truth.category_rank
-    categories = np.array([rank.get(r["category_id"], 0) for r in records], dtype=np.int64)
-    if len(records) and not categories.all():
-        notes.append(_note_unknown(records, categories, truth, source))
-        kept = np.flatnonzero(categories)
-        records = [records[i] for i in kept.tolist()]
-        images, categories = images[kept], categories[kept]
-    try:
-        scores = np.array([r["score"] for r in records], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{source}: a score is not a number: {error}") from None
-    wrong = np.flatnonzero(~np.isfinite(scores)).tolist()
-    if wrong:
-        raise UserError(
-            f"{source}: {len(wrong)} detections have a score that is not finite (such as "
-            f"{scores[wrong[0]]} on image {records[wrong[0]]['image_id']!r}); did training diverge?"
-        )
-    rles = _detection_rles(records, images, truth, source) if "segm" in kinds else None
-    boxes = np.zeros((len(records), 4))
-    if "bbox" in kinds:
-        boxes = _boxes(records, images, truth, source, notes)
-    return DetectionTable(images, categories, scores, boxes, rles, notes)
-
-
-def read_detections(
-    detections: str | Path | Sequence[dict[str, Any]],
-) -> tuple[Sequence[dict[str, Any]], str]:
-    """The result records, and the name of their source for messages."""
-    if not isinstance(detections, str | Path):
-        return detections, "detections"
-    records = read_json(detections, "detections in COCO result format")
-    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-        raise UserError(
-            f"{detections}: detections are a list of objects {{image_id, category_id, bbox, score, "
-            "segmentation}; were the two files swapped?"
-        )
-    return records, str(detections)
-
-
-def _ranks_of_images(
-    records: Sequence[dict[str, Any]], truth: GroundTruth, source: str, notes: list[str]
-) -> np.ndarray:
-    """(N,) int64 ranks; ids that differ only in being text or number are taken as equal."""
-    ids = [record["image_id"] for record in records]
-    unknown = {image for image in ids if image not in truth.image_rank}
-    ranks = truth.image_rank
-    if unknown:
-        as_text = {str(image): rank for image, rank in truth.image_rank.items()}
-        lost = sorted((i for i in unknown if str(i) not in as_text), key=str)
-        if lost:
-            raise UserError(
-                f"{source}: {len(lost)} image ids are not in {truth.source}: {some(lost)} (it has "
-                f"{some(truth.image_rank, 3)}); give the annotations these detections belong to, "
-                "or drop the detections of other images"
-            )
-        notes.append(f"{source}: image ids matched as text ({some(unknown, 2)})")
-        ranks = {**truth.image_rank, **{image: as_text[str(image)] for image in unknown}}
-    return np.array([ranks[image] for image in ids], dtype=np.int64)
-
-
-def _note_unknown(
-    records: Sequence[dict[str, Any]], categories: np.ndarray, truth: GroundTruth, source: str
-) -> str:
-    unknown = [records[i]["category_id"] for i in np.flatnonzero(categories == 0).tolist()]
-    ids = sorted(set(unknown), key=str)
-    known = list(truth.category_rank)
-    text = f"{source}: category ids {some(ids)} are not in {truth.source} (it has {some(known)})"
-    if 0 in ids and 0 not in truth.category_rank:
-        text += "; an id 0 suggests labels counted from 0: write the original category ids"
-    if len(unknown) == len(records):
-        raise UserError(f"{text}; no detection has a known category, so nothing can be evaluated")
-    return f"{text}; {len(unknown)} of {len(records)} detections left out"
-
-
-def _detection_rles(
-    records: Sequence[dict[str, Any]], images: np.ndarray, truth: GroundTruth, source: str
-) -> list[Rle]:
-    missing = [i for i, record in enumerate(records) if record.get("segmentation") is None]
-    if missing:
-        raise UserError(
-            f"{source}: {len(missing)} of {len(records)} detections have no segmentation (number "
-            f"{some(missing)}), which kind segm needs; evaluate kinds=bbox"
-        )
-    return [
-        to_rle(record["segmentation"], truth.sizes.get(image), f"{source}: detection {index}")
-        for index, (record, image) in enumerate(zip(records, images.tolist(), strict=True))
-    ]
-
-
-def _boxes(
-    records: Sequence[dict[str, Any]],
-    images: np.ndarray,
-    truth: GroundTruth,
-    source: str,
-    notes: list[str],
-) -> np.ndarray:
-    """(N, 4) float64 xywh; taken from the mask where a record has no box."""
-    values = []
-    derived = 0
-    for index, record in enumerate(records):
-        box = record.get("bbox") or None
-        item = f"{source}: detection {index} on image {record['image_id']!r}"
-        if box is None and record.get("segmentation"):
-            rle = to_rle(record["segmentation"], truth.sizes.get(int(images[index])), item)
-            box = mask_utils.toBbox(rle).tolist()
-            derived += 1
-        if not _is_box(box):
-            raise UserError(f"{item}: bbox {box} {_BOX_RULE}")
-        values.append(box)
-    if derived:
-        notes.append(f"{source}: {derived} detections without bbox: taken from their masks")
-    return np.array(values, dtype=np.float64).reshape(-1, 4)
