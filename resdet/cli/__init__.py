@@ -114,7 +114,7 @@ COMMANDS = {
     "analyze": Command("what networks cost, and how they train", fill_analyze, run_analyze),
     "predict": Command("draw and save what a model finds", fill_predict, run_predict),
     "convert": Command("weights to another toolkit's layout", fill_convert, run_convert),
-    "benchmark": Command("time training beside others", fill_benchmark, run_benchmark),
+    "benchmark": Command("time the work beside others", fill_benchmark, run_benchmark),
     "config-keys": Command("list every config key", fill_config_keys, run_config_keys),
 }
 

@@ -1,67 +1,178 @@
-"""The command that times training beside other programs."""
+"""The command that times resdet beside others."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from resdet.cli import options
-from resdet.cli.options import at_least_one
+from resdet.cli.options import at_least_one, fraction
+
+WORKS = ("infer", "train", "data", "eval", "cls")
+COCO, ANNOTATIONS = "datasets/coco/val2017", "datasets/coco/annotations/instances_val2017.json"
 
 
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s cls --root DIR [--network NAME] [--rounds N] [--steps N] [--out DIR]"
+    parser.usage = "%(prog)s {infer,train,data,eval,cls} [options]"
     parser.description = (
-        "Time resdet beside other programs on the same work, in turns within one run, and print "
-        "medians and ratios.\ncls: a training step on CIFAR-10, beside plain PyTorch with "
-        "torchvision's transforms and a DataLoader."
+        "Time resdet beside other programs on the same work, in turns within one run: medians,\n"
+        "ratios to the first, images/s, peak memory, and the share of what the machine can do.\n"
+        "  infer  Mask R-CNN R50-FPN, from a resized image to pasted masks\n"
+        "  train  a training step of it\n"
+        "  data   loading: detection images with --annotations, and classes below --root\n"
+        "  eval   COCO evaluation, from two files to the 12 numbers\n"
+        "  cls    a training step of an ImageNet network from memory, or with --cifar on CIFAR-10"
     )
-    parser.epilog = "Example:\n  %(prog)s cls --root datasets/cifar10 --out runs/benchmark"
-    parser.add_argument("work", choices=("cls",), help="what to time")
-    parser.add_argument(
-        "--root", metavar="DIR", default="datasets/cifar10", help="CIFAR-10; default %(default)s"
+    parser.epilog = (
+        "Examples:\n  %(prog)s infer --weights runs/my_run --images datasets/coco/val2017\n"
+        "  %(prog)s eval --annotations datasets/coco/annotations/instances_val2017.json\n"
+        "  %(prog)s cls --cifar datasets/cifar10 --out runs/benchmark"
     )
+    parser.add_argument("work", choices=WORKS, help="what to time")
     parser.add_argument(
-        "--network",
-        metavar="NAME",
-        default="cifar_resnet20",
-        help="a network for 32×32 images; default %(default)s",
+        "--against",
+        metavar="NAMES",
+        type=lambda text: [name for name in text.split(",") if name],
+        help="others to time, with commas (torchvision, detectron2; data has albumentations too); "
+        "default: all that are installed",
     )
-    parser.add_argument(
+    parser.add_argument("--rounds", metavar="N", type=at_least_one, help="turns of each program")
+    parser.add_argument("--steps", metavar="N", type=at_least_one, help="steps a turn")
+    parser.add_argument("--out", metavar="DIR", help="folder for benchmark_*.json and the charts")
+    options.add_device(parser)
+    _fill_detectors(parser)
+    _fill_data(parser)
+    group = parser.add_argument_group("cls")
+    group.add_argument("--cifar", metavar="DIR", help="time a step on the CIFAR-10 of this folder")
+    group.add_argument(
+        "--network", metavar="NAME", help="default: resnet50, and cifar_resnet20 on CIFAR-10"
+    )
+
+
+def _fill_detectors(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("infer, train")
+    group.add_argument(
+        "--weights",
+        metavar="W",
+        help="a Mask R-CNN R50-FPN: a run, a file or a published one; default: random weights",
+    )
+    group.add_argument(
+        "--size",
+        metavar="N",
+        nargs=2,
+        type=at_least_one,
+        default=(800, 1216),
+        help="height and width of the images; default 800 1216",
+    )
+    group.add_argument(
         "--batch-size",
         metavar="N",
         type=at_least_one,
-        default=128,
-        help="images a step; default %(default)s",
+        help="images a step; default: 1 infer, 2 train, 32 cls, 128 on CIFAR-10",
     )
-    parser.add_argument(
-        "--rounds",
+    group.add_argument(
+        "--objects",
         metavar="N",
         type=at_least_one,
-        default=5,
-        help="turns of each program; default %(default)s",
+        help="objects an image; default: 8 train, 20 data",
     )
-    parser.add_argument(
-        "--steps",
+    group.add_argument(
+        "--tiles",
         metavar="N",
         type=at_least_one,
-        default=20,
-        help="steps a turn; default %(default)s",
+        default=1,
+        help="each image is N×N of those in --images; default 1",
     )
-    parser.add_argument("--out", metavar="DIR", help="folder for benchmark_cifar.json")
-    options.add_device(parser)
+    group.add_argument(
+        "--score-thresh",
+        metavar="T",
+        type=fraction,
+        help="default: .05, or 0 with random weights",
+    )
+    group.add_argument("--no-compile", action="store_true", help="eager only (also cls)")
+
+
+def _fill_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data, eval")
+    group.add_argument(
+        "--images",
+        metavar="DIR",
+        help=f"images of the annotations; default {COCO} (infer: noise)",
+    )
+    group.add_argument(
+        "--annotations", metavar="FILE", default=ANNOTATIONS, help="COCO file; default %(default)s"
+    )
+    group.add_argument("--root", metavar="DIR", help="data: a folder of classes, timed as well")
+    group.add_argument(
+        "--photos", metavar="DIR", help="data: images that are timed at 500 pixels, with --root"
+    )
+    group.add_argument("--count", metavar="N", type=at_least_one, help="eval: images; default 5000")
 
 
 def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     options.prepare(is_alone=True)
-    from resdet.benchmark.cifar import benchmark_cifar
+    {
+        "infer": _run_detectors,
+        "train": _run_detectors,
+        "data": _run_data,
+        "eval": _run_eval,
+        "cls": _run_cls,
+    }[args.work](args)
+    return 0
 
-    benchmark_cifar(
-        args.root,
-        network=args.network,
-        batch_size=args.batch_size,
-        rounds=args.rounds,
-        steps=args.steps,
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """What the user gave of these; the functions have the defaults."""
+    found = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _run_detectors(args: argparse.Namespace) -> None:
+    from resdet.benchmark.detection import benchmark_detector
+
+    given = _given(
+        args, "against", "rounds", "steps", "weights", "batch_size", "objects", "score_thresh"
+    )
+    benchmark_detector(
+        args.work,
+        size=tuple(args.size),
+        images=args.images,
+        tiles=args.tiles,
+        compiled=not args.no_compile,
         device=args.device,
         out=args.out,
+        **given,
     )
-    return 0
+
+
+def _run_data(args: argparse.Namespace) -> None:
+    from resdet.benchmark.data import benchmark_cls_data, benchmark_detection_data
+
+    given = _given(args, "rounds", "steps", "out")
+    if args.root is None or args.images is not None:
+        benchmark_detection_data(
+            args.images or COCO, args.annotations, **given, **_given(args, "against", "objects")
+        )
+    if args.root is not None:
+        benchmark_cls_data(args.root, photos=args.photos, **given)
+
+
+def _run_eval(args: argparse.Namespace) -> None:
+    from resdet.benchmark.evaluation import benchmark_eval
+
+    given = _given(args, "rounds", "out")
+    if args.count is not None:
+        given["images"] = args.count
+    benchmark_eval(args.annotations, **given)
+
+
+def _run_cls(args: argparse.Namespace) -> None:
+    given = _given(args, "rounds", "steps", "out", "network", "batch_size", "device")
+    if args.cifar is not None:
+        from resdet.benchmark.cifar import benchmark_cifar
+
+        benchmark_cifar(args.cifar, **given)
+        return
+    from resdet.benchmark.classification import benchmark_network
+
+    benchmark_network(compiled=not args.no_compile, **given)

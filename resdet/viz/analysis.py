@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from resdet.analysis.compare import Compared
 from resdet.analysis.curves import Curve
 from resdet.analysis.responses import RunResponses
-from resdet.viz.plots import _COLORS, _save, _style, smooth
+from resdet.viz.plots import _COLORS, _style, save_figure, smooth
 
 FAMILIES = {"plain": "Plain", "residual": "Residual", "other": "Others"}
 DATA_SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10"}
@@ -53,7 +53,7 @@ def plot_curves(
         axes.set_xlim(left=0)
         axes.legend(loc="upper right", framealpha=0.92, fontsize=8.5)
     all_axes[0].set_ylabel("error (%)")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_curve(axes: Axes, curve: Curve, color: str) -> None:
@@ -109,7 +109,7 @@ def plot_responses(runs: Sequence[RunResponses], path: str | Path) -> Path:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     # Outside: the lines may go anywhere in the panels.
     figure.legend(*by_layer.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_compare(rows: Sequence[Compared], path: str | Path) -> Path:
@@ -128,7 +128,7 @@ def plot_compare(rows: Sequence[Compared], path: str | Path) -> Path:
             depth.text(0.99, max(own), title, color="0.45", ha="right", va="center",
                        transform=depth.get_yaxis_transform())  # fmt: skip
     _plot_error([row for row in rows if row.published.data == "cifar10"], error)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _places(rows: Sequence[Compared]) -> list[float]:

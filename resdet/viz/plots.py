@@ -54,7 +54,7 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
     """
     present = precision[:, :, (precision > -1).any(axis=(0, 1))]
     recall = np.linspace(0, 1, precision.shape[1])
-    figure, axes = _figure(title, width=6.4, height=5.2)
+    figure, axes = new_figure(title, width=6.4, height=5.2)
     if present.shape[2]:
         if 1 < present.shape[2] <= _MAX_CLASS_CURVES:
             alpha = min(0.6, 4 / present.shape[2])
@@ -78,7 +78,7 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
     else:
         axes.text(0.5, 0.5, "no ground-truth objects", ha="center", color="0.4")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def _plot_losses(
             for i, name in enumerate(names)
         ]
         _finish_losses(panels[1], max(tops))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _plot_smoothed(
@@ -153,21 +153,21 @@ def _finish_losses(axes: Axes, top: float) -> None:
 
 
 def _plot_lr(train: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    figure, axes = _figure("Learning rate", width=6.4, height=3.6)
+    figure, axes = new_figure("Learning rate", width=6.4, height=3.6)
     points = [(record["step"], record["lr"]) for record in train if "lr" in record]
     steps, rates = zip(*points, strict=True)
     axes.plot(steps, rates, color=_COLORS[0], lw=2, marker="o" if len(points) == 1 else None)
     axes.set(xlabel="step", ylabel="learning rate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _plot_accuracy(
     train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]], path: Path
 ) -> Path:
     """Top-1 accuracy in training (faint) and top-1 and top-5 in validation, the best marked."""
-    figure, axes = _figure("Accuracy", width=6.4, height=4.4)
+    figure, axes = new_figure("Accuracy", width=6.4, height=4.4)
     known = [record for record in train if "error_percent" in record]
     steps = [record["step"] for record in known]
     values = np.array([100 - record["error_percent"] for record in known])
@@ -184,12 +184,12 @@ def _plot_accuracy(
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axes.set(xlabel="step", ylabel="accuracy (%)", ylim=(None, 100.5))
     axes.legend(loc="best", framealpha=0.92)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _plot_ap(evals: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """AP (bold) and AP50 (dashed) of each kind over steps, the best AP marked."""
-    figure, axes = _figure("Validation AP", width=6.4, height=4.4)
+    figure, axes = new_figure("Validation AP", width=6.4, height=4.4)
     for kind, color in _KIND_COLORS.items():
         for key, line in (("AP", "-"), ("AP50", "--")):
             points = [
@@ -212,7 +212,7 @@ def _plot_ap(evals: Sequence[Mapping[str, Any]], path: Path) -> Path:
     axes.set(xlabel="step", ylabel="AP (fraction of 1)", ylim=(0, min(1.02, max(high, 0.05))))
     if axes.get_lines():
         axes.legend(loc="best", framealpha=0.92)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _val_loss(record: Mapping[str, Any]) -> float | None:
@@ -221,7 +221,7 @@ def _val_loss(record: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
-def _figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of `width` × `height` inches with one styled panel."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -237,7 +237,7 @@ def _style(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save_figure(figure: Figure, path: str | Path) -> Path:
     """Written beside and renamed, so that a viewer never opens half a picture."""
     path = Path(path)
     beside = path.with_name(path.name + ".part")

@@ -10,19 +10,17 @@ from resdet.benchmark import cifar
 from tests.engine.cls_data import write_cifar10
 
 
-def test_every_way_is_timed_in_turns(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cifar.os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(
-        cifar, "_variants", lambda device: {"resdet, fp32": ["train.precision=fp32"]}
-    )
+@pytest.mark.slow
+def test_every_way_is_timed(tmp_path, monkeypatch, capsys):
+    overrides = {"resdet, fp32": ["train.precision=fp32", "train.compile=false"]}
+    monkeypatch.setattr(cifar, "variants", lambda device: overrides)
     root = write_cifar10(tmp_path / "data")
     found = cifar.benchmark_cifar(
         root, batch_size=4, rounds=2, steps=1, device="cpu", out=tmp_path / "out"
     )
-    assert [each.name for each in found][1] == "resdet, fp32"
-    assert found[0].name.startswith("plain PyTorch, fp32")
-    assert found[0].ratio == 1
-    assert found[1].full_minutes == pytest.approx(found[1].seconds * 64_000 / 60)
+    assert [each["name"] for each in found] == ["plain PyTorch, fp32", "resdet, fp32"]
+    assert found[0]["ratio"] == 1 and found[0]["note"].endswith("worker(s)")
+    assert found[1]["full_minutes"] == pytest.approx(found[1]["seconds"] * 64_000 / 60)
     written = json.loads((tmp_path / "out/benchmark_cifar.json").read_text())
-    assert [each["name"] for each in written["steps"]] == [each.name for each in found]
-    assert "images/s" in capsys.readouterr().out
+    assert [each["name"] for each in written["rows"]] == [each["name"] for each in found]
+    assert "extrapolated" in capsys.readouterr().out

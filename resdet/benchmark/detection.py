@@ -1,0 +1,136 @@
+"""Mask R-CNN R50-FPN: inference and training steps of resdet beside the others'."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from resdet.benchmark import detectors, detectron2_side
+from resdet.benchmark.limits import measure_limits
+from resdet.benchmark.report import Row, report
+from resdet.benchmark.scenes import write_scene
+from resdet.benchmark.turns import Contender, Step, take_turns
+from resdet.engine import hardware
+from resdet.errors import UserError
+
+OTHERS = ("torchvision", "detectron2")
+_HERE = "resdet.benchmark.detectors"
+_BESIDE = "resdet.benchmark.detectron2_side"
+
+
+def benchmark_detector(
+    work: str,
+    *,
+    against: Sequence[str] = OTHERS,
+    device: str | None = None,
+    size: tuple[int, int] = (800, 1216),
+    batch_size: int | None = None,
+    objects: int = 8,
+    weights: str | None = None,
+    images: str | Path | None = None,
+    tiles: int = 1,
+    score_thresh: float | None = None,
+    compiled: bool = True,
+    rounds: int = 5,
+    steps: int = 2,
+    out: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time `work`, infer or train, print the table; with `out` write benchmark_<work>.json, .png.
+
+    Inference goes from the resized image to pasted masks, a training step from the batch to the
+    new weights. Others than are installed are left out. `size` is (height, width) in pixels; the
+    rest as in `write_scene`.
+    """
+    assert work in ("infer", "train"), work
+    unknown = [name for name in against if name not in OTHERS]
+    if unknown:
+        raise UserError(f"--against {', '.join(unknown)}: choose from {', '.join(OTHERS)}")
+    place = hardware.choose_device(device, 0)
+    if batch_size is None:
+        batch_size = {"infer": 1, "train": 2}[work]
+    formats = {"fp32": torch.float32}
+    if hardware.choose_precision("auto", place).name == "bf16":
+        formats["bf16"] = torch.bfloat16
+    limits = measure_limits(place, formats)
+    print(limits.words())
+    with tempfile.TemporaryDirectory(prefix="resdet_benchmark_") as name:
+        scene = write_scene(
+            Path(name),
+            size=size,
+            batch_size=batch_size,
+            count=max(batch_size, 2),
+            objects=objects,
+            weights=weights,
+            images=images,
+            tiles=tiles,
+            score_thresh=score_thresh,
+        )
+        flops = _count_flops(work, str(scene))
+        can_compile = compiled and hardware.choose_compile(True, place)[0]
+        contenders = _contenders(work, against, str(scene), place, list(formats), can_compile)
+        timings = take_turns(
+            contenders, rounds=rounds, steps=steps, warmup=2, device=str(place), threads=None
+        )
+    rows = [
+        Row(
+            timing,
+            batch_size,
+            flops,
+            limits.flops["bf16" if "bf16" in timing.name else "fp32"],
+            is_ours=timing.name.startswith("resdet"),
+        )
+        for timing in timings
+    ]
+    words = {"infer": "inference to pasted masks", "train": f"training, {objects} objects an image"}
+    title = f"Mask R-CNN R50-FPN, {words[work]}, {batch_size} × {size[0]}×{size[1]}, {place}"
+    details = {
+        "work": work,
+        "device": str(place),
+        "weights": weights or "random",
+        "limits": {"flops": limits.flops, "copy_bytes_per_s": limits.bytes_per_s},
+    }
+    return report(rows, title=title, unit="images", name=work, out=out, details=details)
+
+
+def _contenders(
+    work: str,
+    against: Sequence[str],
+    scene: str,
+    place: torch.device,
+    formats: Sequence[str],
+    can_compile: bool,
+) -> list[Contender]:
+    function = {"infer": "inference", "train": "training"}[work]
+    given = {"scene": scene, "device": str(place)}
+    makers = {
+        "torchvision": f"{_HERE}:make_torchvision_{function}",
+        "detectron2": f"{_BESIDE}:make_{function}",
+    }
+    found = []
+    for other in OTHERS:
+        if other not in against or (other == "detectron2" and not detectron2_side.is_installed()):
+            continue
+        for precision in formats:
+            arguments = {**given, "precision": precision}
+            found.append(Contender(f"{other}, {precision}", makers[other], arguments))
+    for precision in formats:
+        for compiled in (False, True) if can_compile else (False,):
+            ours: dict[str, Any] = {**given, "precision": precision, "compiled": compiled}
+            how = f"{precision}, {'compiled' if compiled else 'eager'}"
+            found.append(Contender(f"resdet, {how}", f"{_HERE}:make_resdet_{function}", ours))
+    return found
+
+
+def _count_flops(work: str, scene: str) -> float:
+    """Of one step, on the CPU: convolutions and matrix products, two operations a multiply-add."""
+    makers = {"infer": detectors.make_resdet_inference, "train": detectors.make_resdet_training}
+    step: Step
+    step, _ = makers[work](scene=scene, device="cpu", precision="fp32", compiled=False)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())

@@ -1,0 +1,214 @@
+"""Mask R-CNN R50-FPN of resdet, torchvision and Detectron2 on the same images and weights.
+
+Every contender is built from one state dict in torchvision's layout, so that work and results are
+the same; Detectron2's conventions differ (`docs/results.md`), and it gets the same weights in its
+own layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from resdet.benchmark.turns import Step
+from resdet.engine import hardware
+from resdet.factory.detection import build_trained
+from resdet.inference import predictor
+from resdet.interop.weights import read_weights
+from resdet.models.rcnn import RCNN
+from resdet.structures import ImageBatch, TargetBatch
+
+SOURCE = "torchvision:maskrcnn_resnet50_fpn"
+MASK_SIZE = 112
+LR = 1e-4
+"""Of the training steps that are timed: small, so that the weights stay what they are."""
+
+
+def torchvision_model(num_classes: int, **options: Any) -> MaskRCNN:
+    """As `maskrcnn_resnet50_fpn` with its published weights: frozen batch norm, three stages of
+    the backbone trained. `num_classes` without the background."""
+    body = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    return MaskRCNN(_resnet_fpn_extractor(body, 3), num_classes + 1, **options)
+
+
+def load_scene(path: str) -> dict[str, Any]:
+    """What `write_scene` in benchmark/scenes.py wrote."""
+    scene: dict[str, Any] = torch.load(path, weights_only=True)
+    return scene
+
+
+def resdet_model(scene: dict[str, Any], overrides: list[str]) -> RCNN:
+    given = [f"model.score_thresh={scene['score_thresh']}", *overrides]
+    model = build_trained(read_weights(scene["weights"], SOURCE), given)
+    assert isinstance(model, RCNN)
+    return model
+
+
+def make_resdet_inference(
+    *, scene: str, device: str, precision: str, compiled: bool
+) -> tuple[Step, str]:
+    """The part of `model.predict` from the resized image to detections with pasted masks."""
+    found = load_scene(scene)
+    model = resdet_model(found, [f"train.precision={precision}"])
+    place = torch.device(device)
+    model.place(place)
+    model.set_compiled(compiled)
+    images: Tensor = found["images"]
+    batches = images.split(found["batch_size"])
+    size = (images.shape[2], images.shape[3])
+    number = 0
+
+    def step() -> Any:
+        nonlocal number
+        batch = batches[number % len(batches)]
+        number += 1
+        with predictor.inference_mode(model, None):
+            detections = predictor.infer(model, list(batch), [size] * len(batch))
+        return [each.masks for each in detections]
+
+    return step, ""
+
+
+def make_torchvision_inference(*, scene: str, device: str, precision: str) -> tuple[Step, str]:
+    found = load_scene(scene)
+    model = torchvision_model(found["num_classes"], **torchvision_options(found))
+    model.load_state_dict(torch.load(found["weights"], weights_only=True))
+    model.eval().to(device)
+    images: Tensor = found["images"]
+    batches = images.split(found["batch_size"])
+    context = autocast(precision, device)
+    number = 0
+
+    def step() -> Any:
+        nonlocal number
+        batch = batches[number % len(batches)]
+        number += 1
+        with torch.inference_mode(), context():
+            result = model([image.to(device).float() / 255 for image in batch])
+            return [each["masks"][:, 0] > 0.5 for each in result]
+
+    return step, ""
+
+
+def torchvision_options(scene: dict[str, Any]) -> dict[str, Any]:
+    short, long = sorted(scene["images"].shape[2:])
+    return {"min_size": short, "max_size": long, "box_score_thresh": scene["score_thresh"]}
+
+
+def make_resdet_training(
+    *, scene: str, device: str, precision: str, compiled: bool
+) -> tuple[Step, str]:
+    """What `train_det.py` does for a step, from the batch of the loader to the new weights."""
+    found = load_scene(scene)
+    overrides = [f"train.precision={precision}", "model.backbone.freeze_at=2"]
+    model = resdet_model(found, overrides)
+    place = torch.device(device)
+    hardware.set_determinism(model.config.train.deterministic, place)
+    model.place(place)
+    model.set_compiled(compiled)
+    model.train()
+    images, targets = _batch(found)
+    chosen = hardware.choose_precision(precision, place)
+    number = 0
+
+    def losses() -> Tensor:
+        nonlocal number
+        number += 1
+        with chosen.autocast():
+            named = model(images.to(place), targets.to(place), seed=0, step=number)
+        return torch.stack(list(named.values())).sum()
+
+    return training_step(model, losses), ""
+
+
+def make_torchvision_training(*, scene: str, device: str, precision: str) -> tuple[Step, str]:
+    found = load_scene(scene)
+    model = torchvision_model(found["num_classes"], **torchvision_options(found))
+    model.load_state_dict(torch.load(found["weights"], weights_only=True))
+    model.train().to(device)
+    context = autocast(precision, device)
+    images: Tensor = found["images"][: found["batch_size"]]
+    masks = [dense_masks(found, row) for row in range(len(images))]
+
+    def losses() -> Tensor:
+        targets = [
+            {
+                "boxes": found["boxes"][row].to(device),
+                "labels": found["labels"][row].to(device) + 1,
+                "masks": masks[row].to(device),
+            }
+            for row in range(len(images))
+        ]
+        with context():
+            named = model([image.to(device).float() / 255 for image in images], targets)
+        return torch.stack(list(named.values())).sum()
+
+    return training_step(model, losses), ""
+
+
+def training_step(model: nn.Module, losses: Callable[[], Tensor]) -> Step:
+    """Losses, their gradients, and an update by SGD."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=LR, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        losses().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _batch(scene: dict[str, Any]) -> tuple[ImageBatch, TargetBatch]:
+    count = scene["batch_size"]
+    images: Tensor = scene["images"][:count]
+    boxes, labels = scene["boxes"][:count], scene["labels"][:count]
+    objects = boxes.shape[1]
+    sizes = torch.tensor([list(images.shape[2:])] * count)
+    rows = torch.arange(count * objects).view(count, objects)
+    masks = _ellipses(MASK_SIZE).expand(count * objects, -1, -1).contiguous()
+    valid = torch.ones(count, objects, dtype=torch.bool)
+    keys = torch.arange(count)
+    targets = TargetBatch(boxes, labels, valid, masks, rows, keys, list(range(count)))
+    return ImageBatch(images, sizes), targets
+
+
+def _ellipses(size: int) -> Tensor:
+    """(size, size) uint8: 1 inside the ellipse that touches the sides."""
+    centers = (torch.arange(size) + 0.5) / size * 2 - 1
+    return (centers[:, None] ** 2 + centers**2 <= 1).to(torch.uint8)
+
+
+def dense_masks(scene: dict[str, Any], row: int) -> Tensor:
+    """(G, H, W) uint8: the same ellipses at full size."""
+    height, width = scene["images"].shape[2:]
+    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    masks = []
+    for x1, y1, x2, y2 in scene["boxes"][row].tolist():
+        across = ((x - (x1 + x2) / 2) / ((x2 - x1) / 2)) ** 2
+        down = ((y - (y1 + y2) / 2) / ((y2 - y1) / 2)) ** 2
+        masks.append(down[:, None] + across <= 1)
+    return torch.stack(masks).to(torch.uint8)
+
+
+def autocast(precision: str, device: str) -> Callable[[], AbstractContextManager[None]]:
+    """What torch offers the others for fp32 or bf16: a new context at each call."""
+    if precision == "fp32":
+        return nullcontext
+    kind = torch.device(device).type
+    return lambda: torch.autocast(kind, dtype=torch.bfloat16)
+
+
+def save_seeded_weights(path: Path, num_classes: int, seed: int) -> None:
+    """Random weights in torchvision's layout."""
+    torch.manual_seed(seed)
+    torch.save(torchvision_model(num_classes).state_dict(), path)

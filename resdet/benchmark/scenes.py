@@ -1,0 +1,102 @@
+"""Images, objects and weights that every detector of the benchmark gets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resdet.benchmark import detectron2_side
+from resdet.benchmark.detectors import SOURCE, save_seeded_weights
+from resdet.data.image import read_image
+from resdet.data.pixels import resize_exactly
+from resdet.errors import UserError
+from resdet.interop.convert import convert
+from resdet.interop.weights import read_weights
+
+logger = logging.getLogger("resdet")
+
+ENDINGS = (".jpg", ".jpeg", ".png")
+SEEDED_CLASSES = 80
+
+
+def write_scene(
+    folder: Path,
+    *,
+    size: tuple[int, int],
+    batch_size: int,
+    count: int,
+    objects: int,
+    weights: str | None,
+    images: str | Path | None,
+    tiles: int,
+    score_thresh: float | None,
+    seed: int = 0,
+) -> Path:
+    """Write what `load_scene` reads into `folder`; returns its file.
+
+    `count` images of `size` (height, width) in pixels: each is `tiles`² of those in the folder
+    `images`, resized, or noise without one. `objects` seeded boxes an image, to train on. `weights`
+    is a Mask R-CNN R50-FPN that `read_weights` knows; without one they are random, and every
+    score counts, so that there is as much to do as with trained ones.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = size
+    path = folder / "weights.pth"
+    if weights is None:
+        save_seeded_weights(path, SEEDED_CLASSES, seed)
+    else:
+        convert(weights, path, target="torchvision")
+    loaded = read_weights(str(path), SOURCE)
+    num_classes = len(loaded.class_names)
+    theirs = None
+    if detectron2_side.is_installed():
+        theirs = folder / "weights.pkl"
+        convert(str(path), theirs, origin=SOURCE, target="detectron2")
+    if images is None:
+        noise = rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+        pixels = torch.from_numpy(noise)
+    else:
+        pixels = _tiled(Path(images), size, count, tiles)
+    scene = {
+        "images": pixels,
+        "batch_size": batch_size,
+        "weights": str(path),
+        "detectron2": None if theirs is None else str(theirs),
+        "num_classes": num_classes,
+        "score_thresh": (0.0 if weights is None else 0.05)
+        if score_thresh is None
+        else score_thresh,
+        "boxes": _boxes(rng, count, objects, size),
+        "labels": torch.from_numpy(rng.integers(0, num_classes, (count, objects))),
+    }
+    file = folder / "scene.pt"
+    torch.save(scene, file)
+    return file
+
+
+def _tiled(folder: Path, size: tuple[int, int], count: int, tiles: int) -> Tensor:
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in ENDINGS)
+    if not paths:
+        raise UserError(
+            f"--images {folder}: no {', '.join(ENDINGS)} in it; give a folder of images"
+        )
+    height, width = size[0] // tiles, size[1] // tiles
+    scenes = np.zeros((count, *size, 3), np.uint8)
+    for number, place in enumerate(np.ndindex(count, tiles, tiles)):
+        image = read_image(paths[number % len(paths)])
+        row, top, left = place[0], place[1] * height, place[2] * width
+        scenes[row, top : top + height, left : left + width] = resize_exactly(image, height, width)
+    return torch.from_numpy(scenes).permute(0, 3, 1, 2).contiguous()
+
+
+def _boxes(rng: np.random.Generator, count: int, objects: int, size: Sequence[int]) -> Tensor:
+    """(count, objects, 4) xyxy: sides between a twentieth and half of the image's."""
+    limits = np.array([size[1], size[0]])
+    sides = np.exp(rng.uniform(np.log(0.05), np.log(0.5), (count, objects, 2))) * limits
+    corner = rng.uniform(0, 1, (count, objects, 2)) * (limits - sides)
+    return torch.from_numpy(np.concatenate([corner, corner + sides], axis=2)).float()
