@@ -26,6 +26,7 @@ from resdet.engine.run_folder import Run
 from resdet.engine.setup import Training, prepare
 from resdet.engine.step import update
 from resdet.factory.classification import make_head
+from resdet.memory import keep_memory
 
 FULL_STEPS = 64_000
 """Updates of the paper's CIFAR runs."""
@@ -92,6 +93,7 @@ def make_ours(
     *, root: str, network: str, batch_size: int, device: str, overrides: list[str]
 ) -> Step:
     """One turn of the loop in engine/train.py: the next batch, and the update."""
+    keep_memory()  # as the commands do
     given = [f"model.backbone.name={network}", f"data.root={root}", "data.val=null"]
     given += [f"train.batch_size={batch_size}", f"optim.reference_batch={batch_size}"]
     config = load_config("cifar10_resnet20", [*given, *overrides], schema=ClsConfig)

@@ -15,9 +15,11 @@ from resdet.benchmark.detectors import autocast, training_step
 from resdet.benchmark.limits import measure_limits
 from resdet.benchmark.report import Row, report
 from resdet.benchmark.turns import Contender, Step, take_turns
+from resdet.config.find import find_shipped
 from resdet.engine import hardware
 from resdet.errors import UserError
 from resdet.factory import build
+from resdet.memory import keep_memory
 from resdet.models.classifier import Classifier
 
 NUM_CLASSES = 1000
@@ -42,6 +44,7 @@ def benchmark_network(
     """
     if network not in models.list_models(module=models):
         raise UserError(f"--network {network}: torchvision has no such model to compare with")
+    _config_of(network)
     place = hardware.choose_device(device, 0)
     formats = {"fp32": torch.float32}
     if hardware.choose_precision("auto", place).name == "bf16":
@@ -100,8 +103,9 @@ def make_plain(*, network: str, batch_size: int, size: int, device: str, precisi
 def make_ours(
     *, network: str, batch_size: int, size: int, device: str, precision: str, compiled: bool
 ) -> Step:
-    overrides = [f"model.backbone.name={network}", f"model.num_classes={NUM_CLASSES}"]
-    model = build("configs/imagenet_resnet50.yaml", weights=None, overrides=overrides)
+    keep_memory()  # as the commands do
+    config = _config_of(network)
+    model = build(config, weights=None, overrides=[f"model.num_classes={NUM_CLASSES}"])
     assert isinstance(model, Classifier)
     place = torch.device(device)
     model.place(place)
@@ -116,6 +120,15 @@ def make_ours(
         return F.cross_entropy(logits.float(), labels)
 
     return training_step(model, losses)
+
+
+def _config_of(network: str) -> Path:
+    """The shipped config of torchvision's own variant; UserError where there is none."""
+    for name in (f"imagenet_{network}_tv1", f"imagenet_{network}"):
+        found = find_shipped(Path(name))
+        if found is not None:
+            return found
+    raise UserError(f"--network {network}: no config imagenet_{network}.yaml is shipped")
 
 
 def _batch(count: int, size: int, device: str) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from resdet.engine import hardware
 from resdet.factory.detection import build_trained
 from resdet.inference import predictor
 from resdet.interop.weights import read_weights
+from resdet.memory import keep_memory
 from resdet.models.rcnn import RCNN
 from resdet.structures import ImageBatch, TargetBatch
 
@@ -48,6 +49,7 @@ def load_scene(path: str) -> dict[str, Any]:
 
 def resdet_model(scene: dict[str, Any], overrides: list[str]) -> RCNN:
     given = [f"model.score_thresh={scene['score_thresh']}", *overrides]
+    keep_memory()  # as the commands do
     model = build_trained(read_weights(scene["weights"], SOURCE), given)
     assert isinstance(model, RCNN)
     return model

@@ -62,7 +62,7 @@ def at_least_one(text: str) -> int:
 
 
 def prepare(*, is_alone: bool = False) -> None:
-    """What every command that computes needs: messages on the console, a sound OpenCV.
+    """What every command that computes needs: messages on the console, a sound OpenCV, memory.
 
     `is_alone` says that no loader process will work beside torch's threads.
     """
@@ -74,9 +74,11 @@ def prepare(*, is_alone: bool = False) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from resdet.dependencies import check_opencv
     from resdet.engine.log import start_console
+    from resdet.memory import keep_memory
 
     start_console(is_main=os.environ.get("RANK", "0") == "0")
     check_opencv()
+    keep_memory()
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

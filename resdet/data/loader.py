@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from resdet.data.coco import Sample
 from resdet.data.findings import DataError
-from resdet.data.memory import keep_memory
 from resdet.errors import UserError
+from resdet.memory import keep_memory
 from resdet.structures import ImageBatch, TargetBatch
 
 PAD_MULTIPLE = 32

@@ -22,3 +22,8 @@ def test_the_table(tmp_path, capsys) -> None:
 def test_a_network_that_torchvision_lacks() -> None:
     with pytest.raises(UserError, match="torchvision has no such model"):
         benchmark_network("resnet34c")
+
+
+def test_a_network_that_resdet_has_no_recipe_for() -> None:
+    with pytest.raises(UserError, match="no config imagenet_alexnet"):
+        benchmark_network("alexnet")

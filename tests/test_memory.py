@@ -7,7 +7,7 @@ import platform
 
 import pytest
 
-from resdet.data.memory import keep_memory
+from resdet.memory import keep_memory
 
 
 def test_glibc_keeps_memory() -> None:
