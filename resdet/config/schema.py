@@ -157,6 +157,9 @@ class TrainConfig(Section):
     """On a CPU: deterministic algorithms, so that a resumed run is equal to the last bit."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of a training process; null is torch's choice, recorded for exact resuming."""
+    profile: bool = False
+    """Profile three steps after the first ten: a table of the parts of a step, and a trace, in the
+    folder profile of the run."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -186,7 +189,7 @@ class EvalConfig(Section):
     max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
     """Detections an image that AR1, AR10 and AP / AR100 count."""
     backend: Literal["fast", "pycocotools"] = "fast"
-    """faster-coco-eval, or the slow reference; the same numbers."""
+    """Our own, or the slow reference; the same numbers."""
     val_loss: bool = True
     """Compute the losses on data.val too."""
 

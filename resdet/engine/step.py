@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from resdet.engine import hardware, optim
 from resdet.engine.distributed import Processes
 from resdet.engine.setup import Training
+from resdet.parts import part
 
 
 def update(
@@ -26,14 +27,16 @@ def update(
     # Whatever draws random numbers depends on (seed, step, process) alone.
     hardware.seed_all(config.train.seed, step, processes.rank)
     sums: dict[str, Tensor] = {}
-    for index, part in enumerate(parts):
-        part = part.to(processes.device)
+    for index, data in enumerate(parts):
+        with part("to the device"):
+            data = data.to(processes.device)
         is_last = index == len(parts) - 1
         with exchange(t.wrapped, is_last):
-            with t.precision.autocast():
-                losses, others = t.task.losses(t.wrapped, part, seed=config.train.seed, step=step)
+            with part("forward"), t.precision.autocast():
+                losses, others = t.task.losses(t.wrapped, data, seed=config.train.seed, step=step)
             loss = torch.stack(list(losses.values())).sum() / len(parts)
-            t.scaler.scale(loss).backward()
+            with part("backward"):
+                t.scaler.scale(loss).backward()
         for name, value in {"loss": loss * len(parts), **losses, **others}.items():
             share = value.detach() / len(parts)
             sums[name] = sums[name] + share if name in sums else share
@@ -42,9 +45,10 @@ def update(
         sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(
             optim.trained(t.optimizer), config.optim.clip_norm
         )
-    t.scaler.step(t.optimizer)
-    t.scaler.update()
-    t.optimizer.zero_grad(set_to_none=True)
+    with part("optimizer"):
+        t.scaler.step(t.optimizer)
+        t.scaler.update()
+        t.optimizer.zero_grad(set_to_none=True)
     if t.ema:
         t.ema.update(step)
     return sums

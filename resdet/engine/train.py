@@ -13,6 +13,7 @@ from resdet.engine import checkpoint, distributed, hardware, optim, pictures
 from resdet.engine.check import check_run
 from resdet.engine.distributed import Processes
 from resdet.engine.log import Pace, RunLog, cut_log, start_console
+from resdet.engine.profile import StepProfile, each_waited_for
 from resdet.engine.run_folder import Run, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
@@ -101,11 +102,16 @@ def run_steps(
             leave(folder, t, t.start_step, processes, stop, validation_is_due=True)
         save_checkpoint(folder, t, t.start_step, processes)
     t.model.train()
-    with closing(load_steps(t, processes)) as batches:
-        for step, parts in enumerate(batches, start=t.start_step + 1):
+    wanted = config.train.profile and processes.is_main
+    with (
+        closing(load_steps(t, processes)) as batches,
+        closing(StepProfile(folder / "profile", processes.device, wanted=wanted)) as profile,
+    ):
+        for step, parts in enumerate(each_waited_for(batches), start=t.start_step + 1):
             lr = t.schedule.lr_at(step - 1, t.adapted)
             optim.set_lr(t.optimizer, lr)
             watch.add(step, update(t, parts, step - 1, processes), t.task.image_names(parts))
+            profile.after_step()
             pace.add(config.train.batch_size)
             log.advance()
 

@@ -14,6 +14,7 @@ from resdet.models.rpn import RPN
 from resdet.ops import sampler
 from resdet.ops.boxes import clip_boxes, is_nonempty
 from resdet.ops.normalize import normalize_pixels
+from resdet.parts import part
 from resdet.structures import Detections, ImageBatch, TargetBatch
 
 if TYPE_CHECKING:
@@ -118,11 +119,14 @@ class RCNN(nn.Module):
     ) -> dict[str, Tensor]:
         """Named scalar losses, to be summed: loss_rpn_cls, loss_rpn_box, loss_cls, loss_box
         (…_stage1 … on a cascade) and loss_mask. Samples depend on (seed, step, image) alone."""
-        pyramid = list(self._features(self.normalize(images)).values())
-        proposals, losses = self.rpn(pyramid, images.sizes, targets, seed=seed, step=step)
-        losses |= self.roi_heads.losses(
-            self._roi_levels(pyramid), proposals, images.sizes, targets, seed=seed, step=step
-        )
+        with part("backbone and pyramid"):
+            pyramid = list(self._features(self.normalize(images)).values())
+        with part("rpn"):
+            proposals, losses = self.rpn(pyramid, images.sizes, targets, seed=seed, step=step)
+        with part("roi heads"):
+            losses |= self.roi_heads.losses(
+                self._roi_levels(pyramid), proposals, images.sizes, targets, seed=seed, step=step
+            )
         return losses
 
     @torch.no_grad()

@@ -1,0 +1,100 @@
+"""Where a training step goes: parts named in the code, timed by torch's profiler.
+
+The loop and the models name their parts by `part`; `train.profile=true` profiles a few steps and
+writes a table of these parts and a trace for chrome://tracing or ui.perfetto.dev.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity
+
+from resdet.parts import PREFIX, part
+
+logger = logging.getLogger("resdet")
+
+SKIPPED, PROFILED = 10, 3
+"""Steps that pass before, such as those that compile and choose kernels, and steps profiled."""
+SYNCS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize")
+"""Calls in which the host waits for the GPU."""
+
+
+def each_waited_for(batches: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    """The same batches, the wait for each named."""
+    source = iter(batches)
+    while True:
+        with part("data wait"):
+            batch = next(source, None)
+        if batch is None:
+            return
+        yield batch
+
+
+class StepProfile:
+    """Profiles steps of a run and writes what it saw, once; without `wanted` it does nothing."""
+
+    def __init__(self, folder: Path, device: torch.device, *, wanted: bool) -> None:
+        """Into `folder`: steps.txt and trace.json.gz."""
+        self.folder, self.device = folder, device
+        self._profiler: torch.profiler.profile | None = None
+        self._left = SKIPPED + PROFILED if wanted else 0
+
+    def after_step(self) -> None:
+        """To be called when a step is done, before the next batch is fetched."""
+        if self._left == 0:
+            return
+        self._left -= 1
+        if self._left == PROFILED:
+            activities = [ProfilerActivity.CPU]
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+                activities.append(ProfilerActivity.CUDA)
+            self._profiler = torch.profiler.profile(activities=activities)
+            self._profiler.start()
+        elif self._left == 0:
+            self.close()
+
+    def close(self) -> None:
+        """Write what was profiled so far; a run that ends sooner has fewer steps in it."""
+        if self._profiler is None:
+            return
+        steps = PROFILED - self._left
+        profiler, self._profiler, self._left = self._profiler, None, 0
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        profiler.stop()
+        if steps == 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
+        table = profile_table(profiler, steps, self.device)
+        (self.folder / "steps.txt").write_text(table + "\n", encoding="utf-8")
+        logger.info(f"profile of {steps} steps, in {self.folder}:\n{table}")
+
+
+def profile_table(profiler: torch.profiler.profile, steps: int, device: torch.device) -> str:
+    """Milliseconds a step of each named part, on the host and on the GPU, and the host's waits."""
+    on_gpu = device.type == "cuda"
+    rows: dict[str, tuple[float, float]] = {}
+    syncs = 0
+    for event in profiler.key_averages():
+        if event.key in SYNCS:
+            syncs += event.count
+        # the GPU's own copies of these ranges have no time on the host
+        if event.key.startswith(PREFIX) and event.cpu_time_total > 0:
+            name = event.key.removeprefix(PREFIX)
+            host, gpu = event.cpu_time_total / 1e3, event.device_time_total / 1e3
+            rows[name] = (host / steps, gpu / steps)
+    width = max((len(name) for name in rows), default=0)
+    lines = [f"{'part':{width}}  host ms" + ("   GPU ms" if on_gpu else "")]
+    for name, (host, gpu) in sorted(rows.items(), key=lambda row: -row[1][0]):
+        lines.append(f"{name:{width}} {host:8.2f}" + (f" {gpu:8.2f}" if on_gpu else ""))
+    lines.append("(parts of the forward pass lie within it)")
+    if on_gpu:
+        lines.append(f"the host waited for the GPU {syncs / steps:g} times a step")
+    return "\n".join(lines)
