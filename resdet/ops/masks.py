@@ -175,13 +175,32 @@ def encode_rle(
     from pycocotools import mask as coco_mask
 
     height, width = image_size
-    rles: list[dict[str, Any]] = []
-    part = max(1, MAX_PASTE_ELEMENTS // (height * width))
-    for start in range(0, len(probs), part):
-        rows = slice(start, start + part)
-        pasted = paste_masks(probs[rows], boxes[rows], image_size, threshold, paste=paste)
-        # pycocotools wants (H, W, N) with columns first in memory
-        columns_first = np.asfortranarray(pasted.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
-        for rle in coco_mask.encode(columns_first):
-            rles.append({"size": rle["size"], "counts": rle["counts"].decode("ascii")})
-    return rles
+    parts = paste_in_windows(probs, boxes, image_size, threshold, paste=paste)
+    runs = [
+        {"size": [height, width], "counts": _runs(mask.numpy(), window, height * width, height)}
+        for window, mask in parts
+    ]
+    if not runs:
+        return []
+    return [
+        {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+        for rle in coco_mask.frPyObjects(runs, height, width)
+    ]
+
+
+def _runs(mask: np.ndarray, window: Window, num_pixels: int, height: int) -> list[int]:
+    """COCO's uncompressed RLE, columns first, of an image that has `mask` (h, w) in `window`."""
+    x1, y1 = window[:2]
+    columns = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
+    columns[:, 1:-1] = mask.T
+    changes = np.diff(columns, axis=1)
+    starts, stops = (np.nonzero(changes == sign) for sign in (1, -1))
+    first = (starts[0] + x1) * height + starts[1] + y1
+    end = (stops[0] + x1) * height + stops[1] + y1
+    # a run down to the bottom goes on at the top of the next column
+    apart = first[1:] != end[:-1]
+    first = first[np.concatenate([[True], apart])] if len(first) else first
+    end = end[np.concatenate([apart, [True]])] if len(end) else end
+    edges = np.stack([first, end], axis=1).flatten()
+    counts = np.diff(edges, prepend=0, append=num_pixels)
+    return list(map(int, counts if counts[-1] else counts[:-1]))

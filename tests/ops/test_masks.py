@@ -103,3 +103,18 @@ def test_windows_hold_all_of_a_mask(paste: str) -> None:
         expected = dense > threshold if paste == "rounded" else dense >= threshold
         pasted = paste_masks(probs, boxes, (80, 100), threshold, paste=paste)
         assert torch.equal(pasted, expected) and pasted.any()
+
+
+@pytest.mark.parametrize("size", [(80, 100), (37, 51), (1, 9), (9, 1)])
+def test_rle_is_that_of_pycocotools(size: tuple[int, int]) -> None:
+    """Also of masks that fill the image, touch all its sides, or are empty."""
+    probs = torch.cat([blobs(20, 28), torch.ones(2, 28, 28), torch.zeros(1, 28, 28)])
+    boxes = random_boxes(23, extent=90) - 20
+    boxes[20] = torch.tensor([-50.0, -50, 300, 300])
+    boxes[21] = torch.tensor([3.0, -20, 8, 200])
+    pasted = paste_masks(probs, boxes, size)
+    columns = np.asfortranarray(pasted.permute(1, 2, 0).numpy().astype(np.uint8))
+    expected = [
+        {"size": rle["size"], "counts": rle["counts"].decode()} for rle in coco_mask.encode(columns)
+    ]
+    assert encode_rle(probs, boxes, size) == expected
