@@ -55,7 +55,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=("fast", "pycocotools"),
-        help="faster-coco-eval, or the slow reference with the same numbers; default: eval.backend "
+        help="our own, or the slow reference with the same numbers; default: eval.backend "
         "of the run, fast for a file",
     )
     parser.add_argument(
