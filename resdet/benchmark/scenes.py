@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,19 @@ from torch import Tensor
 
 from resdet.benchmark import detectron2_side
 from resdet.benchmark.detectors import SOURCE, save_seeded_weights
+from resdet.config.loading import config_to_dict, load_config
+from resdet.config.schema import Config
 from resdet.data.image import read_image
 from resdet.data.pixels import resize_exactly
 from resdet.errors import UserError
-from resdet.interop.convert import convert
+from resdet.interop.convert import convert, to_resdet
 from resdet.interop.weights import read_weights
 
 logger = logging.getLogger("resdet")
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 SEEDED_CLASSES = 80
+OURS = "coco_mask_rcnn_r50_1x"
 
 
 def write_scene(
@@ -56,7 +60,10 @@ def write_scene(
     theirs = None
     if detectron2_side.is_installed():
         theirs = folder / "weights.pkl"
-        convert(str(path), theirs, origin=SOURCE, target="detectron2")
+        # the same network by the conventions of Detectron2, which resdet's own configs have
+        ours = load_config(OURS, [f"model.num_classes={num_classes}"], schema=Config)
+        torch.save(to_resdet(replace(loaded, config=config_to_dict(ours))), folder / "ours.pt")
+        convert(str(folder / "ours.pt"), theirs, target="detectron2")
     if images is None:
         noise = rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
         pixels = torch.from_numpy(noise)

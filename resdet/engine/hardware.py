@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -161,6 +162,12 @@ def memory_mb(device: torch.device) -> float:
     """Peak memory so far in MiB: allocated on the GPU, or resident (0 on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "linux":
+        # getrusage begins with what the parent had when it started this process
+        status = Path("/proc/self/status").read_text()
+        return next(
+            int(line.split()[1]) / 2**10 for line in status.splitlines() if line.startswith("VmHWM")
+        )
     if sys.platform == "win32":  # has no such count
         return 0.0
     import resource
