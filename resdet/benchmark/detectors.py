@@ -48,7 +48,9 @@ def load_scene(path: str) -> dict[str, Any]:
 
 
 def resdet_model(scene: dict[str, Any], overrides: list[str]) -> RCNN:
-    given = [f"model.score_thresh={scene['score_thresh']}", *overrides]
+    # frozen as torchvision's is, whatever the weights were trained with
+    given = ["model.backbone.norm=frozen_bn", f"model.score_thresh={scene['score_thresh']}"]
+    given += overrides
     keep_memory()  # as the commands do
     model = build_trained(read_weights(scene["weights"], SOURCE), given)
     assert isinstance(model, RCNN)
