@@ -13,7 +13,7 @@ from torchvision import models
 
 from resdet.benchmark.detectors import autocast, training_step
 from resdet.benchmark.limits import measure_limits
-from resdet.benchmark.report import Row, report
+from resdet.benchmark.report import network_row, report
 from resdet.benchmark.turns import Contender, Step, take_turns
 from resdet.config.find import find_shipped
 from resdet.engine import hardware
@@ -46,18 +46,14 @@ def benchmark_network(
         raise UserError(f"--network {network}: torchvision has no such model to compare with")
     _config_of(network)
     place = hardware.choose_device(device, 0)
-    formats = {"fp32": torch.float32}
-    if hardware.choose_precision("auto", place).name == "bf16":
-        formats["bf16"] = torch.bfloat16
-    limits = measure_limits(place, formats)
-    print(limits.words())
+    limits = measure_limits(place)
     given = {"network": network, "batch_size": batch_size, "size": size, "device": str(place)}
     contenders = [
         Contender(f"torchvision, {name}", f"{__name__}:make_plain", {**given, "precision": name})
-        for name in formats
+        for name in limits.flops
     ]
     ways = (False, True) if compiled and hardware.choose_compile(True, place)[0] else (False,)
-    for name in formats:
+    for name in limits.flops:
         for way in ways:
             arguments = {**given, "precision": name, "compiled": way}
             how = f"resdet, {name}, {'compiled' if way else 'eager'}"
@@ -66,16 +62,7 @@ def benchmark_network(
         make_plain(network=network, batch_size=2, size=size, device="cpu", precision="fp32")()
     timings = take_turns(contenders, rounds=rounds, steps=steps, warmup=2, device=str(place))
     flops = float(counter.get_total_flops()) * batch_size / 2
-    rows = [
-        Row(
-            timing,
-            batch_size,
-            flops,
-            limits.flops["bf16" if "bf16" in timing.name else "fp32"],
-            is_ours=timing.name.startswith("resdet"),
-        )
-        for timing in timings
-    ]
+    rows = [network_row(timing, batch_size, flops, limits) for timing in timings]
     return report(
         rows,
         title=f"{network}, training from memory, {batch_size} × {size}×{size}, {place}",

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resdet.benchmark import detectors, detectron2_side
 from resdet.benchmark.limits import measure_limits
-from resdet.benchmark.report import Row, report
+from resdet.benchmark.report import network_row, report
 from resdet.benchmark.scenes import write_scene
 from resdet.benchmark.turns import Contender, Step, take_turns
 from resdet.engine import hardware
@@ -53,11 +53,7 @@ def benchmark_detector(
     place = hardware.choose_device(device, 0)
     if batch_size is None:
         batch_size = {"infer": 1, "train": 2}[work]
-    formats = {"fp32": torch.float32}
-    if hardware.choose_precision("auto", place).name == "bf16":
-        formats["bf16"] = torch.bfloat16
-    limits = measure_limits(place, formats)
-    print(limits.words())
+    limits = measure_limits(place)
     with tempfile.TemporaryDirectory(prefix="resdet_benchmark_") as name:
         scene = write_scene(
             Path(name),
@@ -72,20 +68,11 @@ def benchmark_detector(
         )
         flops = _count_flops(work, str(scene))
         can_compile = compiled and hardware.choose_compile(True, place)[0]
-        contenders = _contenders(work, against, str(scene), place, list(formats), can_compile)
+        contenders = _contenders(work, against, str(scene), place, list(limits.flops), can_compile)
         timings = take_turns(
             contenders, rounds=rounds, steps=steps, warmup=2, device=str(place), threads=None
         )
-    rows = [
-        Row(
-            timing,
-            batch_size,
-            flops,
-            limits.flops["bf16" if "bf16" in timing.name else "fp32"],
-            is_ours=timing.name.startswith("resdet"),
-        )
-        for timing in timings
-    ]
+    rows = [network_row(timing, batch_size, flops, limits) for timing in timings]
     words = {"infer": "inference to pasted masks", "train": f"training, {objects} objects an image"}
     title = f"Mask R-CNN R50-FPN, {words[work]}, {batch_size} × {size[0]}×{size[1]}, {place}"
     details = {

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from resdet.engine import hardware
+
 SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 """Sides of the square matrices that are multiplied; the best counts."""
 COPY_MB = {"cpu": 256, "cuda": 2048}
@@ -32,10 +34,15 @@ class Limits:
         return f"matrix products: {rates}; copies: {self.bytes_per_s / 1e9:.3g} GB/s"
 
 
-def measure_limits(device: torch.device, formats: dict[str, torch.dtype]) -> Limits:
-    """Measure both on `device`, the first for each of `formats`."""
+def measure_limits(device: torch.device) -> Limits:
+    """Measure both on `device` and print them; products in fp32, and bf16 where it has that."""
+    formats = {"fp32": torch.float32}
+    if hardware.choose_precision("auto", device).name == "bf16":
+        formats["bf16"] = torch.bfloat16
     flops = {name: _matrix_rate(device, dtype) for name, dtype in formats.items()}
-    return Limits(flops, _copy_rate(device))
+    limits = Limits(flops, _copy_rate(device))
+    print(limits.words())
+    return limits
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

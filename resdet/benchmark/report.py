@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from matplotlib.ticker import MaxNLocator
 
+from resdet.benchmark.limits import Limits
 from resdet.benchmark.turns import Timing
 from resdet.viz.plots import new_figure, save_figure
 
@@ -47,6 +49,12 @@ class Row:
         if not (self.timing.seconds and self.flops and self.limit):
             return None
         return self.flops / self.timing.seconds / self.limit
+
+
+def network_row(timing: Timing, items: float, flops: float, limits: Limits) -> Row:
+    """The row of a network; its name says whose it is and in which number format."""
+    limit = limits.flops["bf16" if "bf16" in timing.name else "fp32"]
+    return Row(timing, items, flops, limit, is_ours=timing.name.startswith("resdet"))
 
 
 def report(
@@ -135,7 +143,9 @@ def draw_bars(rows: Sequence[Row], path: Path, *, title: str, unit: str) -> None
     shown = [row for row in rows if row.rate]
     if not shown:
         return
-    figure, axes = new_figure(title, width=7.5, height=1.2 + 0.42 * len(shown))
+    lines = textwrap.wrap(title, 58)
+    height = 1 + 0.2 * len(lines) + 0.42 * len(shown)
+    figure, axes = new_figure("\n".join(lines), width=8, height=height)
     base = shown[0].rate or 1.0
     rates = [row.rate or 0.0 for row in shown]
     axes.barh(
