@@ -14,7 +14,7 @@ from resdet.benchmark import detectors, detectron2_side
 from resdet.benchmark.limits import measure_limits
 from resdet.benchmark.report import network_row, report
 from resdet.benchmark.scenes import write_scene
-from resdet.benchmark.turns import Contender, Step, take_turns
+from resdet.benchmark.turns import Contender, Step, take_turns, tidy
 from resdet.engine import hardware
 from resdet.errors import UserError
 
@@ -66,7 +66,7 @@ def benchmark_detector(
             tiles=tiles,
             score_thresh=score_thresh,
         )
-        flops = _count_flops(work, str(scene))
+        flops = _count_flops(work, str(scene), place)
         can_compile = compiled and hardware.choose_compile(True, place)[0]
         contenders = _contenders(work, against, str(scene), place, list(limits.flops), can_compile)
         timings = take_turns(
@@ -113,11 +113,13 @@ def _contenders(
     return found
 
 
-def _count_flops(work: str, scene: str) -> float:
-    """Of one step, on the CPU: convolutions and matrix products, two operations a multiply-add."""
+def _count_flops(work: str, scene: str, place: torch.device) -> float:
+    """Of one step: convolutions and matrix products, two operations a multiply-add."""
     makers = {"infer": detectors.make_resdet_inference, "train": detectors.make_resdet_training}
     step: Step
-    step, _ = makers[work](scene=scene, device="cpu", precision="fp32", compiled=False)
+    step, _ = makers[work](scene=scene, device=str(place), precision="fp32", compiled=False)
     with FlopCounterMode(display=False) as counter:
         step()
+    del step
+    tidy(place)  # the contenders need the memory
     return float(counter.get_total_flops())

@@ -166,14 +166,14 @@ def _serve(pipe: Connection, contender: Contender, device: str, threads: int | N
             if request == "start":
                 step, answer = _build(contender)
                 time_steps(step, values[0], place)
-                _tidy(place)
+                tidy(place)
             elif request == "take":
                 assert step is not None
                 # what the last turn gave back to the machine is fetched again outside the clock
                 if place.type == "cuda":
                     time_steps(step, 1, place)
                 answer = time_steps(step, values[0], place)
-                _tidy(place)
+                tidy(place)
             else:
                 answer = hardware.memory_mb(place)
             pipe.send(("ok", answer))
@@ -200,7 +200,7 @@ def time_steps(step: Step, count: int, device: torch.device) -> float:
     return (time.perf_counter() - start) / max(1, count)
 
 
-def _tidy(device: torch.device) -> None:
+def tidy(device: torch.device) -> None:
     """Leave the device's memory to the next contender."""
     gc.collect()
     if device.type == "cuda":
