@@ -15,7 +15,6 @@ from torch import Tensor
 
 # Elements pasted at once: bounds the memory of images with hundreds of detections.
 MAX_PASTE_ELEMENTS = 2**26
-PASTES = ("continuous", "rounded")
 Window = tuple[int, int, int, int]
 """x1, y1, x2, y2 in whole pixels, the last two outside."""
 
@@ -97,6 +96,10 @@ def _paste_rounded(probs: Tensor, boxes: Tensor, window: Window) -> Tensor:
     return down @ (bordered @ across.transpose(1, 2))
 
 
+PASTES = {"continuous": (_paste_continuous, torch.ge), "rounded": (_paste_rounded, torch.gt)}
+"""How probabilities are put into the image, and which of them are in the mask, by convention."""
+
+
 def _windows(boxes: Tensor, grid: int, image_size: tuple[int, int], paste: str) -> list[Window]:
     """The pixels that each mask can reach, cut to the image."""
     height, width = image_size
@@ -121,12 +124,11 @@ def paste_in_windows(
     paste: str = "continuous",
 ) -> Iterator[tuple[Window, Tensor]]:
     """Each mask of `paste_masks` as (h, w) bool in the pixels that it can reach, on the CPU."""
-    assert paste in PASTES, paste
     probs, boxes = probs.float().cpu(), boxes.float().cpu()
-    put = _paste_rounded if paste == "rounded" else _paste_continuous
+    put, reaches = PASTES[paste]
     for row, window in enumerate(_windows(boxes, probs.shape[-1], image_size, paste)):
         pasted = put(probs[row : row + 1], boxes[row : row + 1], window)[0]
-        yield window, pasted > threshold if paste == "rounded" else pasted >= threshold
+        yield window, reaches(pasted, threshold)
 
 
 def paste_masks(
@@ -143,7 +145,6 @@ def paste_masks(
     ≥ `threshold` (Mask R-CNN, He et al. 2017, appendix; the convention of Detectron2). rounded:
     resized to the box at whole pixels, then > `threshold` (the convention of torchvision).
     """
-    assert paste in PASTES, paste
     height, width = image_size
     out = torch.zeros((len(probs), height, width), dtype=torch.bool, device=probs.device)
     if not probs.is_cuda:
@@ -153,13 +154,11 @@ def paste_masks(
             out[row, y1:y2, x1:x2] = mask
         return out
     probs, boxes = probs.float(), boxes.float()
+    put, reaches = PASTES[paste]
     part, whole = max(1, MAX_PASTE_ELEMENTS // (height * width)), (0, 0, width, height)
     for start in range(0, len(probs), part):
         rows = slice(start, start + part)
-        if paste == "rounded":
-            out[rows] = _paste_rounded(probs[rows], boxes[rows], whole) > threshold
-        else:
-            out[rows] = _paste_continuous(probs[rows], boxes[rows], whole) >= threshold
+        out[rows] = reaches(put(probs[rows], boxes[rows], whole), threshold)
     return out
 
 

@@ -44,12 +44,16 @@ def pool_rois(
     """
     min_level = strides[0].bit_length() - 1
     max_level = strides[-1].bit_length() - 1
+    is_counted = features[0].device.type == "cpu" and not packed
+    if is_counted:
+        # boxes of a model that diverged have no place; what they give is not finite all the same
+        boxes = boxes.nan_to_num(0, 0, 0)
     levels = assign_levels(boxes, min_level, max_level) - min_level
     # coordinates of bf16 would be steps of 8 pixels past 1,024
     dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
     rois = torch.cat([images[:, None].to(dtype), boxes.to(dtype)], dim=1)
     scales = [1 / stride for stride in strides]
-    if features[0].device.type == "cpu" and not packed:
+    if is_counted:
         return pool_rows(
             features, levels, rois, scales, size, aligned=aligned, sampling_ratio=sampling_ratio
         )

@@ -52,3 +52,12 @@ def test_all_levels_at_once_give_the_same(count: int) -> None:
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-9, rtol=1e-9)
     for one, other in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(one + 0 * other, other + 0 * one, atol=1e-9, rtol=1e-9)
+
+
+def test_boxes_that_are_not_finite_stop_nothing() -> None:
+    boxes = rois(4)
+    boxes[1, 2], boxes[2] = torch.inf, torch.nan
+    pooled = pool_rois(pyramid(), STRIDES, boxes, torch.arange(4) % 2, 7, packed=False)
+    assert pooled.shape == (4, 6, 7, 7)
+    alone = pool_rois(pyramid(), STRIDES, boxes[:1], torch.zeros(1), 7, packed=False)
+    torch.testing.assert_close(pooled[:1], alone)
