@@ -39,6 +39,7 @@ def benchmark_cifar(
     batch_size: int = 128,
     rounds: int = 5,
     steps: int = 20,
+    compiled: bool = True,
     device: str | None = None,
     out: str | Path | None = None,
 ) -> list[dict[str, Any]]:
@@ -56,7 +57,7 @@ def benchmark_cifar(
     contenders = [Contender("plain PyTorch, fp32", f"{__name__}:make_plain", given)]
     contenders += [
         Contender(name, f"{__name__}:make_ours", {**given, "overrides": overrides})
-        for name, overrides in variants(place).items()
+        for name, overrides in variants(place, compiled).items()
     ]
     timings = take_turns(contenders, rounds=rounds, steps=steps, warmup=5, device=str(place))
     rows = report(
@@ -75,10 +76,10 @@ def benchmark_cifar(
     return rows
 
 
-def variants(device: torch.device) -> dict[str, list[str]]:
+def variants(device: torch.device, compiled: bool) -> dict[str, list[str]]:
     """Overrides by the name of what they make."""
     found = {"resdet, fp32": ["train.precision=fp32", "train.compile=false"]}
-    can_compile = hardware.choose_compile(True, device)[0]
+    can_compile = compiled and hardware.choose_compile(True, device)[0]
     if can_compile:
         found["resdet, fp32 compiled"] = ["train.precision=fp32", "train.compile=true"]
     has_bf16 = hardware.choose_precision("auto", device).name == "bf16"

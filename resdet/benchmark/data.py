@@ -6,12 +6,12 @@ import importlib.util
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from resdet.benchmark.data_others import (
     CROP_SIDE,
@@ -26,8 +26,9 @@ from resdet.benchmark.data_others import (
     shuffled,
 )
 from resdet.benchmark.report import Row, report
-from resdet.benchmark.turns import Contender, Timing, take_turns
+from resdet.benchmark.turns import Contender, Step, Timing, take_turns
 from resdet.data.coco_json import read_coco_json
+from resdet.data.image import read_image
 from resdet.data.loader import use_one_core
 from resdet.errors import UserError
 
@@ -86,12 +87,7 @@ def benchmark_detection_data(
         for mode in modes:
             contenders = _detection_contenders(str(images), str(file), mode, against)
             timings = take_turns(
-                contenders,
-                rounds=rounds,
-                steps=steps,
-                warmup=min(steps, 5),
-                device="cpu",
-                threads=1,
+                contenders, rounds=rounds, steps=steps, warmup=5, device="cpu", threads=1
             )
             found[mode] = _report(
                 timings,
@@ -144,9 +140,7 @@ def _detection_contenders(
     return [*contenders, Contender("resdet", f"{HERE}:our_detection", given)]
 
 
-def our_detection(
-    images: str, annotations: str, mode: str, batch_size: int
-) -> tuple[Callable[[], Any], str]:
+def our_detection(images: str, annotations: str, mode: str, batch_size: int) -> tuple[Step, str]:
     """Samples and their batch, as a worker of `train_det.py` makes them."""
     from resdet.data import (
         CocoDetection,
@@ -263,9 +257,7 @@ def _time_cls(
     )
 
 
-def our_classification(
-    root: str, batch_size: int, normalize: bool
-) -> tuple[Callable[[], Any], str]:
+def our_classification(root: str, batch_size: int, normalize: bool) -> tuple[Step, str]:
     """Samples and their batch, as a worker of `train_cls.py` makes them."""
     from resdet.data.cls_samples import collate_cls
     from resdet.data.cls_transforms import ClsTrainTransform, RandomResizedCrop
@@ -293,7 +285,7 @@ def write_photos(source: str | Path, target: Path) -> int:
     """JPEG copies, 500 pixels long, of a folder's images in two class folders; their number.
 
     Raises:
-        UserError: the folder has no image that Pillow can read.
+        UserError: there are no two images, or one cannot be read; it is named.
     """
     count = 0
     for name in ("even", "odd"):
@@ -301,8 +293,7 @@ def write_photos(source: str | Path, target: Path) -> int:
     for path in sorted(Path(source).rglob("*")):
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             continue
-        with Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
+        picture = Image.fromarray(read_image(path))
         scale = LONG_SIDE / max(picture.size)
         size = (round(picture.width * scale), round(picture.height * scale))
         resized = picture.resize(size, Image.Resampling.LANCZOS)

@@ -10,7 +10,7 @@ import importlib
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Step = Callable[[], Any]
+from resdet.benchmark.turns import Step
 
 SHORT_EDGES = (640, 672, 704, 736, 768, 800)
 """Of the multi-scale work, in pixels: Detectron2's for training on COCO."""

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet50
 from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from resdet.benchmark.turns import Step
@@ -37,8 +36,10 @@ LR = 1e-4
 def torchvision_model(num_classes: int, **options: Any) -> MaskRCNN:
     """As `maskrcnn_resnet50_fpn` with its published weights: frozen batch norm, three stages of
     the backbone trained. `num_classes` without the background."""
-    body = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    return MaskRCNN(_resnet_fpn_extractor(body, 3), num_classes + 1, **options)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    return MaskRCNN(backbone, num_classes + 1, **options)
 
 
 def load_scene(path: str) -> dict[str, Any]:

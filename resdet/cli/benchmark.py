@@ -8,7 +8,16 @@ from typing import Any
 from resdet.cli import options
 from resdet.cli.options import at_least_one, fraction
 
-WORKS = ("infer", "train", "data", "eval", "cls")
+_DETECTORS = {"against", "device", "steps", "weights", "size", "batch_size", "images", "tiles"}
+_DETECTORS |= {"score_thresh", "no_compile"}
+USES = {
+    "infer": _DETECTORS,
+    "train": _DETECTORS | {"objects"},
+    "data": {"against", "steps", "images", "annotations", "objects", "root", "photos"},
+    "eval": {"annotations", "count"},
+    "cls": {"device", "steps", "batch_size", "network", "cifar", "no_compile"},
+}
+"""Options of each work, beside --rounds and --out."""
 COCO, ANNOTATIONS = "datasets/coco/val2017", "datasets/coco/annotations/instances_val2017.json"
 
 
@@ -28,7 +37,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         "  %(prog)s eval --annotations datasets/coco/annotations/instances_val2017.json\n"
         "  %(prog)s cls --cifar datasets/cifar10 --out runs/benchmark"
     )
-    parser.add_argument("work", choices=WORKS, help="what to time")
+    parser.add_argument("work", choices=tuple(USES), help="what to time")
     parser.add_argument(
         "--against",
         metavar="NAMES",
@@ -61,7 +70,6 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         nargs=2,
         type=at_least_one,
-        default=(800, 1216),
         help="height and width of the images; default 800 1216",
     )
     group.add_argument(
@@ -80,7 +88,6 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         "--tiles",
         metavar="N",
         type=at_least_one,
-        default=1,
         help="each image is N×N of those in --images; default 1",
     )
     group.add_argument(
@@ -99,9 +106,7 @@ def _fill_data(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"images of the annotations; default {COCO} (infer: noise)",
     )
-    group.add_argument(
-        "--annotations", metavar="FILE", default=ANNOTATIONS, help="COCO file; default %(default)s"
-    )
+    group.add_argument("--annotations", metavar="FILE", help=f"COCO file; default {ANNOTATIONS}")
     group.add_argument("--root", metavar="DIR", help="data: a folder of classes, timed as well")
     group.add_argument(
         "--photos", metavar="DIR", help="data: images that are timed at 500 pixels, with --root"
@@ -110,6 +115,7 @@ def _fill_data(parser: argparse.ArgumentParser) -> None:
 
 
 def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    _refuse_others(args, parser)
     options.prepare(is_alone=True)
     {
         "infer": _run_detectors,
@@ -121,6 +127,17 @@ def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     return 0
 
 
+def _refuse_others(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """An option that the work has no use for is a mistake."""
+    given = {name for name, value in vars(args).items() if value not in (None, False)}
+    extra = given - {"work", "rounds", "out"} - USES[args.work]
+    if extra:
+        names = ", ".join("--" + name.replace("_", "-") for name in sorted(extra))
+        parser.error(f"{args.work} has no use for {names}")
+    if args.photos is not None and args.root is None:
+        parser.error("--photos goes with --root, a folder of classes")
+
+
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """What the user gave of these; the functions have the defaults."""
     found = {name: getattr(args, name) for name in names}
@@ -130,19 +147,10 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 def _run_detectors(args: argparse.Namespace) -> None:
     from resdet.benchmark.detection import benchmark_detector
 
-    given = _given(
-        args, "against", "rounds", "steps", "weights", "batch_size", "objects", "score_thresh"
-    )
-    benchmark_detector(
-        args.work,
-        size=tuple(args.size),
-        images=args.images,
-        tiles=args.tiles,
-        compiled=not args.no_compile,
-        device=args.device,
-        out=args.out,
-        **given,
-    )
+    given = _given(args, *USES[args.work] - {"no_compile"}, "rounds", "out")
+    if "size" in given:
+        given["size"] = tuple(given["size"])
+    benchmark_detector(args.work, compiled=not args.no_compile, **given)
 
 
 def _run_data(args: argparse.Namespace) -> None:
@@ -150,9 +158,9 @@ def _run_data(args: argparse.Namespace) -> None:
 
     given = _given(args, "rounds", "steps", "out")
     if args.root is None or args.images is not None:
-        benchmark_detection_data(
-            args.images or COCO, args.annotations, **given, **_given(args, "against", "objects")
-        )
+        images, annotations = args.images or COCO, args.annotations or ANNOTATIONS
+        chosen = _given(args, "against", "objects")
+        benchmark_detection_data(images, annotations, **given, **chosen)
     if args.root is not None:
         benchmark_cls_data(args.root, photos=args.photos, **given)
 
@@ -163,11 +171,12 @@ def _run_eval(args: argparse.Namespace) -> None:
     given = _given(args, "rounds", "out")
     if args.count is not None:
         given["images"] = args.count
-    benchmark_eval(args.annotations, **given)
+    benchmark_eval(args.annotations or ANNOTATIONS, **given)
 
 
 def _run_cls(args: argparse.Namespace) -> None:
-    given = _given(args, "rounds", "steps", "out", "network", "batch_size", "device")
+    given = _given(args, *USES["cls"] - {"no_compile", "cifar"}, "rounds", "out")
+    given["compiled"] = not args.no_compile
     if args.cifar is not None:
         from resdet.benchmark.cifar import benchmark_cifar
 
@@ -175,4 +184,4 @@ def _run_cls(args: argparse.Namespace) -> None:
         return
     from resdet.benchmark.classification import benchmark_network
 
-    benchmark_network(compiled=not args.no_compile, **given)
+    benchmark_network(**given)

@@ -13,7 +13,7 @@ from tests.engine.cls_data import write_cifar10
 @pytest.mark.slow
 def test_every_way_is_timed(tmp_path, monkeypatch, capsys):
     overrides = {"resdet, fp32": ["train.precision=fp32", "train.compile=false"]}
-    monkeypatch.setattr(cifar, "variants", lambda device: overrides)
+    monkeypatch.setattr(cifar, "variants", lambda device, compiled: overrides)
     root = write_cifar10(tmp_path / "data")
     found = cifar.benchmark_cifar(
         root, batch_size=4, rounds=2, steps=1, device="cpu", out=tmp_path / "out"
