@@ -164,10 +164,9 @@ def memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "linux":
         # getrusage begins with what the parent had when it started this process
-        status = Path("/proc/self/status").read_text()
-        return next(
-            int(line.split()[1]) / 2**10 for line in status.splitlines() if line.startswith("VmHWM")
-        )
+        status = Path("/proc/self/status").read_text().split()
+        if "VmHWM:" in status:
+            return int(status[status.index("VmHWM:") + 1]) / 2**10
     if sys.platform == "win32":  # has no such count
         return 0.0
     import resource
