@@ -23,6 +23,7 @@ from resdet.engine.hardware import Precision
 from resdet.engine.run_folder import Run
 from resdet.engine.task import Model, Task
 from resdet.errors import UserError
+from resdet.ops import kernels
 
 logger = logging.getLogger("resdet")
 
@@ -148,10 +149,12 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     if found:
         check_data(found, task.digest())
         training.restore(found)
+    has_kernels = processes.device.type == "cuda" and not isinstance(config, ClsConfig)
     logger.info(
         f"device: {processes.device} × {processes.world_size} process(es), {threads} thread(s), "
         f"{training.workers} loader worker(s); precision: {precision.name} ({precision.reason}); "
         f"compile: {why}"
+        + (f"; kernels: {kernels.choose(processes.device)[1]}" if has_kernels else "")
     )
     return training
 

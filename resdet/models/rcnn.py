@@ -137,29 +137,34 @@ class RCNN(nn.Module):
 
         Boxes that are empty there are dropped. Masks are not pasted yet.
         """
+        # before the network is under way: a copy from the host waits for what a GPU is doing
+        originals = torch.tensor(list(original_sizes), device=images.sizes.device)
         pyramid = list(self._features(self.normalize(images)).values())
         proposals, _ = self.rpn(pyramid, images.sizes, None)
         found = self.roi_heads.detect(self._roi_levels(pyramid), proposals, images.sizes)
-        originals = torch.tensor(list(original_sizes), device=images.sizes.device)
         scale = (originals / images.sizes).flip(1).repeat(1, 2).to(found.boxes.dtype)
         boxes = clip_boxes(found.boxes * scale[found.images], originals[found.images])
-        keep = is_nonempty(boxes)
-        detections = []
-        for index, size in enumerate(original_sizes):
-            rows = (found.images == index) & keep
-            detections.append(
-                Detections(
-                    boxes=boxes[rows].float(),
-                    scores=found.scores[rows].float(),
-                    labels=found.labels[rows],
-                    image_size=(int(size[0]), int(size[1])),
-                    mask_probs=None if found.mask_probs is None else found.mask_probs[rows].float(),
-                    class_names=self.class_names,
-                    category_ids=self.category_ids,
-                    mask_paste=self.mask_paste,
-                )
+        rows = is_nonempty(boxes).nonzero()[:, 0]
+        image = torch.arange(len(original_sizes), device=rows.device)
+        counts = (found.images[rows] == image[:, None]).sum(dim=1).tolist()
+        parts = [boxes[rows].float(), found.scores[rows].float(), found.labels[rows]]
+        if found.mask_probs is not None:
+            parts.append(found.mask_probs[rows].float())
+        return [
+            Detections(
+                box,
+                score,
+                label,
+                image_size=(int(size[0]), int(size[1])),
+                mask_probs=masks[0] if masks else None,
+                class_names=self.class_names,
+                category_ids=self.category_ids,
+                mask_paste=self.mask_paste,
             )
-        return detections
+            for size, box, score, label, *masks in zip(
+                original_sizes, *(each.split(counts) for each in parts), strict=True
+            )
+        ]
 
     def predict(
         self, images: Any, *, score_thresh: float | None = None, batch_size: int = 1

@@ -15,7 +15,7 @@ from resdet.models.box_head import BoxHead, BoxSamples
 from resdet.models.mask_head import MaskHead
 from resdet.models.rpn import Proposals
 from resdet.ops import sampler
-from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group
+from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group, nms_of_groups
 from resdet.ops.masks import resample_masks
 from resdet.ops.matcher import match_boxes
 from resdet.ops.roi_pool import pool_rois
@@ -277,7 +277,13 @@ class RoIHeads(nn.Module):
             decoded = clip_boxes(head.decode(deltas, boxes), sizes[images][:, None, :])
             if number + 1 < len(self.stages):
                 boxes = decoded[:, 0].to(boxes.dtype)
-        found = self._suppress(scores, decoded, images, valid)
+        if sampler.fixed_shapes(boxes):
+            shape = proposals.valid.shape
+            found = self._suppress_slots(
+                *(each.unflatten(0, shape) for each in (scores, decoded, valid))
+            )
+        else:
+            found = self._suppress(scores, decoded, images, valid)
         if self.mask_head is not None:
             pooled = self._pool(features, found.boxes, found.images, self.mask_pool_size)
             found.mask_probs = self.mask_head(pooled, found.labels).sigmoid()
@@ -303,6 +309,31 @@ class RoIHeads(nn.Module):
         rank = torch.arange(len(kept), device=kept.device) - first[image[kept]]
         kept = kept[rank < self.detections_per_image]
         return RoIDetections(box[kept], score[kept], label[kept], image[kept], None)
+
+    def _suppress_slots(self, scores: Tensor, boxes: Tensor, valid: Tensor) -> RoIDetections:
+        """As `_suppress` from scores (B, R, K + 1), boxes (B, R, K or 1, 4) and valid (B, R).
+
+        All shapes are fixed up to the end, where a GPU is waited for once.
+        """
+        finite = torch.isfinite(scores).all(dim=2) & torch.isfinite(boxes).all(dim=(2, 3))
+        usable = (scores[..., :-1] > self.score_thresh) & (valid & finite)[..., None]
+        if self.min_detection_size > 0:
+            usable &= is_at_least(boxes, self.min_detection_size)
+        # (B, K, R): a class is a group, best first
+        ranked = scores[..., :-1].masked_fill(~usable, -torch.inf).transpose(1, 2)
+        ranked, order = ranked.sort(dim=2, descending=True, stable=True)
+        by_class = boxes.transpose(1, 2).expand(-1, self.num_classes, -1, -1)
+        by_class = by_class.gather(2, order[..., None].expand(-1, -1, -1, 4))
+        keep = nms_of_groups(
+            by_class.flatten(0, 1), usable.sum(dim=1).flatten(), self.nms_thresh
+        ).view_as(ranked)
+        ranked = ranked.masked_fill(~keep, -torch.inf).flatten(1)
+        top, position = ranked.topk(min(self.detections_per_image, ranked.shape[1]), dim=1)
+        image, rank = (top > -torch.inf).nonzero(as_tuple=True)
+        position = position[image, rank]
+        label = position // order.shape[2]
+        box = by_class.flatten(1, 2)[image, position]
+        return RoIDetections(box, top[image, rank], label, image, None)
 
     # Shared
 

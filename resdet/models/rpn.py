@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from resdet.errors import UserError
 from resdet.models.layers import conv_norm_relu, normal_init
 from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
-from resdet.ops import sampler
 from resdet.ops.anchors import cell_anchors, grid_anchors
 from resdet.ops.box_coder import decode_boxes
-from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group
+from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_of_groups
 from resdet.ops.matcher import match_boxes
 from resdet.ops.sampler import random_order, sample_slots
 from resdet.structures import TargetBatch
@@ -23,8 +22,6 @@ from resdet.structures import TargetBatch
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 STREAM = 0
 """Random stream of the anchor sampling, see `random_order`."""
-MAX_NMS_BOXES = 2**15
-"""Boxes of one NMS call on a GPU: its memory grows with their square (128 MB here)."""
 
 
 @dataclass
@@ -221,44 +218,28 @@ class RPN(nn.Module):
         """The best proposals an image: top-k a level, decode, clip, NMS a level, top-k an image."""
         pre_nms_topk = self.pre_nms_topk[0 if self.training else 1]
         post_nms_topk = self.post_nms_topk[0 if self.training else 1]
-        boxes, scores, levels = [], [], []
+        batch, slots = len(sizes), max(min(pre_nms_topk, logit.shape[1]) for logit in logits)
+        # (B, levels, slots), those past a level's count empty
+        boxes = anchors[0].new_zeros((batch, len(logits), slots, 4), dtype=torch.float32)
+        scores = boxes.new_full((batch, len(logits), slots), -torch.inf)
+        counts = torch.zeros((batch, len(logits)), dtype=torch.int64, device=boxes.device)
         for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
             top, position = logit.topk(min(pre_nms_topk, logit.shape[1]), dim=1)
             delta = delta.gather(1, position[..., None].expand(-1, -1, 4))
-            boxes.append(decode_boxes(delta, anchor[position], WEIGHTS))
-            scores.append(top.float())
-            levels.append(torch.full_like(position, level))
-        all_boxes = clip_boxes(torch.cat(boxes, dim=1).float(), sizes[:, None, :])
-        all_scores = torch.cat(scores, dim=1)
-        usable = is_nonempty(all_boxes) & torch.isfinite(all_scores)
+            count = top.shape[1]
+            boxes[:, level, :count] = decode_boxes(delta, anchor[position], WEIGHTS)
+            scores[:, level, :count] = top
+            counts[:, level] = count
+        boxes = clip_boxes(boxes, sizes[:, None, None, :])
+        usable = is_nonempty(boxes) & torch.isfinite(scores)
         if self.min_size > 0:
-            usable &= is_at_least(all_boxes, self.min_size)
-        all_scores = all_scores.masked_fill(~usable, -torch.inf)
-        keep = self._nms(all_boxes, all_scores, torch.cat(levels, dim=1))
-        all_scores = all_scores.masked_fill(~keep, -torch.inf)
+            usable &= is_at_least(boxes, self.min_size)
+        # empty ones suppress nothing
+        boxes = torch.where(usable[..., None], boxes, 0)
+        keep = nms_of_groups(boxes.flatten(0, 1), counts.flatten(), self.nms_thresh)
+        all_boxes = boxes.flatten(1, 2)
+        all_scores = scores.masked_fill(~(usable & keep.view_as(usable)), -torch.inf).flatten(1)
         top, position = all_scores.topk(min(post_nms_topk, all_scores.shape[1]), dim=1)
         valid = top > -torch.inf
         picked = all_boxes.gather(1, position[..., None].expand(-1, -1, 4))
         return Proposals(picked * valid[..., None], top, valid)
-
-    def _nms(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
-        """(B, N) bool: what NMS within each level of each image keeps.
-
-        Empty boxes overlap nothing, so they suppress nothing. A GPU takes many images a call; a
-        CPU one, since its cost grows with the square of the boxes in a call.
-        """
-        batch, count = scores.shape
-        part = max(1, MAX_NMS_BOXES // max(1, count)) if sampler.fixed_shapes(boxes) else 1
-        keep = torch.zeros_like(scores, dtype=torch.bool)
-        image = torch.arange(batch, device=scores.device)[:, None]
-        groups = levels + image % part * len(self.strides)
-        for start in range(0, batch, part):
-            rows = slice(start, start + part)
-            kept = nms_by_group(
-                boxes[rows].flatten(0, 1),
-                scores[rows].flatten(),
-                groups[rows].flatten(),
-                self.nms_thresh,
-            )
-            keep[rows].view(-1)[kept] = True
-        return keep

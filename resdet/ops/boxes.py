@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from resdet.ops import kernels
+
 MAX_BOXES_A_CALL = 500
 """Of NMS on a CPU, whatever their groups."""
+MAX_BOXES_OF_A_GPU = 2**15
+"""Of torchvision's NMS on a GPU: its memory grows with their square (128 MB here)."""
 
 
 def box_area(boxes: Tensor) -> Tensor:
@@ -88,3 +92,27 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: floa
     # equal scores stay in the order of their positions
     kept = kept.sort().values
     return kept[torch.argsort(scores[kept], descending=True, stable=True)]
+
+
+def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float) -> Tensor:
+    """(G, N) bool: what NMS keeps of the first `counts` (G,) int64 boxes of each group.
+
+    `boxes` (G, N, 4) xyxy lie best first. Empty boxes are kept and suppress nothing. Shapes are
+    fixed, and with our kernels no GPU waits for the host.
+    """
+    if kernels.usable(boxes):
+        from resdet.ops.triton_nms import nms_of_groups as kernel
+
+        return kernel(boxes, counts, iou_thresh)
+    groups, num_boxes = boxes.shape[:2]
+    keep = torch.arange(num_boxes, device=boxes.device) < counts[:, None]
+    part = max(1, MAX_BOXES_OF_A_GPU // max(1, num_boxes))
+    for start in range(0, groups, part):
+        some = keep[start : start + part]
+        group, rank = some.nonzero(as_tuple=True)
+        kept = nms_by_group(
+            boxes[start : start + part][group, rank], -rank.double(), group, iou_thresh
+        )
+        some[group, rank] = False
+        some[group[kept], rank[kept]] = True
+    return keep

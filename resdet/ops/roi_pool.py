@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from resdet.ops import kernels
 from resdet.ops.boxes import box_area
 from resdet.ops.roi_rows import pool_rows
 
@@ -37,15 +38,20 @@ def pool_rois(
 
     Aligned with adaptive sampling (0) is Detectron2's RoIAlignV2; torchvision's detectors are not
     aligned and take 2 samples a bin and side. Strides are powers of 2, finest first.
-    On a CPU the result lies with its channels last, see `pool_rows`. `packed` pools all levels at
-    once, for a GPU: no count has to reach the host. Otherwise a call a level; regions that are not
-    aligned always, since they are made at least one cell wide, which may reach too far beyond the
-    border of a packed level.
+    On a CPU the result lies with its channels last, see `pool_rows`, and on a GPU that runs our
+    kernels, see `pool_levels`. Elsewhere `packed` pools all levels at once, so that no count has to
+    reach the host. Otherwise a call a level; regions that are not aligned always, since they are
+    made at least one cell wide, which may reach too far beyond the border of a packed level.
     """
     min_level = strides[0].bit_length() - 1
     max_level = strides[-1].bit_length() - 1
     is_counted = features[0].device.type == "cpu" and not packed
-    if is_counted:
+    has_kernel = (
+        kernels.usable(features[0])
+        and features[0].dtype != torch.float64
+        and len(features) <= kernels.MAX_LEVELS
+    )
+    if is_counted or has_kernel:
         # boxes of a model that diverged have no place; what they give is not finite all the same
         boxes = boxes.nan_to_num(0, 0, 0)
     levels = assign_levels(boxes, min_level, max_level) - min_level
@@ -55,6 +61,12 @@ def pool_rois(
     scales = [1 / stride for stride in strides]
     if is_counted:
         return pool_rows(
+            features, levels, rois, scales, size, aligned=aligned, sampling_ratio=sampling_ratio
+        )
+    if has_kernel:
+        from resdet.ops.triton_roi import pool_levels
+
+        return pool_levels(
             features, levels, rois, scales, size, aligned=aligned, sampling_ratio=sampling_ratio
         )
     maps = [feature.to(dtype) for feature in features]

@@ -116,8 +116,12 @@ def test_boxes_are_refined_between_stages(case: str, monkeypatch: pytest.MonkeyP
         assert not refined.boxes.requires_grad
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize(("file", "case", "stages"), BOX + CASCADE)
-def test_detections(file: str, case: str, stages: int) -> None:
+def test_detections(
+    file: str, case: str, stages: int, fixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "fixed_shapes", lambda _: fixed)
     fixture = Fixture(file)
     facts = fixture.facts(case)
     heads = make_heads(facts, stages).eval()
@@ -169,9 +173,10 @@ def test_mask_head(case: str) -> None:
     assert_gradients(gradient_errors(torch.nn.Module(), grads, {"pooled": pooled}))
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("case", ["detections", "agnostic"])
 @pytest.mark.parametrize("top", [30, 1000])
-def test_what_inference_keeps(case: str, top: int) -> None:
+def test_what_inference_keeps(case: str, top: int, fixed: bool) -> None:
     """Threshold, NMS a class and top-k on given boxes and scores: the same, in the same order."""
     fixture = Fixture("detectron2_inference")
     facts = fixture.facts(case)
@@ -184,10 +189,13 @@ def test_what_inference_keeps(case: str, top: int) -> None:
     scores, _ = padded([torch.from_numpy(fixture[f"{case}/scores{i}"]) for i in range(2)])
     limits = sizes.flip(1).repeat(1, 2)[:, None, None].to(stacked.dtype)
     clipped = torch.minimum(stacked.clamp(min=0), limits)
-    images = torch.arange(2)[:, None].expand(valid.shape)
-    found = heads._suppress(
-        scores.flatten(0, 1), clipped.flatten(0, 1), images.flatten(), valid.flatten()
-    )
+    if fixed:
+        found = heads._suppress_slots(scores, clipped, valid)
+    else:
+        images = torch.arange(2)[:, None].expand(valid.shape)
+        found = heads._suppress(
+            scores.flatten(0, 1), clipped.flatten(0, 1), images.flatten(), valid.flatten()
+        )
     for i in range(2):
         rows = found.images == i
         start = f"{case}/top{top}_"

@@ -60,15 +60,23 @@ def as_input(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))
 
 
-def check(found: dict[str, float], places: tuple[int, int] = (4, 0)) -> None:
-    """`places` are the proposals and the detections that may have changed theirs.
+# Where rounding decides: torchvision sorts proposals by the sigmoid of their logits, which float32
+# makes ties of where they are high, and scores may agree to 1e-7.
+PLACES = {
+    "proposals of one side": 0,
+    "proposals out of place": 4,
+    "detections out of place": 0,
+    "masks of other pixels": 0,
+    "pixels off in a mask": 1,
+}
 
-    torchvision sorts proposals by the sigmoid of their logits, which in float32 makes ties of high
-    ones; and where scores agree to 1e-7 rounding decides.
-    """
-    assert all(found[stage] <= BOUNDS[stage] for stage in BOUNDS if stage in found), found
-    assert found["proposals out of place"] <= places[0], found
-    assert found["detections out of place"] <= places[1], found
+COUNTED = tuple(PLACES)[:-1]
+
+
+def check(found: dict[str, float], **changes: float) -> None:
+    bounds = {**BOUNDS, **PLACES, **{key.replace("_", " "): v for key, v in changes.items()}}
+    over = {stage: value for stage, value in found.items() if value > bounds[stage]}
+    assert not over, over
 
 
 @pytest.fixture(scope="module")
@@ -281,13 +289,27 @@ def test_published_architectures_on_coco_images(
     detector = ours(model)
     worst: dict[str, float] = {}
     for image in images:
-        found = differences(their_stages(model, image), our_stages(detector, image))
-        worst = {key: max(value, worst.get(key, 0.0)) for key, value in found.items()}
+        for key, value in differences(
+            their_stages(model, image), our_stages(detector, image)
+        ).items():
+            before = worst.get(key, 0.0)
+            worst[key] = before + value if key in COUNTED else max(before, value)
     with capsys.disabled():
         print(f"\n{name}, {len(images)} images of coco128_inst")
         for stage, value in worst.items():
             print(f"  {stage:24s} {value:.2g}")
-    check(worst, (200, 4))
+    # 20,000 proposals and up to 2,000 detections; masks differ where a probability is .5 but for
+    # rounding
+    check(
+        worst,
+        mask_logits=5e-4,
+        proposals_of_one_side=4,
+        proposals_out_of_place=4000,
+        detections_out_of_place=10,
+        masks_of_other_pixels=5,
+        pixels_off_in_a_mask=5,
+        **{"masks, 1 - IoU": 3e-3},
+    )
 
 
 @pytest.mark.slow

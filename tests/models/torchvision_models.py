@@ -24,12 +24,17 @@ from resdet.factory.detection import build_trained
 from resdet.inference.predictor import prepare
 from resdet.interop.torchvision_detectors import NAMES, imported
 from resdet.models.rcnn import RCNN
+from resdet.ops.masks import _rounded_ends
 from resdet.structures import Detections, ImageBatch
 from tests.fixtures.recipe import draw_state
 
 KINDS = {name: (name.startswith("mask"), name.endswith("_v2")) for name in NAMES}
 """By torchvision's name: whether it has masks, and whether it is of the second version."""
 CHANNELS = 32
+SAME = 0.1
+"""Pixels: boxes nearer than this are the same one."""
+LARGE = 1000
+"""Pixels of a mask whose IoU is told; of smaller ones a pixel or two may lie on the threshold."""
 # Deviations that predictors are scaled to: scores are then neither ties nor all alike.
 SPREADS = {
     "rpn.head.cls_logits": 1.5,
@@ -208,25 +213,30 @@ def our_stages(model: RCNN, image: np.ndarray) -> dict[str, Any]:
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, float]:
-    """Largest difference of every stage; of pasted masks 1 − their least IoU.
+    """Largest difference of every stage; of pasted masks 1 − the least IoU of large ones.
 
     Features, logits and deltas are relative to the largest value of their stage, boxes in pixels.
     Proposals and detections are compared with the nearest of the other side: two whose scores
-    agree to the last digits may have changed places, and "… out of place" counts these.
+    agree to the last digits may have changed places, and "… out of place" counts these. A proposal
+    on the fence of the NMS may be on one side only, which "of one side" counts. Masks are put into
+    whole pixels, and a box of which one edge rounds otherwise gives a mask resized otherwise: these
+    are counted as "of other pixels" and left out.
     """
     found = {}
     pairs = list(zip(theirs["features"], ours["features"], strict=True))
     found["features"] = max(_gap(a, b) / float(a.abs().max()) for a, b in pairs)
-    rows = _nearest(theirs["proposals"], ours["proposals"])
-    found["proposals"] = _gap(theirs["proposals"], ours["proposals"][rows])
-    found["proposals out of place"] = _moved(rows)
+    rows, shared = _nearest(theirs["proposals"], ours["proposals"])
+    found["proposals"] = _gap(theirs["proposals"][shared], ours["proposals"][rows[shared]])
+    found["proposals of one side"] = float((~shared).sum())
+    found["proposals out of place"] = _moved(rows[shared])
     for stage in ("class logits", "deltas"):
-        found[stage] = _relative_gap(theirs[stage], ours[stage][rows])
+        found[stage] = _relative_gap(theirs[stage][shared], ours[stage][rows[shared]])
     # classes far apart, so that the nearest is of the same one
     there, here = (
         torch.cat([each["boxes"], 1e5 * each["labels"][:, None]], dim=1) for each in (theirs, ours)
     )
-    rows = _nearest(there, here)
+    rows, shared = _nearest(there, here)
+    assert shared.all(), "a detection has no counterpart"
     found["detections out of place"] = _moved(rows)
     found["boxes"] = _gap(there, here[rows])
     found["scores"] = _gap(theirs["scores"], ours["scores"][rows])
@@ -235,20 +245,35 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, float
         masks = ours["masks"][rows]
         both = (theirs["masks"] & masks).sum(dim=(1, 2))
         either = (theirs["masks"] | masks).sum(dim=(1, 2))
-        found["masks, 1 - IoU"] = float((1 - both / either.clamp(min=1))[either > 0].max())
+        ends = [
+            torch.cat(_rounded_ends(each, 28), dim=1) for each in (there[:, :4], here[rows, :4])
+        ]
+        same = (ends[0] == ends[1]).all(dim=1)
+        found["masks of other pixels"] = float((~same).sum())
+        either, both = either[same], both[same]
+        large = either >= LARGE
+        found["masks, 1 - IoU"] = float((1 - both / either)[large].max()) if large.any() else 0.0
+        found["pixels off in a mask"] = float((either - both).max()) if same.any() else 0.0
     return found
 
 
-def _nearest(there: Tensor, here: Tensor) -> Tensor:
-    """The row of `here` nearest to each of `there`, both (N, D), one to one."""
+def _nearest(there: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
+    """The row of `here` nearest to each of `there`, both (N, D), one to one, nearest pairs first;
+    and whether it is the same one."""
     assert there.shape == here.shape, f"{len(there)} there, {len(here)} here"
-    rows = torch.cdist(there, here, p=float("inf")).argmin(dim=1)
-    assert len(rows.unique()) == len(there), "one has no counterpart"
-    return rows
+    gaps = torch.cdist(there, here, p=float("inf"))
+    rows = torch.zeros(len(there), dtype=torch.int64)
+    shared = torch.zeros(len(there), dtype=torch.bool)
+    for row in gaps.amin(dim=1).argsort() if len(there) else []:
+        gap, rows[row] = gaps[row].min(dim=0)
+        shared[row] = gap < SAME
+        gaps[:, rows[row]] = torch.inf
+    return rows, shared
 
 
 def _moved(rows: Tensor) -> float:
-    return float((rows != torch.arange(len(rows))).sum())
+    """How many are not in the order of the other side, whoever is missing there."""
+    return float((rows.argsort() != torch.arange(len(rows))).sum())
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
