@@ -19,7 +19,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from resdet.benchmark.turns import Step
-from resdet.engine import hardware
+from resdet.engine import distributed, hardware
+from resdet.engine.distributed import Processes
 from resdet.factory.detection import build_trained
 from resdet.inference import predictor
 from resdet.interop.weights import read_weights
@@ -64,11 +65,15 @@ def make_resdet_inference(
     """The part of `model.predict` from the resized image to detections with pasted masks."""
     found = load_scene(scene)
     model = resdet_model(found, [f"train.precision={precision}"])
-    place = torch.device(device)
-    model.place(place)
+    model.place(torch.device(device))
     model.set_compiled(compiled)
-    images: Tensor = found["images"]
-    batches = images.split(found["batch_size"])
+    return inference_step(model, found), ""
+
+
+def inference_step(model: RCNN, scene: dict[str, Any]) -> Step:
+    """One batch of the scene after the other, through `model` to pasted masks."""
+    images: Tensor = scene["images"]
+    batches = images.split(scene["batch_size"])
     size = (images.shape[2], images.shape[3])
     number = 0
 
@@ -80,7 +85,7 @@ def make_resdet_inference(
             detections = predictor.infer(model, list(batch), [size] * len(batch))
         return [each.masks for each in detections]
 
-    return step, ""
+    return step
 
 
 def make_torchvision_inference(*, scene: str, device: str, precision: str) -> tuple[Step, str]:
@@ -110,17 +115,26 @@ def torchvision_options(scene: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_resdet_training(
-    *, scene: str, device: str, precision: str, compiled: bool
+    *,
+    scene: str,
+    device: str,
+    precision: str,
+    compiled: bool,
+    processes: Processes | None = None,
 ) -> tuple[Step, str]:
-    """What `train_det.py` does for a step, from the batch of the loader to the new weights."""
+    """What `train_det.py` does for a step, from the batch of the loader to the new weights.
+
+    As one of several `processes` it takes each step together with the others.
+    """
     found = load_scene(scene)
     overrides = [f"train.precision={precision}", "model.backbone.freeze_at=2"]
     model = resdet_model(found, overrides)
-    place = torch.device(device)
+    place = torch.device(device) if processes is None else processes.device
     hardware.set_determinism(model.config.train.deterministic, place)
     model.place(place)
     model.set_compiled(compiled)
     model.train()
+    wrapped = model if processes is None else distributed.wrap(model, processes)
     images, targets = _batch(found)
     chosen = hardware.choose_precision(precision, place)
     number = 0
@@ -129,7 +143,7 @@ def make_resdet_training(
         nonlocal number
         number += 1
         with chosen.autocast():
-            named = model(images.to(place), targets.to(place), seed=0, step=number)
+            named = wrapped(images.to(place), targets.to(place), seed=0, step=number)
         return torch.stack(list(named.values())).sum()
 
     return training_step(model, losses), ""

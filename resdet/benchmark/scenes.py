@@ -39,20 +39,21 @@ def write_scene(
     images: str | Path | None,
     tiles: int,
     score_thresh: float | None,
+    num_classes: int = SEEDED_CLASSES,
     seed: int = 0,
 ) -> Path:
     """Write what `load_scene` reads into `folder`; returns its file.
 
     `count` images of `size` (height, width) in pixels: each is `tiles`² of those in the folder
     `images`, resized, or noise without one. `objects` seeded boxes an image, to train on. `weights`
-    is a Mask R-CNN R50-FPN that `read_weights` knows; without one they are random, and every
-    score counts, so that there is as much to do as with trained ones.
+    is a Mask R-CNN R50-FPN that `read_weights` knows; without one they are random and of
+    `num_classes`, and every score counts, so that there is as much to do as with trained ones.
     """
     rng = np.random.default_rng(seed)
     height, width = size
     path = folder / "weights.pth"
     if weights is None:
-        save_seeded_weights(path, SEEDED_CLASSES, seed)
+        save_seeded_weights(path, num_classes, seed)
     else:
         convert(weights, path, target="torchvision")
     loaded = read_weights(str(path), SOURCE)

@@ -16,13 +16,14 @@ USES = {
     "data": {"against", "steps", "images", "annotations", "objects", "root", "photos"},
     "eval": {"annotations", "count"},
     "cls": {"device", "steps", "batch_size", "network", "cifar", "no_compile"},
+    "cost": {"device", "steps", "batch_size", "size"},
 }
 """Options of each work, beside --rounds and --out."""
 COCO, ANNOTATIONS = "datasets/coco/val2017", "datasets/coco/annotations/instances_val2017.json"
 
 
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s {infer,train,data,eval,cls} [options]"
+    parser.usage = "%(prog)s {infer,train,data,eval,cls,cost} [options]"
     parser.description = (
         "Time resdet beside other programs on the same work, in turns within one run: medians,\n"
         "ratios to the first, images/s, peak memory, and the share of what the machine can do.\n"
@@ -30,7 +31,8 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         "  train  a training step of it\n"
         "  data   loading: detection images with --annotations, and classes below --root\n"
         "  eval   COCO evaluation, from two files to the 12 numbers\n"
-        "  cls    a training step of an ImageNet network from memory, or with --cifar on CIFAR-10"
+        "  cls    a training step of an ImageNet network from memory, or with --cifar on CIFAR-10\n"
+        "  cost   how Mask R-CNN grows with image size, objects, classes, batch and processes"
     )
     parser.epilog = (
         "Examples:\n  %(prog)s infer --weights runs/my_run --images datasets/coco/val2017\n"
@@ -59,7 +61,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def _fill_detectors(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("infer, train")
+    group = parser.add_argument_group("infer, train, cost")
     group.add_argument(
         "--weights",
         metavar="W",
@@ -76,7 +78,7 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         metavar="N",
         type=at_least_one,
-        help="images a step; default: 1 infer, 2 train, 32 cls, 128 on CIFAR-10",
+        help="images a step; default: 1 infer, 2 train and cost, 32 cls, 128 on CIFAR-10",
     )
     group.add_argument(
         "--objects",
@@ -123,6 +125,7 @@ def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         "data": _run_data,
         "eval": _run_eval,
         "cls": _run_cls,
+        "cost": _run_cost,
     }[args.work](args)
     return 0
 
@@ -141,6 +144,8 @@ def _refuse_others(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """What the user gave of these; the functions have the defaults."""
     found = {name: getattr(args, name) for name in names}
+    if found.get("size") is not None:
+        found["size"] = tuple(found["size"])
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -148,8 +153,6 @@ def _run_detectors(args: argparse.Namespace) -> None:
     from resdet.benchmark.detection import benchmark_detector
 
     given = _given(args, *USES[args.work] - {"no_compile"}, "rounds", "out")
-    if "size" in given:
-        given["size"] = tuple(given["size"])
     benchmark_detector(args.work, compiled=not args.no_compile, **given)
 
 
@@ -185,3 +188,9 @@ def _run_cls(args: argparse.Namespace) -> None:
     from resdet.benchmark.classification import benchmark_network
 
     benchmark_network(**given)
+
+
+def _run_cost(args: argparse.Namespace) -> None:
+    from resdet.benchmark.cost import measure_cost
+
+    measure_cost(**_given(args, *USES["cost"], "rounds", "out"))

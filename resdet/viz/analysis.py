@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from resdet.analysis.compare import Compared
 from resdet.analysis.curves import Curve
 from resdet.analysis.responses import RunResponses
-from resdet.viz.plots import _COLORS, _style, save_figure, smooth
+from resdet.viz.plots import COLORS, save_figure, smooth, style
 
 FAMILIES = {"plain": "Plain", "residual": "Residual", "other": "Others"}
 DATA_SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10"}
@@ -42,9 +42,9 @@ def plot_curves(
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     top = _error_limit(curves) if max_error is None else max_error
     for axes, (title, own) in zip(all_axes, panels.items(), strict=True):
-        _style(axes, title or "Training and validation error")
+        style(axes, title or "Training and validation error")
         for index, curve in enumerate(own):
-            _draw_curve(axes, curve, _COLORS[index % len(_COLORS)])
+            _draw_curve(axes, curve, COLORS[index % len(COLORS)])
         axes.plot([], [], color="0.4", lw=1.0, ls="--", label="training")
         axes.plot([], [], color="0.4", lw=2.0, label="validation")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
@@ -89,7 +89,7 @@ def plot_responses(runs: Sequence[RunResponses], path: str | Path) -> Path:
     for index, run in enumerate(runs):
         std = np.array([layer.std for layer in run.layers])
         numbers = np.arange(1, len(std) + 1)
-        color = _COLORS[index % len(_COLORS)]
+        color = COLORS[index % len(COLORS)]
         # plain networks dashed, as in the paper's figure
         line = "--" if "plain" in run.name else "-"
         label = run.name if run.after_norm else f"{run.name} (output of the convolutions)"
@@ -98,8 +98,8 @@ def plot_responses(runs: Sequence[RunResponses], path: str | Path) -> Path:
                 numbers, values, color=color, lw=1.6, ls=line, marker="o", ms=2.5, label=label
             )
     where = "after the norm" if all(run.after_norm for run in runs) else "see the legend"
-    _style(by_layer, f"Responses of the 3×3 layers, {where}")
-    _style(by_size, "The same, sorted by magnitude")
+    style(by_layer, f"Responses of the 3×3 layers, {where}")
+    style(by_size, "The same, sorted by magnitude")
     by_layer.set_xlabel("layer, in order")
     by_size.set_xlabel("layer, by magnitude")
     for axes in (by_layer, by_size):
@@ -146,7 +146,7 @@ def _bars(
     places: Sequence[float],
     values: Sequence[float],
 ) -> None:
-    _style(axes, title)
+    style(axes, title)
     axes.barh(places, values, color=[_color(row) for row in rows], height=0.7)
     axes.set_xscale("log")
     _plain_numbers(axes)
@@ -166,7 +166,7 @@ def _plain_numbers(axes: Axes) -> None:
 
 def _plot_error(rows: Sequence[Compared], axes: Axes) -> None:
     """CIFAR-10 test error over parameters; a family's points are joined."""
-    _style(axes, "CIFAR-10 test error, as published")
+    style(axes, "CIFAR-10 test error, as published")
     by_family: dict[str, list[Compared]] = {}
     for row in rows:
         if row.published.error is not None:
@@ -190,6 +190,6 @@ def _color(row: Compared) -> str:
     """ResNets, plain networks and the others' apart."""
     label = row.published.label
     if label.startswith("ResNet"):
-        return _COLORS[0]
+        return COLORS[0]
     kinds = ("plain", "GoogLeNet", "VGG", "FitNet", "Highway")
-    return _COLORS[1 + next(k for k, kind in enumerate(kinds) if label.startswith(kind))]
+    return COLORS[1 + next(k for k, kind in enumerate(kinds) if label.startswith(kind))]

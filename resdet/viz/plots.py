@@ -15,9 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe & Ito's palette, told apart with colour-blind eyes as well.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
-_KIND_COLORS = {"bbox": _COLORS[0], "segm": _COLORS[1]}
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
+"""Okabe & Ito's palette, told apart with colour-blind eyes as well."""
+_KIND_COLORS = {"bbox": COLORS[0], "segm": COLORS[1]}
 _MAX_CLASS_CURVES = 30
 
 
@@ -67,10 +67,10 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
             "IoU .75": present[5].mean(axis=1),
             "mean of .50 to .95": present.mean(axis=(0, 2)),
         }
-        for color, (name, curve) in zip(_COLORS, curves.items(), strict=False):
+        for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
             label = f"{name}: AP {curve.mean():.3f}"
             axes.plot(recall, curve, color=color, lw=2.2, label=label)
-        axes.fill_between(recall, curves["mean of .50 to .95"], color=_COLORS[2], alpha=0.10, lw=0)
+        axes.fill_between(recall, curves["mean of .50 to .95"], color=COLORS[2], alpha=0.10, lw=0)
         legend = axes.legend(loc="lower left", framealpha=0.92)
         for handle in legend.legend_handles:
             if handle is not None:
@@ -109,18 +109,18 @@ def _plot_losses(
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
     window = len(train) // 20
-    _style(panels[0], "Total loss")
-    tops = [_plot_smoothed(panels[0], train, "loss", "training", _COLORS[0], window)]
+    style(panels[0], "Total loss")
+    tops = [_plot_smoothed(panels[0], train, "loss", "training", COLORS[0], window)]
     val = [(r["step"], v) for r in evals if (v := _val_loss(r)) is not None]
     if val:
         steps, values = zip(*val, strict=True)
-        panels[0].plot(steps, values, "o-", color=_COLORS[1], ms=4, lw=1.6, label="validation")
+        panels[0].plot(steps, values, "o-", color=COLORS[1], ms=4, lw=1.6, label="validation")
         tops.append(np.nanmax(values) if np.isfinite(values).any() else 0.0)
     _finish_losses(panels[0], max(tops))
     if names:
-        _style(panels[1], "Its parts")
+        style(panels[1], "Its parts")
         tops = [
-            _plot_smoothed(panels[1], train, name, name, _COLORS[i % len(_COLORS)], window)
+            _plot_smoothed(panels[1], train, name, name, COLORS[i % len(COLORS)], window)
             for i, name in enumerate(names)
         ]
         _finish_losses(panels[1], max(tops))
@@ -156,7 +156,7 @@ def _plot_lr(train: Sequence[Mapping[str, Any]], path: Path) -> Path:
     figure, axes = new_figure("Learning rate", width=6.4, height=3.6)
     points = [(record["step"], record["lr"]) for record in train if "lr" in record]
     steps, rates = zip(*points, strict=True)
-    axes.plot(steps, rates, color=_COLORS[0], lw=2, marker="o" if len(points) == 1 else None)
+    axes.plot(steps, rates, color=COLORS[0], lw=2, marker="o" if len(points) == 1 else None)
     axes.set(xlabel="step", ylabel="learning rate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=True)
@@ -171,9 +171,9 @@ def _plot_accuracy(
     known = [record for record in train if "error_percent" in record]
     steps = [record["step"] for record in known]
     values = np.array([100 - record["error_percent"] for record in known])
-    axes.plot(steps, values, color=_COLORS[2], alpha=0.7, lw=1.2, label="top-1 in training")
+    axes.plot(steps, values, color=COLORS[2], alpha=0.7, lw=1.2, label="top-1 in training")
     steps = [record["step"] for record in evals]
-    lines = (("top1_percent", "top-1", "-", _COLORS[0]), ("top5_percent", "top-5", "--", "0.5"))
+    lines = (("top1_percent", "top-1", "-", COLORS[0]), ("top5_percent", "top-5", "--", "0.5"))
     for key, name, line, color in lines:
         found = [record["eval"][key] for record in evals]
         best = int(np.argmax(found))
@@ -226,11 +226,12 @@ def new_figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    _style(axes, title)
+    style(axes, title)
     return figure, axes
 
 
-def _style(axes: Axes, title: str) -> None:
+def style(axes: Axes, title: str) -> None:
+    """The look of every panel."""
     axes.set_title(title, loc="left", fontweight="bold")
     axes.grid(color="0.9", lw=0.8)
     axes.set_axisbelow(True)

@@ -65,6 +65,7 @@ def as_input(image: np.ndarray) -> Tensor:
 PLACES = {
     "proposals of one side": 0,
     "proposals out of place": 4,
+    "detections of one side": 0,
     "detections out of place": 0,
     "masks of other pixels": 0,
     "pixels off in a mask": 1,
@@ -305,6 +306,7 @@ def test_published_architectures_on_coco_images(
         mask_logits=5e-4,
         proposals_of_one_side=4,
         proposals_out_of_place=4000,
+        detections_of_one_side=1,
         detections_out_of_place=10,
         masks_of_other_pixels=5,
         pixels_off_in_a_mask=5,

@@ -217,10 +217,10 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, float
 
     Features, logits and deltas are relative to the largest value of their stage, boxes in pixels.
     Proposals and detections are compared with the nearest of the other side: two whose scores
-    agree to the last digits may have changed places, and "… out of place" counts these. A proposal
-    on the fence of the NMS may be on one side only, which "of one side" counts. Masks are put into
-    whole pixels, and a box of which one edge rounds otherwise gives a mask resized otherwise: these
-    are counted as "of other pixels" and left out.
+    agree to the last digits may have changed places, and "… out of place" counts these. One whose
+    IoU is the NMS's threshold but for rounding may be "of one side" only. Masks are put into whole
+    pixels, and a box of which one edge rounds otherwise gives a mask resized otherwise: these are
+    counted as "of other pixels" and left out.
     """
     found = {}
     pairs = list(zip(theirs["features"], ours["features"], strict=True))
@@ -236,15 +236,18 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, float
         torch.cat([each["boxes"], 1e5 * each["labels"][:, None]], dim=1) for each in (theirs, ours)
     )
     rows, shared = _nearest(there, here)
-    assert shared.all(), "a detection has no counterpart"
+    found["detections of one side"] = float((~shared).sum())
+    there, rows = there[shared], rows[shared]
     found["detections out of place"] = _moved(rows)
     found["boxes"] = _gap(there, here[rows])
-    found["scores"] = _gap(theirs["scores"], ours["scores"][rows])
+    found["scores"] = _gap(theirs["scores"][shared], ours["scores"][rows])
     if "masks" in theirs and len(theirs["masks"]):
-        found["mask logits"] = _relative_gap(theirs["mask logits"], ours["mask logits"][rows])
-        masks = ours["masks"][rows]
-        both = (theirs["masks"] & masks).sum(dim=(1, 2))
-        either = (theirs["masks"] | masks).sum(dim=(1, 2))
+        found["mask logits"] = _relative_gap(
+            theirs["mask logits"][shared], ours["mask logits"][rows]
+        )
+        masks = [theirs["masks"][shared], ours["masks"][rows]]
+        both = (masks[0] & masks[1]).sum(dim=(1, 2))
+        either = (masks[0] | masks[1]).sum(dim=(1, 2))
         ends = [
             torch.cat(_rounded_ends(each, 28), dim=1) for each in (there[:, :4], here[rows, :4])
         ]
