@@ -17,7 +17,6 @@ import torch.multiprocessing
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from resdet.benchmark import detectors
 from resdet.benchmark.report import machine
@@ -28,8 +27,6 @@ from resdet.viz.plots import COLORS, save_figure, style
 
 logger = logging.getLogger("resdet")
 
-CANDIDATES = 1000
-"""Boxes an image whose score is above the threshold in inference, before NMS."""
 WORKS = {"train": "training", "infer": "inference"}
 
 
@@ -274,19 +271,10 @@ def _free_port() -> int:
 def make_infer(
     *, scene: str, device: str, precision: str, compiled: bool, objects: int
 ) -> tuple[Step, str]:
-    """Inference that keeps `objects` an image of `CANDIDATES` above the threshold."""
+    """Inference that keeps the best `objects` of each image."""
     found = detectors.load_scene(scene)
-    model = detectors.resdet_model(found, [f"train.precision={precision}"])
+    overrides = [f"train.precision={precision}", f"model.detections_per_image={objects}"]
+    model = detectors.resdet_model(found, overrides)
     model.place(torch.device(device))
     model.set_compiled(compiled)
-    heads = model.roi_heads
-    logits: list[Tensor] = []
-    heads.detections_per_image = objects
-    hook = heads.stages[0].register_forward_hook(lambda *call: logits.append(call[2][0]))
-    step = detectors.inference_step(model, found)
-    step()
-    hook.remove()
-    scores = logits[0].float().softmax(dim=-1)[:, :-1].flatten()
-    count = min(CANDIDATES * found["batch_size"], len(scores))
-    heads.score_thresh = float(scores.topk(count).values[-1])
-    return step, ""
+    return detectors.inference_step(model, found), ""

@@ -31,11 +31,13 @@ def benchmark_detector(
     size: tuple[int, int] = (800, 1216),
     batch_size: int | None = None,
     objects: int = 8,
+    depth: int = 50,
     weights: str | None = None,
     images: str | Path | None = None,
     tiles: int = 1,
     score_thresh: float | None = None,
     compiled: bool = True,
+    precisions: Sequence[str] | None = None,
     rounds: int = 5,
     steps: int = 2,
     out: str | Path | None = None,
@@ -43,8 +45,8 @@ def benchmark_detector(
     """Time `work`, infer or train, print the table; with `out` write benchmark_<work>.json, .png.
 
     Inference goes from the resized image to pasted masks, a training step from the batch to the
-    new weights. Others than are installed are left out. `size` is (height, width) in pixels; the
-    rest as in `write_scene`.
+    new weights. Others than are installed are left out. `size` is (height, width) in pixels;
+    `precisions` are those of ours that are timed, None all; the rest as in `write_scene`.
     """
     assert work in ("infer", "train"), work
     unknown = [name for name in against if name not in OTHERS]
@@ -61,6 +63,7 @@ def benchmark_detector(
             batch_size=batch_size,
             count=max(batch_size, 2),
             objects=objects,
+            depth=depth,
             weights=weights,
             images=images,
             tiles=tiles,
@@ -68,13 +71,15 @@ def benchmark_detector(
         )
         flops = _count_flops(work, str(scene), place)
         can_compile = compiled and hardware.choose_compile(True, place)[0]
-        contenders = _contenders(work, against, str(scene), place, list(limits.flops), can_compile)
+        found = _others(work, against, str(scene), place, list(limits.flops))
+        formats = [each for each in limits.flops if precisions is None or each in precisions]
+        found += _ours(work, str(scene), place, formats, can_compile)
         timings = take_turns(
-            contenders, rounds=rounds, steps=steps, warmup=2, device=str(place), threads=None
+            found, rounds=rounds, steps=steps, warmup=2, device=str(place), threads=None
         )
     rows = [network_row(timing, batch_size, flops, limits) for timing in timings]
     words = {"infer": "inference to pasted masks", "train": f"training, {objects} objects an image"}
-    title = f"Mask R-CNN R50-FPN, {words[work]}, {batch_size} × {size[0]}×{size[1]}, {place}"
+    title = f"Mask R-CNN R{depth}-FPN, {words[work]}, {batch_size} × {size[0]}×{size[1]}, {place}"
     details = {
         "work": work,
         "device": str(place),
@@ -84,19 +89,16 @@ def benchmark_detector(
     return report(rows, title=title, unit="images", name=work, out=out, details=details)
 
 
-def _contenders(
-    work: str,
-    against: Sequence[str],
-    scene: str,
-    place: torch.device,
-    formats: Sequence[str],
-    can_compile: bool,
+FUNCTIONS = {"infer": "inference", "train": "training"}
+
+
+def _others(
+    work: str, against: Sequence[str], scene: str, place: torch.device, formats: Sequence[str]
 ) -> list[Contender]:
-    function = {"infer": "inference", "train": "training"}[work]
     given = {"scene": scene, "device": str(place)}
     makers = {
-        "torchvision": f"{_HERE}:make_torchvision_{function}",
-        "detectron2": f"{_BESIDE}:make_{function}",
+        "torchvision": f"{_HERE}:make_torchvision_{FUNCTIONS[work]}",
+        "detectron2": f"{_BESIDE}:make_{FUNCTIONS[work]}",
     }
     found = []
     for other in OTHERS:
@@ -105,11 +107,20 @@ def _contenders(
         for precision in formats:
             arguments = {**given, "precision": precision}
             found.append(Contender(f"{other}, {precision}", makers[other], arguments))
+    return found
+
+
+def _ours(
+    work: str, scene: str, place: torch.device, formats: Sequence[str], can_compile: bool
+) -> list[Contender]:
+    found = []
     for precision in formats:
         for compiled in (False, True) if can_compile else (False,):
-            ours: dict[str, Any] = {**given, "precision": precision, "compiled": compiled}
+            given: dict[str, Any] = {"scene": scene, "device": str(place)}
+            given |= {"precision": precision, "compiled": compiled}
             how = f"{precision}, {'compiled' if compiled else 'eager'}"
-            found.append(Contender(f"resdet, {how}", f"{_HERE}:make_resdet_{function}", ours))
+            make = f"{_HERE}:make_resdet_{FUNCTIONS[work]}"
+            found.append(Contender(f"resdet, {how}", make, given))
     return found
 
 

@@ -34,11 +34,14 @@ LR = 1e-4
 """Of the training steps that are timed: small, so that the weights stay what they are."""
 
 
-def torchvision_model(num_classes: int, **options: Any) -> MaskRCNN:
-    """As `maskrcnn_resnet50_fpn` with its published weights: frozen batch norm, three stages of
-    the backbone trained. `num_classes` without the background."""
+def torchvision_model(num_classes: int, depth: int = 50, **options: Any) -> MaskRCNN:
+    """As `maskrcnn_resnet50_fpn` with its published weights, on a ResNet of `depth`: frozen batch
+    norm, three stages of the backbone trained. `num_classes` without the background."""
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+        backbone_name=f"resnet{depth}",
+        weights=None,
+        norm_layer=FrozenBatchNorm2d,
+        trainable_layers=3,
     )
     return MaskRCNN(backbone, num_classes + 1, **options)
 
@@ -111,7 +114,12 @@ def make_torchvision_inference(*, scene: str, device: str, precision: str) -> tu
 
 def torchvision_options(scene: dict[str, Any]) -> dict[str, Any]:
     short, long = sorted(scene["images"].shape[2:])
-    return {"min_size": short, "max_size": long, "box_score_thresh": scene["score_thresh"]}
+    return {
+        "depth": scene["depth"],
+        "min_size": short,
+        "max_size": long,
+        "box_score_thresh": scene["score_thresh"],
+    }
 
 
 def make_resdet_training(
@@ -227,7 +235,20 @@ def autocast(precision: str, device: str) -> Callable[[], AbstractContextManager
     return lambda: torch.autocast(kind, dtype=torch.bfloat16)
 
 
-def save_seeded_weights(path: Path, num_classes: int, seed: int) -> None:
+def save_seeded_weights(path: Path, num_classes: int, depth: int, seed: int) -> None:
     """Random weights in torchvision's layout."""
     torch.manual_seed(seed)
-    torch.save(torchvision_model(num_classes).state_dict(), path)
+    torch.save(torchvision_model(num_classes, depth).state_dict(), path)
+
+
+def score_at(scene: dict[str, Any], rank: int) -> float:
+    """The score of which `rank` are at least as high in the first image, of all its classes."""
+    model = resdet_model({**scene, "score_thresh": 0.0}, ["train.precision=fp32"])
+    logits: list[Tensor] = []
+    hook = model.roi_heads.stages[0].register_forward_hook(lambda *call: logits.append(call[2][0]))
+    image: Tensor = scene["images"][0]
+    with predictor.inference_mode(model, None):
+        predictor.infer(model, [image], [(image.shape[1], image.shape[2])])
+    hook.remove()
+    scores = logits[0].softmax(dim=-1)[:, :-1].flatten()
+    return float(scores.topk(min(rank, len(scores))).values[-1])

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from resdet.benchmark import detectron2_side
-from resdet.benchmark.detectors import SOURCE, save_seeded_weights
+from resdet.benchmark.detectors import SOURCE, save_seeded_weights, score_at
 from resdet.config.loading import config_to_dict, load_config
 from resdet.config.schema import Config
 from resdet.data.image import read_image
@@ -25,6 +26,8 @@ logger = logging.getLogger("resdet")
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 SEEDED_CLASSES = 80
+CANDIDATES = 1000
+"""Scores above the threshold an image, with random weights; trained ones leave hundreds."""
 OURS = "coco_mask_rcnn_r50_1x"
 
 
@@ -40,20 +43,21 @@ def write_scene(
     tiles: int,
     score_thresh: float | None,
     num_classes: int = SEEDED_CLASSES,
+    depth: int = 50,
     seed: int = 0,
 ) -> Path:
     """Write what `load_scene` reads into `folder`; returns its file.
 
     `count` images of `size` (height, width) in pixels: each is `tiles`² of those in the folder
     `images`, resized, or noise without one. `objects` seeded boxes an image, to train on. `weights`
-    is a Mask R-CNN R50-FPN that `read_weights` knows; without one they are random and of
-    `num_classes`, and every score counts, so that there is as much to do as with trained ones.
+    is a Mask R-CNN R50-FPN that `read_weights` knows; without one they are random, of a ResNet of
+    `depth` and of `num_classes`, and the threshold leaves `CANDIDATES` scores an image.
     """
     rng = np.random.default_rng(seed)
     height, width = size
     path = folder / "weights.pth"
     if weights is None:
-        save_seeded_weights(path, num_classes, seed)
+        save_seeded_weights(path, num_classes, depth, seed)
     else:
         convert(weights, path, target="torchvision")
     loaded = read_weights(str(path), SOURCE)
@@ -70,18 +74,19 @@ def write_scene(
         pixels = torch.from_numpy(noise)
     else:
         pixels = _tiled(Path(images), size, count, tiles)
-    scene = {
+    scene: dict[str, Any] = {
         "images": pixels,
         "batch_size": batch_size,
         "weights": str(path),
         "detectron2": None if theirs is None else str(theirs),
         "num_classes": num_classes,
-        "score_thresh": (0.0 if weights is None else 0.05)
-        if score_thresh is None
-        else score_thresh,
+        "depth": depth,
+        "score_thresh": 0.05 if score_thresh is None else score_thresh,
         "boxes": _boxes(rng, count, objects, size),
         "labels": torch.from_numpy(rng.integers(0, num_classes, (count, objects))),
     }
+    if weights is None and score_thresh is None:
+        scene["score_thresh"] = score_at(scene, CANDIDATES)
     file = folder / "scene.pt"
     torch.save(scene, file)
     return file

@@ -17,13 +17,14 @@ USES = {
     "eval": {"annotations", "count"},
     "cls": {"device", "steps", "batch_size", "network", "cifar", "no_compile"},
     "cost": {"device", "steps", "batch_size", "size"},
+    "gpu": {"device", "steps", "parts", "cifar", "root", "weights", "images", "tiles"},
 }
 """Options of each work, beside --rounds and --out."""
 COCO, ANNOTATIONS = "datasets/coco/val2017", "datasets/coco/annotations/instances_val2017.json"
 
 
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s {infer,train,data,eval,cls,cost} [options]"
+    parser.usage = "%(prog)s {infer,train,data,eval,cls,cost,gpu} [options]"
     parser.description = (
         "Time resdet beside other programs on the same work, in turns within one run: medians,\n"
         "ratios to the first, images/s, peak memory, and the share of what the machine can do.\n"
@@ -32,7 +33,8 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         "  data   loading: detection images with --annotations, and classes below --root\n"
         "  eval   COCO evaluation, from two files to the 12 numbers\n"
         "  cls    a training step of an ImageNet network from memory, or with --cifar on CIFAR-10\n"
-        "  cost   how Mask R-CNN grows with image size, objects, classes, batch and processes"
+        "  cost   how Mask R-CNN grows with image size, objects, classes, batch and processes\n"
+        "  gpu    all that is timed on a GPU, one part after another, beside what it aims at"
     )
     parser.epilog = (
         "Examples:\n  %(prog)s infer --weights runs/my_run --images datasets/coco/val2017\n"
@@ -43,7 +45,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="NAMES",
-        type=lambda text: [name for name in text.split(",") if name],
+        type=_names,
         help="others to time, with commas (torchvision, detectron2; data has albumentations too); "
         "default: all that are installed",
     )
@@ -53,11 +55,21 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     options.add_device(parser)
     _fill_detectors(parser)
     _fill_data(parser)
-    group = parser.add_argument_group("cls")
+    group = parser.add_argument_group("cls, gpu")
     group.add_argument("--cifar", metavar="DIR", help="time a step on the CIFAR-10 of this folder")
     group.add_argument(
         "--network", metavar="NAME", help="default: resnet50, and cifar_resnet20 on CIFAR-10"
     )
+    group.add_argument(
+        "--parts",
+        metavar="NAMES",
+        type=_names,
+        help="gpu: some of train, train101, infer, cls, cifar, input, with commas; default: all",
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _fill_detectors(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +108,7 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         "--score-thresh",
         metavar="T",
         type=fraction,
-        help="default: .05, or 0 with random weights",
+        help="default: .05, or with random weights what leaves 1,000 scores an image",
     )
     group.add_argument("--no-compile", action="store_true", help="eager only (also cls)")
 
@@ -109,7 +121,7 @@ def _fill_data(parser: argparse.ArgumentParser) -> None:
         help=f"images of the annotations; default {COCO} (infer: noise)",
     )
     group.add_argument("--annotations", metavar="FILE", help=f"COCO file; default {ANNOTATIONS}")
-    group.add_argument("--root", metavar="DIR", help="data: a folder of classes, timed as well")
+    group.add_argument("--root", metavar="DIR", help="data, gpu: a folder of classes to load")
     group.add_argument(
         "--photos", metavar="DIR", help="data: images that are timed at 500 pixels, with --root"
     )
@@ -126,6 +138,7 @@ def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         "eval": _run_eval,
         "cls": _run_cls,
         "cost": _run_cost,
+        "gpu": _run_gpu,
     }[args.work](args)
     return 0
 
@@ -194,3 +207,9 @@ def _run_cost(args: argparse.Namespace) -> None:
     from resdet.benchmark.cost import measure_cost
 
     measure_cost(**_given(args, *USES["cost"], "rounds", "out"))
+
+
+def _run_gpu(args: argparse.Namespace) -> None:
+    from resdet.benchmark.gpu import benchmark_gpu
+
+    benchmark_gpu(**_given(args, *USES["gpu"], "rounds", "out"))
