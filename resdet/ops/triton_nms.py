@@ -15,6 +15,8 @@ from torch import Tensor
 TILE = 64
 WORD = 32
 """Bits of a word of the table of overlaps."""
+MAX_WORDS = 2**27
+"""Of the table at once: groups beyond wait their turn (512 MB)."""
 
 
 @triton.jit
@@ -81,17 +83,22 @@ def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float) -> Tensor:
     boxes, counts = boxes.contiguous(), counts.to(torch.int32).contiguous()
     tiles = triton.cdiv(num_boxes, TILE)
     num_words = tiles * (TILE // WORD)
-    words = torch.empty((groups, num_boxes, num_words), dtype=torch.int32, device=boxes.device)
-    _overlaps[(groups, tiles, tiles)](
-        boxes, counts, words, num_boxes, num_words, iou_thresh, SIDE=TILE
-    )
-    _choose[(groups,)](
-        words,
-        counts,
-        keep,
-        num_boxes,
-        num_words,
-        WORDS=triton.next_power_of_2(num_words),
-        num_warps=1,
-    )
+    part = max(1, MAX_WORDS // (num_boxes * num_words))
+    size = (min(part, groups), num_boxes, num_words)
+    words = torch.empty(size, dtype=torch.int32, device=boxes.device)
+    for start in range(0, groups, part):
+        rows = slice(start, min(start + part, groups))
+        some = (boxes[rows], counts[rows])
+        _overlaps[(len(some[0]), tiles, tiles)](
+            *some, words, num_boxes, num_words, iou_thresh, SIDE=TILE
+        )
+        _choose[(len(some[0]),)](
+            words,
+            some[1],
+            keep[rows],
+            num_boxes,
+            num_words,
+            WORDS=triton.next_power_of_2(num_words),
+            num_warps=1,
+        )
     return keep.bool()

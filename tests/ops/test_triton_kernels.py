@@ -38,7 +38,7 @@ def test_the_trial_finds_no_fault(interpreted: dict[str, Any]) -> None:
     assert interpreted["fault"] is None
 
 
-@pytest.mark.parametrize("case", ["nms", "nms of nothing"])
+@pytest.mark.parametrize("case", ["nms", "nms a group at a time"])
 def test_nms_keeps_what_torchvision_keeps(case: str, interpreted: dict[str, Any]) -> None:
     assert interpreted[case] == 0
 
