@@ -99,7 +99,7 @@ def measure_cost(
     size: tuple[int, int] = (800, 1216),
     batch_size: int = 2,
     device: str | None = None,
-    rounds: int = 3,
+    rounds: int = 5,
     steps: int = 1,
     out: str | Path | None = None,
 ) -> list[dict[str, Any]]:
@@ -174,8 +174,10 @@ def _row(work: str, axis: str, setting: Setting, timing: Timing) -> dict[str, An
         "axis": axis,
         "value": value_of(axis, setting),
         "setting": setting.describe(),
+        "images": images,
         "seconds": timing.seconds,
-        "seconds_an_image": timing.seconds and timing.seconds / images,
+        "fastest_s": timing.fastest_s,
+        "slowest_s": timing.slowest_s,
         "peak_mb": timing.peak_mb,
         "error": timing.error,
     }
@@ -188,13 +190,14 @@ def _print(rows: Sequence[Mapping[str, Any]], title: str) -> None:
             print(f"{row['value']:8g}  failed: {row['error']}")
             continue
         print(
-            f"{row['value']:8g}  {row['seconds']:.4f} s a step  {row['seconds_an_image']:.4f} s an "
-            f"image  {row['peak_mb']:6.0f} MiB"
+            f"{row['value']:8.4g}  {row['seconds']:.4f} s a step ({row['fastest_s']:.4f}–"
+            f"{row['slowest_s']:.4f})  {row['seconds'] / row['images']:.4f} s an image  "
+            f"{row['peak_mb']:6.0f} MiB"
         )
 
 
 def draw_cost(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
-    """Time an image above, peak memory below, a column an axis."""
+    """Time an image above, with the fastest and slowest turns as a band, peak memory below."""
     figure = Figure(figsize=(15, 6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
@@ -204,7 +207,12 @@ def draw_cost(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> N
         for color, (work, words) in zip(COLORS, WORKS.items(), strict=False):
             found = [r for r in rows if (r["axis"], r["work"]) == (axis, work) and not r["error"]]
             values = [row["value"] for row in found]
-            upper.plot(values, [r["seconds_an_image"] for r in found], "o-", color=color, ms=4)
+            low, middle, high = (
+                [row[key] / row["images"] for row in found]
+                for key in ("fastest_s", "seconds", "slowest_s")
+            )
+            upper.fill_between(values, low, high, color=color, alpha=0.15, lw=0)
+            upper.plot(values, middle, "o-", color=color, ms=4)
             peaks = [row["peak_mb"] / 1024 for row in found]
             lower.plot(values, peaks, "o-", color=color, ms=4, label=words)
         for axes in (upper, lower):

@@ -52,7 +52,11 @@ def test_the_chart_leaves_out_what_failed(tmp_path: Path) -> None:
             "work": "train",
             "axis": axis,
             "value": value,
-            "seconds_an_image": None if value == 4 else 0.5 * value,
+            "images": 2,
+            **{
+                key: None if value == 4 else share * value
+                for key, share in (("fastest_s", 0.9), ("seconds", 1.0), ("slowest_s", 1.3))
+            },
             "peak_mb": None if value == 4 else 1000.0 * value,
             "error": "out of memory" if value == 4 else None,
         }
