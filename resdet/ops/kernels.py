@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ def turned_off() -> Iterator[None]:
         yield
     finally:
         _is_on = before
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Triton starts kernels on the current device, wherever their tensors lie."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @functools.cache

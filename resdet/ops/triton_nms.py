@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from resdet.ops.kernels import on_device_of
+
 TILE = 64
 WORD = 32
 """Bits of a word of the table of overlaps."""
@@ -89,16 +91,17 @@ def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float) -> Tensor:
     for start in range(0, groups, part):
         rows = slice(start, min(start + part, groups))
         some = (boxes[rows], counts[rows])
-        _overlaps[(len(some[0]), tiles, tiles)](
-            *some, words, num_boxes, num_words, iou_thresh, SIDE=TILE
-        )
-        _choose[(len(some[0]),)](
-            words,
-            some[1],
-            keep[rows],
-            num_boxes,
-            num_words,
-            WORDS=triton.next_power_of_2(num_words),
-            num_warps=1,
-        )
+        with on_device_of(boxes):
+            _overlaps[(len(some[0]), tiles, tiles)](
+                *some, words, num_boxes, num_words, iou_thresh, SIDE=TILE
+            )
+            _choose[(len(some[0]),)](
+                words,
+                some[1],
+                keep[rows],
+                num_boxes,
+                num_words,
+                WORDS=triton.next_power_of_2(num_words),
+                num_warps=1,
+            )
     return keep.bool()

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from resdet.ops.kernels import MAX_LEVELS
+from resdet.ops.kernels import MAX_LEVELS, on_device_of
 
 BLOCK = 256
 """Channels of a program at most."""
@@ -208,20 +208,21 @@ def _launch(
     missing = MAX_LEVELS - len(maps)
     all_maps = [*maps, *[maps[0]] * missing]
     block = min(BLOCK, triton.next_power_of_2(channels))
-    _pool[(regions * size * size, triton.cdiv(channels, block))](
-        *all_maps,
-        *(each.shape[2] for each in all_maps),
-        *(each.shape[3] for each in all_maps),
-        *(float(scale) for scale in [*setting.scales, *[1.0] * missing]),
-        rois,
-        levels,
-        pooled,
-        channels,
-        0.5 if setting.aligned else 0.0,
-        setting.sampling_ratio,
-        SIZE=size,
-        ALIGNED=setting.aligned,
-        BACKWARD=backward,
-        BLOCK=block,
-        num_warps=1,
-    )
+    with on_device_of(pooled):
+        _pool[(regions * size * size, triton.cdiv(channels, block))](
+            *all_maps,
+            *(each.shape[2] for each in all_maps),
+            *(each.shape[3] for each in all_maps),
+            *(float(scale) for scale in [*setting.scales, *[1.0] * missing]),
+            rois,
+            levels,
+            pooled,
+            channels,
+            0.5 if setting.aligned else 0.0,
+            setting.sampling_ratio,
+            SIZE=size,
+            ALIGNED=setting.aligned,
+            BACKWARD=backward,
+            BLOCK=block,
+            num_warps=1,
+        )

@@ -16,6 +16,8 @@ import resdet
 from resdet.backbones import build_backbone
 from resdet.config.loading import config_from_dict
 from resdet.config.schema import Config
+from resdet.data.image import read_image
+from resdet.data.transforms import resize_image
 from resdet.errors import UserError
 from resdet.factory import build_model
 from resdet.interop import detectron2, weights
@@ -200,9 +202,9 @@ def test_known_names_both_ways() -> None:
     assert their_name(our_name(cascade), has_fpn=True, num_rpn_convs=1, num_stages=3) == cascade
 
 
-def caffe2_blobs(*, norm: str) -> dict[str, np.ndarray]:
-    """A ResNet-50 as MSRA's and FAIR's files hold it: blobs of Caffe2, with a classifier."""
-    backbone = build_backbone("resnet50", {"norm": "frozen_bn"})
+def caffe2_blobs(*, norm: str, depth: int = 50) -> dict[str, np.ndarray]:
+    """A ResNet as MSRA's and FAIR's files hold it: blobs of Caffe2, with a classifier."""
+    backbone = build_backbone(f"resnet{depth}", {"norm": "frozen_bn"})
     parts = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c"}
     blobs: dict[str, np.ndarray] = {"fc1000_w": np.zeros((3, 4), np.float32)}
     for key, value in backbone.state_dict().items():
@@ -245,6 +247,49 @@ def test_imagenet_backbones(norm: str, tmp_path: Path) -> None:
     other = Reading(stride_in_1x1=norm != "bn", channel_order="bgr")
     with pytest.raises(UserError, match="stride_in_1x1"):
         load_backbone(backbone, str(path), other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [50, 101])
+@torch.no_grad()
+def test_msra_backbones_give_detectron2s_features(
+    depth: int, tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its reader and network beside ours, on 20 images at a short side of 800 pixels."""
+    pytest.importorskip("detectron2", reason="features are compared where it is installed")
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling.backbone import build_resnet_backbone
+
+    path = tmp_path / f"R-{depth}.pkl"
+    torch.manual_seed(0)
+    blobs = caffe2_blobs(norm="bn", depth=depth)
+    for name, value in blobs.items():
+        if "branch2c_bn_s" in name:
+            # as in trained networks, so that responses do not grow from block to block
+            value *= 0.3
+    path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    theirs = torch.nn.Module()
+    theirs.backbone = build_resnet_backbone(cfg, ShapeSpec(channels=3)).eval()
+    DetectionCheckpointer(theirs).load(str(path))
+    ours = build_backbone(f"resnet{depth}", {"norm": "frozen_bn", "stride_in_1x1": True}).eval()
+    load_backbone(ours, str(path), Reading(stride_in_1x1=True, channel_order="bgr"))
+    worst = 0.0
+    for image in sorted((shared_data / "coco128_inst" / "images").iterdir())[:20]:
+        pixels = resize_image(read_image(image), 800, 1333)
+        bgr = torch.from_numpy(pixels[:, :, ::-1].copy()).permute(2, 0, 1)[None].float()
+        bgr -= torch.tensor([103.53, 116.28, 123.675])[:, None, None]
+        features = list(theirs.backbone(bgr).values())
+        for there, here in zip(features, ours(bgr).values(), strict=True):
+            assert 0.1 < there.std() < 1e6
+            worst = max(worst, float((there - here).abs().max() / there.abs().max()))
+    with capsys.disabled():
+        print(f"\nR-{depth}: features differ by {worst:.2g} of the largest")
+    assert worst <= 1e-5
 
 
 def test_caffe2_names() -> None:
