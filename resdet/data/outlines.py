@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from resdet.evaluation.rle_code import read_runs
+
 BOX, POLYGON, RLE = 0, 1, 2
 """Kinds of outline: the whole box, polygons (their union), a run-length encoded bitmap."""
 
@@ -197,43 +199,14 @@ def fill_polygons(
 def rle_run_ends(
     code: NDArray[np.uint8], offsets: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Reads COCO's compressed run-length codes of G masks at once.
-
-    Each run length is written in base 32, least digit first, with a continuation bit and a sign,
-    from the fourth on as the difference to the length two before (pycocotools, `rleFrString`).
-
-    Args:
-        code: the bytes of all masks; offsets: (G + 1,) first byte of each.
-    Returns:
-        Where each run ends, in pixels counted down the columns; its mask's row; its place in it.
-        Runs alternate between 0 and 1, and begin with 0.
-    """
-    digits = code.astype(np.int64) - 48
-    is_last = (digits & 0x20) == 0
-    last = np.flatnonzero(is_last)
-    first = np.concatenate([[0], last[:-1] + 1]) if len(last) else last
-    number = np.cumsum(is_last) - is_last
-    place = np.arange(len(digits)) - first[number]
-    lengths = np.bincount(
-        number, weights=(digits & 0x1F) << (5 * place), minlength=len(last)
-    ).astype(np.int64)
-    lengths -= ((digits[last] & 0x10) != 0) * (np.int64(1) << (5 * (place[last] + 1)))
-    mask = np.searchsorted(offsets, last, side="right") - 1
-    order = np.arange(len(last)) - np.searchsorted(mask, mask)
-    # Undo the differences: three chains a mask, the first length, the odd ones and the even ones.
-    chain = mask * 3 + np.where(order == 0, 0, 2 - order % 2)
-    by_chain = np.argsort(chain, kind="stable")
-    lengths[by_chain] = _cumsum_in_groups(lengths[by_chain], chain[by_chain])
-    return _cumsum_in_groups(lengths, mask), mask, order
-
-
-def _cumsum_in_groups(values: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Running sums that start anew with each group; groups are sorted."""
-    if not len(values):
-        return values
-    sums = np.cumsum(values)
-    starts = np.searchsorted(groups, groups)
-    return sums - sums[starts] + values[starts]
+    """Where each run of G masks ends, in pixels counted down the columns; its mask's row; its place
+    in it. Arguments as `read_runs`."""
+    runs, bounds = read_runs(code, offsets)
+    firsts, sizes = bounds[:-1], np.diff(bounds)
+    starts = np.cumsum(runs) - runs
+    mask = np.repeat(np.arange(len(sizes)), sizes)
+    order = np.arange(len(runs)) - np.repeat(firsts, sizes)
+    return starts + runs - np.repeat(starts[firsts], sizes), mask, order
 
 
 def decode_rle_windows(

@@ -9,7 +9,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from resdet.data.outlines import BOX, POLYGON, RLE
-from resdet.evaluation.coco_read import is_rle_code
+from resdet.evaluation.rle_code import is_rle_text
 
 CLIP_TOLERANCE = 1.0
 """Boxes that pass the image's border by no more pixels than this are clipped without a word."""
@@ -147,7 +147,7 @@ def _parse_rle(
         code = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
         return Segmentation(RLE, code=code["counts"]), None
     code = counts.encode("utf-8")
-    if not is_rle_code(code):
+    if not is_rle_text(code):
         return Segmentation(), broken
     return Segmentation(RLE, code=code), None
 

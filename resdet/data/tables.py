@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resdet.data.coco_json import Categories, ImageFolder
 from resdet.data.findings import Finding
-from resdet.data.outlines import BOX, POLYGON, RLE, Outlines, rle_run_ends
+from resdet.data.outlines import BOX, POLYGON, RLE, Outlines
 from resdet.data.segmentation import (
     DROPPED,
     MASK_FROM_BOX,
@@ -21,6 +21,7 @@ from resdet.data.segmentation import (
     parse_box,
     parse_segmentation,
 )
+from resdet.evaluation.rle_code import CODES_AT_ONCE, has_wrong_total
 
 BOX_REPAIRED, OUTLINE_REPAIRED = 1, 2
 """Bits of `CocoTables.repairs`."""
@@ -33,7 +34,6 @@ LARGEST_ID = 2**53
 LARGEST_SIDE = 2**31 - 1
 """Pixels that an int32 holds."""
 
-CODES_AT_ONCE = 10_000
 """Run-length codes checked in one go, which bounds the memory of the check."""
 
 
@@ -359,11 +359,7 @@ def _rows_with_wrong_total(outlines: Outlines, pixels: NDArray[np.int64]) -> NDA
     for first in range(0, len(coded), CODES_AT_ONCE):
         rows = coded[first : first + CODES_AT_ONCE]
         chosen = outlines.select(rows)
-        ends, mask, _ = rle_run_ends(chosen.rle, chosen.rle_offsets)
-        lasts = np.searchsorted(mask, np.arange(len(rows)), side="right") - 1
-        bad = ends[lasts] != pixels[rows]
-        bad[mask[1:][(np.diff(ends) < 0) & (mask[1:] == mask[:-1])]] = True
-        wrong.append(rows[bad])
+        wrong.append(rows[has_wrong_total(chosen.rle, chosen.rle_offsets, pixels[rows])])
     return np.concatenate(wrong)
 
 

@@ -60,12 +60,7 @@ def _run_pycocotools(
         dt = _coco(COCO, images, categories, _dt_records(table, kind))
         evaluator = COCOeval(gt, dt, kind)
         evaluator.params.maxDets = list(max_dets)
-        try:
-            evaluator.evaluate()
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"{kind}: pycocotools refuses a mask: {error}; encode it again"
-            ) from error
+        evaluator.evaluate()
         evaluator.accumulate()
     precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
     return np.asarray(precision)[..., -1], np.asarray(recall)

@@ -24,7 +24,6 @@ from resdet.evaluation.coco_overlap import (
     Objects,
     Pairs,
     box_pairs,
-    have_objects,
     mask_areas,
     mask_pairs,
     ranks_within,
@@ -48,7 +47,7 @@ def match_and_accumulate(
     truth: GroundTruth, table: DetectionTable, *, kind: str, max_dets: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision (T, R, K, A) at the last of `max_dets`, and recall (T, K, A, M); -1 where there
-    is nothing to find. Raises UserError for masks whose code cannot be read."""
+    is nothing to find."""
     objects = sort_objects(truth)
     found = sort_found(truth, table, max_dets[-1])
     if kind == "bbox":
@@ -56,9 +55,7 @@ def match_and_accumulate(
     else:
         assert table.rles is not None, "masks were not read"
         pairs = mask_pairs(found, objects, table.rles, truth.rles())
-        was_read = np.zeros(len(table.rles), dtype=bool)
-        was_read[found.order[have_objects(found, objects)]] = True
-        found.areas = mask_areas(table.rles, was_read)[found.order]
+        found.areas = mask_areas(table.rles)[found.order]
     detections, states = match(found, objects, pairs)
     return _accumulate(len(truth.class_names), objects, found, detections, states, max_dets)
 

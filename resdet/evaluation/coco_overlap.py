@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from resdet.errors import UserError
 from resdet.evaluation.coco_detections import DetectionTable
 from resdet.evaluation.coco_input import GroundTruth
 from resdet.evaluation.coco_read import Rle
@@ -30,8 +27,7 @@ LEAST_IOU = 0.5
 """The first of the thresholds: below it a pair cannot match."""
 _PAIRS_AT_ONCE = 1 << 18
 _GROUPS_AT_ONCE = 64
-_MASKS = 4096
-_PYCOCOTOOLS_MASKS = 255
+_MASKS = 255
 """pycocotools 2.0.11 raises OverflowError for the areas of more."""
 _MOST_THREADS = 4
 
@@ -124,37 +120,11 @@ def ranks_within(groups: Ints) -> Ints:
     return places - np.maximum.accumulate(np.where(is_first, places, 0))
 
 
-def mask_areas(rles: list[Rle], was_read: Bools) -> Floats:
-    """(N,) px². Raises UserError for code that is broken, or has more pixels than its size.
-
-    `was_read` (N,) says which masks `mask_pairs` has read strictly: pycocotools is three times as
-    quick with these.
-    """
-    areas = np.zeros(len(rles))
-    ways = ((was_read, mask_utils.area, _PYCOCOTOOLS_MASKS), (~was_read, _strict_areas, _MASKS))
-    for chosen, function, at_once in ways:
-        places = np.flatnonzero(chosen)
-        for start in range(0, len(places), at_once):
-            part = places[start : start + at_once]
-            areas[part] = function([rles[i] for i in part.tolist()])
-    return areas
-
-
-def _strict_areas(rles: list[Rle]) -> Any:
-    with _reading_masks() as library:
-        return library.area(rles)
-
-
-@contextmanager
-def _reading_masks() -> Iterator[Any]:
-    """A library that reads the code of masks strictly; pycocotools reads on past its end."""
-    # it brings OpenCV, which boxes do without
-    from faster_coco_eval.core import mask as library
-
-    try:
-        yield library
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"segm: fast refuses a mask: {error}; encode it again") from error
+def mask_areas(rles: list[Rle]) -> Floats:
+    """(N,) px²."""
+    starts = range(0, len(rles), _MASKS)
+    parts = [np.asarray(mask_utils.area(rles[at : at + _MASKS])) for at in starts]
+    return np.concatenate(parts).astype(float) if parts else np.zeros(0)
 
 
 def box_pairs(found: Found, objects: Objects) -> Pairs:
@@ -192,10 +162,10 @@ def _same_image_and_class(found: Found, objects: Objects) -> Iterator[tuple[Ints
 
 
 def mask_pairs(found: Found, objects: Objects, rles: list[Rle], object_rles: list[Rle]) -> Pairs:
-    """`rles` in the order of the table, `object_rles` in that of the annotations.
+    """`rles` in the order of the table, `object_rles` in that of the annotations."""
+    # it brings OpenCV, which boxes do without
+    from faster_coco_eval.core import mask as library
 
-    Raises UserError for masks whose code cannot be read.
-    """
     keys, starts = np.unique(found.keys, return_index=True)
     ends = np.append(starts, len(found.keys))[1:]
     first = np.searchsorted(objects.keys, keys, side="left")
@@ -210,8 +180,7 @@ def mask_pairs(found: Found, objects: Objects, rles: list[Rle], object_rles: lis
         for start, end, low, high in groups:
             mine = [rles[i] for i in order[start:end]]
             theirs = [object_rles[i] for i in object_order[low:high]]
-            with _reading_masks() as library:
-                ious = np.asarray(library.iou(mine, theirs, crowd[low:high]))
+            ious = np.asarray(library.iou(mine, theirs, crowd[low:high]))
             rows, columns = np.nonzero(ious >= LEAST_IOU)
             parts.append((rows + start, columns + low, ious[rows, columns]))
         pairs = _over_half(parts)
@@ -221,12 +190,6 @@ def mask_pairs(found: Found, objects: Objects, rles: list[Rle], object_rles: lis
     # threads do: the library counts pixels without Python's lock
     with ThreadPoolExecutor(min(_cores(), _MOST_THREADS)) as threads:
         return _over_half(list(threads.map(overlaps, chunks)))
-
-
-def have_objects(found: Found, objects: Objects) -> Bools:
-    """(D,) whether there is an object of the detection's image and class."""
-    first = np.searchsorted(objects.keys, found.keys, side="left")
-    return np.append(objects.keys, -1)[first] == found.keys
 
 
 def _over_half(parts: list[tuple[Ints, Ints, Floats]]) -> Pairs:

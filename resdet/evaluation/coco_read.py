@@ -12,20 +12,16 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as mask_utils
 from pydantic_core import from_json
 
 from resdet.errors import UserError
+from resdet.evaluation.rle_code import are_rle_codes
 
 Rle = dict[str, Any]
 
 MAX_COORDINATE = 1e6
 """Pixels; pycocotools takes memory for each one that an outline passes, inside the image or not."""
-
-
-_CODE_CHARACTERS = bytes(range(48, 112))
-_CODES_AT_ONCE = 4096
 
 
 @contextmanager
@@ -104,8 +100,12 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
             return mask_utils.frPyObjects(segmentation, height, width)
         if not isinstance(counts, str | bytes):
             raise UserError(f"{item}: RLE counts must be a list or a string")
-        if not is_rle_code(counts.encode() if isinstance(counts, str) else counts):
-            raise UserError(f"{item}: the counts of its RLE are broken; encode the mask again")
+        code = counts.encode() if isinstance(counts, str) else counts
+        if not are_rle_codes([code], [height * width]):
+            raise UserError(
+                f"{item}: the counts of its RLE are broken, or do not add up to its size; encode "
+                "the mask again"
+            )
         return {"size": [height, width], "counts": counts}
     if not isinstance(segmentation, list):
         raise UserError(f"{item}: segmentation must be polygons (a list) or an RLE (an object)")
@@ -138,14 +138,6 @@ def _are_coordinates(values: Sequence[Any]) -> bool:
     return all(isinstance(v, int | float) and abs(v) <= MAX_COORDINATE for v in values)
 
 
-def is_rle_code(code: bytes) -> bool:
-    """Whether this can be COCO's compressed run-length code; pycocotools reads past the end else.
-
-    Digits are the characters from 48, and the last one has no continuation bit.
-    """
-    return bool(code) and not code.translate(None, _CODE_CHARACTERS) and not (code[-1] - 48) & 0x20
-
-
 def are_compressed(segmentations: Sequence[Any], sizes: Sequence[list[int] | None]) -> bool:
     """Whether all are what `to_rle` would return: compressed RLE of their images' [height, width].
 
@@ -162,16 +154,5 @@ def are_compressed(segmentations: Sequence[Any], sizes: Sequence[list[int] | Non
         return False
     if set(map(type, codes)) != {str}:
         return False
-    starts = range(0, len(codes), _CODES_AT_ONCE)
-    return all(_are_codes(codes[start : start + _CODES_AT_ONCE]) for start in starts)
-
-
-def _are_codes(codes: list[str]) -> bool:
-    """`is_rle_code` of all."""
-    if not all(codes):
-        return False
-    characters = np.frombuffer("".join(codes).encode(), dtype=np.uint8)
-    lasts = np.frombuffer("".join(code[-1] for code in codes).encode(), dtype=np.uint8)
-    if characters.min() < 48 or characters.max() >= 112:
-        return False
-    return not ((lasts - 48) & 0x20).any()
+    pixels = [height * width for height, width in found]
+    return are_rle_codes([code.encode() for code in codes], pixels)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from resdet.errors import UserError
 from resdet.evaluation import coco_matching, coco_overlap
 from resdet.evaluation.coco_backends import run_backend
 from resdet.evaluation.coco_detections import prepare_detections
@@ -156,25 +155,6 @@ def test_ranks_within() -> None:
     groups = np.array([4, 4, 7, 9, 9, 9])
     assert ranks_within(groups).tolist() == [0, 1, 0, 0, 1, 2]
     assert ranks_within(groups[:0]).tolist() == []
-
-
-@pytest.mark.parametrize("category", CLASSES)
-def test_a_broken_mask_is_refused_wherever_it_is(category: int) -> None:
-    """On an object's image and class, where overlaps are counted, and where there is none."""
-    case, records = make_case(1)
-    records.append(
-        {
-            "image_id": 7,
-            "category_id": category,
-            "segmentation": {"size": [SIDE, SIDE], "counts": ";" * 99_999},
-            "score": 0.0,
-        }
-    )
-    truth = prepare_ground_truth(case)
-    table = prepare_detections(records, truth, kinds=["segm"])
-    for caps in ((1, 10, 100), (1, 2, 3)):  # also where the cap leaves it out
-        with pytest.raises(UserError, match="segm: fast refuses a mask"):
-            run_backend(truth, table, kind="segm", backend="fast", max_dets=caps)
 
 
 def test_one_outline_and_several() -> None:
