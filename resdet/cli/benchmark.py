@@ -15,6 +15,7 @@ USES = {
     "train": _DETECTORS | {"objects"},
     "data": {"against", "steps", "images", "annotations", "objects", "root", "photos"},
     "eval": {"annotations", "count"},
+    "predict": {"device", "weights", "batch_size", "images", "score_thresh"},
     "cls": {"device", "steps", "batch_size", "network", "cifar", "no_compile"},
     "cost": {"device", "steps", "batch_size", "size"},
     "gpu": {"device", "steps", "parts", "cifar", "root", "weights", "images", "tiles"},
@@ -24,17 +25,18 @@ COCO, ANNOTATIONS = "datasets/coco/val2017", "datasets/coco/annotations/instance
 
 
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s {infer,train,data,eval,cls,cost,gpu} [options]"
+    parser.usage = "%(prog)s {infer,train,data,eval,predict,cls,cost,gpu} [options]"
     parser.description = (
         "Time resdet beside other programs on the same work, in turns within one run: medians,\n"
         "ratios to the first, images/s, peak memory, and the share of what the machine can do.\n"
-        "  infer  Mask R-CNN R50-FPN, from a resized image to pasted masks\n"
-        "  train  a training step of it\n"
-        "  data   loading: detection images with --annotations, and classes below --root\n"
-        "  eval   COCO evaluation, from two files to the 12 numbers\n"
-        "  cls    a training step of an ImageNet network from memory, or with --cifar on CIFAR-10\n"
-        "  cost   how Mask R-CNN grows with image size, objects, classes, batch and processes\n"
-        "  gpu    all that is timed on a GPU, one part after another, beside what it aims at"
+        "  infer    Mask R-CNN R50-FPN, from a resized image to pasted masks\n"
+        "  train    a training step of it\n"
+        "  data     loading: detection images with --annotations, and classes below --root\n"
+        "  eval     COCO evaluation, from two files to the 12 numbers\n"
+        "  predict  predict.py on a folder of --images, beside its network alone\n"
+        "  cls      a training step of an ImageNet network from memory, or with --cifar of CIFAR\n"
+        "  cost     how Mask R-CNN grows with image size, objects, classes, batch and processes\n"
+        "  gpu      all that is timed on a GPU, one part after another, beside what it aims at"
     )
     parser.epilog = (
         "Examples:\n  %(prog)s infer --weights runs/my_run --images datasets/coco/val2017\n"
@@ -73,11 +75,12 @@ def _names(text: str) -> list[str]:
 
 
 def _fill_detectors(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("infer, train, cost")
+    group = parser.add_argument_group("infer, train, predict, cost")
     group.add_argument(
         "--weights",
         metavar="W",
-        help="a Mask R-CNN R50-FPN: a run, a file or a published one; default: random weights",
+        help="a Mask R-CNN R50-FPN (predict: any detector): a run, a file or a published one; "
+        "default: random weights",
     )
     group.add_argument(
         "--size",
@@ -90,7 +93,7 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         metavar="N",
         type=at_least_one,
-        help="images a step; default: 1 infer, 2 train and cost, 32 cls, 128 on CIFAR-10",
+        help="images a step; default: 1 infer and predict, 2 train and cost, 32 cls, 128 on CIFAR",
     )
     group.add_argument(
         "--objects",
@@ -108,13 +111,14 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         "--score-thresh",
         metavar="T",
         type=fraction,
-        help="default: .05, or with random weights what leaves 1,000 scores an image",
+        help="default: .05, or with random weights what leaves 1,000 scores an image; predict: .5, "
+        "or with random weights what leaves 10 detections",
     )
     group.add_argument("--no-compile", action="store_true", help="eager only (also cls)")
 
 
 def _fill_data(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data, eval")
+    group = parser.add_argument_group("data, eval, predict")
     group.add_argument(
         "--images",
         metavar="DIR",
@@ -136,6 +140,7 @@ def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         "train": _run_detectors,
         "data": _run_data,
         "eval": _run_eval,
+        "predict": _run_predict,
         "cls": _run_cls,
         "cost": _run_cost,
         "gpu": _run_gpu,
@@ -188,6 +193,13 @@ def _run_eval(args: argparse.Namespace) -> None:
     if args.count is not None:
         given["images"] = args.count
     benchmark_eval(args.annotations or ANNOTATIONS, **given)
+
+
+def _run_predict(args: argparse.Namespace) -> None:
+    from resdet.benchmark.predicting import benchmark_predict
+
+    given = _given(args, *USES["predict"] - {"images"}, "rounds", "out")
+    benchmark_predict(args.images or COCO, **given)
 
 
 def _run_cls(args: argparse.Namespace) -> None:

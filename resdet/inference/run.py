@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -89,18 +90,14 @@ def predict_command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be made a folder ({error})") from error
+    done = predict_sources(model, sources, folder, score_thresh=score_thresh, batch_size=batch_size)
     if isinstance(model, Classifier):
-        steps = _classifier_steps(model, score_thresh)
+        log.info("%d images classified, drawn in %s", done.pictures, out)
     else:
-        steps = _detector_steps(model, score_thresh)
-    done, failures, found = _predict_all(steps, sources, folder, batch_size)
-    if isinstance(model, Classifier):
-        log.info("%d images classified, drawn in %s", done, out)
-    else:
-        log.info("%d detections in %d images, drawn in %s", found, done, out)
-    if failures:
-        log.error("%d of %d inputs could not be read (named above)", failures, len(sources))
-    return 1 if failures else 0
+        log.info("%d detections in %d images, drawn in %s", done.detections, done.pictures, out)
+    if done.failures:
+        log.error("%d of %d inputs could not be read (named above)", done.failures, len(sources))
+    return 1 if done.failures else 0
 
 
 @dataclass
@@ -135,14 +132,32 @@ def _classifier_steps(model: Classifier, score_thresh: float | None) -> _Steps:
     return _Steps(prepare, infer, partial(classify.inference_mode, model), detects=False)
 
 
-def _predict_all(
-    steps: _Steps, sources: Sequence[Source], folder: Path, batch_size: int
-) -> tuple[int, int, int]:
-    """Numbers of pictures done, of files that failed, and of detections.
+class Done(NamedTuple):
+    """How many there were."""
+
+    pictures: int
+    failures: int
+    """Files that could not be read; each was named in the log."""
+    detections: int
+
+
+def predict_sources(
+    model: RCNN | Classifier,
+    sources: Sequence[Source],
+    folder: Path,
+    *,
+    score_thresh: float | None,
+    batch_size: int,
+) -> Done:
+    """Write below `folder`, which exists, what `predict_command` writes for `sources`.
 
     Threads read ahead and draw behind; the main one runs the network. All of them hold a few
     pictures at most.
     """
+    if isinstance(model, Classifier):
+        steps = _classifier_steps(model, score_thresh)
+    else:
+        steps = _detector_steps(model, score_thresh)
     workers = max(1, min(4, (os.cpu_count() or 1) // 2))
     image_ids, failures = count(1), 0
     writing: deque[Future[None]] = deque()
@@ -171,7 +186,7 @@ def _predict_all(
             bar.advance(task, len(batch))
         for future in writing:
             future.result()
-    return next(image_ids) - 1, failures, output.num_detections
+    return Done(next(image_ids) - 1, failures, output.num_detections)
 
 
 def _write(output: Output, made: Future[Finished]) -> None:

@@ -1,0 +1,158 @@
+"""What predict.py takes beside its network alone: reading, resizing, drawing and writing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from resdet.benchmark.detectors import SOURCE, save_seeded_weights
+from resdet.benchmark.report import Row, report
+from resdet.benchmark.turns import Contender, Step, take_turns
+from resdet.data.image import read_image
+from resdet.engine import hardware
+from resdet.errors import UserError
+from resdet.inference import predictor
+from resdet.inference.run import DETECTION_THRESH, load, predict_sources
+from resdet.inference.sources import list_sources
+from resdet.models.rcnn import RCNN
+
+_HERE = "resdet.benchmark.predicting"
+SEEDED_CLASSES, SEEDED_DETECTIONS = 80, 10
+"""Of random weights, whose threshold leaves so many detections in the first image."""
+
+
+def benchmark_predict(
+    images: str | Path,
+    *,
+    weights: str | None = None,
+    score_thresh: float | None = None,
+    batch_size: int = 1,
+    device: str | None = None,
+    rounds: int = 3,
+    out: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time what `predict.py` does with a folder, from files to drawn files, beside its network on
+    the same images, read and resized before; print the table.
+
+    Args:
+        images: a folder.
+        weights: a detector that `resdet.load` knows; None is a Mask R-CNN R50-FPN with random
+            weights and the threshold that leaves 10 detections in the first image.
+        score_thresh: 0..1; None is predict.py's own.
+        batch_size: images a forward pass.
+        rounds: turns of each; a turn is the whole folder.
+        out: folder for benchmark_predict.json and .png.
+    Returns:
+        The rows of the table; the ratio of the second is the share of the network's rate.
+    Raises:
+        UserError: no image in the folder, or weights that are no detector.
+    """
+    place = str(hardware.choose_device(device, 0))
+    with tempfile.TemporaryDirectory(prefix="resdet_benchmark_") as name:
+        folder = Path(name)
+        given: dict[str, Any] = {
+            "images": str(images),
+            "weights": weights,
+            "source": None,
+            "batch_size": batch_size,
+            "device": place,
+        }
+        if weights is None:
+            file = folder / "weights.pth"
+            save_seeded_weights(file, SEEDED_CLASSES, depth=50, seed=0)
+            given |= {"weights": str(file), "source": SOURCE}
+        paths = _paths(images)
+        model = _load(given["weights"], given["source"], place)
+        threshold = DETECTION_THRESH if score_thresh is None else score_thresh
+        if weights is None and score_thresh is None:
+            threshold = _score_at(model, paths[0], SEEDED_DETECTIONS)
+        given["score_thresh"] = threshold
+        del model
+        contenders = [
+            Contender("the network alone", f"{_HERE}:make_network", given),
+            Contender("predict.py", f"{_HERE}:make_predict", {**given, "out": str(folder / "out")}),
+        ]
+        timings = take_turns(contenders, rounds=rounds, steps=1, warmup=1, device=place)
+    return report(
+        [Row(each, len(paths)) for each in timings],
+        title=f"predict.py, {len(paths)} images, batches of {batch_size}, {place}",
+        unit="images",
+        name="predict",
+        out=out,
+        details={"weights": weights or "random", "score_thresh": threshold, "device": place},
+    )
+
+
+def _paths(images: str | Path) -> list[Path]:
+    """What predict.py finds in the folder; without images there is nothing to time."""
+    sources, _ = list_sources([images], Path(images) / "none")
+    paths = [source.path for source in sources if not source.is_video]
+    if len(paths) < len(sources) or not paths:
+        raise UserError(f"--images {images}: give a folder of images without videos")
+    return paths
+
+
+def _load(weights: str, source: str | None, device: str) -> RCNN:
+    model = load(weights, source, device)
+    if not isinstance(model, RCNN):
+        raise UserError(f"--weights {weights}: a classifier; give a detector")
+    return model
+
+
+def _score_at(model: RCNN, path: Path, rank: int) -> float:
+    """The score of the detection of this rank, from 1; 0 where there are fewer."""
+    found = predictor.predict(model, read_image(path), score_thresh=0.0)
+    assert not isinstance(found, list)
+    return float(found.scores[rank - 1]) if len(found.scores) >= rank else 0.0
+
+
+def make_network(
+    *,
+    images: str,
+    weights: str,
+    source: str | None,
+    batch_size: int,
+    device: str,
+    score_thresh: float,
+) -> tuple[Step, str]:
+    """The network on all images of a folder, which lie in memory at their size for it."""
+    model = _load(weights, source, device)
+    arrays = [read_image(path) for path in _paths(images)]
+    sizes = [array.shape[:2] for array in arrays]
+    prepared = [predictor.prepare(model, array) for array in arrays]
+    starts = range(0, len(arrays), batch_size)
+
+    def step() -> int:
+        found = 0
+        with predictor.inference_mode(model, score_thresh):
+            for at in (slice(start, start + batch_size) for start in starts):
+                found += sum(map(len, predictor.infer(model, prepared[at], sizes[at])))
+        return found
+
+    return step, f"{step() / len(arrays):.1f} detections an image"
+
+
+def make_predict(
+    *,
+    images: str,
+    weights: str,
+    source: str | None,
+    batch_size: int,
+    device: str,
+    score_thresh: float,
+    out: str,
+) -> Step:
+    """The same from the files to the drawn files and detections.json, the model loaded before."""
+    model = _load(weights, source, device)
+    folder = Path(out)
+    folder.mkdir()
+    sources, _ = list_sources([images], folder)
+
+    def step() -> int:
+        done = predict_sources(
+            model, sources, folder, score_thresh=score_thresh, batch_size=batch_size
+        )
+        return done.detections
+
+    return step
