@@ -8,6 +8,7 @@ from resdet.benchmark.classification import benchmark_network
 from resdet.errors import UserError
 
 
+@pytest.mark.slow  # four processes that import torch
 def test_the_table(tmp_path, capsys) -> None:
     rows = benchmark_network(
         "resnet18", batch_size=2, size=64, rounds=1, steps=1, compiled=False, out=tmp_path

@@ -43,6 +43,7 @@ def test_both_find_the_same(given: dict[str, Any], tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
 
+@pytest.mark.slow  # two processes that import torch
 def test_a_run_gives_its_table(
     given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
