@@ -19,6 +19,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from resdet.benchmark.turns import Step
+from resdet.data.loader import Batch, collate_images
 from resdet.engine import distributed, hardware
 from resdet.engine.distributed import Processes
 from resdet.factory.detection import build_trained
@@ -47,9 +48,16 @@ def torchvision_model(num_classes: int, depth: int = 50, **options: Any) -> Mask
 
 
 def load_scene(path: str) -> dict[str, Any]:
-    """What `write_scene` in benchmark/scenes.py wrote."""
+    """What `write_scene` in benchmark/scenes.py wrote; where there is a GPU, the images lie in
+    page-locked memory."""
     scene: dict[str, Any] = torch.load(path, weights_only=True)
+    scene["images"] = pinned(scene["images"])
     return scene
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """In page-locked memory where there is a GPU, as what a loader gives."""
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
 def resdet_model(scene: dict[str, Any], overrides: list[str]) -> RCNN:
@@ -74,10 +82,13 @@ def make_resdet_inference(
 
 
 def inference_step(model: RCNN, scene: dict[str, Any]) -> Step:
-    """One batch of the scene after the other, through `model` to pasted masks."""
+    """One batch of the scene after the other, through `model` to masks pasted on its device."""
     images: Tensor = scene["images"]
-    batches = images.split(scene["batch_size"])
     size = (images.shape[2], images.shape[3])
+    batches = []
+    for part in images.split(scene["batch_size"]):
+        batch = collate_images(list(part), model.size_divisibility)
+        batches.append(ImageBatch(pinned(batch.images), pinned(batch.sizes)))
     number = 0
 
     def step() -> Any:
@@ -85,8 +96,8 @@ def inference_step(model: RCNN, scene: dict[str, Any]) -> Step:
         batch = batches[number % len(batches)]
         number += 1
         with predictor.inference_mode(model, None):
-            detections = predictor.infer(model, list(batch), [size] * len(batch))
-        return [each.masks for each in detections]
+            found = model.infer(batch.to(model.device), [size] * len(batch.images))
+            return [each.masks for each in found]
 
     return step
 
@@ -106,7 +117,7 @@ def make_torchvision_inference(*, scene: str, device: str, precision: str) -> tu
         batch = batches[number % len(batches)]
         number += 1
         with torch.inference_mode(), context():
-            result = model([image.to(device).float() / 255 for image in batch])
+            result = model([image.to(device, non_blocking=True).float() / 255 for image in batch])
             return [each["masks"][:, 0] > 0.5 for each in result]
 
     return step, ""
@@ -143,7 +154,10 @@ def make_resdet_training(
     model.set_compiled(compiled)
     model.train()
     wrapped = model if processes is None else distributed.wrap(model, processes)
-    images, targets = _batch(found)
+    batch = _batch(found)
+    if place.type == "cuda":
+        batch = batch.pin_memory()
+    images, targets = batch.images, batch.targets
     chosen = hardware.choose_precision(precision, place)
     number = 0
 
@@ -164,19 +178,21 @@ def make_torchvision_training(*, scene: str, device: str, precision: str) -> tup
     model.train().to(device)
     context = autocast(precision, device)
     images: Tensor = found["images"][: found["batch_size"]]
-    masks = [dense_masks(found, row) for row in range(len(images))]
+    masks = [pinned(dense_masks(found, row)) for row in range(len(images))]
 
     def losses() -> Tensor:
         targets = [
             {
                 "boxes": found["boxes"][row].to(device),
                 "labels": found["labels"][row].to(device) + 1,
-                "masks": masks[row].to(device),
+                "masks": masks[row].to(device, non_blocking=True),
             }
             for row in range(len(images))
         ]
         with context():
-            named = model([image.to(device).float() / 255 for image in images], targets)
+            named = model(
+                [image.to(device, non_blocking=True).float() / 255 for image in images], targets
+            )
         return torch.stack(list(named.values())).sum()
 
     return training_step(model, losses), ""
@@ -195,7 +211,7 @@ def training_step(model: nn.Module, losses: Callable[[], Tensor]) -> Step:
     return step
 
 
-def _batch(scene: dict[str, Any]) -> tuple[ImageBatch, TargetBatch]:
+def _batch(scene: dict[str, Any]) -> Batch:
     count = scene["batch_size"]
     images: Tensor = scene["images"][:count]
     boxes, labels = scene["boxes"][:count], scene["labels"][:count]
@@ -206,7 +222,8 @@ def _batch(scene: dict[str, Any]) -> tuple[ImageBatch, TargetBatch]:
     valid = torch.ones(count, objects, dtype=torch.bool)
     keys = torch.arange(count)
     targets = TargetBatch(boxes, labels, valid, masks, rows, keys, list(range(count)))
-    return ImageBatch(images, sizes), targets
+    numbers = list(range(count))
+    return Batch(ImageBatch(images, sizes), targets, sizes.tolist(), [""] * count, numbers)
 
 
 def _ellipses(size: int) -> Tensor:

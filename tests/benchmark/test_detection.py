@@ -49,7 +49,8 @@ def test_both_find_the_same(scene: str) -> None:
 
 def test_both_have_the_same_losses_to_learn_from(scene: str) -> None:
     found = detectors.load_scene(scene)
-    images, targets = detectors._batch(found)
+    batch = detectors._batch(found)
+    images, targets = batch.images, batch.targets
     assert images.images.shape == (2, 3, *SIZE) and targets.boxes.shape == (2, 3, 4)
     dense = detectors.dense_masks(found, 1)
     x1, y1, x2, y2 = found["boxes"][1, 0].tolist()
