@@ -130,9 +130,9 @@ def test_nms_of_many_groups() -> None:
 
 
 def scattered(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Boxes (count, 4) of 4 to 400 pixels in 800 × 1344, many of them overlapping."""
+    """Boxes (count, 4) of 4 to 800 pixels, so of all levels, in 800 × 1344; many overlap."""
     draw = torch.rand(count, 4, device="cuda", generator=generator)
-    size = 4 * 100 ** draw[:, 2:]
+    size = 4 * 200 ** draw[:, 2:]
     center = draw[:, :2] * torch.tensor([1344.0, 800.0], device="cuda")
     boxes = torch.cat([center - size / 2, center + size / 2], dim=1)
     return clip_boxes(boxes, torch.tensor([800, 1344], device="cuda"))
