@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements pasted at once: bounds the memory of images with hundreds of detections.
-MAX_PASTE_ELEMENTS = 2**26
+# Elements pasted at once: bounds the memory of images with hundreds of detections (512 MiB).
+MAX_PASTE_ELEMENTS = 2**27
 Window = tuple[int, int, int, int]
 """x1, y1, x2, y2 in whole pixels, the last two outside."""
 
@@ -41,8 +41,14 @@ def resample_masks(masks: Tensor, gt_boxes: Tensor, boxes: Tensor, size: int) ->
     stops = (boxes[:, 2:] - gt_boxes[:, :2]) / gt_sizes * grid
     across = _overlap_weights(starts[:, 0], stops[:, 0], size, grid)
     down = _overlap_weights(starts[:, 1], stops[:, 1], size, grid)
-    coverage = down @ masks.to(down.dtype) @ across.transpose(1, 2)
-    return coverage >= 0.5
+    return _resample(down, masks.to(down.dtype), across) >= 0.5
+
+
+def _resample(down: Tensor, masks: Tensor, across: Tensor) -> Tensor:
+    """(N, h, w) of weights (N, h, m) and (N, w, m) and masks (N, m, m), in their own format:
+    in bf16, where an autocast would compute, pixels near the threshold fall on its other side."""
+    with torch.autocast(down.device.type, enabled=False):
+        return down @ (masks @ across.transpose(1, 2))
 
 
 def _bilinear_weights(starts: Tensor, stops: Tensor, grid: int, low: int, high: int) -> Tensor:
@@ -59,7 +65,7 @@ def _paste_continuous(probs: Tensor, boxes: Tensor, window: Window) -> Tensor:
     grid = probs.shape[-1]
     across = _bilinear_weights(boxes[:, 0], boxes[:, 2], grid, x1, x2)
     down = _bilinear_weights(boxes[:, 1], boxes[:, 3], grid, y1, y2)
-    return down @ probs @ across.transpose(1, 2)
+    return _resample(down, probs, across)
 
 
 def _resize_weights(starts: Tensor, counts: Tensor, grid: int, low: int, high: int) -> Tensor:
@@ -93,7 +99,7 @@ def _paste_rounded(probs: Tensor, boxes: Tensor, window: Window) -> Tensor:
     bordered = F.pad(probs, (1, 1, 1, 1))
     across = _resize_weights(low[:, 0], counts[:, 0], bordered.shape[-1], x1, x2)
     down = _resize_weights(low[:, 1], counts[:, 1], bordered.shape[-1], y1, y2)
-    return down @ (bordered @ across.transpose(1, 2))
+    return _resample(down, bordered, across)
 
 
 PASTES = {"continuous": (_paste_continuous, torch.ge), "rounded": (_paste_rounded, torch.gt)}
@@ -145,20 +151,27 @@ def paste_masks(
     ≥ `threshold` (Mask R-CNN, He et al. 2017, appendix; the convention of Detectron2). rounded:
     resized to the box at whole pixels, then > `threshold` (the convention of torchvision).
     """
+    if probs.is_cuda:
+        return _paste_in_parts(probs.float(), boxes.float(), image_size, threshold, paste)
+    out = torch.zeros((len(probs), *image_size), dtype=torch.bool, device=probs.device)
+    # most boxes are a small part of the image
+    parts = paste_in_windows(probs, boxes, image_size, threshold, paste=paste)
+    for row, ((x1, y1, x2, y2), mask) in enumerate(parts):
+        out[row, y1:y2, x1:x2] = mask
+    return out
+
+
+def _paste_in_parts(
+    probs: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float, paste: str
+) -> Tensor:
+    """As `paste_masks`, many masks at once in the whole image."""
     height, width = image_size
-    out = torch.zeros((len(probs), height, width), dtype=torch.bool, device=probs.device)
-    if not probs.is_cuda:
-        # most boxes are a small part of the image
-        parts = paste_in_windows(probs, boxes, image_size, threshold, paste=paste)
-        for row, ((x1, y1, x2, y2), mask) in enumerate(parts):
-            out[row, y1:y2, x1:x2] = mask
-        return out
-    probs, boxes = probs.float(), boxes.float()
+    out = torch.empty((len(probs), height, width), dtype=torch.bool, device=probs.device)
     put, reaches = PASTES[paste]
     part, whole = max(1, MAX_PASTE_ELEMENTS // (height * width)), (0, 0, width, height)
     for start in range(0, len(probs), part):
         rows = slice(start, start + part)
-        out[rows] = reaches(put(probs[rows], boxes[rows], whole), threshold)
+        reaches(put(probs[rows], boxes[rows], whole), threshold, out=out[rows])
     return out
 
 

@@ -35,13 +35,27 @@ def test_pasting_is_bilinear_at_pixel_centres() -> None:
         )
 
 
-def test_pasting_in_parts_is_the_same(monkeypatch) -> None:
+@pytest.mark.parametrize("paste", ["continuous", "rounded"])
+def test_pasting_in_parts_or_windows_is_the_same(paste: str, monkeypatch) -> None:
+    """A GPU pastes whole images, a few at a time, and a CPU the pixels that a mask reaches."""
     probs, boxes = blobs(9, 28), random_boxes(9, extent=60)
-    whole = paste_masks(probs, boxes, (70, 90))
+    masks = paste_masks(probs, boxes, (70, 90), paste=paste)
     monkeypatch.setattr(ops, "MAX_PASTE_ELEMENTS", 70 * 90 * 2)
-    assert torch.equal(paste_masks(probs, boxes, (70, 90)), whole)
-    decoded = coco_mask.decode(encode_rle(probs, boxes, (70, 90)))
-    assert np.array_equal(decoded.transpose(2, 0, 1), whole.numpy())
+    assert torch.equal(ops._paste_in_parts(probs, boxes, (70, 90), 0.5, paste), masks)
+    decoded = coco_mask.decode(encode_rle(probs, boxes, (70, 90), paste=paste))
+    assert np.array_equal(decoded.transpose(2, 0, 1), masks.numpy())
+
+
+def test_masks_are_no_coarser_under_an_autocast() -> None:
+    probs, boxes = blobs(60, 28), random_boxes(60, extent=300)
+    whole = (blobs(60, 112, seed=1) > 0.5).byte()
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            targets = resample_masks(whole, boxes, boxes + 3, 28)
+            results.append((targets, paste_masks(probs, boxes, (300, 400))))
+    for plain, under in zip(*results, strict=True):
+        assert torch.equal(plain, under)
 
 
 def test_nothing_to_paste() -> None:
