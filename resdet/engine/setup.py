@@ -125,8 +125,9 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         config.train.compile,
         processes.device,
         recomputes=bool(config.model.backbone.activation_checkpointing),
+        processes=processes.world_size,
     )
-    model.set_compiled(compiled)
+    model.set_compiled(compiled, recorded=config.train.compile == "recorded")
     plan = task.make_plan()
     schedule = make_schedule(config, plan)
     training = Training(

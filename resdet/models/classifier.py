@@ -100,6 +100,7 @@ class Classifier(nn.Module):
         self.class_names = list(class_names)
         self.config = config
         self._logits: Any = self.logits
+        self._training_logits: Any = self.logits
 
     @property
     def num_classes(self) -> int:
@@ -115,9 +116,17 @@ class Classifier(nn.Module):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def set_compiled(self, compiled: bool) -> None:
-        """Run backbone and head through torch.compile, or eagerly again."""
+    def set_compiled(self, compiled: bool, *, recorded: bool = False) -> None:
+        """Run backbone and head through torch.compile, or eagerly again.
+
+        Where it is `recorded`, a training step is a CUDA graph, recorded once and played back: of
+        small images a GPU computes a layer sooner than the host can start it. Images are then of
+        one size, and a gradient is gone with the next step.
+        """
         self._logits = torch.compile(self.logits) if compiled else self.logits
+        self._training_logits = self._logits
+        if compiled and recorded:
+            self._training_logits = torch.compile(self.logits, mode="reduce-overhead")
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) 0..255, uint8 or float, RGB → the network's input.
@@ -144,7 +153,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As `logits`, compiled where `set_compiled` says so."""
-        return self._logits(images)
+        return self._training_logits(images) if self.training else self._logits(images)
 
     def predict(self, images: Any, *, batch_size: int = 1) -> Any:
         """`Classification` of a path, PIL image or (H, W, 3) uint8 RGB array, a list for a list."""

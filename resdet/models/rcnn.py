@@ -89,9 +89,14 @@ class RCNN(nn.Module):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def set_compiled(self, compiled: bool) -> None:
-        """Run backbone and FPN through torch.compile, or eagerly again."""
-        self._features = torch.compile(self.pyramid) if compiled else self.pyramid
+    def set_compiled(self, compiled: bool, *, recorded: bool = False) -> None:
+        """Run backbone and FPN through torch.compile, or eagerly again.
+
+        Where they are `recorded`, they are CUDA graphs, recorded once a size of batch and played
+        back: for inference on batches of one size, or of few.
+        """
+        mode = "reduce-overhead" if recorded else None
+        self._features = torch.compile(self.pyramid, mode=mode) if compiled else self.pyramid
 
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) → {p2…p6: (B, C, H, W)}, or c4 or c5 alone."""

@@ -238,6 +238,8 @@ def test_a_config_is_frozen(write):
         (["loss.bce_target_thresh=0.2"], "bce_target_thresh belongs to name bce"),
         (["optim.warmup_until_error_percent=80"], "give .1"),
         (["data.progressive=[[5, 96], [0, 128]]"], "by ascending epoch"),
+        (["train.compile=recorded", "data.progressive=[[0, 96]]"], "data.progressive is set"),
+        (["train.compile=recorded", "train.accumulate=2"], "train.accumulate is set"),
     ],
 )
 def test_what_a_classifier_would_ignore_is_named(overrides, message):
@@ -257,6 +259,7 @@ def test_the_task_picks_the_schema():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ("train.compile=recorded", "recorded is for classifiers"),
         ("model.class_map={a: b}", "class_map names classes of model.weights"),
         ("model.roi.box_head={type: res5, num_fcs: 0, norm: gn}", "fpn: null; roi.box_head.norm"),
     ],

@@ -148,7 +148,7 @@ def test_every_key_is_explained():
     keys = {doc.key: doc for doc in docs}
     assert len(keys) == len(docs) > 90
     assert keys["optim.lr"].default == "0.02"
-    assert keys["train.compile"].expects == "true, false or auto"
+    assert keys["train.compile"].expects == "true, false, auto or recorded"
     assert keys["model.roi.stages[].box_weights"].default == "[10, 10, 5, 5]"
     assert keys["data.train.images"].default == "(required)"
     assert all("any value" not in doc.expects for doc in docs)

@@ -303,7 +303,9 @@ def test_class_folders_train_on_a_gpu(folders, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_has_the_losses_of_the_cpu(cifar, finished, tmp_path):
-    run = resdet.train(cifar, run_dir=tmp_path / "run", device="cuda")
+@pytest.mark.parametrize("how", ["false", "true", "recorded"])
+def test_a_gpu_has_the_losses_of_the_cpu(cifar, finished, how, tmp_path):
+    compiled = [f"train.compile={how}"]
+    run = resdet.train(cifar, compiled, run_dir=tmp_path / "run", device="cuda")
     one, two = ([v["loss"] for v in losses_of(r).values()] for r in (finished, run))
     assert one == pytest.approx(two, rel=1e-3)
