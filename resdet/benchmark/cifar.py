@@ -87,6 +87,8 @@ def variants(device: torch.device, compiled: bool) -> dict[str, list[str]]:
         found["resdet, bf16"] = ["train.precision=bf16", "train.compile=false"]
     if has_bf16 and can_compile:
         found["resdet, bf16 compiled"] = ["train.precision=bf16", "train.compile=true"]
+        if device.type == "cuda":
+            found["resdet, bf16 recorded"] = ["train.precision=bf16", "train.compile=recorded"]
     return found
 
 

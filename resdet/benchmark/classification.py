@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from resdet.benchmark.detectors import autocast, training_step
+from resdet.benchmark.detectors import autocast, training_step, ways
 from resdet.benchmark.limits import measure_limits
 from resdet.benchmark.report import network_row, report
 from resdet.benchmark.turns import Contender, Step, take_turns
@@ -52,12 +52,11 @@ def benchmark_network(
         Contender(f"torchvision, {name}", f"{__name__}:make_plain", {**given, "precision": name})
         for name in limits.flops
     ]
-    ways = (False, True) if compiled and hardware.choose_compile(True, place)[0] else (False,)
     for name in limits.flops:
-        for way in ways:
-            arguments = {**given, "precision": name, "compiled": way}
-            how = f"resdet, {name}, {'compiled' if way else 'eager'}"
-            contenders.append(Contender(how, f"{__name__}:make_ours", arguments))
+        for how, way in ways(place, compiled=compiled, records=True).items():
+            arguments = {**given, "precision": name, **way}
+            label = f"resdet, {name}, {how}"
+            contenders.append(Contender(label, f"{__name__}:make_ours", arguments))
     with FlopCounterMode(display=False) as counter:
         make_plain(network=network, batch_size=2, size=size, device="cpu", precision="fp32")()
     timings = take_turns(contenders, rounds=rounds, steps=steps, warmup=2, device=str(place))
@@ -88,7 +87,14 @@ def make_plain(*, network: str, batch_size: int, size: int, device: str, precisi
 
 
 def make_ours(
-    *, network: str, batch_size: int, size: int, device: str, precision: str, compiled: bool
+    *,
+    network: str,
+    batch_size: int,
+    size: int,
+    device: str,
+    precision: str,
+    compiled: bool,
+    recorded: bool = False,
 ) -> Step:
     keep_memory()  # as the commands do
     config = _config_of(network)
@@ -96,7 +102,7 @@ def make_ours(
     assert isinstance(model, Classifier)
     place = torch.device(device)
     model.place(place)
-    model.set_compiled(compiled)
+    model.set_compiled(compiled, recorded=recorded)
     model.train()
     images, labels = _batch(batch_size, size, device)
     chosen = hardware.choose_precision(precision, place)

@@ -148,15 +148,10 @@ def _take(
             folder.mkdir()
             scene = write_scene(
                 folder,
-                size=setting.size,
                 batch_size=setting.batch,
-                count=setting.batch,
+                size=setting.size,
                 objects=setting.objects,
-                weights=None,
                 num_classes=setting.classes,
-                images=None,
-                tiles=1,
-                score_thresh=None,
             )
             given: dict[str, Any] = {"scene": str(scene), **how}
             given |= {"objects": setting.objects} if work == "infer" else {}

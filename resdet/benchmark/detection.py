@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resdet.benchmark import detectors, detectron2_side
 from resdet.benchmark.limits import measure_limits
 from resdet.benchmark.report import network_row, report
-from resdet.benchmark.scenes import write_scene
+from resdet.benchmark.scenes import SceneOptions, write_scene
 from resdet.benchmark.turns import Contender, Step, take_turns, tidy
 from resdet.engine import hardware
 from resdet.errors import UserError
@@ -28,25 +28,20 @@ def benchmark_detector(
     *,
     against: Sequence[str] = OTHERS,
     device: str | None = None,
-    size: tuple[int, int] = (800, 1216),
     batch_size: int | None = None,
-    objects: int = 8,
-    depth: int = 50,
-    weights: str | None = None,
-    images: str | Path | None = None,
-    tiles: int = 1,
-    score_thresh: float | None = None,
     compiled: bool = True,
     precisions: Sequence[str] | None = None,
     rounds: int = 5,
     steps: int = 2,
     out: str | Path | None = None,
+    **options: Unpack[SceneOptions],
 ) -> list[dict[str, Any]]:
     """Time `work`, infer or train, print the table; with `out` write benchmark_<work>.json, .png.
 
     Inference goes from the resized image to pasted masks, a training step from the batch to the
-    new weights. Others than are installed are left out. `size` is (height, width) in pixels;
-    `precisions` are those of ours that are timed, None all; the rest as in `write_scene`.
+    new weights. Others than are installed are left out. `batch_size` None is 1 image for inference
+    and 2 for training; `precisions` are those of ours that are timed, None all; `options` as in
+    `write_scene`.
     """
     assert work in ("infer", "train"), work
     unknown = [name for name in against if name not in OTHERS]
@@ -57,36 +52,30 @@ def benchmark_detector(
         batch_size = {"infer": 1, "train": 2}[work]
     limits = measure_limits(place)
     with tempfile.TemporaryDirectory(prefix="resdet_benchmark_") as name:
-        scene = write_scene(
-            Path(name),
-            size=size,
-            batch_size=batch_size,
-            count=max(batch_size, 2),
-            objects=objects,
-            depth=depth,
-            weights=weights,
-            images=images,
-            tiles=tiles,
-            score_thresh=score_thresh,
-        )
-        flops = _count_flops(work, str(scene), place)
-        can_compile = compiled and hardware.choose_compile(True, place)[0]
-        found = _others(work, against, str(scene), place, list(limits.flops))
+        scene = str(write_scene(Path(name), batch_size=batch_size, **options))
+        title = _title(work, scene, place)
+        flops = _count_flops(work, scene, place)
+        found = _others(work, against, scene, place, list(limits.flops))
         formats = [each for each in limits.flops if precisions is None or each in precisions]
-        found += _ours(work, str(scene), place, formats, can_compile)
-        timings = take_turns(
-            found, rounds=rounds, steps=steps, warmup=2, device=str(place), threads=None
-        )
+        found += _ours(work, scene, place, formats, compiled)
+        timings = take_turns(found, rounds=rounds, steps=steps, warmup=2, device=str(place))
     rows = [network_row(timing, batch_size, flops, limits) for timing in timings]
-    words = {"infer": "inference to pasted masks", "train": f"training, {objects} objects an image"}
-    title = f"Mask R-CNN R{depth}-FPN, {words[work]}, {batch_size} × {size[0]}×{size[1]}, {place}"
     details = {
         "work": work,
         "device": str(place),
-        "weights": weights or "random",
+        "weights": options.get("weights") or "random",
         "limits": {"flops": limits.flops, "copy_bytes_per_s": limits.bytes_per_s},
     }
     return report(rows, title=title, unit="images", name=work, out=out, details=details)
+
+
+def _title(work: str, scene: str, place: torch.device) -> str:
+    found = detectors.load_scene(scene)
+    height, width = found["images"].shape[2:]
+    objects = found["boxes"].shape[1]
+    words = {"infer": "inference to pasted masks", "train": f"training, {objects} objects an image"}
+    images = f"{found['batch_size']} × {height}×{width}"
+    return f"Mask R-CNN R{found['depth']}-FPN, {words[work]}, {images}, {place}"
 
 
 FUNCTIONS = {"infer": "inference", "train": "training"}
@@ -111,23 +100,25 @@ def _others(
 
 
 def _ours(
-    work: str, scene: str, place: torch.device, formats: Sequence[str], can_compile: bool
+    work: str, scene: str, place: torch.device, formats: Sequence[str], compiled: bool
 ) -> list[Contender]:
-    found = []
-    for precision in formats:
-        for compiled in (False, True) if can_compile else (False,):
-            given: dict[str, Any] = {"scene": scene, "device": str(place)}
-            given |= {"precision": precision, "compiled": compiled}
-            how = f"{precision}, {'compiled' if compiled else 'eager'}"
-            make = f"{_HERE}:make_resdet_{FUNCTIONS[work]}"
-            found.append(Contender(f"resdet, {how}", make, given))
-    return found
+    make = f"{_HERE}:make_resdet_{FUNCTIONS[work]}"
+    given = {"scene": scene, "device": str(place)}
+    # a training step's images are of many sizes
+    ways = detectors.ways(place, compiled=compiled, records=work == "infer")
+    return [
+        Contender(f"resdet, {precision}, {how}", make, {**given, "precision": precision, **way})
+        for precision in formats
+        for how, way in ways.items()
+    ]
 
 
 def _count_flops(work: str, scene: str, place: torch.device) -> float:
     """Of one step: convolutions and matrix products, two operations a multiply-add."""
-    makers = {"infer": detectors.make_resdet_inference, "train": detectors.make_resdet_training}
-    step: Step
+    makers: dict[str, Callable[..., tuple[Step, str]]] = {
+        "infer": detectors.make_resdet_inference,
+        "train": detectors.make_resdet_training,
+    }
     step, _ = makers[work](scene=scene, device=str(place), precision="fp32", compiled=False)
     with FlopCounterMode(display=False) as counter:
         step()

@@ -7,6 +7,7 @@ own layout.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -70,14 +71,25 @@ def resdet_model(scene: dict[str, Any], overrides: list[str]) -> RCNN:
     return model
 
 
+def ways(device: torch.device, *, compiled: bool, records: bool) -> dict[str, dict[str, bool]]:
+    """How ours is run, by what the table calls it: eager, `compiled` where a compiler is found and,
+    of what `records` its kernels, as a CUDA graph on a GPU."""
+    found = {"eager": {"compiled": False}}
+    if compiled and hardware.choose_compile(True, device)[0]:
+        found["compiled"] = {"compiled": True}
+        if records and device.type == "cuda":
+            found["recorded"] = {"compiled": True, "recorded": True}
+    return found
+
+
 def make_resdet_inference(
-    *, scene: str, device: str, precision: str, compiled: bool
+    *, scene: str, device: str, precision: str, compiled: bool, recorded: bool = False
 ) -> tuple[Step, str]:
     """The part of `model.predict` from the resized image to detections with pasted masks."""
     found = load_scene(scene)
     model = resdet_model(found, [f"train.precision={precision}"])
     model.place(torch.device(device))
-    model.set_compiled(compiled)
+    model.set_compiled(compiled, recorded=recorded)
     return inference_step(model, found), ""
 
 
@@ -89,15 +101,13 @@ def inference_step(model: RCNN, scene: dict[str, Any]) -> Step:
     for part in images.split(scene["batch_size"]):
         batch = collate_images(list(part), model.size_divisibility)
         batches.append(ImageBatch(pinned(batch.images), pinned(batch.sizes)))
-    number = 0
+    endless = itertools.cycle(batches)
 
     def step() -> Any:
-        nonlocal number
-        batch = batches[number % len(batches)]
-        number += 1
+        batch = next(endless)
         with predictor.inference_mode(model, None):
             found = model.infer(batch.to(model.device), [size] * len(batch.images))
-            return [each.masks for each in found]
+        return [each.masks for each in found]
 
     return step
 
@@ -108,17 +118,13 @@ def make_torchvision_inference(*, scene: str, device: str, precision: str) -> tu
     model.load_state_dict(torch.load(found["weights"], weights_only=True))
     model.eval().to(device)
     images: Tensor = found["images"]
-    batches = images.split(found["batch_size"])
+    batches = itertools.cycle(images.split(found["batch_size"]))
     context = autocast(precision, device)
-    number = 0
 
     def step() -> Any:
-        nonlocal number
-        batch = batches[number % len(batches)]
-        number += 1
+        batch = [image.to(device, non_blocking=True).float() / 255 for image in next(batches)]
         with torch.inference_mode(), context():
-            result = model([image.to(device, non_blocking=True).float() / 255 for image in batch])
-            return [each["masks"][:, 0] > 0.5 for each in result]
+            return [each["masks"][:, 0] > 0.5 for each in model(batch)]
 
     return step, ""
 

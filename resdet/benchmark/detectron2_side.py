@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,12 @@ def make_inference(*, scene: str, device: str, precision: str) -> tuple[Step, st
     context = autocast(precision, device)
     images: Tensor = found["images"]
     height, width = images.shape[2:]
-    batches = images.split(found["batch_size"])
-    number = 0
+    batches = itertools.cycle(images.split(found["batch_size"]))
 
     def step() -> Any:
-        nonlocal number
-        batch = batches[number % len(batches)]
-        number += 1
-        given = [{"image": ordered(image), "height": height, "width": width} for image in batch]
+        given = [
+            {"image": ordered(image), "height": height, "width": width} for image in next(batches)
+        ]
         with torch.no_grad(), context():
             return [each["instances"].pred_masks for each in model(given)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,25 @@ from resdet.models.rcnn import RCNN
 _HERE = "resdet.benchmark.predicting"
 SEEDED_CLASSES, SEEDED_DETECTIONS = 80, 10
 """Of random weights, whose threshold leaves so many detections in the first image."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What both contenders do."""
+
+    images: str
+    weights: str
+    source: str | None
+    """As in `resdet.load`."""
+    batch_size: int
+    device: str
+    score_thresh: float
+
+    def load(self) -> RCNN:
+        model = load(self.weights, self.source, self.device)
+        if not isinstance(model, RCNN):
+            raise UserError(f"--weights {self.weights}: a classifier; give a detector")
+        return model
 
 
 def benchmark_predict(
@@ -51,27 +71,20 @@ def benchmark_predict(
     place = str(hardware.choose_device(device, 0))
     with tempfile.TemporaryDirectory(prefix="resdet_benchmark_") as name:
         folder = Path(name)
-        given: dict[str, Any] = {
-            "images": str(images),
-            "weights": weights,
-            "source": None,
-            "batch_size": batch_size,
-            "device": place,
-        }
-        if weights is None:
-            file = folder / "weights.pth"
-            save_seeded_weights(file, SEEDED_CLASSES, depth=50, seed=0)
-            given |= {"weights": str(file), "source": SOURCE}
-        paths = _paths(images)
-        model = _load(given["weights"], given["source"], place)
         threshold = DETECTION_THRESH if score_thresh is None else score_thresh
+        used, source = weights, None
+        if used is None:
+            used, source = str(folder / "weights.pth"), SOURCE
+            save_seeded_weights(Path(used), SEEDED_CLASSES, depth=50, seed=0)
+        work = Work(str(images), used, source, batch_size, place, threshold)
+        paths, model = _paths(images), work.load()
         if weights is None and score_thresh is None:
-            threshold = _score_at(model, paths[0], SEEDED_DETECTIONS)
-        given["score_thresh"] = threshold
+            work = replace(work, score_thresh=_score_at(model, paths[0], SEEDED_DETECTIONS))
         del model
+        given, drawn = {"work": work}, str(folder / "out")
         contenders = [
             Contender("the network alone", f"{_HERE}:make_network", given),
-            Contender("predict.py", f"{_HERE}:make_predict", {**given, "out": str(folder / "out")}),
+            Contender("predict.py", f"{_HERE}:make_predict", {**given, "out": drawn}),
         ]
         timings = take_turns(contenders, rounds=rounds, steps=1, warmup=1, device=place)
     return report(
@@ -80,7 +93,11 @@ def benchmark_predict(
         unit="images",
         name="predict",
         out=out,
-        details={"weights": weights or "random", "score_thresh": threshold, "device": place},
+        details={
+            "weights": weights or "random",
+            "score_thresh": work.score_thresh,
+            "device": place,
+        },
     )
 
 
@@ -93,13 +110,6 @@ def _paths(images: str | Path) -> list[Path]:
     return paths
 
 
-def _load(weights: str, source: str | None, device: str) -> RCNN:
-    model = load(weights, source, device)
-    if not isinstance(model, RCNN):
-        raise UserError(f"--weights {weights}: a classifier; give a detector")
-    return model
-
-
 def _score_at(model: RCNN, path: Path, rank: int) -> float:
     """The score of the detection of this rank, from 1; 0 where there are fewer."""
     found = predictor.predict(model, read_image(path), score_thresh=0.0)
@@ -107,51 +117,34 @@ def _score_at(model: RCNN, path: Path, rank: int) -> float:
     return float(found.scores[rank - 1]) if len(found.scores) >= rank else 0.0
 
 
-def make_network(
-    *,
-    images: str,
-    weights: str,
-    source: str | None,
-    batch_size: int,
-    device: str,
-    score_thresh: float,
-) -> tuple[Step, str]:
-    """The network on all images of a folder, which lie in memory at their size for it."""
-    model = _load(weights, source, device)
-    arrays = [read_image(path) for path in _paths(images)]
+def make_network(*, work: Work) -> tuple[Step, str]:
+    """The network on all images of the folder, which lie in memory at their size for it."""
+    model = work.load()
+    arrays = [read_image(path) for path in _paths(work.images)]
     sizes = [array.shape[:2] for array in arrays]
     prepared = [predictor.prepare(model, array) for array in arrays]
-    starts = range(0, len(arrays), batch_size)
+    starts = range(0, len(arrays), work.batch_size)
 
     def step() -> int:
         found = 0
-        with predictor.inference_mode(model, score_thresh):
-            for at in (slice(start, start + batch_size) for start in starts):
+        with predictor.inference_mode(model, work.score_thresh):
+            for at in (slice(start, start + work.batch_size) for start in starts):
                 found += sum(map(len, predictor.infer(model, prepared[at], sizes[at])))
         return found
 
     return step, f"{step() / len(arrays):.1f} detections an image"
 
 
-def make_predict(
-    *,
-    images: str,
-    weights: str,
-    source: str | None,
-    batch_size: int,
-    device: str,
-    score_thresh: float,
-    out: str,
-) -> Step:
+def make_predict(*, work: Work, out: str) -> Step:
     """The same from the files to the drawn files and detections.json, the model loaded before."""
-    model = _load(weights, source, device)
+    model = work.load()
     folder = Path(out)
     folder.mkdir()
-    sources, _ = list_sources([images], folder)
+    sources, _ = list_sources([work.images], folder)
 
     def step() -> int:
         done = predict_sources(
-            model, sources, folder, score_thresh=score_thresh, batch_size=batch_size
+            model, sources, folder, score_thresh=work.score_thresh, batch_size=work.batch_size
         )
         return done.detections
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -31,30 +31,43 @@ CANDIDATES = 1000
 OURS = "coco_mask_rcnn_r50_1x"
 
 
+class SceneOptions(TypedDict, total=False):
+    """Those of `write_scene` that a user of the benchmark may choose."""
+
+    size: tuple[int, int]
+    objects: int
+    weights: str | None
+    images: str | Path | None
+    tiles: int
+    score_thresh: float | None
+    depth: int
+
+
 def write_scene(
     folder: Path,
     *,
-    size: tuple[int, int],
     batch_size: int,
-    count: int,
-    objects: int,
-    weights: str | None,
-    images: str | Path | None,
-    tiles: int,
-    score_thresh: float | None,
+    size: tuple[int, int] = (800, 1216),
+    objects: int = 8,
+    weights: str | None = None,
+    images: str | Path | None = None,
+    tiles: int = 1,
+    score_thresh: float | None = None,
     num_classes: int = SEEDED_CLASSES,
     depth: int = 50,
     seed: int = 0,
 ) -> Path:
     """Write what `load_scene` reads into `folder`; returns its file.
 
-    `count` images of `size` (height, width) in pixels: each is `tiles`² of those in the folder
-    `images`, resized, or noise without one. `objects` seeded boxes an image, to train on. `weights`
-    is a Mask R-CNN R50-FPN that `read_weights` knows; without one they are random, of a ResNet of
-    `depth` and of `num_classes`, and the threshold leaves `CANDIDATES` scores an image.
+    A batch of images, two at least, of `size` (height, width) in pixels: each is `tiles`² of those
+    in the folder `images`, resized, or noise without one. `objects` seeded boxes an image, to train
+    on. `weights` is a Mask R-CNN R50-FPN that `read_weights` knows; without one they are random, of
+    a ResNet of `depth` and of `num_classes`. `score_thresh` None is .05, or what leaves
+    `CANDIDATES` scores an image of random weights.
     """
     rng = np.random.default_rng(seed)
     height, width = size
+    count = max(batch_size, 2)
     path = folder / "weights.pth"
     if weights is None:
         save_seeded_weights(path, num_classes, depth, seed)

@@ -39,7 +39,7 @@ class Contender:
     make: str
     """package.module:function; it returns a `Step`, or (Step, note for the table)."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Plain values for that function."""
+    """For that function; what can be sent to another process."""
 
 
 @dataclass

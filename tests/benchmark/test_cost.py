@@ -20,15 +20,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(
         write_scene(
             tmp_path_factory.mktemp("scene"),
-            size=(64, 96),
             batch_size=1,
-            count=1,
+            size=(64, 96),
             objects=2,
-            weights=None,
             num_classes=7,
-            images=None,
-            tiles=1,
-            score_thresh=None,
         )
     )
 

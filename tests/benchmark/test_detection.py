@@ -22,19 +22,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> str:
     for number in range(3):
         pixels = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
-    return str(
-        write_scene(
-            folder,
-            size=SIZE,
-            batch_size=2,
-            count=2,
-            objects=3,
-            weights=None,
-            images=folder,
-            tiles=2,
-            score_thresh=None,
-        )
-    )
+    return str(write_scene(folder, batch_size=2, size=SIZE, objects=3, images=folder, tiles=2))
 
 
 def test_both_find_the_same(scene: str) -> None:

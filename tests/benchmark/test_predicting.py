@@ -34,9 +34,9 @@ def given(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_both_find_the_same(given: dict[str, Any], tmp_path: Path) -> None:
-    arguments = {**given, "source": None, "device": "cpu", "score_thresh": 0.0}
-    alone, note = predicting.make_network(**arguments)
-    whole = predicting.make_predict(**arguments, out=str(tmp_path / "out"))
+    work = predicting.Work(**given, source=None, device="cpu", score_thresh=0.0)
+    alone, note = predicting.make_network(work=work)
+    whole = predicting.make_predict(work=work, out=str(tmp_path / "out"))
     assert alone() == whole() == whole() == 30
     assert note == "10.0 detections an image"
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 30
