@@ -21,11 +21,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from resdet.data.findings import DataError
 from resdet.data.image import decode_image, to_8_bits
 
+# OpenCV's flags for RGB at once, and at a part of the size: its names for those say gray or BGR
+_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 REDUCTIONS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+    1: _RGB,
+    2: _RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: _RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: _RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 """Divisors of a JPEG file's sides that its decoder can apply, and OpenCV's flags for them."""
 
@@ -84,10 +86,9 @@ class EncodedImage:
         """
         if self._is_upright_jpeg():
             # A file without its end is left to Pillow: some OpenCV fill in gray without a word.
-            flags = REDUCTIONS[reduce] | cv2.IMREAD_IGNORE_ORIENTATION
-            array = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
+            array = cv2.imdecode(np.frombuffer(self.data, np.uint8), REDUCTIONS[reduce])
             if array is not None:
-                return np.asarray(cv2.cvtColor(array, cv2.COLOR_BGR2RGB, dst=array), np.uint8)
+                return np.asarray(array, np.uint8)
         if reduce == 1 or self._other is not None or self._image.format not in ("JPEG", "MPO"):
             return self.pixels()
         with _named_errors(self.name):
