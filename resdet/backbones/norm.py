@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import is_
 
 import torch
 from torch import Tensor, nn
@@ -32,34 +31,13 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-        self._made: tuple[object, tuple[Tensor, ...], tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape."""
-        scale, shift = self._affine(x.dtype)
-        # one pass over memory, where a product and a sum are two
-        return torch.addcmul(shift, x, scale)
-
-    def _affine(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C, 1, 1), made anew where a buffer is another or has been written to
-        (not through `.data`, which leaves no trace): they are eight small kernels a layer, whose
-        starts a GPU would wait for in every step."""
-        buffers = (self.weight, self.bias, self.running_mean, self.running_var)
-        if torch.compiler.is_compiling() or any(each.is_inference() for each in buffers):
-            return self._make_affine(dtype)
-        written = (dtype, *(each._version for each in buffers))
-        if self._made and self._made[0] == written and all(map(is_, self._made[1], buffers)):
-            return self._made[2]
-        # a tensor of inference mode could not be trained with later
-        with torch.inference_mode(False), torch.no_grad():
-            affine = self._make_affine(dtype)
-        self._made = (written, buffers, affine)
-        return affine
-
-    def _make_affine(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
-        return scale.to(dtype)[:, None, None], shift.to(dtype)[:, None, None]
+        # one pass over memory, where a product and a sum are two
+        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"

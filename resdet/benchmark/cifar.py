@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from resdet.backbones import build_backbone
+from resdet.benchmark.detectors import ways
 from resdet.benchmark.report import Row, report
 from resdet.benchmark.turns import Contender, Step, take_turns, time_steps
 from resdet.config.loading import load_config
@@ -47,7 +48,8 @@ def benchmark_cifar(
 
     The plain loop is fp32, contiguous, with torchvision's transforms (pad, crop, flip, normalise)
     in a DataLoader with the number of workers that is fastest here; the same network, batch and
-    optimizer. Ours are fp32, and bf16 and compiled ones where the machine has them. `rounds` turns
+    optimizer. Ours are eager in fp32, and in bf16, compiled and recorded where the machine has
+    those. `rounds` turns
     of `steps` steps each. With `out`, writes benchmark_cifar.json and .png there. Returns the rows
     of the table, each with `full_minutes`: 64,000 steps at its pace, extrapolated.
     """
@@ -78,18 +80,16 @@ def benchmark_cifar(
 
 def variants(device: torch.device, compiled: bool) -> dict[str, list[str]]:
     """Overrides by the name of what they make."""
-    found = {"resdet, fp32": ["train.precision=fp32", "train.compile=false"]}
-    can_compile = compiled and hardware.choose_compile(True, device)[0]
-    if can_compile:
-        found["resdet, fp32 compiled"] = ["train.precision=fp32", "train.compile=true"]
-    has_bf16 = hardware.choose_precision("auto", device).name == "bf16"
-    if has_bf16:
-        found["resdet, bf16"] = ["train.precision=bf16", "train.compile=false"]
-    if has_bf16 and can_compile:
-        found["resdet, bf16 compiled"] = ["train.precision=bf16", "train.compile=true"]
-        if device.type == "cuda":
-            found["resdet, bf16 recorded"] = ["train.precision=bf16", "train.compile=recorded"]
-    return found
+    keys = {"eager": "false", "compiled": "true", "recorded": "recorded"}
+    formats = dict.fromkeys(["fp32", hardware.choose_precision("auto", device).name])
+    return {
+        f"resdet, {precision}, {how}": [
+            f"train.precision={precision}",
+            f"train.compile={keys[how]}",
+        ]
+        for precision in formats
+        for how in ways(device, compiled=compiled, can_record=True)
+    }
 
 
 def make_ours(

@@ -53,7 +53,7 @@ def benchmark_network(
         for name in limits.flops
     ]
     for name in limits.flops:
-        for how, way in ways(place, compiled=compiled, records=True).items():
+        for how, way in ways(place, compiled=compiled, can_record=True).items():
             arguments = {**given, "precision": name, **way}
             label = f"resdet, {name}, {how}"
             contenders.append(Contender(label, f"{__name__}:make_ours", arguments))

@@ -105,7 +105,7 @@ def _ours(
     make = f"{_HERE}:make_resdet_{FUNCTIONS[work]}"
     given = {"scene": scene, "device": str(place)}
     # a training step's images are of many sizes
-    ways = detectors.ways(place, compiled=compiled, records=work == "infer")
+    ways = detectors.ways(place, compiled=compiled, can_record=work == "infer")
     return [
         Contender(f"resdet, {precision}, {how}", make, {**given, "precision": precision, **way})
         for precision in formats

@@ -71,13 +71,13 @@ def resdet_model(scene: dict[str, Any], overrides: list[str]) -> RCNN:
     return model
 
 
-def ways(device: torch.device, *, compiled: bool, records: bool) -> dict[str, dict[str, bool]]:
+def ways(device: torch.device, *, compiled: bool, can_record: bool) -> dict[str, dict[str, bool]]:
     """How ours is run, by what the table calls it: eager, `compiled` where a compiler is found and,
-    of what `records` its kernels, as a CUDA graph on a GPU."""
+    where shapes are fixed so that it `can_record`, as CUDA graphs on a GPU too."""
     found = {"eager": {"compiled": False}}
     if compiled and hardware.choose_compile(True, device)[0]:
         found["compiled"] = {"compiled": True}
-        if records and device.type == "cuda":
+        if can_record and device.type == "cuda":
             found["recorded"] = {"compiled": True, "recorded": True}
     return found
 

@@ -150,8 +150,8 @@ class TrainConfig(Section):
     """Memory layout of the convolutions."""
     compile: bool | Literal["auto", "recorded"] = "auto"
     """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU where a compiler is
-    found; recorded: of a classifier on one GPU, its training step as CUDA graphs too, for images so
-    small that the GPU computes a layer sooner than the host starts it."""
+    found; recorded: of a classifier on one GPU, its forward and backward pass in training as CUDA
+    graphs too, for images so small that the GPU computes a layer sooner than the host starts it."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay a step of averaged weights, used in evaluation and prediction; null keeps none."""
     deterministic: bool = True

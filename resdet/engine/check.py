@@ -77,7 +77,9 @@ def estimate_memory(training: Training, num_images: int, device: torch.device) -
     part, area = training.task.check_part()
     model.train()
     saved = _SavedBytes(model)
-    with saved.counting(), training.precision.autocast():
+    # for two images nothing is worth compiling, and a recorded pass would wait for its backward one
+    eager = torch.compiler.set_stance("force_eager")
+    with eager, saved.counting(), training.precision.autocast():
         losses, _ = training.task.losses(model, part.to(device), seed=config.train.seed, step=0)
         torch.stack(list(losses.values())).sum()
     scale = num_images / len(part.paths) * max(1.0, training.task.largest_area() / area)

@@ -75,7 +75,7 @@ def choose_compile(
     """Whether to torch.compile the model's part of fixed shapes, and the reason for the log.
 
     UserError for a model that `recomputes` activations, which torch cannot compile as we do it,
-    and for `recorded` without a GPU or with several processes.
+    and for `recorded` without a GPU or a compiler, or with several processes.
     """
     if wanted == "recorded" and device.type != "cuda":
         raise UserError(
@@ -100,6 +100,11 @@ def choose_compile(
         return False, "off: train.compile auto uses it on a GPU only"
     named = os.environ.get("CXX")
     if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
+        if wanted == "recorded":
+            raise UserError(
+                f"train.compile: recorded needs a C++ compiler ({', '.join(COMPILERS)}) and finds "
+                "none; install one or use train.compile=auto"
+            )
         return False, f"off: no C++ compiler found ({', '.join(COMPILERS)}); running eagerly"
     return True, "recorded" if wanted == "recorded" else "on"
 

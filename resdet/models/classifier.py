@@ -119,9 +119,9 @@ class Classifier(nn.Module):
     def set_compiled(self, compiled: bool, *, recorded: bool = False) -> None:
         """Run backbone and head through torch.compile, or eagerly again.
 
-        Where it is `recorded`, a training step is a CUDA graph, recorded once and played back: of
-        small images a GPU computes a layer sooner than the host can start it. Images are then of
-        one size, and a gradient is gone with the next step.
+        Where they are `recorded`, their forward and backward passes in training are CUDA graphs,
+        recorded once and played back: of small images a GPU computes a layer sooner than the host
+        can start it. Images are then of one size, and a gradient is gone with the next step.
         """
         self._logits = torch.compile(self.logits) if compiled else self.logits
         self._training_logits = self._logits

@@ -93,7 +93,7 @@ class RCNN(nn.Module):
         """Run backbone and FPN through torch.compile, or eagerly again.
 
         Where they are `recorded`, they are CUDA graphs, recorded once a size of batch and played
-        back: for inference on batches of one size, or of few.
+        back: for inference on batches of one size, or of few. Not run on a GPU yet.
         """
         mode = "reduce-overhead" if recorded else None
         self._features = torch.compile(self.pyramid, mode=mode) if compiled else self.pyramid

@@ -21,7 +21,7 @@ def norm() -> FrozenBatchNorm2d:
 
 
 def check(norm: FrozenBatchNorm2d, dtype: torch.dtype = torch.float32) -> None:
-    """Twice, so that what was kept of the first time is used."""
+    """Twice, so that whatever was kept of the first time would be used."""
     x = torch.randn(2, 5, 3, 3)
     mean, var = norm.running_mean.float(), norm.running_var.float()
     expected = F.batch_norm(x, mean, var, norm.weight.float(), norm.bias.float())
@@ -45,9 +45,12 @@ def test_every_way_to_change_it(norm: FrozenBatchNorm2d) -> None:
     check(norm, torch.bfloat16)
     norm.float()
     check(norm)
+    # whose buffers count their changes anew
     other = copy.deepcopy(norm)
-    other.bias.add_(1)
-    check(other)
+    for changed in (other, norm, other):
+        changed.load_state_dict({key: torch.rand(5) + 0.5 for key in norm.state_dict()})
+        check(changed)
+    norm.weight.data.mul_(3)
     check(norm)
 
 

@@ -5,9 +5,22 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from resdet.benchmark import cifar
+from resdet.engine import hardware
 from tests.engine.cls_data import write_cifar10
+
+
+def test_what_is_timed(monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(hardware, "choose_compile", lambda *_: (True, "on"))
+    found = cifar.variants(torch.device("cpu"), compiled=True)
+    ways = [f"resdet, {kind}, {how}" for kind in ("fp32", "bf16") for how in ("eager", "compiled")]
+    assert list(found) == ways
+    assert found["resdet, bf16, compiled"] == ["train.precision=bf16", "train.compile=true"]
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: False)
+    assert list(cifar.variants(torch.device("cpu"), compiled=False)) == ways[:1]
 
 
 @pytest.mark.slow

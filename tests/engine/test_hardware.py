@@ -116,3 +116,6 @@ def test_steps_are_recorded_by_one_process_on_a_gpu(monkeypatch):
     ):
         with pytest.raises(UserError, match=fault):
             hardware.choose_compile("recorded", device, **given)
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        hardware.choose_compile("recorded", gpu)

@@ -70,6 +70,18 @@ def test_inference_waits_for_what_it_found_alone(nuclei: Path) -> None:
     assert counts[0] == counts[1] <= 5, counts
 
 
+def test_a_recorded_pyramid_is_the_eager_one(nuclei: Path) -> None:
+    device = torch.device("cuda")
+    model = tiny_model().to(device).eval()
+    batches = [model.normalize(nuclei_batch(nuclei, (k,))[0].to(device)) for k in (0, 0, 1, 0)]
+    model.set_compiled(True, recorded=True)
+    with torch.no_grad():
+        for batch in batches:
+            played, eager = model._features(batch), model.pyramid(batch)
+            for key, expected in eager.items():
+                torch.testing.assert_close(played[key], expected, rtol=2e-2, atol=2e-2)
+
+
 @contextmanager
 def waits() -> Iterator[list[str]]:
     """File and line of each wait of the host within it."""
