@@ -206,10 +206,12 @@ class ClassificationTask:
         """The network's input, and labels (B,) or, where images are mixed, rows (B, K)."""
         section = self.config.data.augment
         images, device = part.images, part.images.device
-        on_host = torch.tensor(part.keys, pin_memory=device.type == "cuda")
-        epochs, indices = on_host.to(device, non_blocking=True).unbind(1)
+        epochs, indices = torch.tensor(part.keys).unbind(1)
         # of an image's repeats each has an epoch of its own
-        keys = epochs * 0x9E3779B1 + indices
+        on_host = keys = epochs * 0x9E3779B1 + indices
+        if section.pca_std or section.erase_prob:
+            pinned = keys.pin_memory() if device.type == "cuda" else keys
+            keys = pinned.to(device, non_blocking=True)
         if section.pca_std:
             images = distort_colour(images, std=section.pca_std, keys=keys, seed=seed, step=step)
         x = self.model.normalize(images)
@@ -218,8 +220,7 @@ class ClassificationTask:
                 x,
                 pad=section.pad if section.crop == "pad" else 0,
                 flip_prob=section.flip_prob,
-                epochs=epochs,
-                indices=indices,
+                keys=on_host,
                 seed=seed,
             )
         targets = part.labels

@@ -14,24 +14,28 @@ def pad_crop_flip(
     *,
     pad: int,
     flip_prob: float,
-    epochs: Tensor,
-    indices: Tensor,
+    keys: Tensor,
     seed: int,
 ) -> Tensor:
     """Images (B, 3, H, W) with `pad` zeros on each side, cropped to H × W at random, some mirrored.
 
     The CIFAR augmentation of He et al. 2016, 4.2; on normalised images, so that the border is the
-    mean. What happens to an image is a pure function of (seed, epoch, index); `epochs` and
-    `indices` are (B,) int64. The result has the memory layout of `images`.
+    mean. What happens to an image is a pure function of (seed, key). `keys` (B,) int64 stay on the
+    host, for a GPU is slower to start than to compute what is drawn by them. The result has the
+    memory layout of `images`.
     """
     batch, channels, height, width = images.shape
     wide = width + 2 * pad
-    keys = epochs * 0x9E3779B1 + indices
     top, left, coin = (uniform(keys, seed=seed, step=0, stream=stream) for stream in range(3))
-    rows = (top * (2 * pad + 1)).long()[:, None] + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device).expand(batch, width)
-    columns = torch.where((coin < flip_prob)[:, None], width - 1 - columns, columns)
-    columns = columns + (left * (2 * pad + 1)).long()[:, None]
+    mirrored = coin < flip_prob
+    offset = (left * (2 * pad + 1)).long()
+    first = torch.where(mirrored, offset + width - 1, offset)
+    drawn = torch.stack([(top * (2 * pad + 1)).long(), first, 1 - 2 * mirrored.long()])
+    if images.is_cuda:
+        drawn = drawn.pin_memory()
+    top, first, direction = drawn.to(images.device, non_blocking=True)[:, :, None]
+    rows = top + torch.arange(height, device=images.device)
+    columns = first + direction * torch.arange(width, device=images.device)
     places = ((rows * wide)[:, :, None] + columns[:, None, :]).flatten(1)  # (B, H·W)
     padded = F.pad(images, (pad, pad, pad, pad))
     if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():

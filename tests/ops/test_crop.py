@@ -16,9 +16,8 @@ def _batch(count: int, channels_last: bool = False):
 
 
 def _run(images, epochs, indices, *, pad=4, flip_prob=0.5, seed=3):
-    return pad_crop_flip(
-        images, pad=pad, flip_prob=flip_prob, epochs=epochs, indices=indices, seed=seed
-    )
+    keys = epochs * 0x9E3779B1 + indices
+    return pad_crop_flip(images, pad=pad, flip_prob=flip_prob, keys=keys, seed=seed)
 
 
 def _found(image, result):
