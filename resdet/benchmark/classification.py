@@ -53,7 +53,8 @@ def benchmark_network(
         for name in limits.flops
     ]
     for name in limits.flops:
-        for how, way in ways(place, compiled=compiled, can_record=True).items():
+        # a batch of large images keeps a GPU at work, so that there is nothing to gain by recording
+        for how, way in ways(place, compiled=compiled, can_record=False).items():
             arguments = {**given, "precision": name, **way}
             label = f"resdet, {name}, {how}"
             contenders.append(Contender(label, f"{__name__}:make_ours", arguments))
@@ -87,14 +88,7 @@ def make_plain(*, network: str, batch_size: int, size: int, device: str, precisi
 
 
 def make_ours(
-    *,
-    network: str,
-    batch_size: int,
-    size: int,
-    device: str,
-    precision: str,
-    compiled: bool,
-    recorded: bool = False,
+    *, network: str, batch_size: int, size: int, device: str, precision: str, compiled: bool
 ) -> Step:
     keep_memory()  # as the commands do
     config = _config_of(network)
@@ -102,7 +96,7 @@ def make_ours(
     assert isinstance(model, Classifier)
     place = torch.device(device)
     model.place(place)
-    model.set_compiled(compiled, recorded=recorded)
+    model.set_compiled(compiled)
     model.train()
     images, labels = _batch(batch_size, size, device)
     chosen = hardware.choose_precision(precision, place)
