@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements pasted at once: bounds the memory of images with hundreds of detections (512 MiB).
-MAX_PASTE_ELEMENTS = 2**27
+# Elements pasted at once: bounds the memory of images with hundreds of detections.
+MAX_PASTE_ELEMENTS = 2**26
 Window = tuple[int, int, int, int]
 """x1, y1, x2, y2 in whole pixels, the last two outside."""
 
