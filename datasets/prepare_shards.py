@@ -21,11 +21,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from resdet.data.findings import log_findings
-from resdet.data.folder import FileImages, has_folders, loose_images, read_class_folders
-from resdet.data.imagenet import read_flat_images
-from resdet.data.shards import CLASSES_FILE, find_shards
+from resdet.data.classification.folder import (
+    FileImages,
+    has_folders,
+    loose_images,
+    read_class_folders,
+)
+from resdet.data.classification.imagenet import read_flat_images
+from resdet.data.classification.shards import CLASSES_FILE, find_shards
 from resdet.errors import UserError
+from resdet.files.findings import log_findings
 
 PER_SHARD = 10_000
 """Images a shard: about a gigabyte of ImageNet's."""

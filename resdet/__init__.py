@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from resdet.version import __version__
 
 # Imported on first use, so that `import resdet` and every --help stay quick.
 _HOMES = {
@@ -14,7 +14,7 @@ _HOMES = {
     "draw": "resdet.viz.draw",
     "evaluate_coco": "resdet.evaluation.coco",
     "list_backbones": "resdet.backbones",
-    "load": "resdet.inference.run",
+    "load": "resdet.commands.predict",
     "register_backbone": "resdet.backbones",
     "train": "resdet.engine.train",
 }
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from resdet.engine.train import train
     from resdet.evaluation.coco import evaluate_coco
     from resdet.factory import build
-    from resdet.inference.run import load
+    from resdet.inference.loading import load
     from resdet.structures import Detections
     from resdet.viz.draw import draw
 

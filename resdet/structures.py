@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,3 +171,84 @@ class Detections:
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
     """To the device; asynchronously where the source is pinned."""
     return tensor.to(device, non_blocking=True)
+
+
+PAD_MULTIPLE = 32
+"""What sides are padded to a multiple of under a feature pyramid, whose maps halve evenly then."""
+
+
+def collate_images(images: Sequence[Tensor], multiple: int = PAD_MULTIPLE) -> ImageBatch:
+    """Pads images (3, h, w), all uint8 or all float32, right and bottom with 0, to the largest
+    height and width of them, rounded up to a `multiple`: a model's `size_divisibility`."""
+    height = _round_up(max(image.shape[1] for image in images), multiple)
+    width = _round_up(max(image.shape[2] for image in images), multiple)
+    batch = images[0].new_empty((len(images), 3, height, width))
+    for row, image in enumerate(images):
+        down, across = image.shape[1:]
+        batch[row, :, :down, :across] = image
+        batch[row, :, :down, across:] = 0
+        batch[row, :, down:] = 0
+    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
+    return ImageBatch(batch, sizes)
+
+
+def _round_up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
+
+
+_WNID = re.compile(r"n\d{8}")
+
+
+IMAGENET_CRC = 0x7D9503EB
+"""CRC-32 of ImageNet-1k's 1,000 wnids, sorted and joined."""
+
+
+@dataclass
+class Classification:
+    """The classes of one image, best first."""
+
+    labels: Tensor
+    """(T,) int64, 0..K-1: the five best classes, or all K where there are fewer."""
+    scores: Tensor
+    """(T,) float32, 0..1: their share of the softmax."""
+    probabilities: Tensor
+    """(K,) float32, the whole softmax."""
+    class_names: list[str] = field(default_factory=list)
+    """K names as in the data; `names` are for people."""
+
+    @property
+    def names(self) -> list[str]:
+        """T names for people: ImageNet's words in place of its 1,000 folder names."""
+        readable = readable_names(self.class_names)
+        return [readable[label] for label in self.labels.tolist()]
+
+    def above(self, score_thresh: float) -> Classification:
+        """The same without the classes that score at or below `score_thresh`, 0..1."""
+        keep = self.scores > score_thresh
+        return Classification(
+            self.labels[keep], self.scores[keep], self.probabilities, self.class_names
+        )
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A record a class: label, name (as in the data), words (for people) and score."""
+        rows = zip(self.labels.tolist(), self.names, self.scores.tolist(), strict=True)
+        return [
+            {"label": label, "name": self.class_names[label], "words": words, "score": score}
+            for label, words, score in rows
+        ]
+
+
+def readable_names(class_names: Sequence[str]) -> list[str]:
+    """Words for the 1,000 classes of ImageNet where `class_names` are just these, in any order, as
+    wnids ("n01440764"); else `class_names` as they are."""
+    names = list(class_names)
+    if len(names) != 1000 or not all(_WNID.fullmatch(name) for name in names):
+        return names
+    wnids = sorted(names)
+    if zlib.crc32(" ".join(wnids).encode()) != IMAGENET_CRC:
+        return names
+    from torchvision.models import ResNet18_Weights
+
+    # torchvision's list is in the order of the wnids
+    words = dict(zip(wnids, ResNet18_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+    return [words[name] for name in names]

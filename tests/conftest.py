@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # set before torch, matplotlib and albumentations are imported, and inherited by subprocesses
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +13,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import pytest
+
+if TYPE_CHECKING:
+    from resdet.models.rcnn import RCNN
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -35,3 +39,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set RESDET_SHARED_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def model() -> RCNN:
+    """A small detector with random weights."""
+    from tests.models.tiny_detector import make_detector
+
+    return make_detector()
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, model: RCNN) -> Path:
+    """A run folder with that detector as best.pt."""
+    from tests.models.tiny_detector import write_checkpoint
+
+    write_checkpoint(tmp_path / "run" / "best.pt", model)
+    return tmp_path / "run"

@@ -17,7 +17,6 @@ TOOLS = {
     "eval_coco": "eval-coco",
     "eval_cls": "eval-cls",
     "analyze": "analyze",
-    "benchmark": "benchmark",
     "convert": "convert",
     "predict": "predict",
 }
@@ -228,18 +227,3 @@ def test_a_broken_pair_of_opencvs_is_named(monkeypatch):
         "share the same files. Run: pip uninstall -y opencv-python opencv-python-headless && "
         "pip install opencv-python-headless"
     )
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        (["eval", "--against", "torchvision", "--steps", "3"], "no use for --against, --steps"),
-        (["infer", "--objects", "3"], "infer has no use for --objects"),
-        (["cls", "--images", "x"], "cls has no use for --images"),
-        (["data", "--photos", "x"], "--photos goes with --root"),
-    ],
-)
-def test_benchmark_refuses_options_of_other_works(argv, said, capsys) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["benchmark", *argv])
-    assert said in capsys.readouterr().err

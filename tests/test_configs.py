@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resdet.config import load_config
-from resdet.config.schema_cls import ClsConfig
+from resdet.config.classification import ClassificationConfig
 
 ALL = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
 CLASSIFIERS = [
@@ -41,8 +41,8 @@ def _comment(path: Path) -> list[str]:
     return comment
 
 
-def _load_classifier(path: Path) -> ClsConfig:
-    return load_config(path, schema=ClsConfig)
+def _load_classifier(path: Path) -> ClassificationConfig:
+    return load_config(path, schema=ClassificationConfig)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -13,14 +13,14 @@ from torch import nn
 
 from resdet.analysis.counts import NetworkCount, count_network
 from resdet.backbones import build_backbone, list_backbones
+from resdet.config.classification import ClassificationConfig
+from resdet.config.detection import DetectionConfig
 from resdet.config.find import find_config
 from resdet.config.loading import ConfigError, load_any_config, override_config
-from resdet.config.schema import Config
-from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
 from resdet.factory.backbone import make_backbone
-from resdet.factory.classification import build_classifier, settle_network
-from resdet.factory.network import settle_detector
+from resdet.factory.classification import build_classifier, resolve_classifier
+from resdet.factory.network import resolve_detector
 
 SMALL_STRIDE = 8
 """A network whose last map has at most this stride is made for CIFAR's 32×32 pixels."""
@@ -62,7 +62,7 @@ def count_named(
         hint = f"; near names of the registry: {', '.join(near)}" if near else ""
         raise UserError(f"{error}{hint}") from None
     found = load_any_config(name, overrides)
-    if isinstance(found, ClsConfig):
+    if isinstance(found, ClassificationConfig):
         return _count_classifier(Path(name).stem, found, image_size)
     return _count_backbone(Path(name).stem, found, image_size)
 
@@ -72,13 +72,13 @@ def count_with_head(name: str, options: dict[str, Any]) -> Network:
     return _count_classifier(name, _config_of(name, options), None)
 
 
-def _config_of(name: str, options: dict[str, Any]) -> ClsConfig:
+def _config_of(name: str, options: dict[str, Any]) -> ClassificationConfig:
     """The config of a network alone: nothing is trained, though the schema asks for a length."""
     with torch.device("meta"):
         strides = _strides(build_backbone(name, options))
     kind = SMALL if max(strides.values()) <= SMALL_STRIDE else LARGE
     backbone = {"name": name, "options": options}
-    return ClsConfig.model_validate(
+    return ClassificationConfig.model_validate(
         {
             "model": {"backbone": backbone, "num_classes": kind["num_classes"]},
             "data": {"test_size": kind["size"]},
@@ -92,8 +92,10 @@ def _strides(backbone: nn.Module) -> dict[str, int]:
     return dict(strides)
 
 
-def _count_classifier(name: str, config: ClsConfig, image_size: tuple[int, int] | None) -> Network:
-    config = settle_network(config)
+def _count_classifier(
+    name: str, config: ClassificationConfig, image_size: tuple[int, int] | None
+) -> Network:
+    config = resolve_classifier(config)
     num_classes = (
         config.model.num_classes
         or len(config.data.classes or ())
@@ -105,8 +107,10 @@ def _count_classifier(name: str, config: ClsConfig, image_size: tuple[int, int] 
     return Network(name, num_classes, _count(name, model, image_size or (side, side)))
 
 
-def _count_backbone(name: str, config: Config, image_size: tuple[int, int] | None) -> Network:
-    config = settle_detector(config)
+def _count_backbone(
+    name: str, config: DetectionConfig, image_size: tuple[int, int] | None
+) -> Network:
+    config = resolve_detector(config)
     with torch.device("meta"):
         backbone = make_backbone(config.model.backbone)
     short = config.data.test_resize.short_edge

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from resdet.backbones.norm import FrozenBatchNorm2d
-from resdet.data.cifar import CifarData
-from resdet.data.cls_samples import BROKEN, ClsBatch, collate_cls
+from resdet.data.classification.cifar import CifarData
+from resdet.data.classification.samples import BROKEN, ClassificationBatch, collate_classification
 from resdet.errors import UserError
-from resdet.factory import build_cls_val_data, load_classifier
+from resdet.factory import build_classification_val_data, load_classifier
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, nn.GroupNorm)
 BATCH_SIZE = 50
@@ -141,7 +141,7 @@ def run_responses(spec: str, *, name: str, num_images: int, device: torch.device
     """
     model = load_classifier(spec)
     assert model.config is not None, "a run's classifier carries its config"
-    data = build_cls_val_data(model.config, classes=model.class_names)
+    data = build_classification_val_data(model.config, classes=model.class_names)
     model.place(device)
     count = min(num_images, len(data))
     keys = [(0, index * len(data) // count) for index in range(count)]
@@ -163,8 +163,8 @@ def run_responses(spec: str, *, name: str, num_images: int, device: torch.device
     return RunResponses(name, used, after_norm, layers)
 
 
-def _read(data: Any, keys: list[tuple[int, int]]) -> ClsBatch:
+def _read(data: Any, keys: list[tuple[int, int]]) -> ClassificationBatch:
     """The (epoch, index) `keys` of a set whole in memory, or of one with a file an image."""
     if isinstance(data, CifarData):
         return data.batch(keys)
-    return collate_cls([data[key] for key in keys])
+    return collate_classification([data[key] for key in keys])

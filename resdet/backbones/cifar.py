@@ -10,12 +10,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from resdet.backbones import register_backbone
+from resdet.backbones.heads import PoolHead
 from resdet.backbones.norm import freeze, freeze_children, make_norm, require_norm
 from resdet.backbones.recompute import run_block
 from resdet.backbones.shortcut import ShortcutName, make_shortcut
 from resdet.backbones.stochastic_depth import drop_branch, keep_branches, skip_chance
 from resdet.errors import UserError
-from resdet.models.classifier import PoolHead
 
 NormName = Literal["bn", "frozen_bn", "sync_bn", "gn"]
 STAGES = ("c1", "c2", "c3")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resdet.backbones import register_backbone
+from resdet.backbones.heads import PoolHead
 from resdet.backbones.norm import freeze, freeze_children, make_norm
 from resdet.backbones.recompute import run_block
-from resdet.models.classifier import PoolHead
 
 NormName = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 AuxPool = Literal["adaptive", "paper"]

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resdet.backbones import register_backbone
+from resdet.backbones.heads import PoolHead
 from resdet.backbones.norm import freeze_children, make_norm
 from resdet.backbones.recompute import run_block
 from resdet.errors import UserError
-from resdet.models.classifier import PoolHead
 
 NormName = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 STAGES = ("c1", "c2", "c3")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resdet.cli.analyze import fill_analyze, run_analyze
-from resdet.cli.benchmark import fill_benchmark, run_benchmark
 from resdet.cli.config_keys import fill_config_keys, run_config_keys
 from resdet.cli.convert import fill_convert, run_convert
 from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
@@ -22,6 +21,7 @@ from resdet.cli.eval_coco import fill_eval_coco, run_eval_coco
 from resdet.cli.predict import fill_predict, run_predict
 from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
 from resdet.errors import UserError
+from resdet.version import __version__
 
 USER_ERROR = 2
 """Exit code for a mistake of the user's; argparse uses the same."""
@@ -52,21 +52,21 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
         print(_overview())
         return 0
     if name == "--version":
-        import resdet
-
-        print(f"resdet {resdet.__version__}")
+        print(f"resdet {__version__}")
         return 0
     if name not in COMMANDS:
         print(f"error: no command {name!r}\n{_overview()}", file=sys.stderr)
         return USER_ERROR
-    command = COMMANDS[name]
+    return run_command(COMMANDS[name], argv[1:], prog or f"resdet {name}")
+
+
+def run_command(command: Command, argv: Sequence[str], prog: str) -> int:
+    """Parse the arguments `argv` of one command and run it; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog=prog or f"resdet {name}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     command.fill(parser)
-    return _guarded(command, parser.parse_intermixed_args(argv[1:]), parser)
+    return _guarded(command, parser.parse_intermixed_args(argv), parser)
 
 
 def _guarded(command: Command, args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -114,7 +114,6 @@ COMMANDS = {
     "analyze": Command("what networks cost, and how they train", fill_analyze, run_analyze),
     "predict": Command("draw and save what a model finds", fill_predict, run_predict),
     "convert": Command("weights to another toolkit's layout", fill_convert, run_convert),
-    "benchmark": Command("time the work beside others", fill_benchmark, run_benchmark),
     "config-keys": Command("list every config key", fill_config_keys, run_config_keys),
 }
 

@@ -136,7 +136,7 @@ def run_analyze(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     if not args.responses and args.device is not None:
         parser.error("--device belongs to --responses; the rest computes nothing")
     options.prepare()
-    from resdet.analysis.run import analyze_command
+    from resdet.commands.analyze import analyze_command
 
     analyze_command(
         names=names,

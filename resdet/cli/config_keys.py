@@ -19,9 +19,13 @@ def fill_config_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def run_config_keys(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from resdet.config.classification import ClassificationConfig
     from resdet.config.describe import explain_keys
-    from resdet.config.schema import Config
-    from resdet.config.schema_cls import ClsConfig
+    from resdet.config.detection import DetectionConfig
 
-    print(explain_keys(args.prefix, Config if args.task == "detection" else ClsConfig))
+    print(
+        explain_keys(
+            args.prefix, DetectionConfig if args.task == "detection" else ClassificationConfig
+        )
+    )
     return 0

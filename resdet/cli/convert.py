@@ -47,7 +47,7 @@ def fill_convert(parser: argparse.ArgumentParser) -> None:
 
 def run_convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     options.prepare(is_alone=True)
-    from resdet.interop.convert import convert
+    from resdet.commands.convert import convert
 
     for line in convert(args.spec, args.out, origin=args.origin, target=args.target):
         print(line)

@@ -77,7 +77,7 @@ def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     if args.scales is not None and args.crops != "dense":
         parser.error("--scales belongs to --crops dense")
     options.prepare()
-    from resdet.evaluation.cls_run import eval_cls_command
+    from resdet.commands.eval_cls import eval_cls_command
 
     eval_cls_command(
         runs=runs,

@@ -76,7 +76,7 @@ def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     if run is None and overrides:
         parser.error(f"{overrides[0]}: key=value is for a run, a file of detections has no config")
     options.prepare()
-    from resdet.evaluation.run import eval_coco_command
+    from resdet.commands.eval_coco import eval_coco_command
 
     eval_coco_command(
         run=run,

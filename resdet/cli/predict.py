@@ -52,7 +52,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
 
 def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     options.prepare()
-    from resdet.inference.run import predict_command
+    from resdet.commands.predict import predict_command
 
     return predict_command(
         run=args.model,

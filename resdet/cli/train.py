@@ -82,15 +82,15 @@ def _fill_train(
 
 
 def run_train_det(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from resdet.config.schema import Config
+    from resdet.config.detection import DetectionConfig
 
-    return _run_train(args, parser, Config, None)
+    return _run_train(args, parser, DetectionConfig, None)
 
 
 def run_train_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from resdet.config.schema_cls import ClsConfig
+    from resdet.config.classification import ClassificationConfig
 
-    return _run_train(args, parser, ClsConfig, DEFAULT_CLASSIFIER)
+    return _run_train(args, parser, ClassificationConfig, DEFAULT_CLASSIFIER)
 
 
 def _run_train(

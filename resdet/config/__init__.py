@@ -1,5 +1,7 @@
 """The config: `schema` holds every option and default, `loading` fills it from YAML."""
 
+from resdet.config.classification import ClassificationConfig
+from resdet.config.detection import DetectionConfig
 from resdet.config.loading import (
     AnyConfig,
     ConfigError,
@@ -11,14 +13,12 @@ from resdet.config.loading import (
     load_config,
     override_config,
 )
-from resdet.config.schema import Config
-from resdet.config.schema_cls import ClsConfig
 
 __all__ = [
     "AnyConfig",
-    "ClsConfig",
-    "Config",
+    "ClassificationConfig",
     "ConfigError",
+    "DetectionConfig",
     "config_from_dict",
     "config_to_dict",
     "diff_configs",

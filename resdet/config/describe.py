@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from resdet.config.detection import DetectionConfig
 from resdet.config.fields import Section
-from resdet.config.schema import Config
 from resdet.config.strict_yaml import dump
 from resdet.errors import UserError
 
@@ -85,7 +85,7 @@ def choices(annotation: Any) -> list[str]:
     return found
 
 
-def list_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[KeyDoc]:
+def list_keys(section: type[Section] = DetectionConfig, prefix: str = "") -> Iterator[KeyDoc]:
     """Every key below a section, in the order of the schema."""
     for name, field in section.model_fields.items():
         key = f"{prefix}{name}"
@@ -103,7 +103,7 @@ def list_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[Key
             yield from list_keys(item, f"{key}[].")
 
 
-def explain_keys(prefix: str = "", schema: type[Section] = Config) -> str:
+def explain_keys(prefix: str = "", schema: type[Section] = DetectionConfig) -> str:
     """Every key that begins with `prefix`: its default, what it may be, and what it means.
 
     Raises UserError where no key begins so.

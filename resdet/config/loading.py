@@ -15,12 +15,12 @@ from typing import Any, TypeVar, cast, overload
 
 from pydantic import ValidationError
 
+from resdet.config.classification import ClassificationConfig
 from resdet.config.describe import is_nullable, section_of
+from resdet.config.detection import DetectionConfig
 from resdet.config.fields import Section
 from resdet.config.find import find_config, find_shipped, shown
 from resdet.config.messages import dotted, explain, place_of
-from resdet.config.schema import Config
-from resdet.config.schema_cls import ClsConfig
 from resdet.config.strict_yaml import ConfigError, KeyPath, Layer, dump, parse, parse_value
 
 __all__ = [
@@ -37,20 +37,23 @@ __all__ = [
 
 LOG = logging.getLogger("resdet")
 
-AnyConfig = Config | ClsConfig
+AnyConfig = DetectionConfig | ClassificationConfig
 C = TypeVar("C", bound=AnyConfig)
-_SCHEMAS: dict[str, type[AnyConfig]] = {"detection": Config, "classification": ClsConfig}
+_SCHEMAS: dict[str, type[AnyConfig]] = {
+    "detection": DetectionConfig,
+    "classification": ClassificationConfig,
+}
 _TOOLS = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}
 
 _EXCLUSIVE: tuple[KeyPath, KeyPath] = (("train", "epochs"), ("train", "max_steps"))
 
 
 @overload
-def load_config(path: str | Path, overrides: Sequence[str] = ...) -> Config: ...
+def load_config(path: str | Path, overrides: Sequence[str] = ...) -> DetectionConfig: ...
 @overload
 def load_config(path: str | Path, overrides: Sequence[str] = ..., *, schema: type[C]) -> C: ...
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] = Config
+    path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] = DetectionConfig
 ) -> Any:
     """The config of a YAML file and its bases, with `key=value` overrides on top.
 

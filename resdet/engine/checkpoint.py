@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import zipfile
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from resdet.errors import UserError
+from resdet.files.writing import _sync_folder
 
 FORMAT = 1
 KINDS = ("detector", "classifier")
@@ -38,32 +38,6 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
             f"{path}: the checkpoint could not be written ({error}); "
             "free some space or choose another --run-dir; the file before it is kept"
         ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """A small text file, written beside and renamed in the same way."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Plain values as indented JSON, written in the same way."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself reaches the disk; systems without folder handles do it on their own."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.config.schema_cls import ClsConfig
-from resdet.data.cifar import CifarData
-from resdet.data.cls_samples import ClsBatch, collate_cls
-from resdet.data.cls_transforms import progressive_side
+from resdet.config.classification import ClassificationConfig
+from resdet.data.classification.cifar import CifarData
+from resdet.data.classification.samples import ClassificationBatch, collate_classification
+from resdet.data.classification.transforms import progressive_side
 from resdet.data.loader import TrainPlan, train_loader
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate_cls import ClsValidation, val_batches, validate_classifier
-from resdet.engine.hardware import Precision
+from resdet.engine.evaluate_classification import (
+    ClassificationValidation,
+    val_batches,
+    validate_classifier,
+)
 from resdet.engine.precise_bn import recompute_statistics
 from resdet.engine.signals import StopRequest
 from resdet.errors import UserError
@@ -29,20 +32,21 @@ from resdet.factory.classification import (
     build_classifier,
     load_classifier,
     load_start_classifier,
-    settle_network,
+    resolve_classifier,
 )
-from resdet.factory.images import (
+from resdet.factory.classification_data import (
     Data,
-    build_cls_train_data,
-    build_cls_val_data,
+    build_classification_train_data,
+    build_classification_val_data,
     measured_mean,
 )
-from resdet.inference.classify import readable_names
+from resdet.hardware import Precision
 from resdet.models.classification_loss import ClassificationLoss
 from resdet.models.classifier import Classifier
 from resdet.ops.colour import distort_colour
 from resdet.ops.crop import pad_crop_flip
 from resdet.ops.mix import draw_mix, erase, mix_batch
+from resdet.structures import readable_names
 
 logger = logging.getLogger("resdet")
 
@@ -57,7 +61,7 @@ class ClassificationTask:
 
     def __init__(
         self,
-        config: ClsConfig,
+        config: ClassificationConfig,
         processes: Processes,
         *,
         is_new: bool,
@@ -68,13 +72,15 @@ class ClassificationTask:
 
         UserError for whatever would make the run fail later.
         """
-        self.config = config = settle_network(config)
-        self.train_data: Data = build_cls_train_data(config, strict=strict, decode_all=decode_all)
+        self.config = config = resolve_classifier(config)
+        self.train_data: Data = build_classification_train_data(
+            config, strict=strict, decode_all=decode_all
+        )
         names = self.train_data.class_names
         describe_data("data.train", self.train_data)
         self.val_data: Data | None = None
         if config.data.val is not None:
-            self.val_data = build_cls_val_data(
+            self.val_data = build_classification_val_data(
                 config, classes=names, strict=strict, decode_all=decode_all
             )
             describe_data("data.val", self.val_data)
@@ -163,7 +169,7 @@ class ClassificationTask:
         end_step: int,
         processes: Processes,
         workers: int,
-    ) -> Generator[list[ClsBatch]]:
+    ) -> Generator[list[ClassificationBatch]]:
         accumulate = self.config.train.accumulate
         if isinstance(self.train_data, CifarData):
             return _gathered_steps(
@@ -179,13 +185,13 @@ class ClassificationTask:
             accumulate=accumulate,
             workers=workers,
             pin_memory=processes.device.type == "cuda",
-            collate=collate_cls,
+            collate=collate_classification,
         )
         assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
         return steps
 
     def losses(
-        self, wrapped: nn.Module, part: ClsBatch, *, seed: int, step: int
+        self, wrapped: nn.Module, part: ClassificationBatch, *, seed: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         self._problems += [f"left out of step {step + 1}: {each}" for each in part.problems]
         images, targets = self.augment(part, seed=seed, step=step)
@@ -202,7 +208,7 @@ class ClassificationTask:
         found, self._problems = self._problems, []
         return found
 
-    def augment(self, part: ClsBatch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    def augment(self, part: ClassificationBatch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """The network's input, and labels (B,) or, where images are mixed, rows (B, K)."""
         section = self.config.data.augment
         images, device = part.images, part.images.device
@@ -255,7 +261,7 @@ class ClassificationTask:
         x = (images * own.pixel_std + means[0] - means[1]) / other.pixel_std
         return x.contiguous(memory_format=torch.channels_last) if other.channels_last else x
 
-    def image_names(self, parts: Sequence[ClsBatch]) -> list[str]:
+    def image_names(self, parts: Sequence[ClassificationBatch]) -> list[str]:
         return [path for part in parts for path in part.paths]
 
     def settle(
@@ -304,7 +310,7 @@ class ClassificationTask:
         precision: Precision,
         workers: int,
         stop: StopRequest | None,
-    ) -> ClsValidation | None:
+    ) -> ClassificationValidation | None:
         assert self.val_data is not None, "validation without data.val"
         batches = val_batches(
             self.val_data, self.config.eval.batch_size, processes=processes, workers=workers
@@ -319,7 +325,7 @@ class ClassificationTask:
             num_pictures=pictures.MAX_IMAGES,
         )
 
-    def draw_batch(self, parts: Sequence[ClsBatch], step: int, path: Path) -> None:
+    def draw_batch(self, parts: Sequence[ClassificationBatch], step: int, path: Path) -> None:
         """The images as the network gets them, so with what was cropped, mixed and erased."""
         part = parts[0].to(self.model.device)
         with torch.no_grad():
@@ -337,12 +343,12 @@ class ClassificationTask:
         named = [names[label] if label >= 0 else "unreadable" for label in labels]
         pictures.draw_labelled(list(zip(arrays, named, strict=True)), path)
 
-    def check_part(self) -> tuple[ClsBatch, int]:
+    def check_part(self) -> tuple[ClassificationBatch, int]:
         keys = self.make_plan().batch(0)[:2]
         if isinstance(self.train_data, CifarData):
             part = self.train_data.batch(keys)
         else:
-            part = collate_cls([self.train_data[key] for key in keys])
+            part = collate_classification([self.train_data[key] for key in keys])
         height, width = part.shape[-2:]
         # two images, as batch norm has no statistics of one pixel
         return part, height * width
@@ -356,7 +362,7 @@ class ClassificationTask:
 
 def _gathered_steps(
     data: CifarData, plan: TrainPlan, steps: range, processes: Processes, accumulate: int
-) -> Generator[list[ClsBatch]]:
+) -> Generator[list[ClassificationBatch]]:
     """This process's parts of each step, gathered on the device."""
     size = distributed.images_per_part(plan.batch_size, processes.world_size, accumulate)
     first = processes.rank * accumulate * size

@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from resdet.config.schema import Config
-from resdet.data.coco import CocoDetection
-from resdet.data.loader import Batch, TrainPlan, collate, train_loader
+from resdet.config.detection import DetectionConfig
+from resdet.data.detection.batches import Batch, collate
+from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.loader import TrainPlan, train_loader
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate import Validation, check_classes, evaluate, prepare_truth
-from resdet.engine.hardware import Precision
+from resdet.engine.evaluate_detection import Validation, check_classes, evaluate, prepare_truth
 from resdet.engine.signals import StopRequest
 from resdet.errors import UserError
 from resdet.evaluation.coco_input import GroundTruth
 from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
 from resdet.factory.backbone import check_frozen
-from resdet.factory.network import settle_detector
+from resdet.factory.network import resolve_detector
+from resdet.hardware import Precision
 from resdet.models.rcnn import RCNN
 
 logger = logging.getLogger("resdet")
@@ -42,7 +43,7 @@ class DetectionTask:
 
     def __init__(
         self,
-        config: Config,
+        config: DetectionConfig,
         processes: Processes,
         *,
         is_new: bool,
@@ -53,7 +54,7 @@ class DetectionTask:
 
         UserError for whatever would make the run fail later.
         """
-        self.config = config = settle_detector(config)
+        self.config = config = resolve_detector(config)
         self.train_data, self.val_data, self.truth = load_data(
             config, strict=strict, decode_all=decode_all
         )
@@ -171,8 +172,8 @@ class DetectionTask:
 
 
 def load_data(
-    config: Config, *, strict: bool, decode_all: bool
-) -> tuple[CocoDetection, CocoDetection | None, GroundTruth | None]:
+    config: DetectionConfig, *, strict: bool, decode_all: bool
+) -> tuple[DetectionDataset, DetectionDataset | None, GroundTruth | None]:
     """Training and validation data, counted in the log; the ground truth to validate against."""
     train_data = build_train_data(config, strict=strict, decode_all=decode_all)
     describe_data("data.train", train_data)
@@ -194,7 +195,7 @@ def load_data(
     )
 
 
-def describe_data(name: str, data: CocoDetection) -> None:
+def describe_data(name: str, data: DetectionDataset) -> None:
     """Objects by class and the number of findings in the log; reading named these one by one."""
     objects = Counter(dict(zip(data.class_names, data.objects_per_class.tolist(), strict=True)))
     absent = [name for name, count in objects.items() if not count]
@@ -209,7 +210,9 @@ def describe_data(name: str, data: CocoDetection) -> None:
         logger.info(f"{name}: no object of {len(absent)} class(es): {', '.join(absent)}")
 
 
-def make_model(config: Config, data: CocoDetection, processes: Processes, *, is_new: bool) -> RCNN:
+def make_model(
+    config: DetectionConfig, data: DetectionDataset, processes: Processes, *, is_new: bool
+) -> RCNN:
     """The detector for this data; with its start weights where the run is new."""
     model = build_model(config, class_names=data.class_names, category_ids=data.category_ids)
     distributed.check_norms(model, processes)
@@ -220,7 +223,7 @@ def make_model(config: Config, data: CocoDetection, processes: Processes, *, is_
     return model
 
 
-def largest_area(config: Config, sizes: np.ndarray, multiple: int) -> int:
+def largest_area(config: DetectionConfig, sizes: np.ndarray, multiple: int) -> int:
     """Largest image in pixels that the training transforms can make of (N, 2) sizes, its sides
     padded to a `multiple`."""
     augment, resize = config.data.augment, config.data.augment.resize

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resdet.engine.hardware import choose_device
 from resdet.errors import UserError
+from resdet.hardware import choose_device
 
 
 @dataclass(frozen=True)

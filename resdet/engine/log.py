@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resdet.engine.checkpoint import write_text
+from resdet.files.writing import write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

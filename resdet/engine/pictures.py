@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resdet.data.loader import Batch
+from resdet.data.detection.batches import Batch
 from resdet.structures import Detections, Target
 from resdet.viz.draw import draw, draw_caption, draw_targets, grid
 from resdet.viz.plots import plot_training

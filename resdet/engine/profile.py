@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from resdet.parts import PREFIX, part
+from resdet.profiling import PREFIX, profiled
 
 logger = logging.getLogger("resdet")
 
@@ -28,7 +28,7 @@ def each_waited_for(batches: Iterable[list[Any]]) -> Iterator[list[Any]]:
     """The same batches, the wait for each named."""
     source = iter(batches)
     while True:
-        with part("data wait"):
+        with profiled("data wait"):
             batch = next(source, None)
         if batch is None:
             return

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import (
     AnyConfig,
     config_from_dict,
@@ -18,10 +19,10 @@ from resdet.config.loading import (
     override_config,
     tool_of,
 )
-from resdet.config.schema_cls import ClsConfig
 from resdet.engine import checkpoint
 from resdet.errors import UserError
-from resdet.factory.network import settle
+from resdet.factory.network import resolve_config
+from resdet.files.writing import write_text
 
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = ("data.workers", "log.every", "log.tensorboard", "checkpoint.every")
@@ -77,7 +78,7 @@ def open_run(
         raise UserError(f"{folder}: a run of {old.task}; go on with it by {tool_of(old)}")
     if config is not None or overrides:
         if config is not None:
-            wanted = settle(read_config(config, overrides, type(old)))
+            wanted = resolve_config(read_config(config, overrides, type(old)))
         else:
             wanted = override_config(old, overrides, str(folder))
         check_changes(old, wanted, step=found["step"] if found else 0, source=folder)
@@ -124,7 +125,7 @@ def check_changes(old: AnyConfig, new: AnyConfig, *, step: int, source: Path) ->
 def _is_longer(key: str, before: Any, after: Any, old: AnyConfig) -> bool:
     if key not in LENGTH_KEYS or old.optim.schedule != "multistep":
         return False
-    if isinstance(old, ClsConfig) and old.train.precise_bn_images:
+    if isinstance(old, ClassificationConfig) and old.train.precise_bn_images:
         return False  # last.pt has statistics that training did not have
     return before is not None and after is not None and after > before
 
@@ -135,7 +136,7 @@ def prepare_folder(run: Run) -> None:
     UserError where that is not allowed.
     """
     make_folder(run.folder)
-    checkpoint.write_text(run.folder / "config.yaml", dump_yaml(run.config))
+    write_text(run.folder / "config.yaml", dump_yaml(run.config))
 
 
 def make_folder(folder: Path) -> None:

@@ -10,20 +10,21 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-import resdet
+from resdet import hardware
+from resdet.config.classification import ClassificationConfig, ClassificationOptimConfig
 from resdet.config.loading import AnyConfig, config_to_dict, dump_yaml
-from resdet.config.schema_cls import ClsConfig, ClsOptimConfig
 from resdet.data.loader import TrainPlan
-from resdet.engine import checkpoint, distributed, hardware, optim
+from resdet.engine import checkpoint, distributed, optim
 from resdet.engine.classification import ClassificationTask
 from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
-from resdet.engine.hardware import Precision
 from resdet.engine.run_folder import Run
 from resdet.engine.task import Model, Task
 from resdet.errors import UserError
+from resdet.hardware import Precision
 from resdet.ops import kernels
+from resdet.version import __version__
 
 logger = logging.getLogger("resdet")
 
@@ -70,7 +71,7 @@ class Training:
         return {
             "format": checkpoint.FORMAT,
             "kind": self.task.kind,
-            "resdet_version": resdet.__version__,
+            "resdet_version": __version__,
             "torch_version": str(torch.__version__),
             "config": config_to_dict(self.config),
             **self.task.identity(),
@@ -150,7 +151,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     if found:
         check_data(found, task.digest())
         training.restore(found)
-    has_kernels = processes.device.type == "cuda" and not isinstance(config, ClsConfig)
+    has_kernels = processes.device.type == "cuda" and not isinstance(config, ClassificationConfig)
     logger.info(
         f"device: {processes.device} × {processes.world_size} process(es), {threads} thread(s), "
         f"{training.workers} loader worker(s); precision: {precision.name} ({precision.reason}); "
@@ -164,7 +165,7 @@ def make_task(
     config: AnyConfig, processes: Processes, *, is_new: bool, strict: bool, decode_all: bool
 ) -> Task:
     """The task of a config, with its data and its model."""
-    if isinstance(config, ClsConfig):
+    if isinstance(config, ClassificationConfig):
         return ClassificationTask(
             config, processes, is_new=is_new, strict=strict, decode_all=decode_all
         )
@@ -203,7 +204,11 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
             logger.info(f"note: the run ends at step {total}, before milestone(s) {beyond}")
     if warmup_steps >= total:
         logger.info(f"note: the run of {total} steps ends within its warm-up of {warmup_steps}")
-    held = section.warmup_until_error_percent if isinstance(section, ClsOptimConfig) else None
+    held = (
+        section.warmup_until_error_percent
+        if isinstance(section, ClassificationOptimConfig)
+        else None
+    )
     if held is not None:
         low = lr * section.warmup_factor
         logger.info(f"rate held at {low:g} until the training error is below {held:g} %")

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resdet.engine import hardware, optim
+from resdet import hardware
+from resdet.engine import optim
 from resdet.engine.distributed import Processes
 from resdet.engine.setup import Training
-from resdet.parts import part
+from resdet.profiling import profiled
 
 
 def update(
@@ -28,14 +29,14 @@ def update(
     hardware.seed_all(config.train.seed, step, processes.rank)
     sums: dict[str, Tensor] = {}
     for index, data in enumerate(parts):
-        with part("to the device"):
+        with profiled("to the device"):
             data = data.to(processes.device)
         is_last = index == len(parts) - 1
         with exchange(t.wrapped, is_last):
-            with part("forward"), t.precision.autocast():
+            with profiled("forward"), t.precision.autocast():
                 losses, others = t.task.losses(t.wrapped, data, seed=config.train.seed, step=step)
             loss = torch.stack(list(losses.values())).sum() / len(parts)
-            with part("backward"):
+            with profiled("backward"):
                 t.scaler.scale(loss).backward()
         for name, value in {"loss": loss * len(parts), **losses, **others}.items():
             share = value.detach() / len(parts)
@@ -45,7 +46,7 @@ def update(
         sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(
             optim.trained(t.optimizer), config.optim.clip_norm
         )
-    with part("optimizer"):
+    with profiled("optimizer"):
         t.scaler.step(t.optimizer)
         t.scaler.update()
         t.optimizer.zero_grad(set_to_none=True)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from resdet.config.loading import AnyConfig
 from resdet.data.loader import TrainPlan
 from resdet.engine.distributed import Processes
-from resdet.engine.hardware import Precision
 from resdet.engine.signals import StopRequest
+from resdet.hardware import Precision
 
 
 class Model(Protocol):

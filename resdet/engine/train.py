@@ -8,8 +8,9 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+from resdet import hardware
 from resdet.config.loading import AnyConfig, tool_of
-from resdet.engine import checkpoint, distributed, hardware, optim, pictures
+from resdet.engine import checkpoint, distributed, optim, pictures
 from resdet.engine.check import check_run
 from resdet.engine.distributed import Processes
 from resdet.engine.log import Pace, RunLog, cut_log, start_console

@@ -24,7 +24,7 @@ from resdet.evaluation.coco_detections import (
 from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
 from resdet.evaluation.coco_matching import IOU_THRESHOLDS as IOU_THRESHOLDS
 from resdet.evaluation.coco_matching import RECALLS as RECALLS
-from resdet.evaluation.coco_read import collector_paused
+from resdet.files.json import collector_paused
 
 if TYPE_CHECKING:
     from resdet.structures import Detections

@@ -18,7 +18,8 @@ from pycocotools import mask as mask_utils
 
 from resdet.errors import UserError
 from resdet.evaluation.coco_input import BOX_RULE, GroundTruth, check_ids, is_box
-from resdet.evaluation.coco_read import Rle, are_compressed, read_json, some, to_rle
+from resdet.files.json import read_json, some
+from resdet.files.rle import Rle, are_compressed, to_rle
 
 
 @dataclass

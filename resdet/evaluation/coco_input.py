@@ -17,7 +17,8 @@ from typing import Any, TypeGuard
 from pycocotools import mask as mask_utils
 
 from resdet.errors import UserError
-from resdet.evaluation.coco_read import Rle, collector_paused, read_json, some, to_rle
+from resdet.files.json import collector_paused, read_json, some
+from resdet.files.rle import Rle, to_rle
 
 ImageId = int | str
 BOX_RULE = "must be [x, y, width, height] in pixels: four finite numbers, no negative size"

@@ -17,7 +17,7 @@ from pycocotools import mask as mask_utils
 
 from resdet.evaluation.coco_detections import DetectionTable
 from resdet.evaluation.coco_input import GroundTruth
-from resdet.evaluation.coco_read import Rle
+from resdet.files.rle import Rle
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

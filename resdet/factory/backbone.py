@@ -9,7 +9,7 @@ from torch import nn
 from resdet.backbones import Backbone, build_backbone
 from resdet.backbones.norm import FrozenBatchNorm2d
 from resdet.config.loading import AnyConfig
-from resdet.config.schema_model import BackboneConfig
+from resdet.config.model import BackboneConfig
 from resdet.errors import UserError
 
 OPTIONS = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import load_any_config
-from resdet.config.schema_cls import ClsConfig
 from resdet.factory import classification, detection
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
@@ -23,6 +23,6 @@ def build(
     `model.num_classes` must be given. Raises UserError for what a user can mend.
     """
     resolved = load_any_config(config, overrides)
-    if isinstance(resolved, ClsConfig):
+    if isinstance(resolved, ClassificationConfig):
         return classification.build_from_config(resolved, weights)
     return detection.build_from_config(resolved, weights)

@@ -10,21 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resdet.backbones.heads import PoolHead
+from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import (
     config_from_dict,
     config_to_dict,
     diff_configs,
     override_config,
 )
-from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
 from resdet.factory.backbone import make_backbone
-from resdet.factory.images import build_cls_train_data
+from resdet.factory.classification_data import build_classification_train_data
 from resdet.interop.fitting import load_backbone, load_classifier_weights, load_exactly
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
 from resdet.interop.weights import read_weights
-from resdet.models.classifier import Classifier, PoolHead
+from resdet.models.classifier import Classifier
 
 logger = logging.getLogger("resdet")
 
@@ -33,7 +34,7 @@ TRAINED_SIDE = 224
 
 
 def build_classifier(
-    config: ClsConfig, *, class_names: Sequence[str], pixel_mean: Tensor | None = None
+    config: ClassificationConfig, *, class_names: Sequence[str], pixel_mean: Tensor | None = None
 ) -> Classifier:
     """A classifier with random weights for these classes; loads and downloads nothing.
 
@@ -85,7 +86,7 @@ def make_head(backbone: nn.Module, num_classes: int, dropout: float | None) -> n
     )
 
 
-def load_start_classifier(model: Classifier, config: ClsConfig) -> list[str]:
+def load_start_classifier(model: Classifier, config: ClassificationConfig) -> list[str]:
     """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
     reading = Reading.of(config.model.model_dump(mode="json"))
     section = config.model.backbone
@@ -97,7 +98,7 @@ def load_start_classifier(model: Classifier, config: ClsConfig) -> list[str]:
     return []
 
 
-def settle_network(config: ClsConfig) -> ClsConfig:
+def resolve_classifier(config: ClassificationConfig) -> ClassificationConfig:
     """The config with the network that `model.weights` names, where it leaves that open.
 
     From a run come the backbone's options, dropout and pixel values too; what the config sets
@@ -135,23 +136,23 @@ def settle_network(config: ClsConfig) -> ClsConfig:
     backbone["options"] = {**model["backbone"]["options"], **own.get("options", {})}
     values["model"] = {**values["model"], **model, **asked, "backbone": backbone}
     found = config_from_dict(values, f"model.weights={spec}")
-    assert isinstance(found, ClsConfig)
+    assert isinstance(found, ClassificationConfig)
     logger.info("network of %s: %s", spec, found.model.backbone.name)
     return found
 
 
-def build_from_config(config: ClsConfig, weights: str | None) -> Classifier:
+def build_from_config(config: ClassificationConfig, weights: str | None) -> Classifier:
     """See `resdet.build`."""
     if weights not in (None, "config"):
         config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
-    config = settle_network(config)
+    config = resolve_classifier(config)
     model = build_classifier(config, class_names=_class_names(config))
     if weights is not None:
         load_start_classifier(model, config)
     return model.eval()
 
 
-def _class_names(config: ClsConfig) -> list[str]:
+def _class_names(config: ClassificationConfig) -> list[str]:
     """Class names without opening an image."""
     data, count = config.data, config.model.num_classes
     if data.classes is not None:
@@ -159,7 +160,7 @@ def _class_names(config: ClsConfig) -> list[str]:
     if count is None:
         given = data.train.root or data.root
         if given is not None and Path(given).is_dir():
-            return list(build_cls_train_data(config).class_names)
+            return list(build_classification_train_data(config).class_names)
         raise UserError(
             "model.num_classes: null means from the data, but there is no data.train.root; give "
             "model.num_classes, data.classes or the folder"
@@ -193,11 +194,11 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
     return model.eval()
 
 
-def _own_config(weights: LoadedWeights) -> ClsConfig:
+def _own_config(weights: LoadedWeights) -> ClassificationConfig:
     """The config that came with a classifier; UserError where it is none of a classifier."""
     assert weights.config is not None, "asked for before"
     config = config_from_dict(weights.config, weights.source)
-    if not isinstance(config, ClsConfig):
+    if not isinstance(config, ClassificationConfig):
         raise UserError(f"{weights.source}: its config is of a detector, and its weights are not")
     return config
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from resdet.backbones.resnet import ResNet
+from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict, override_config
-from resdet.config.schema import Config
 from resdet.errors import UserError
 from resdet.factory.backbone import detection_backbone
-from resdet.factory.network import settle_detector
+from resdet.factory.network import resolve_detector
 from resdet.interop.fitting import load_backbone, load_detector, load_exactly
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
@@ -25,10 +25,12 @@ from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
 
 if TYPE_CHECKING:
-    from resdet.data.coco import CocoDetection
+    pass
 
 
-def build_model(config: Config, *, class_names: Sequence[str], category_ids: Sequence[int]) -> RCNN:
+def build_model(
+    config: DetectionConfig, *, class_names: Sequence[str], category_ids: Sequence[int]
+) -> RCNN:
     """A detector with random weights for these classes; loads and downloads nothing.
 
     Raises UserError where `model.num_classes` contradicts the classes.
@@ -85,7 +87,7 @@ def _res5(backbone: nn.Module, name: str | None) -> nn.Sequential:
     return backbone.split_res5()
 
 
-def _rpn(config: Config, fpn: FPN | OneMap) -> RPN:
+def _rpn(config: DetectionConfig, fpn: FPN | OneMap) -> RPN:
     section = config.model.rpn
     return RPN(
         fpn.out_channels,
@@ -110,7 +112,7 @@ def _rpn(config: Config, fpn: FPN | OneMap) -> RPN:
 
 
 def _roi_heads(
-    config: Config,
+    config: DetectionConfig,
     fpn: FPN | OneMap,
     in_channels: int,
     num_classes: int,
@@ -166,13 +168,13 @@ def _roi_heads(
     )
 
 
-def build_from_config(config: Config, weights: str | None) -> RCNN:
+def build_from_config(config: DetectionConfig, weights: str | None) -> RCNN:
     """See `resdet.build`."""
     if weights not in (None, "config"):
         # not by override_config, after which every key counts as set
         section = config.model.model_copy(update={"weights": weights})
         config = config.model_copy(update={"model": section})
-    config = settle_detector(config)
+    config = resolve_detector(config)
     class_names, category_ids = _classes(config)
     model = build_model(config, class_names=class_names, category_ids=category_ids)
     if weights is not None:
@@ -199,7 +201,7 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
             "of a resdet run; give the run folder or its best.pt"
         )
     config = config_from_dict(weights.config, weights.source)
-    assert isinstance(config, Config), "a detector's checkpoint has a detection config"
+    assert isinstance(config, DetectionConfig), "a detector's checkpoint has a detection config"
     if overrides:
         config = override_config(config, overrides, weights.source)
     model = build_model(config, class_names=weights.class_names, category_ids=weights.category_ids)
@@ -207,9 +209,9 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
     return model.eval()
 
 
-def _classes(config: Config) -> tuple[list[str], list[int]]:
+def _classes(config: DetectionConfig) -> tuple[list[str], list[int]]:
     """Class names and original category ids without opening an image."""
-    from resdet.data.coco_json import Categories, read_coco_json
+    from resdet.data.detection.readers.coco_json import Categories, read_coco_json
 
     count = config.model.num_classes
     annotations = config.data.train.annotations
@@ -230,7 +232,7 @@ def _classes(config: Config) -> tuple[list[str], list[int]]:
     return [f"class {number}" for number in range(1, count + 1)], list(range(1, count + 1))
 
 
-def load_start_weights(model: RCNN, config: Config) -> list[str]:
+def load_start_weights(model: RCNN, config: DetectionConfig) -> list[str]:
     """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
     section = config.model.backbone
     plain = config.model.model_dump(mode="json")
@@ -244,64 +246,3 @@ def load_start_weights(model: RCNN, config: Config) -> list[str]:
                 return load_backbone(model.backbone, section.weights, reading)
         return load_backbone(model.backbone, section.weights, reading)
     return []
-
-
-def build_train_data(
-    config: Config, *, strict: bool = False, decode_all: bool = False
-) -> CocoDetection:
-    """The training set with its transforms.
-
-    `strict` makes every finding in the files an error; `decode_all` reads every image first.
-    """
-    from resdet.data.coco import CocoDetection
-    from resdet.data.transforms import LargeScaleJitter, ShortEdge, TrainTransform
-
-    augment, resize = config.data.augment, config.data.augment.resize
-    transform = TrainTransform(
-        resize=ShortEdge(resize.short_edges, resize.max_size)
-        if resize.mode == "short_edge"
-        else LargeScaleJitter(resize.lsj_size, (resize.lsj_scale[0], resize.lsj_scale[1])),
-        flip_prob=augment.flip_prob,
-        vertical_flip_prob=augment.vertical_flip_prob,
-        crop=augment.crop,
-        albumentations=augment.albumentations,
-    )
-    return CocoDetection(
-        config.data.train.images,
-        config.data.train.annotations,
-        transform=transform,
-        classes=config.data.classes,
-        keep_empty=config.data.keep_empty,
-        mask_size=_mask_size(config),
-        seed=config.train.seed,
-        strict=strict,
-        decode_all=decode_all,
-    )
-
-
-def build_val_data(
-    config: Config, *, strict: bool = False, decode_all: bool = False
-) -> CocoDetection | None:
-    """The validation set, images without objects included, at the test size; None without one."""
-    from resdet.data.coco import CocoDetection
-    from resdet.data.transforms import TestTransform
-
-    split, resize = config.data.val, config.data.test_resize
-    if split is None:
-        return None
-    return CocoDetection(
-        split.images,
-        split.annotations,
-        transform=TestTransform(resize.short_edge, resize.max_size, resize.method),
-        classes=config.data.classes,
-        keep_empty=True,
-        mask_size=_mask_size(config),
-        seed=config.train.seed,
-        strict=strict,
-        decode_all=decode_all,
-    )
-
-
-def _mask_size(config: Config) -> int | None:
-    """Masks are rasterised only where a head learns them."""
-    return config.data.mask_size if config.model.roi.mask_head else None

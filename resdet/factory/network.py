@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from resdet.config.classification import ClassificationConfig
+from resdet.config.detection import DetectionConfig
 from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict
-from resdet.config.schema import Config
-from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
-from resdet.factory.classification import settle_network
+from resdet.factory.classification import resolve_classifier
 from resdet.interop.described import describe_network
 from resdet.interop.fitting import refuse_classifier
 from resdet.interop.weights import read_weights
@@ -21,12 +21,16 @@ OWN_KEYS = ("num_classes", "weights", "class_map")
 """Of section `model`: what belongs to a run and its data, and not to a network."""
 
 
-def settle(config: AnyConfig) -> AnyConfig:
-    """The config of either task with the network that its weights name, see `settle_detector`."""
-    return settle_network(config) if isinstance(config, ClsConfig) else settle_detector(config)
+def resolve_config(config: AnyConfig) -> AnyConfig:
+    """The config of either task with the network that its weights name, see `resolve_detector`."""
+    return (
+        resolve_classifier(config)
+        if isinstance(config, ClassificationConfig)
+        else resolve_detector(config)
+    )
 
 
-def settle_detector(config: Config) -> Config:
+def resolve_detector(config: DetectionConfig) -> DetectionConfig:
     """The config with the detector that `model.weights` holds, where `model.backbone.name` is null.
 
     The whole section `model` of the weights' own config is taken, and how images are resized at
@@ -70,7 +74,7 @@ def settle_detector(config: Config) -> Config:
     if method is not None and "method" not in config.data.test_resize.model_fields_set:
         values["data"]["test_resize"]["method"] = method
     found = config_from_dict(values, f"model.weights={spec}")
-    assert isinstance(found, Config), "a detection config stays one"
+    assert isinstance(found, DetectionConfig), "a detection config stays one"
     logger.info("network of %s: %s", spec, describe_network(found))
     return found
 

@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 
 from resdet.errors import UserError
-from resdet.inference.classify import Classification
 from resdet.inference.sources import WRITTEN_VIDEO_SUFFIXES, Picture
-from resdet.structures import Detections
+from resdet.structures import Classification, Detections
 from resdet.viz.classification import draw_classification
 from resdet.viz.draw import draw
 

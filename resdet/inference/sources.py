@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from resdet.data.image import read_image
 from resdet.errors import UserError
+from resdet.files.images import read_image
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),

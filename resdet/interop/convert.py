@@ -2,107 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
-import resdet
 from resdet.errors import UserError
-from resdet.interop import described
 from resdet.interop.loaded import LoadedWeights
-from resdet.interop.torchvision_export import exported_classifier
-from resdet.interop.weights import CHECKPOINT_FORMAT, read_weights
-
-TARGETS: dict[str, tuple[str, ...]] = {
-    "resdet": (".pt",),
-    "torchvision": (".pth",),
-    "detectron2": (".pth", ".pkl"),
-}
-"""The layouts that are written, each with the endings of its files."""
-YAML_NOTE = "# Detectron2's config of {}, written by resdet\n"
-
-
-def convert(
-    spec: str, out: str | Path, *, origin: str | None = None, target: str | None = None
-) -> list[str]:
-    """Write the weights that `spec` names to `out`; returns what was done, in lines.
-
-    `spec` is whatever `read_weights` reads, and `origin` the source it is then told. `target` is a
-    key of `TARGETS`; None is what the suffix of `out` belongs to alone. Beside a file of
-    Detectron2's layout comes its config, as YAML under the same name. Files are written beside and
-    renamed; what is read is never overwritten.
-    Raises UserError for a suffix that contradicts the target, weights that the target's toolkit has
-    no network for, and what `read_weights` refuses.
-    """
-    path = Path(out).expanduser()
-    target = choose_target(path, target)
-    beside = path.with_suffix(".yaml") if target == "detectron2" else None
-    _check_outputs(spec, path, beside)
-    weights = read_weights(spec, origin)
-    tensors: Mapping[str, Tensor]
-    if target == "resdet":
-        values = to_resdet(weights)
-        tensors = values["model"]
-        _write(path, lambda file: torch.save(values, file))
-    elif target == "torchvision":
-        tensors = to_torchvision(weights)
-        _write(path, lambda file: torch.save(tensors, file))
-    else:
-        assert beside is not None
-        tensors, config = to_detectron2(weights)
-        text = YAML_NOTE.format(path.name) + yaml.safe_dump(config, sort_keys=False)
-        _write(beside, lambda file: file.write(text.encode()))
-        _write(path, lambda file: _dump_detectron2(tensors, file, as_pickle=path.suffix == ".pkl"))
-    lines = [f"converted {weights.source} to {path}, {described.LAYOUTS[target]}"]
-    lines += described.contents(weights, len(tensors))
-    if beside is not None:
-        lines.append(f"config: {beside}")
-    return lines + described.left_behind(weights, target)
-
-
-def choose_target(path: Path, target: str | None) -> str:
-    """The layout to write: `target`, or what the suffix says; UserError where they disagree."""
-    fitting = [name for name, suffixes in TARGETS.items() if path.suffix in suffixes]
-    if target is not None and target not in TARGETS:
-        raise UserError(f"--to {target}: expected one of {', '.join(TARGETS)}")
-    if target is not None and target not in fitting:
-        raise UserError(f"{path}: {target} files end in {' or '.join(TARGETS[target])}; rename it")
-    if not fitting:
-        listed = ", ".join(f"{' or '.join(ends)} ({name})" for name, ends in TARGETS.items())
-        raise UserError(f"{path}: the ending says what is written: {listed}; rename it")
-    if target is None and len(fitting) > 1:
-        raise UserError(
-            f"{path}: {path.suffix} files may be {' or '.join(fitting)}; say which by --to"
-        )
-    return target or fitting[0]
-
-
-def _check_outputs(spec: str, path: Path, beside: Path | None) -> None:
-    """UserError before anything is read, where writing would overwrite an input or cannot work."""
-    given = Path(spec).expanduser()
-    for out in (path, beside):
-        if out is None or not out.exists():
-            continue
-        in_folder = given.is_dir() and given.resolve() in out.resolve().parents
-        if in_folder or (given.is_file() and out.samefile(given)):
-            raise UserError(f"{out}: this would overwrite what is read; give another OUT")
-        if out.is_dir():
-            raise UserError(f"{out}: is a folder; give a file")
-    if beside is not None and beside.is_file():
-        first = beside.read_bytes()[:200].decode(errors="replace")
-        if not first.startswith(YAML_NOTE.partition("{}")[0]):
-            raise UserError(
-                f"{beside}: the config of {path.name} would go here, and another file is there; "
-                "give another OUT"
-            )
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; make it first")
+from resdet.interop.torchvision.export import exported_classifier
+from resdet.interop.weights import CHECKPOINT_FORMAT
+from resdet.version import __version__
 
 
 def to_resdet(weights: LoadedWeights) -> dict[str, Any]:
@@ -116,7 +25,7 @@ def to_resdet(weights: LoadedWeights) -> dict[str, Any]:
     return {
         "format": CHECKPOINT_FORMAT,
         "kind": weights.kind,
-        "resdet_version": resdet.__version__,
+        "resdet_version": __version__,
         "torch_version": str(torch.__version__),
         "config": weights.config,
         "class_names": list(weights.class_names),
@@ -133,7 +42,7 @@ def to_torchvision(weights: LoadedWeights) -> dict[str, Tensor]:
     Raises UserError for a network that torchvision does not have.
     """
     if weights.kind == "detector":
-        from resdet.interop import torchvision_detectors
+        from resdet.interop.torchvision import detectors as torchvision_detectors
 
         state = torchvision_detectors.exported(weights)
     else:
@@ -151,20 +60,10 @@ def to_detectron2(weights: LoadedWeights) -> tuple[dict[str, Tensor], dict[str, 
             f"{weights.source} holds a {weights.kind}, and Detectron2 has detectors only; "
             "for its own use write --to torchvision or resdet"
         )
-    from resdet.interop import detectron2
+    from resdet.interop.detectron2 import weights as detectron2
 
     state, config = detectron2.exported(weights)
     return {key: _plain(value) for key, value in state.items()}, config
-
-
-def _dump_detectron2(state: Mapping[str, Tensor], file: BinaryIO, *, as_pickle: bool) -> None:
-    if not as_pickle:
-        torch.save({"model": dict(state)}, file)
-        return
-    arrays = {key: value.numpy() for key, value in state.items()}
-    # without heuristics Detectron2 takes the names as they are, as it does in its own zoo's files
-    values = {"model": arrays, "__author__": "resdet", "matching_heuristics": False}
-    pickle.dump(values, file, protocol=4)
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -172,17 +71,3 @@ def _plain(value: Tensor) -> Tensor:
     if value.dtype == torch.bfloat16:
         value = value.float()
     return value.detach().cpu().contiguous().clone()
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside `path`, flush to the disk, rename over it; UserError where the disk refuses."""
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        with beside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"{path}: could not be written ({error}); nothing was changed") from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict
-from resdet.config.schema import Config
 from resdet.interop.loaded import LoadedWeights
 
 LAYOUTS = {
@@ -97,7 +97,7 @@ def left_behind(weights: LoadedWeights, target: str) -> list[str]:
     return lines
 
 
-def describe_network(config: Config) -> str:
+def describe_network(config: DetectionConfig) -> str:
     """A detector in a few words: its backbone, pyramid, stages and masks."""
     model = config.model
     head = model.roi.box_head
@@ -126,7 +126,7 @@ def _network(weights: LoadedWeights) -> str:
         options = ", ".join(f"{key} {_text(value)}" for key, value in given.items())
         return f"{section.get('name')}" + (f" with {options}" if options else "")
     config = config_from_dict(weights.config, weights.source)
-    assert isinstance(config, Config), "a detector has a detection config"
+    assert isinstance(config, DetectionConfig), "a detector has a detection config"
     return describe_network(config)
 
 

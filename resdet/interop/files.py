@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resdet.errors import UserError
-from resdet.interop.pickles import PickleError, check_opcodes, read_pickle
+from resdet.files.pickles import PickleError, check_opcodes, read_pickle
 
 # Put before the names by DistributedDataParallel and torch.compile.
 WRAPPERS = ("module.", "_orig_mod.")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from resdet.errors import UserError
-from resdet.interop import torchvision
 from resdet.interop.classes import fit_classes, fit_mask_head
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading, check_reading, other_conventions
+from resdet.interop.torchvision import classifiers as torchvision
 from resdet.interop.weights import BACKBONE_PREFIX, HEAD_PREFIX, read_weights
 
 # The last layers of classifiers, which a detector has no use for.

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resdet.errors import UserError
-from resdet.interop import download, torchvision
+from resdet.interop import download
 from resdet.interop.loaded import LoadedWeights
-from resdet.interop.torchvision import Preparation
+from resdet.interop.torchvision import classifiers as torchvision
+from resdet.interop.torchvision.classifiers import Preparation
 
 log = logging.getLogger("resdet")
 

@@ -23,8 +23,8 @@ HEAD_PREFIX = "head."
 # Toolkits, and the modules that know their networks. They are imported where they are needed:
 # those of detectors read configs, and all of them download.
 ORIGINS = {
-    "detectron2": ("detectron2",),
-    "torchvision": ("torchvision_detectors", "torchvision"),
+    "detectron2": ("detectron2.weights",),
+    "torchvision": ("torchvision.detectors", "torchvision.classifiers"),
     "timm": ("timm",),
 }
 KINDS = ("detector", "classifier", "backbone")

@@ -3,61 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from resdet.backbones.heads import Head
 from resdet.ops.normalize import normalize_pixels
 
 if TYPE_CHECKING:
-    from resdet.config.schema_cls import ClsConfig
-
-
-class Head(Protocol):
-    """What a classifier asks of its head; a backbone with a head of its own has
-    `make_head(num_classes, dropout) -> nn.Module` of this kind."""
-
-    def __call__(self, features: dict[str, Tensor]) -> Tensor:
-        """The backbone's feature maps → logits (B, K)."""
-        ...
-
-    def dense(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K, h, w) of the network slid over the map as a convolution; a map no larger
-        than in training gives one position (Sermanet et al. 2014)."""
-        ...
-
-
-class PoolHead(nn.Module):
-    """Global average pooling, dropout, one linear layer (He et al. 2016, table 1)."""
-
-    def __init__(
-        self,
-        channels: int,
-        num_classes: int,
-        *,
-        feature: str = "c5",
-        window: int = 7,
-        dropout: float = 0.0,
-    ) -> None:
-        """`window` is the side of the map in training, at which `dense` slides."""
-        super().__init__()
-        self.feature = feature
-        self.window = window
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
-
-    def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K)."""
-        return self.fc(self.dropout(features[self.feature].mean((2, 3))))
-
-    def dense(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K, h, w), one for each window of the map."""
-        x = features[self.feature]
-        side = (min(self.window, x.shape[2]), min(self.window, x.shape[3]))
-        pooled = F.avg_pool2d(x, side, stride=1)
-        return F.conv2d(pooled, self.fc.weight[:, :, None, None], self.fc.bias)
+    from resdet.config.classification import ClassificationConfig
 
 
 class Classifier(nn.Module):
@@ -82,7 +37,7 @@ class Classifier(nn.Module):
         test_size: int,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         class_names: Sequence[str],
-        config: ClsConfig | None = None,
+        config: ClassificationConfig | None = None,
     ) -> None:
         """`pixel_mean` is (3,), or (3, H, W) for a mean of each pixel, 0..255."""
         super().__init__()
@@ -157,7 +112,7 @@ class Classifier(nn.Module):
 
     def predict(self, images: Any, *, batch_size: int = 1) -> Any:
         """`Classification` of a path, PIL image or (H, W, 3) uint8 RGB array, a list for a list."""
-        from resdet.inference.classify import predict
+        from resdet.models.predict_classification import predict
 
         return predict(self, images, batch_size=batch_size)
 

@@ -14,11 +14,11 @@ from resdet.models.rpn import RPN
 from resdet.ops import sampler
 from resdet.ops.boxes import clip_boxes, is_nonempty
 from resdet.ops.normalize import normalize_pixels
-from resdet.parts import part
+from resdet.profiling import profiled
 from resdet.structures import Detections, ImageBatch, TargetBatch
 
 if TYPE_CHECKING:
-    from resdet.config.schema import Config
+    from resdet.config.detection import DetectionConfig
 
 
 class RCNN(nn.Module):
@@ -44,7 +44,7 @@ class RCNN(nn.Module):
         mask_paste: str,
         class_names: Sequence[str],
         category_ids: Sequence[int],
-        config: Config,
+        config: DetectionConfig,
     ) -> None:
         """`pixel_mean` and `pixel_std` (3,) are 0..255, in `channel_order` rgb or bgr.
 
@@ -124,11 +124,11 @@ class RCNN(nn.Module):
     ) -> dict[str, Tensor]:
         """Named scalar losses, to be summed: loss_rpn_cls, loss_rpn_box, loss_cls, loss_box
         (…_stage1 … on a cascade) and loss_mask. Samples depend on (seed, step, image) alone."""
-        with part("backbone and pyramid"):
+        with profiled("backbone and pyramid"):
             pyramid = list(self._features(self.normalize(images)).values())
-        with part("rpn"):
+        with profiled("rpn"):
             proposals, losses = self.rpn(pyramid, images.sizes, targets, seed=seed, step=step)
-        with part("roi heads"):
+        with profiled("roi heads"):
             losses |= self.roi_heads.losses(
                 self._roi_levels(pyramid), proposals, images.sizes, targets, seed=seed, step=step
             )
@@ -175,7 +175,7 @@ class RCNN(nn.Module):
         self, images: Any, *, score_thresh: float | None = None, batch_size: int = 1
     ) -> Detections | list[Detections]:
         """Detections of a path, PIL image or (H, W, 3) uint8 RGB array, or a list for a list."""
-        from resdet.inference.predictor import predict
+        from resdet.models.predict_detection import predict
 
         return predict(self, images, score_thresh=score_thresh, batch_size=batch_size)
 

@@ -6,14 +6,12 @@ import functools
 import importlib.util
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms, roi_align
 
-MAX_LEVELS = 5
-"""Maps that RoIAlign's kernel takes at once."""
 _is_on = True
 
 
@@ -31,11 +29,6 @@ def turned_off() -> Iterator[None]:
         yield
     finally:
         _is_on = before
-
-
-def on_device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Triton starts kernels on the current device, wherever their tensors lie."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from torchvision.ops import roi_align
 from resdet.ops import kernels
 from resdet.ops.boxes import box_area
 from resdet.ops.roi_rows import pool_rows
+from resdet.ops.triton_common import MAX_LEVELS
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 
@@ -49,7 +50,7 @@ def pool_rois(
     has_kernel = (
         kernels.usable(features[0])
         and features[0].dtype != torch.float64
-        and len(features) <= kernels.MAX_LEVELS
+        and len(features) <= MAX_LEVELS
     )
     if is_counted or has_kernel:
         # boxes of a model that diverged have no place; what they give is not finite all the same

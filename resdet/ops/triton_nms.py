@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from resdet.ops.kernels import on_device_of
+from resdet.ops.triton_common import on_device_of
 
 TILE = 64
 WORD = 32

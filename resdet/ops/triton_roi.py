@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from resdet.ops.kernels import MAX_LEVELS, on_device_of
+from resdet.ops.triton_common import MAX_LEVELS, on_device_of
 
 BLOCK = 256
 """Channels of a program at most."""

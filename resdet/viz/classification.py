@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from resdet.inference.classify import Classification, readable_names
+from resdet.structures import Classification, readable_names
 from resdet.viz import palette
 
 MAX_NUMBERED = 20

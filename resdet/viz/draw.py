@@ -13,13 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from resdet.errors import UserError
-from resdet.inference.inputs import to_rgb
+from resdet.files.images import to_rgb
 from resdet.ops.masks import paste_masks
 from resdet.structures import Detections, Target
 from resdet.viz import palette
 
 if TYPE_CHECKING:
-    from resdet.inference.classify import Classification
+    from resdet.structures import Classification
 
 MASK_OPACITY = 0.4
 CONTOUR_OPACITY = 0.9

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resdet.analysis.curves import curve_table, family_of, read_curve, read_curves, run_names
-from resdet.analysis.run import analyze_command
+from resdet.commands.analyze import analyze_command
 from resdet.errors import UserError
 
 TRAIN = {"epoch": 0.1, "loss": 1.2, "loss_cls": 1.2, "lr": 0.1, "images_per_s": 9, "memory_mb": 1}

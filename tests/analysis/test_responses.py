@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resdet.analysis.responses import measure_responses, run_responses
-from resdet.analysis.run import analyze_command
 from resdet.backbones import build_backbone
+from resdet.commands.analyze import analyze_command
+from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import config_to_dict, load_config
-from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
 from resdet.factory.classification import build_classifier
 
@@ -128,7 +128,7 @@ def runs(cifar: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name in ("cifar_plain20", "cifar_resnet20"):
         torch.manual_seed(0)
         overrides = [f"model.backbone.name={name}", f"data.root={cifar}"]
-        config = load_config("cifar10_resnet20", overrides, schema=ClsConfig)
+        config = load_config("cifar10_resnet20", overrides, schema=ClassificationConfig)
         model = build_classifier(config, class_names=NAMES, pixel_mean=torch.full((3, 32, 32), 120))
         with torch.no_grad():
             for _ in range(3):

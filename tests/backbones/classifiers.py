@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from resdet.backbones import build_backbone
-from resdet.models.classifier import Classifier, PoolHead
+from resdet.backbones.heads import PoolHead
+from resdet.models.classifier import Classifier
 
 
 def build(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resdet.backbones import build_backbone
 from resdet.factory.classification import build_trained_classifier
-from resdet.interop.torchvision import CLASSIFIERS, imported
+from resdet.interop.torchvision.classifiers import CLASSIFIERS, imported
 from resdet.models.classifier import Classifier
 from tests.backbones.classifiers import without_dropout
 

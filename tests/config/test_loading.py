@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from resdet.config import (
-    ClsConfig,
-    Config,
+    ClassificationConfig,
     ConfigError,
+    DetectionConfig,
     config_from_dict,
     config_to_dict,
     diff_configs,
@@ -210,7 +210,7 @@ def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch, 
     by_name = load_config("demo_nuclei")
     with caplog.at_level(logging.INFO, logger="resdet"):
         by_path = load_config("configs/demo_nuclei.yaml")
-    assert isinstance(by_name, Config)
+    assert isinstance(by_name, DetectionConfig)
     assert by_name == by_path
     assert "configs/demo_nuclei.yaml is not here; using the shipped" in caplog.text
 
@@ -244,14 +244,14 @@ def test_a_config_is_frozen(write):
 )
 def test_what_a_classifier_would_ignore_is_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        load_config("imagenet_resnet18_tv1", overrides, schema=ClsConfig)
+        load_config("imagenet_resnet18_tv1", overrides, schema=ClassificationConfig)
 
 
 def test_the_task_picks_the_schema():
-    assert isinstance(load_any_config("imagenet_resnet18_tv1"), ClsConfig)
-    assert isinstance(load_any_config("demo_nuclei"), Config)
+    assert isinstance(load_any_config("imagenet_resnet18_tv1"), ClassificationConfig)
+    assert isinstance(load_any_config("demo_nuclei"), DetectionConfig)
     with pytest.raises(ConfigError, match=r"this config is for detection; use tools/train_det"):
-        load_config("demo_nuclei", schema=ClsConfig)
+        load_config("demo_nuclei", schema=ClassificationConfig)
     with pytest.raises(ConfigError, match="this config is for classification; use tools/train_c"):
         load_config("imagenet_resnet18_tv1")
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resdet.data import CocoDetection, ShortEdge, TestTransform, TrainTransform
+from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.transforms import ShortEdge, TestTransform, TrainTransform
 
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]
 
@@ -53,10 +54,10 @@ def write_coco(
     return str(pictures), str(folder / name)
 
 
-def dataset(images: Any, annotations: Any, **options: Any) -> CocoDetection:
+def dataset(images: Any, annotations: Any, **options: Any) -> DetectionDataset:
     """With a test transform that leaves the 40 pixels of height as they are."""
     options.setdefault("transform", TestTransform(short_edge=40, max_size=1000))
-    return CocoDetection(images, annotations, **options)
+    return DetectionDataset(images, annotations, **options)
 
 
 def train_transform(**options: Any) -> TrainTransform:

@@ -9,24 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from resdet.data import (
-    Batch,
-    CocoDetection,
-    DataError,
-    TrainPlan,
-    coco,
-    collate,
-    collate_images,
-    eval_loader,
-    train_loader,
-)
+from resdet.data.detection import dataset as detection_dataset
+from resdet.data.detection.batches import Batch, collate
+from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.loader import TrainPlan, eval_loader, train_loader
+from resdet.files.findings import DataError
+from resdet.structures import collate_images
 from tests.data.make import annotation, dataset, train_transform, write_coco
 
 
 @pytest.fixture(scope="module")
-def nuclei_data(nuclei: Path) -> CocoDetection:
+def nuclei_data(nuclei: Path) -> DetectionDataset:
     entries = [{"name": "RandomBrightnessContrast", "p": 0.5}]
-    return CocoDetection(
+    return DetectionDataset(
         str(nuclei / "images"),
         str(nuclei / "annotations" / "val.json"),
         transform=train_transform(albumentations=entries),
@@ -60,7 +55,7 @@ def test_images_are_padded_right_and_bottom() -> None:
     assert batch.images[0, :, 40:].sum() == batch.images[0, :, :, 33:].sum() == 0
 
 
-def test_targets_are_padded(nuclei_data: CocoDetection) -> None:
+def test_targets_are_padded(nuclei_data: DetectionDataset) -> None:
     samples = [nuclei_data[(0, index)] for index in (0, 4, 9)]
     batch = collate(samples)
     targets = batch.targets
@@ -91,7 +86,7 @@ def test_a_batch_without_objects_has_one_empty_slot(tmp_path: Path) -> None:
 
 
 def test_every_number_of_workers_and_every_start_gives_the_same(
-    nuclei_data: CocoDetection,
+    nuclei_data: DetectionDataset,
 ) -> None:
     plan = TrainPlan(len(nuclei_data), 6, seed=2)
     span = {"start_step": 9, "end_step": 14, "accumulate": 3}  # across the end of an epoch
@@ -108,7 +103,7 @@ def test_every_number_of_workers_and_every_start_gives_the_same(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_processes_share_a_step(nuclei_data: CocoDetection) -> None:
+def test_processes_share_a_step(nuclei_data: DetectionDataset) -> None:
     plan = TrainPlan(len(nuclei_data), 4, seed=0)
     seen = []
     for rank in (0, 1):
@@ -122,7 +117,7 @@ def test_processes_share_a_step(nuclei_data: CocoDetection) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_image_once(nuclei_data: CocoDetection, workers: int) -> None:
+def test_evaluation_sees_every_image_once(nuclei_data: DetectionDataset, workers: int) -> None:
     seen: list[int] = []
     for rank in range(3):
         for batch in eval_loader(
@@ -136,7 +131,7 @@ def test_evaluation_sees_every_image_once(nuclei_data: CocoDetection, workers: i
 def test_a_bad_file_surfaces_as_a_clear_error(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coco, "HEADERS_AT_START", 0)
+    monkeypatch.setattr(detection_dataset, "HEADERS_AT_START", 0)
     source = write_coco(tmp_path, [annotation()])
     (Path(source[0]) / "1.png").write_bytes(b"broken")
     with pytest.raises(DataError) as caught:
@@ -234,7 +229,7 @@ def test_a_batch_that_repeats_do_not_divide_is_full_all_the_same() -> None:
     assert {epoch for epoch, _ in keys} == {15, 16, 17}
 
 
-def test_any_data_set_can_be_loaded(nuclei_data: CocoDetection) -> None:
+def test_any_data_set_can_be_loaded(nuclei_data: DetectionDataset) -> None:
     class Squares:
         def __len__(self) -> int:
             return 5

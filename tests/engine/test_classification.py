@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import resdet
-from resdet.config import ClsConfig, load_config
+from resdet.config import ClassificationConfig, load_config
 from resdet.engine import checkpoint
 from resdet.errors import UserError
-from resdet.factory.classification import settle_network
+from resdet.factory.classification import resolve_classifier
 from tests.engine.cls_data import CIFAR_YAML, FOLDER_YAML, write_cifar10, write_folders
 from tests.engine.conftest import assert_same_end, log_of, losses_of
 
@@ -167,7 +167,7 @@ def test_the_side_grows_with_the_epochs(folders, tmp_path, monkeypatch):
 
 
 def test_a_broken_image_is_named_and_left_out(folders, tmp_path, caplog):
-    config = load_config(folders, schema=ClsConfig)
+    config = load_config(folders, schema=ClassificationConfig)
     from pathlib import Path
     from shutil import copytree
 
@@ -192,7 +192,7 @@ def test_other_classes_keep_all_but_the_last_layer(folders, finished, tmp_path, 
     assert here["head.fc.weight"].shape == (3, 64)
     key = "backbone.layer3.0.conv2.weight"
     torch.testing.assert_close(here[key], there[key])
-    config = load_config(run / "config.yaml", schema=ClsConfig)
+    config = load_config(run / "config.yaml", schema=ClassificationConfig)
     assert config.model.backbone.name == "cifar_resnet"
     assert config.model.backbone.options == {"depth": 8}
     # the same command goes on with the run
@@ -202,7 +202,7 @@ def test_other_classes_keep_all_but_the_last_layer(folders, finished, tmp_path, 
 def test_what_is_asked_for_comes_on_top_of_the_network_of_the_weights(folders, finished):
     overrides = ["model.backbone.name=null", f"model.weights={finished}", "model.dropout=0.5"]
     overrides += ["model.backbone.freeze_at=2", "model.backbone.stochastic_depth=0.1"]
-    section = settle_network(load_config(folders, overrides, schema=ClsConfig)).model
+    section = resolve_classifier(load_config(folders, overrides, schema=ClassificationConfig)).model
     assert section.dropout == 0.5
     assert (section.backbone.freeze_at, section.backbone.stochastic_depth) == (2, 0.1)
     assert section.backbone.options == {"depth": 8}
@@ -233,12 +233,12 @@ def test_what_does_not_fit_is_named(cifar, tmp_path, override, message):
 
 
 def test_the_other_task_is_named(cifar, finished, tiny, tmp_path):
-    from resdet.config import Config
+    from resdet.config import DetectionConfig
 
     with pytest.raises(UserError, match=r"this config is for classification; use tools/train_cls"):
-        resdet.train(cifar, schema=Config, run_dir=tmp_path / "run")
+        resdet.train(cifar, schema=DetectionConfig, run_dir=tmp_path / "run")
     with pytest.raises(UserError, match=r"a run of classification; go on with it by tools/train_c"):
-        resdet.train(None, schema=Config, run_dir=finished, resume=True)
+        resdet.train(None, schema=DetectionConfig, run_dir=finished, resume=True)
 
 
 def test_check_trains_nothing(cifar, tmp_path):
@@ -282,14 +282,16 @@ def test_what_folders_do_not_have_is_named(folders, tmp_path, override, message)
 
 
 def test_a_crop_of_none_is_that_of_the_test(folders, tmp_path):
-    from resdet.factory import build_cls_train_data, build_cls_val_data
+    from resdet.factory import build_classification_train_data, build_classification_val_data
 
     overrides = ["data.augment.crop=none", "data.augment.flip_prob=0"]
-    config = load_config(folders, overrides, schema=ClsConfig)
+    config = load_config(folders, overrides, schema=ClassificationConfig)
     root = config.data.train.root
-    config = load_config(folders, [*overrides, f"data.val.root={root}"], schema=ClsConfig)
-    train = build_cls_train_data(config)
-    val = build_cls_val_data(config, classes=train.class_names)
+    config = load_config(
+        folders, [*overrides, f"data.val.root={root}"], schema=ClassificationConfig
+    )
+    train = build_classification_train_data(config)
+    val = build_classification_val_data(config, classes=train.class_names)
     for index in (0, 9, 17):
         assert torch.equal(train[0, index].image, val[0, index].image)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import resdet
+from resdet.commands.convert import convert
 from resdet.config import load_config
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.engine import checkpoint
 from resdet.factory import build_model
 from resdet.interop.coco_classes import COCO_CATEGORIES
-from resdet.interop.convert import convert
 
 QUICK = ["train.max_steps=2", "train.batch_size=2", "train.precision=fp32", "train.threads=1"]
 QUICK += ["data.workers=0", "log.tensorboard=false", "log.every=1", "eval.batch_size=2"]

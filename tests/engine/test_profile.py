@@ -10,7 +10,7 @@ import torch
 from resdet.engine import profile
 from resdet.engine.profile import StepProfile, each_waited_for
 from resdet.engine.train import train
-from resdet.parts import part
+from resdet.profiling import profiled
 from tests.engine.cls_data import write_cifar10
 
 
@@ -40,7 +40,7 @@ def test_a_run_that_ends_early_has_fewer_steps_in_it(tmp_path, monkeypatch) -> N
     monkeypatch.setattr(profile, "SKIPPED", 1)
     steps = StepProfile(tmp_path / "profile", torch.device("cpu"), wanted=True)
     for _ in each_waited_for([[0], [1], [2]]):
-        with part("forward"):
+        with profiled("forward"):
             torch.ones(3).sum()
         steps.after_step()
     steps.close()

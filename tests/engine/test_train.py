@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import resdet
+from resdet.commands.eval_coco import evaluate_run
 from resdet.config.loading import load_config
 from resdet.engine import checkpoint
-from resdet.engine.evaluate import evaluate_run
 from resdet.engine.watch import NonFiniteError
 from resdet.errors import UserError
 from tests.engine.conftest import assert_same_end, log_of, losses_of

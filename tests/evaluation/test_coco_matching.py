@@ -13,7 +13,7 @@ from resdet.evaluation.coco_backends import run_backend
 from resdet.evaluation.coco_detections import prepare_detections
 from resdet.evaluation.coco_input import prepare_ground_truth
 from resdet.evaluation.coco_overlap import box_iou, ranks_within
-from resdet.evaluation.coco_read import to_rle
+from resdet.files.rle import to_rle
 
 SIDE = 240
 CLASSES = (1, 3, 8)

@@ -11,13 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from resdet.backbones import vgg
-from resdet.data.findings import DataError
 from resdet.errors import UserError
+from resdet.files.findings import DataError
 from resdet.inference import test_time
-from resdet.inference.classify import inference_mode
-from resdet.inference.test_time import PAPER_SCALES, Views, make_views, score_images
+from resdet.inference.test_time import score_images
 from resdet.models.classifier import Classifier
-from tests.inference.tiny_classifier import FileImages, make_classifier
+from resdet.models.predict_classification import inference_mode
+from resdet.models.views import PAPER_SCALES, Views, make_views
+from tests.models.tiny_classifier import FileImages, make_classifier
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

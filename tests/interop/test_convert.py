@@ -15,13 +15,13 @@ from torchvision import models
 
 import resdet
 from resdet import cli
+from resdet.commands.convert import choose_target, convert
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.engine import checkpoint
 from resdet.errors import UserError
 from resdet.factory import build_classifier, build_model
-from resdet.interop.convert import choose_target, convert
 from resdet.interop.loaded import LoadedWeights
-from resdet.interop.torchvision_export import exported_classifier
+from resdet.interop.torchvision.export import exported_classifier
 from resdet.interop.weights import read_weights
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (96, 120, 3), dtype=np.uint8)

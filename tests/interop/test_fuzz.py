@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from resdet.backbones import build_backbone
+from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import config_from_dict, config_to_dict
-from resdet.config.schema_cls import ClsConfig
 from resdet.errors import UserError
 from resdet.factory import build_classifier, build_trained, build_trained_classifier
-from resdet.interop import detectron2
+from resdet.interop.detectron2 import weights as detectron2
 from resdet.interop.fitting import load_backbone
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.weights import read_weights
@@ -86,7 +86,7 @@ def our_classifier() -> Sample:
         "train": {"epochs": 1},
     }
     config = config_from_dict(values, "the test")
-    assert isinstance(config, ClsConfig)
+    assert isinstance(config, ClassificationConfig)
     model = build_classifier(config, class_names=["a", "b"])
     checkpoint = {
         "format": 1,

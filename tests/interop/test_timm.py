@@ -17,7 +17,7 @@ from resdet.errors import UserError
 from resdet.factory.classification import build_trained_classifier
 from resdet.interop import timm as interop
 from resdet.interop.timm import TAGS, check_name, fetch, imported, preparation
-from resdet.interop.torchvision import imagenet_wnids
+from resdet.interop.torchvision.classifiers import imagenet_wnids
 from resdet.models.classifier import Classifier
 
 SPEC = "timm:resnet18.a1_in1k"

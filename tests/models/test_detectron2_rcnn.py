@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resdet.config.loading import config_from_dict
 from resdet.factory import build_model
-from resdet.interop.detectron2_config import from_detectron2
+from resdet.interop.detectron2.config import from_detectron2
 from resdet.models import roi_heads
 from resdet.models.rcnn import RCNN
 from resdet.ops import sampler

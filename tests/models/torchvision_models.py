@@ -19,13 +19,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from resdet.data.loader import collate_images
 from resdet.factory.detection import build_trained
-from resdet.inference.predictor import prepare
-from resdet.interop.torchvision_detectors import NAMES, imported
+from resdet.interop.torchvision.detectors import NAMES, imported
+from resdet.models.predict_detection import prepare
 from resdet.models.rcnn import RCNN
 from resdet.ops.masks import _rounded_ends
-from resdet.structures import Detections, ImageBatch
+from resdet.structures import Detections, ImageBatch, collate_images
 from tests.fixtures.recipe import draw_state
 
 KINDS = {name: (name.startswith("mask"), name.endswith("_v2")) for name in NAMES}

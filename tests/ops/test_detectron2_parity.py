@@ -126,7 +126,7 @@ def test_mask_targets_against_polygons() -> None:
     inside its gt box and resample. They differ along the outline only: mean IoU .979, and .803 for
     the thinnest of them. Polygons filled exactly inside the proposal have .984 and .855 with it.
     """
-    from resdet.data.outlines import fill_polygons
+    from resdet.data.detection.outlines import fill_polygons
 
     fixture = Fixture("detectron2_masks")
     facts = fixture.facts("polygons")

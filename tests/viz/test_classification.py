@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resdet.inference.classify import Classification
+from resdet.structures import Classification
 from resdet.viz.classification import MIN_WIDTH, draw_classification, plot_confusion
 
 

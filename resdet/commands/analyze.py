@@ -1,0 +1,258 @@
+"""What `resdet analyze` runs: counts, the comparison, layer responses and training curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resdet.analysis.counts import LayerRow
+from resdet.errors import UserError
+
+if TYPE_CHECKING:
+    from resdet.analysis.networks import Network
+
+DEFAULT_OUT = Path("runs") / "analysis"
+MIB = 2**20
+FP32_BYTES = 4
+Table = tuple[list[str], list[list[str]]]
+"""Header and rows."""
+
+
+def analyze_command(
+    *,
+    names: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    image_size: tuple[int, int] | None = None,
+    layers: bool = False,
+    compare: bool = False,
+    responses: Sequence[str] = (),
+    curves: Sequence[str] = (),
+    num_images: int = 1000,
+    max_error: float | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+) -> list[Path]:
+    """Print the tables that are asked for, draw their figures, and return the files written.
+
+    `names` are registry names or configs (with `overrides`, at `image_size` (height, width)), which
+    are written to `out` only where that is given; the others write there, or to runs/analysis.
+    Raises UserError for what a user can mend.
+    """
+    folder = Path(out) if out is not None else DEFAULT_OUT
+    written: list[Path] = []
+    try:
+        if names:
+            written += _counts(names, overrides, image_size, layers, folder if out else None)
+        if compare:
+            written += _compare(folder)
+        if responses:
+            written += _responses(responses, num_images, device, folder)
+        if curves:
+            written += _curves(curves, max_error, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None
+    if written:
+        print(f"\nwritten to {folder}: {', '.join(path.name for path in written)}")
+    return written
+
+
+def _counts(
+    names: Sequence[str],
+    overrides: Sequence[str],
+    image_size: tuple[int, int] | None,
+    layers: bool,
+    folder: Path | None,
+) -> list[Path]:
+    from resdet.analysis.networks import count_named
+
+    networks = [count_named(name, overrides, image_size) for name in names]
+    print_table("", network_table(networks))
+    for network in networks:
+        if network.count.training_only:
+            count = network.count
+            print(
+                f"{network.name}: {count.training_only:,} of the parameters are auxiliary "
+                f"classifiers', used in training only; {count.parameters - count.training_only:,} "
+                "without"
+            )
+    if layers:
+        for network in networks:
+            print_table(f"\n{network.name}", layer_rows(network))
+    if folder is None:
+        return []
+    return _write_counts(networks, layers, folder)
+
+
+def _write_counts(networks: Sequence[Network], layers: bool, folder: Path) -> list[Path]:
+    """analysis.json, analysis.csv with a line a network, and with `layers` a table of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    for network in networks:
+        count = asdict(network.count)
+        height, width = count.pop("image_size")
+        rows = count.pop("layers")
+        record = {
+            "name": network.name,
+            "num_classes": network.num_classes,
+            "height": height,
+            "width": width,
+            **count,
+        }
+        records.append({**record, "layers": rows} if layers else record)
+    plain = [{key: value for key, value in r.items() if key != "layers"} for r in records]
+    written = [_write_json(records, folder / "analysis.json")]
+    written.append(_write_csv(plain, folder / "analysis.csv"))
+    for record in records if layers else ():
+        lines = [{**row, "output": "x".join(map(str, row["output"]))} for row in record["layers"]]
+        written.append(_write_csv(lines, folder / f"layers_{_file_name(record['name'])}.csv"))
+    return written
+
+
+def network_table(networks: Sequence[Network]) -> Table:
+    """Header and a row a network; activations are what training on one image keeps, in fp32."""
+    header = [
+        "network",
+        "input",
+        "classes",
+        "layers",
+        "parameters",
+        "multiply-adds",
+        "parameters MiB",
+        "activations MiB",
+    ]
+    rows = []
+    for network in networks:
+        count = network.count
+        rows.append(
+            [
+                network.name,
+                "×".join(map(str, count.image_size)),
+                "–" if network.num_classes is None else str(network.num_classes),
+                str(count.depth),
+                f"{count.parameters:,}",
+                f"{count.multiply_adds / 1e9:.3f} G",
+                f"{count.parameters * FP32_BYTES / MIB:.1f}",
+                f"{count.activation_bytes / MIB:.1f}",
+            ]
+        )
+    return header, rows
+
+
+def layer_rows(network: Network) -> Table:
+    """Header and a row a module, in the order of the forward pass, and their total."""
+    header = ["layer", "kind", "output", "parameters", "multiply-adds M", "activations MiB"]
+    total = LayerRow(
+        "total",
+        "",
+        (),
+        sum(row.parameters for row in network.count.layers),
+        network.count.multiply_adds,
+        network.count.activation_bytes,
+    )
+    return header, [
+        [
+            row.name,
+            row.kind,
+            "×".join(map(str, row.output)),
+            f"{row.parameters:,}",
+            f"{row.multiply_adds / 1e6:.2f}",
+            f"{row.activation_bytes / MIB:.2f}",
+        ]
+        for row in [*network.count.layers, total]
+    ]
+
+
+def _compare(folder: Path) -> list[Path]:
+    from resdet.analysis.compare import compare_published, compare_records, compare_table
+    from resdet.viz.analysis import plot_compare
+
+    rows = compare_published()
+    print_table("\nDepth, parameters and error, ours and published", compare_table(rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _write_json(compare_records(rows), folder / "compare.json"),
+        plot_compare(rows, folder / "compare.png"),
+    ]
+
+
+def _responses(
+    specs: Sequence[str], num_images: int, device: str | None, folder: Path
+) -> list[Path]:
+    from resdet.analysis.curves import run_names
+    from resdet.analysis.responses import run_responses
+    from resdet.hardware import choose_device
+    from resdet.viz.analysis import plot_responses
+
+    place = choose_device(device, 0)
+    runs = [
+        run_responses(spec, name=name, num_images=num_images, device=place)
+        for spec, name in zip(specs, run_names(specs), strict=True)
+    ]
+    header = ["run", "layers", "images", "measured", "mean std", "largest", "smallest"]
+    rows = []
+    for run in runs:
+        values = [layer.std for layer in run.layers]
+        measured = "after the norm" if run.after_norm else "the convolutions"
+        numbers = (sum(values) / len(values), max(values), min(values))
+        cells = [run.name, str(len(values)), str(run.num_images), measured]
+        rows.append([*cells, *(f"{number:.4f}" for number in numbers)])
+    print_table("\nStandard deviation of the 3×3 layers' responses", (header, rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _write_json([asdict(run) for run in runs], folder / "responses.json"),
+        plot_responses(runs, folder / "responses.png"),
+    ]
+
+
+def _curves(runs: Sequence[str], max_error: float | None, folder: Path) -> list[Path]:
+    from resdet.analysis.curves import curve_records, curve_table, read_curves
+    from resdet.viz.analysis import plot_curves
+
+    found = read_curves(runs)
+    print_table("\nErrors", curve_table(found))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _write_csv(curve_records(found), folder / "curves.csv"),
+        plot_curves(found, folder / "curves.png", max_error=max_error),
+    ]
+
+
+def print_table(title: str, table: Table) -> None:
+    """Aligned columns: the first to the left, numbers to the right."""
+    header, rows = table
+    if title:
+        print(title)
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    numeric = [
+        all(not row[k] or row[k][0] in "0123456789–" for row in rows) for k in range(len(header))
+    ]
+    for row in [header, *rows]:
+        cells = [
+            cell.rjust(width) if right and k else cell.ljust(width)
+            for k, (cell, width, right) in enumerate(zip(row, widths, numeric, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def _write_json(values: Any, path: Path) -> Path:
+    """Written beside and renamed, so that a reader never sees half of it."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def _write_csv(records: Sequence[dict[str, Any]], path: Path) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    return path

@@ -1,0 +1,264 @@
+"""What `resdet eval-cls` runs: classifiers on their data.val, one by one and together."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resdet import hardware
+from resdet.errors import UserError
+from resdet.evaluation.classification import Scores
+from resdet.factory import build_classification_val_data, load_classifier
+from resdet.files.findings import DataError
+from resdet.files.writing import write_json
+from resdet.inference.ensemble import ensemble as mean_of
+from resdet.inference.test_time import Images, score_images
+from resdet.interop.weights import check_spec, checkpoint_path, is_published
+from resdet.models.classifier import Classifier
+from resdet.models.predict_classification import inference_mode, precision_of
+from resdet.models.views import Views, make_views
+from resdet.viz.classification import plot_confusion
+
+log = logging.getLogger("resdet")
+
+PROGRESS_S = 30.0
+ENSEMBLE = "ensemble"
+Numbers = dict[str, Any]
+
+
+def eval_cls_command(
+    *,
+    runs: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    crops: str = "1",
+    scales: Sequence[int] | None = None,
+    ensemble: bool = False,
+    out: str | Path | None = None,
+    device: str | None = None,
+) -> Numbers:
+    """Evaluate each run folder, checkpoint or published name and print a table.
+
+    `overrides` go on top of each run's own config. `crops` and `scales` are those of
+    `resdet.models.views.make_views`; `ensemble` adds the mean of all runs' softmax.
+
+    Each run's folder, or `out`, gets eval.json (accuracy in percent), scores.npz (see `Scores`) and
+    confusion.png. Of several runs `out` gets a folder each, and itself an eval.json with the
+    numbers by run and those of the ensemble; it is runs/eval_<names> by default. Returns what that
+    eval.json holds. Raises UserError before anything is computed where a run is not there.
+    """
+    specs = [str(run) for run in runs]
+    _check_runs(specs, ensemble)
+    folders, summary_folder = _folders(specs, None if out is None else Path(out))
+    numbers: dict[str, Numbers] = {}
+    kept: list[Scores] = []
+    for spec, folder in zip(specs, folders, strict=True):
+        scores, views = evaluate_classifier(
+            spec, overrides, crops=crops, scales=scales, device=device, folder=folder
+        )
+        numbers[spec] = _write(scores, views, folder, _name(spec), weights=spec)
+        if ensemble:
+            kept.append(scores)
+    if ensemble:
+        _make_folder(summary_folder)
+        name = f"ensemble of {len(specs)}"
+        numbers[ENSEMBLE] = _write(mean_of(kept, specs), views, summary_folder, name)
+    if len(specs) > 1:
+        _make_folder(summary_folder)
+        write_json(summary_folder / "eval.json", numbers)
+    _print_table(numbers)
+    print("\nwritten to " + ", ".join(dict.fromkeys(map(str, [*folders, summary_folder]))))
+    return numbers if len(specs) > 1 else numbers[specs[0]]
+
+
+def _check_runs(specs: Sequence[str], ensemble: bool) -> None:
+    if not specs:
+        raise UserError("give a run folder, a checkpoint, or a name like torchvision:NAME.WEIGHTS")
+    if ensemble and len(specs) < 2:
+        raise UserError(f"--ensemble needs two runs or more; there is only {specs[0]}")
+    twice = [spec for position, spec in enumerate(specs) if spec in specs[:position]]
+    if twice:
+        raise UserError(f"{twice[0]} is given twice; name each run once")
+    for spec in specs:
+        check_spec(spec)
+
+
+def evaluate_classifier(
+    spec: str,
+    overrides: Sequence[str] = (),
+    *,
+    crops: str = "1",
+    scales: Sequence[int] | None = None,
+    device: str | None = None,
+    folder: Path | None = None,
+) -> tuple[Scores, Views]:
+    """A classifier's scores on its data.val, and the views they were made from.
+
+    `folder`, if given, is made before the network runs, so that one which can't be made costs
+    nothing. Raises UserError where there are no data, or their classes are not the model's.
+    """
+    model = load_classifier(spec, overrides)
+    config = model.config
+    assert config is not None, "load_classifier sets it"
+    views = make_views(
+        crops,
+        scales,
+        test_resize=model.test_resize,
+        test_size=model.test_size,
+        interpolation=model.interpolation,
+    )
+    try:
+        dataset: Images = build_classification_val_data(config, classes=model.class_names)
+    except UserError as error:
+        raise UserError(f"{spec}: {error}") from error
+    if folder is not None:
+        _make_folder(folder)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    model.to(hardware.choose_device(device, 0))
+    model.place(model.device, precision_of(model).parameters)
+    log.info("%s: evaluating on %d images, crops %s", spec, len(dataset), _describe(views))
+    workers = max(1, hardware.default_workers(config.data.workers, 1))
+    scores = score_all(model, dataset, views, config.eval.batch_size, workers)
+    scores.broken = dataset.broken + scores.broken
+    return scores, views
+
+
+def score_all(
+    model: Classifier, dataset: Images, views: Views, batch_size: int, workers: int
+) -> Scores:
+    """The scores of all images that can be read, in the data set's order; others are named in the
+    log."""
+    total = len(dataset)
+    logits = np.zeros((total, model.num_classes), np.float32)
+    readable = np.zeros(total, bool)
+    broken: dict[int, DataError] = {}
+    spoken = time.perf_counter()
+    with inference_mode(model):
+        for done, (index, found) in enumerate(
+            score_images(model, dataset, views, batch_size=batch_size, workers=workers), 1
+        ):
+            if isinstance(found, DataError):
+                log.warning("left out: %s", found)
+                broken[index] = found
+            else:
+                logits[index] = found.numpy()
+                readable[index] = True
+            if time.perf_counter() - spoken > PROGRESS_S:
+                spoken = time.perf_counter()
+                log.info("%d of %d images", done, total)
+    kept = np.flatnonzero(readable)
+    return Scores(
+        logits if len(kept) == total else logits[kept],
+        np.asarray(dataset.labels, np.int64)[kept],
+        [dataset.name(index) for index in kept.tolist()],
+        list(model.class_names),
+        [dataset.name(index) for index in sorted(broken)],
+    )
+
+
+def _describe(views: Views) -> str:
+    scales = ", ".join(map(str, views.scales))
+    return f"{views.crops} at {scales}" if views.scales else views.crops
+
+
+def _folders(specs: Sequence[str], out: Path | None) -> tuple[list[Path], Path]:
+    """Where each run's files go, and where the summary goes; no two runs share a folder."""
+    names = _distinct([_name(spec) for spec in specs])
+    if out is not None:
+        return ([out] if len(specs) == 1 else [out / name for name in names]), out
+    summary = Path("runs") / ("eval_" + "+".join(names))[:100]
+    own = [_home(spec) for spec in specs]
+    folders = []
+    for spec, name, home in zip(specs, names, own, strict=True):
+        if home is None:
+            folders.append(Path("runs") / f"eval_{name}")
+        elif own.count(home) > 1:
+            folders.append(home / f"eval_{Path(spec).stem}")
+        else:
+            folders.append(home)
+    return folders, folders[0] if len(specs) == 1 else summary
+
+
+def _home(spec: str) -> Path | None:
+    """The run folder, None for weights that come from none."""
+    if is_published(spec):
+        return None
+    path = Path(spec).expanduser()
+    return path if path.is_dir() else path.parent
+
+
+def _name(spec: str) -> str:
+    """A short name that can be a file's."""
+    home = _home(spec)
+    if home is None:
+        return re.sub(r"[^\w.-]+", "_", spec.partition(":")[2])
+    path = Path(spec).expanduser().resolve()
+    return path.name if path.is_dir() else f"{path.parent.name}_{path.stem}"
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number where one comes again."""
+    found: list[str] = []
+    for name in names:
+        number, chosen = 1, name
+        while chosen in found:
+            number += 1
+            chosen = f"{name}-{number}"
+        found.append(chosen)
+    return found
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made a folder ({error.strerror}); give --out"
+        ) from None
+
+
+def _write(
+    scores: Scores, views: Views, folder: Path, name: str, weights: str | None = None
+) -> Numbers:
+    """eval.json, scores.npz and confusion.png of one classifier or ensemble; returns the first."""
+    evaluator = scores.evaluate()
+    numbers: Numbers = {**evaluator.compute(), "crops": views.crops}
+    if views.scales:
+        numbers["scales"] = list(views.scales)
+    if weights is not None:
+        numbers["weights"] = weights if is_published(weights) else str(checkpoint_path(weights))
+    title = f"{name}, top-1 {numbers['top1_percent']:.2f} %"
+    try:
+        write_json(folder / "eval.json", numbers)
+        scores.save(folder / "scores.npz")
+        confusion: NDArray[np.int64] = evaluator.confusion
+        plot_confusion(confusion, scores.class_names, folder / "confusion.png", title=title)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None
+    return numbers
+
+
+def _print_table(numbers: dict[str, Numbers]) -> None:
+    header = ["run", "top-1 %", "top-5 %", "images", "broken"]
+    rows = [
+        [
+            name,
+            f"{each['top1_percent']:.2f}",
+            f"{each['top5_percent']:.2f}",
+            str(each["num_images"]),
+            str(each["num_broken"]),
+        ]
+        for name, each in numbers.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in [header, *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells[1:]]))

@@ -1,0 +1,226 @@
+"""Every option and every default of a classification run; schema.py has what detection shares."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from resdet.config.detection import CheckpointConfig, LogConfig, OptimConfig, TrainConfig
+from resdet.config.fields import (
+    Ascending,
+    BelowOne,
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Range,
+    Section,
+    check_plateau,
+)
+from resdet.config.model import BackboneConfig
+
+
+class ClassificationModelConfig(Section):
+    num_classes: Positive | None = None
+    """Classes; null means from the data."""
+    weights: str | None = None
+    """Start weights of the whole classifier: a checkpoint, a run folder, or a published
+    name as torchvision:resnet50.IMAGENET1K_V2 or timm:resnet50.a1_in1k; with another number of
+    classes, the last layer starts anew."""
+    backbone: BackboneConfig = BackboneConfig()
+    dropout: Fraction | None = None
+    """Dropout before the last layer; null is the network's own."""
+    pixel_mean: (
+        Annotated[list[float], Field(min_length=3, max_length=3)]
+        | Literal["per_pixel", "per_channel"]
+    ) = [123.675, 116.28, 103.53]
+    """Mean subtracted from each channel, 0..255; per_pixel and per_channel measure it on the
+    training images when the run starts."""
+    pixel_std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [
+        58.395,
+        57.12,
+        57.375,
+    ]
+    """Divisor of each channel."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Channel order the weights were trained with; files are always read as RGB."""
+
+
+class ClassificationSplitConfig(Section):
+    root: str | None = None
+    """Folder: one subfolder a class, tar shards, ImageNet's flat val/, or where CIFAR lies; null
+    is data.root/train or data.root/val (CIFAR: data.root itself)."""
+    ground_truth: str | None = None
+    """ImageNet's flat val/ only: ILSVRC2012_validation_ground_truth.txt or a table of file and
+    wnid; null looks for it beside the images."""
+
+
+class ClassificationAugmentConfig(Section):
+    crop: Literal["random_resized", "scale_jitter", "pad", "none"] = "random_resized"
+    """random_resized: a box of random area and shape (Inception); scale_jitter: a random short
+    side, then a random square (the ResNet paper); pad: padded and cropped at random (CIFAR); none:
+    as in the test."""
+    scale: Annotated[list[Fraction], Field(min_length=2, max_length=2), Range] = [0.08, 1.0]
+    """random_resized: range of the area, relative to the image."""
+    ratio: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), Range] = [0.75, 1.3333]
+    """random_resized: range of width / height."""
+    short_edges: Annotated[list[Positive], Field(min_length=2, max_length=2), Range] = [256, 480]
+    """scale_jitter: range of the short side in pixels."""
+    pad: NonNegative = 4
+    """pad: pixels of 0 (after the mean is subtracted) on each side."""
+    flip_prob: Fraction = 0.5
+    """Chance of a horizontal flip."""
+    policy: Literal["none", "trivial", "rand"] = "none"
+    """TrivialAugment (wide), or RandAugment with magnitudes that grow with strength."""
+    rand_ops: Positive = 2
+    """rand: operations an image."""
+    rand_magnitude: Annotated[float, Field(ge=0, le=10)] = 9
+    """rand: strength, 0..10."""
+    rand_std: NonNegativeFloat = 0.5
+    """rand: deviation of the strength."""
+    color_jitter: Fraction = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
+    pca_std: NonNegativeFloat = 0.0
+    """Deviation of the colour noise along ImageNet's principal colours (Krizhevsky et al. 2012)."""
+    mixup: NonNegativeFloat = 0.0
+    """Beta distribution's alpha of mixup; 0 is off."""
+    cutmix: NonNegativeFloat = 0.0
+    """Beta distribution's alpha of CutMix; 0 is off. With mixup, a batch takes one of the two."""
+    erase_prob: Fraction = 0.0
+    """Chance that a random box of an image is filled."""
+    erase_fill: Literal["noise", "zero"] = "noise"
+    """With normal noise (timm), or with 0 after the mean is subtracted (torchvision)."""
+
+
+class ClassificationDataConfig(Section):
+    format: Literal["auto", "folder", "shards", "cifar10", "cifar100"] = "auto"
+    """How the images lie; auto looks at the folder."""
+    root: str | None = None
+    """Short for both: ROOT/train and ROOT/val, or ROOT itself for CIFAR."""
+    train: ClassificationSplitConfig = ClassificationSplitConfig()
+    val: ClassificationSplitConfig | None = ClassificationSplitConfig()
+    """Null trains without validation."""
+    holdout: NonNegative = 0
+    """CIFAR: the last so many training images are data.val, in place of the test set."""
+    download: bool = False
+    """CIFAR: fetch the archive where it is missing."""
+    classes: list[str] | None = None
+    """Class folders to keep, in label order; null keeps all, sorted by name."""
+    size: Positive = 224
+    """Side of the training images in pixels."""
+    progressive: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = []
+    """Points [epoch, side]: the side grows linearly between them, in steps of 32 pixels; empty
+    trains at `size` throughout."""
+    test_resize: Positive = 256
+    """Short side of a test image in pixels, before the centre crop."""
+    test_size: Positive = 224
+    """Side of the centre crop in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of every resize, antialiased."""
+    repeated_augmentation: Positive = 1
+    """Times that each image comes in a step, each time augmented anew (Hoffer et al. 2020)."""
+    workers: NonNegative | None = None
+    """Loader processes for each training process; null means up to 4, as the cores allow."""
+    augment: ClassificationAugmentConfig = ClassificationAugmentConfig()
+
+
+class ClassificationLossConfig(Section):
+    name: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """bce: a binary cross-entropy a class, the mean over the classes (Wightman et al. 2021)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    bce_target_thresh: BelowOne | None = None
+    """bce: mixed targets above this count as 1; null keeps them."""
+    aux_weight: NonNegativeFloat = 0.3
+    """Weight of auxiliary classifiers' losses (GoogLeNet)."""
+    teacher: str | None = None
+    """Distillation: weights of another classifier, as `model.weights` names them."""
+    teacher_weight: Fraction = 0.5
+    """Share of the teacher's loss."""
+    teacher_temperature: PositiveFloat = 1.0
+    """Softmax temperature of both in it."""
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> ClassificationLossConfig:
+        if self.bce_target_thresh is not None and self.name != "bce":
+            raise ValueError("bce_target_thresh belongs to name bce; set it to null")
+        if self.teacher is None and (self.teacher_weight, self.teacher_temperature) != (0.5, 1.0):
+            raise ValueError("teacher_weight and teacher_temperature need a teacher; name one")
+        return self
+
+
+class ClassificationOptimConfig(OptimConfig):
+    lr: PositiveFloat = 0.1
+    """Learning rate at `reference_batch` images an update, scaled linearly to the batch."""
+    reference_batch: Positive = 256
+    """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
+    norm_weight_decay: NonNegativeFloat = 1e-4
+    """Weight decay of norm layers' scale and shift."""
+    milestones: Annotated[list[Positive], Ascending] = []
+    """Steps where the rate is multiplied by `gamma`; with `train.epochs` they are steps of
+    `reference_batch` images and are scaled to the batch."""
+    warmup_steps: NonNegative = 0
+    """Linear warm-up, in steps."""
+    warmup_until_error_percent: Annotated[float, Field(gt=0, lt=100)] | None = None
+    """Hold lr × `warmup_factor` until the training error falls below this (the paper's ResNet-110:
+    80, with warmup_factor .1); in place of the linear warm-up. Of mixed images the error is that
+    of the image with the larger share."""
+
+    @model_validator(mode="after")
+    def _low_rate(self) -> ClassificationOptimConfig:
+        if self.warmup_until_error_percent is not None and self.warmup_factor < 0.01:
+            raise ValueError(
+                f"warmup_factor {self.warmup_factor} with warmup_until_error_percent holds the "
+                "rate where nothing is learned; give .1 (the paper) or another one from .01 on"
+            )
+        return self
+
+
+class ClassificationTrainConfig(TrainConfig):
+    batch_size: Positive = 256
+    """Images an update, over all processes and accumulated parts."""
+    precise_bn_images: NonNegative = 0
+    """Images over which batch norm statistics are computed anew after the last update, so for
+    last.pt; 0 keeps them."""
+
+
+class ClassificationEvalConfig(Section):
+    every: NonNegative | None = None
+    """Steps between validations; null is once an epoch, 0 only at the end."""
+    batch_size: Positive = 128
+    """Images a forward pass, in each process."""
+
+
+class ClassificationConfig(Section):
+    """A whole classification run."""
+
+    task: Literal["classification"] = "classification"
+    model: ClassificationModelConfig = ClassificationModelConfig()
+    data: ClassificationDataConfig = ClassificationDataConfig()
+    loss: ClassificationLossConfig = ClassificationLossConfig()
+    optim: ClassificationOptimConfig = ClassificationOptimConfig()
+    train: ClassificationTrainConfig
+    log: LogConfig = LogConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: ClassificationEvalConfig = ClassificationEvalConfig()
+
+    @model_validator(mode="after")
+    def _parts_together(self) -> ClassificationConfig:
+        check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
+        points = self.data.progressive
+        if self.train.compile == "recorded" and (points or self.train.accumulate > 1):
+            key = "data.progressive" if points else "train.accumulate"
+            raise ValueError(
+                f"train.compile: recorded is for steps of one part and images of one size, and "
+                f"{key} is set; take auto"
+            )
+        if any(early[0] >= late[0] for early, late in pairwise(points)):
+            raise ValueError("data.progressive: give the points by ascending epoch")
+        if points and self.model.pixel_mean == "per_pixel":
+            raise ValueError(
+                "model.pixel_mean: per_pixel is a mean of one side, and data.progressive has "
+                "several; take per_channel"
+            )
+        return self

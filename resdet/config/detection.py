@@ -1,0 +1,217 @@
+"""Every option and every default, once; loading.py fills them from YAML."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from resdet.config.fields import (
+    Ascending,
+    BelowOne,
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Range,
+    Section,
+    check_plateau,
+)
+from resdet.config.model import ModelConfig
+
+
+class SplitConfig(Section):
+    images: str | list[str]
+    """Image folder, or a list of folders paired by position with `annotations`."""
+    annotations: str | list[str]
+    """COCO JSON file, or a list of them."""
+
+
+class ResizeConfig(Section):
+    mode: Literal["short_edge", "large_scale_jitter"] = "short_edge"
+    """short_edge: Detectron2's multi-scale resize; large_scale_jitter: scale, then crop or pad."""
+    short_edges: Annotated[list[Positive], Field(min_length=1)] = [640, 672, 704, 736, 768, 800]
+    """short_edge: the short side in pixels, one drawn an image."""
+    max_size: Positive = 1333
+    """short_edge: upper limit of the long side in pixels."""
+    lsj_size: Positive = 1024
+    """large_scale_jitter: height and width of the output in pixels."""
+    lsj_scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), Range] = [0.1, 2.0]
+    """large_scale_jitter: range of the scale relative to `lsj_size`."""
+
+
+class AugmentConfig(Section):
+    resize: ResizeConfig = ResizeConfig()
+    flip_prob: Fraction = 0.5
+    """Chance of a horizontal flip."""
+    vertical_flip_prob: Fraction = 0.0
+    """Chance of a vertical flip."""
+    crop: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    """Random crop [height, width] in pixels after the resize; smaller images stay whole."""
+    albumentations: list[dict[str, Any]] = []
+    """Transforms in order, each {name: ColorJitter, p: 0.5, …}: class name and its arguments."""
+
+
+class TestResizeConfig(Section):
+    short_edge: Positive = 800
+    """Short side in pixels at test time."""
+    max_size: Positive = 1333
+    """Upper limit of the long side in pixels."""
+    method: Literal["pillow", "float"] = "pillow"
+    """pillow: antialiased on 8 bits (Detectron2); float: bilinear on floating numbers, without
+    antialiasing, the long side rounded down (torchvision's detectors)."""
+
+
+class DataConfig(Section):
+    train: SplitConfig = SplitConfig(
+        images="datasets/coco/train2017",
+        annotations="datasets/coco/annotations/instances_train2017.json",
+    )
+    val: SplitConfig | None = SplitConfig(
+        images="datasets/coco/val2017",
+        annotations="datasets/coco/annotations/instances_val2017.json",
+    )
+    """Null trains without validation."""
+    classes: list[str] | None = None
+    """Category names to keep, in label order; null keeps all, ordered by category id."""
+    keep_empty: bool = False
+    """Train on images without objects too."""
+    mask_size: Annotated[int, Field(ge=28)] = 112
+    """M: gt masks are rasterised at M×M inside their gt box."""
+    aspect_grouping: bool = True
+    """Batches of landscape or of portrait images, so that less is padded."""
+    workers: NonNegative | None = None
+    """Loader processes for each training process; null means up to 4, as the cores allow."""
+    augment: AugmentConfig = AugmentConfig()
+    test_resize: TestResizeConfig = TestResizeConfig()
+
+
+class OptimConfig(Section):
+    name: Literal["sgd", "adamw", "lamb"] = "sgd"
+    lr: PositiveFloat = 0.02
+    """Learning rate at `reference_batch` images an update, scaled linearly to the batch."""
+    reference_batch: Positive = 16
+    """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
+    momentum: Fraction = 0.9
+    """sgd only."""
+    nesterov: bool = False
+    """sgd: Nesterov's momentum."""
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """adamw and lamb only."""
+    weight_decay: NonNegativeFloat = 1e-4
+    norm_weight_decay: NonNegativeFloat = 0.0
+    """Weight decay of norm layers' scale and shift."""
+    bias_weight_decay: NonNegativeFloat | None = None
+    """Weight decay of other layers' biases; null is `weight_decay`."""
+    clip_norm: PositiveFloat | None = None
+    """Largest total gradient norm; null does not clip (lamb clips at 1 by itself)."""
+    schedule: Literal["multistep", "cosine", "plateau"] = "multistep"
+    """plateau multiplies by `gamma` where validation has not improved `patience` times in a row."""
+    milestones: Annotated[list[Positive], Ascending] = [210000, 250000]
+    """Steps where the rate is multiplied by `gamma`; with `train.epochs` they are steps of
+    `reference_batch` images and are scaled to the batch."""
+    milestone_epochs: Annotated[list[PositiveFloat], Ascending] = []
+    """The same in epochs, whatever the batch; in place of `milestones`."""
+    gamma: Fraction = 0.1
+    patience: Positive = 3
+    """plateau: validations without a better metric before the rate drops."""
+    min_lr: NonNegativeFloat = 0.0
+    """Lowest rate of cosine and plateau, at `reference_batch`."""
+    warmup_steps: NonNegative = 1000
+    """Linear warm-up, in steps."""
+    warmup_epochs: NonNegativeFloat | None = None
+    """The same in epochs; in place of `warmup_steps`."""
+    warmup_factor: Fraction = 0.001
+    """Start of the warm-up, relative to lr."""
+
+    @model_validator(mode="after")
+    def _rates(self) -> OptimConfig:
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError("nesterov belongs to sgd with momentum; set optim.nesterov=false")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
+        return self
+
+
+class TrainConfig(Section):
+    epochs: PositiveFloat | None = None
+    """Passes over the training set; give this or `max_steps`."""
+    max_steps: Positive | None = None
+    """Optimizer updates; give this or `epochs`."""
+    batch_size: Positive = 16
+    """Images an update, over all processes and accumulated parts."""
+    accumulate: Positive = 1
+    """Parts an update is split into, to save memory."""
+    seed: NonNegative = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
+    """auto: bf16 where the processor computes with it, else fp32; fp64 is for parity checks."""
+    channels_last: bool = True
+    """Memory layout of the convolutions."""
+    compile: bool | Literal["auto", "recorded"] = "auto"
+    """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU where a compiler is
+    found; recorded: of a classifier on one GPU, its forward and backward pass in training as CUDA
+    graphs too, for images so small that the GPU computes a layer sooner than the host starts it."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay a step of averaged weights, used in evaluation and prediction; null keeps none."""
+    deterministic: bool = True
+    """On a CPU: deterministic algorithms, so that a resumed run is equal to the last bit."""
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
+    """CPU threads of a training process; null is torch's choice, recorded for exact resuming."""
+    profile: bool = False
+    """Profile three steps after the first ten: a table of the parts of a step, and a trace, in the
+    folder profile of the run."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.epochs is None) == (self.max_steps is None):
+            given = "both are given" if self.epochs is not None else "neither is given"
+            raise ValueError(f"give train.epochs or train.max_steps, one of them; {given}")
+        return self
+
+
+class LogConfig(Section):
+    every: Positive = 20
+    """Steps between lines of log.jsonl."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside it."""
+
+
+class CheckpointConfig(Section):
+    every: Positive | None = None
+    """Steps between checkpoints; null is once an epoch. The last step always writes one."""
+
+
+class EvalConfig(Section):
+    every: NonNegative | None = None
+    """Steps between validations; null is once an epoch, 0 only at the end."""
+    batch_size: Positive = 1
+    """Images a forward pass, in each process."""
+    max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
+    """Detections an image that AR1, AR10 and AP / AR100 count."""
+    backend: Literal["fast", "pycocotools"] = "fast"
+    """Our own, or the slow reference; the same numbers."""
+    val_loss: bool = True
+    """Compute the losses on data.val too."""
+
+
+class DetectionConfig(Section):
+    """A whole detection run."""
+
+    task: Literal["detection"] = "detection"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig
+    log: LogConfig = LogConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _parts_together(self) -> DetectionConfig:
+        if self.train.compile == "recorded":
+            raise ValueError(
+                "train.compile: recorded is for classifiers, whose images have one size; take auto"
+            )
+        check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
+        return self

@@ -1,0 +1,267 @@
+"""Labelled images on disk, whatever way they lie: the data set of a classification run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resdet.data.classification.folder import has_folders, loose_images, read_class_folders
+from resdet.data.classification.imagenet import read_flat_images
+from resdet.data.classification.samples import BROKEN, ClassificationSample
+from resdet.data.classification.shards import find_shards, read_shards
+from resdet.data.classification.transforms import (
+    ClassificationTransform,
+    center_crop,
+    resize_short_edge,
+)
+from resdet.data.names import Names
+from resdet.files.findings import (
+    DataError,
+    Finding,
+    log_findings,
+    missing_images_message,
+    strict_error,
+)
+from resdet.files.images import EncodedImage, check_image
+
+logger = logging.getLogger("resdet")
+
+Format = Literal["auto", "folder", "shards"]
+
+HEADERS_AT_START = 20_000
+"""Larger sets are trusted until a file is read: a million headers on a cold disk take an hour."""
+
+MEAN_IMAGES = 10_000
+"""Images over which a mean is measured: a pixel of deviation 60 is then known to .6 levels."""
+
+MEAN_CHUNK = 256
+"""Images of a mean that are in memory together."""
+
+BROKEN_REMEDY = "it is left out"
+
+
+class Source(Protocol):
+    """`FileImages` or `ShardImages`."""
+
+    class_names: list[str]
+    labels: NDArray[np.int64]
+    findings: list[Finding]
+    names: Names
+
+    def name(self, index: int) -> str: ...
+
+    def open(self, index: int) -> BinaryIO: ...
+
+    def keep(self, rows: NDArray[np.int64]) -> None: ...
+
+
+class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
+    """Images with a class each.
+
+    An image that can't be read is named and never replaced: found at the start it is left out as a
+    finding, found later its sample says so.
+
+    Args:
+        source: where they lie.
+        transform: `ClassificationTrainTransform` or `ClassificationTestTransform`.
+        seed: of all that is random in the transform.
+        strict: make an error of all that would be left out.
+        decode_all: read every image whole at the start; otherwise their headers, and those only of
+            sets of at most `HEADERS_AT_START` images.
+    Raises:
+        DataError: no image can be read; and with `strict` for every finding.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        transform: ClassificationTransform,
+        seed: int = 0,
+        strict: bool = False,
+        decode_all: bool = False,
+    ) -> None:
+        self.source = source
+        self.transform = transform
+        self.seed = seed
+        self.broken: list[str] = []
+        """Names of the images that were left out at the start, as they can't be read."""
+        self.findings = source.findings + self._leave_out_broken(decode_all)
+        if self.findings and (strict or not len(self)):
+            raise strict_error(self.findings)
+        log_findings(self.findings)
+
+    def _leave_out_broken(self, decode_all: bool) -> list[Finding]:
+        if not decode_all and len(self) > HEADERS_AT_START:
+            return []
+
+        def problem(index: int) -> str | None:
+            name = self.name(index)
+            try:
+                with self._open(index) as file:
+                    check_image(file, name, whole=decode_all)
+            except DataError as error:
+                return str(error).removeprefix(f"{name}: ")
+            return None
+
+        with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+            problems = list(pool.map(problem, range(len(self))))
+        rows = [row for row, what in enumerate(problems) if what is not None]
+        folder = os.path.commonpath([Path(self.name(row)).parent for row in rows]) if rows else ""
+        found = []
+        for row in rows:
+            item = os.path.relpath(self.name(row), folder)
+            what = f"can't be read ({problems[row]})"
+            found.append(Finding(folder, item, what, BROKEN_REMEDY))
+        if rows:
+            self.broken = [self.name(row) for row in rows]
+            self.source.keep(np.setdiff1d(np.arange(len(self)), rows))
+        return found
+
+    @property
+    def class_names(self) -> list[str]:
+        """K names, by label."""
+        return self.source.class_names
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) int64, 0..K-1."""
+        return self.source.labels
+
+    def __len__(self) -> int:
+        return len(self.source.labels)
+
+    def name(self, index: int) -> str:
+        """The image file, or its shard and name."""
+        return self.source.name(index)
+
+    def _open(self, index: int) -> BinaryIO:
+        try:
+            return self.source.open(index)
+        except FileNotFoundError as error:
+            raise DataError(f"{self.name(index)}: no such image file any more") from error
+        except OSError as error:
+            raise DataError(f"{self.name(index)}: can't be read ({error.strerror})") from error
+
+    def encoded(self, index: int) -> EncodedImage:
+        """An image's bytes and size.
+
+        Raises:
+            DataError: the file is missing, or its header can't be read.
+        """
+        with self._open(index) as file:
+            try:
+                data = file.read()
+            except OSError as error:
+                raise DataError(f"{self.name(index)}: can't be read ({error.strerror})") from error
+        return EncodedImage(data, self.name(index))
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB, upright, decoded by Pillow and not transformed.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        return self.encoded(index).pixels()
+
+    def __getitem__(self, key: tuple[int, int]) -> ClassificationSample:
+        """The sample of (epoch, index); what is random in it depends on seed, epoch and index."""
+        epoch, index = key
+        name = self.name(index)
+        seed = np.random.SeedSequence((self.seed, epoch, index))
+        try:
+            image = self.transform(self.encoded(index), epoch=epoch, seed=seed)
+        except DataError as error:
+            side = self.transform.side(epoch)
+            zeros = torch.zeros((3, side, side), dtype=torch.uint8)
+            return ClassificationSample(zeros, BROKEN, index, name, str(error), epoch)
+        return ClassificationSample(image, int(self.labels[index]), index, name, None, epoch)
+
+    def digest(self) -> str:
+        """A fingerprint of the names and labels; pixels are not read for it."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode("utf-8", "surrogateescape"))
+        digest.update(self.labels.tobytes())
+        digest.update(self.source.names.text.tobytes())
+        digest.update(self.source.names.ends.tobytes())
+        return f"{len(self)} images, {digest.hexdigest()[:16]}"
+
+    def pixel_mean(self) -> Tensor:
+        """Mean of each pixel, (3, S, S) float32 in 0..255, of images resized to S and cut square.
+
+        Of large sets it is measured on `MEAN_IMAGES` images at even distances.
+        """
+        side = self.transform.side(0)
+        count = min(len(self), MEAN_IMAGES)
+        rows = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
+
+        def square(row: int) -> NDArray[np.uint8] | None:
+            try:
+                return center_crop(resize_short_edge(self.read(row), side), side)
+            except DataError:
+                return None  # named when its turn comes
+
+        total = np.zeros((side, side, 3), np.int64)
+        read = 0
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for first in range(0, count, MEAN_CHUNK):
+                for pixels in pool.map(square, rows[first : first + MEAN_CHUNK]):
+                    if pixels is not None:
+                        total += pixels
+                        read += 1
+        if not read:
+            raise DataError(f"{self.name(0)}: neither this image nor another one can be read")
+        return torch.from_numpy(total.transpose(2, 0, 1) / read).float()
+
+
+def open_images(
+    root: str | Path,
+    *,
+    transform: ClassificationTransform,
+    format: Format = "auto",
+    ground_truth: str | None = None,
+    classes: Sequence[str] | None = None,
+    train_classes: Sequence[str] | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    decode_all: bool = False,
+) -> ClassificationDataset:
+    """The images of a folder: class folders, ImageNet's flat val/, or tar shards.
+
+    Args:
+        format: auto takes shards where there is a *.tar.
+        ground_truth: see `read_flat_images`; None looks for it.
+        classes, train_classes: see `label_order`.
+        transform, seed, strict, decode_all: see `ClassificationDataset`.
+    Raises:
+        DataError: the folder is missing or is none of these, and what the readers raise.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DataError(missing_images_message([folder]))
+    source: Source
+    if format == "shards" or (format == "auto" and find_shards(folder)):
+        if ground_truth is not None:
+            raise DataError(
+                f"{folder}: ground_truth ({ground_truth}) is for a flat folder of images, and this "
+                "has tar shards; leave it out, or set data.format=folder"
+            )
+        source = read_shards(folder, classes=classes, train_classes=train_classes)
+    elif ground_truth is not None or (loose_images(folder) and not has_folders(folder)):
+        source = read_flat_images(
+            folder, ground_truth=ground_truth, classes=classes, train_classes=train_classes
+        )
+    else:
+        source = read_class_folders(folder, classes=classes, train_classes=train_classes)
+    return ClassificationDataset(
+        source, transform=transform, seed=seed, strict=strict, decode_all=decode_all
+    )

@@ -1,0 +1,275 @@
+"""Images in tar files, read by position: KEY.jpg and KEY.cls in *.tar, as webdataset lays them out.
+
+A .cls member holds the class's position in classes.json, a list of names beside the shards, or its
+name. Where each image lies is read once from the tar files' headers and kept in a file beside them,
+so that any image is one read, in any order, exactly as with files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resdet.data.classification.folder import SUFFIXES, label_order, some
+from resdet.data.names import Names, pack_names
+from resdet.files.findings import DataError, Finding, missing_images_message, strict_error
+
+logger = logging.getLogger("resdet")
+
+CLASSES_FILE = "classes.json"
+
+INDEX_FILE = "shards.index.npz"
+
+INDEX_FORMAT = 1
+
+BLOCK = 512
+"""Bytes that a tar file is counted in; one of zeros ends it."""
+
+
+@dataclass
+class ShardImages:
+    """Images in the tar files of a folder, and their classes."""
+
+    root: Path
+    shards: list[str]
+    """Sorted names of the tar files."""
+    names: Names
+    """N names of members."""
+    places: NDArray[np.int64]
+    """(N, 3) position in `shards`, then first byte and number of bytes in that file."""
+    labels: NDArray[np.int64]
+    """(N,) int64, 0..K-1."""
+    class_names: list[str]
+    """K names."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def name(self, index: int) -> str:
+        return f"{self.root / self.shards[self.places[index, 0]]}/{self.names[index]}"
+
+    def open(self, index: int) -> BinaryIO:
+        shard, first, size = self.places[index].tolist()
+        with (self.root / self.shards[shard]).open("rb") as file:
+            file.seek(first)
+            return io.BytesIO(file.read(size))
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Leaves out all but some images."""
+        self.names, self.places = self.names.select(rows), self.places[rows]
+        self.labels = self.labels[rows]
+
+
+@dataclass
+class _Index:
+    """What the tar files hold."""
+
+    names: Names
+    places: NDArray[np.int64]
+    """As in `ShardImages`."""
+    classes: Names
+    """N contents of the .cls members."""
+    lonely: Names
+    """Images without a .cls member, with their shards."""
+
+
+def find_shards(root: str | Path) -> list[str]:
+    """Sorted names of the tar files in a folder."""
+    return sorted(path.name for path in Path(root).glob("*.tar") if path.name[0] != ".")
+
+
+def read_shards(
+    root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    train_classes: Sequence[str] | None = None,
+) -> ShardImages:
+    """The images of a folder's tar files, by shard and place; see `label_order` for the classes.
+
+    Raises:
+        DataError: there are no tar files, some are broken (it names all of these), a class can't be
+            read, or the classes do not agree.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(missing_images_message([root]))
+    shards = find_shards(root)
+    if not shards:
+        raise DataError(f"{root}: no *.tar in it.\n{missing_images_message([])}")
+    index = _load_index(root, shards)
+    if not len(index.names):
+        hint = ""
+        if len(index.lonely):
+            hint = (
+                "; if each tar file holds the images of the class it is named after, as ImageNet's "
+                "do, unpack each into a folder of its name"
+            )
+        raise DataError(f"{root}: no image in its tar files has a .cls member beside it{hint}")
+    found, numbers = _class_numbers(root, index)
+    names = label_order(str(root), found, classes=classes, train_classes=train_classes)
+    label_of = {name: label for label, name in enumerate(names)}
+    label_of_number = np.array([label_of.get(name, -1) for name in found], np.int64)
+    labels = label_of_number[numbers]
+    findings = []
+    if len(index.lonely):
+        lonely = [index.lonely[i] for i in range(len(index.lonely))]
+        remedy = "they are left out; pack the shards again"
+        findings.append(Finding(str(root), some(lonely), "without a .cls member", remedy))
+    images = ShardImages(root, shards, index.names, index.places, labels, names, findings)
+    if (labels < 0).any():
+        images.keep(np.flatnonzero(labels >= 0))
+    return images
+
+
+def _class_numbers(root: Path, index: _Index) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the classes that the data have, and the position among them of each image's."""
+    texts = [index.classes[i] for i in range(len(index.classes))]
+    listed = _read_class_list(root)
+    is_number = all(text.isdecimal() for text in set(texts))
+    if listed is None:
+        if is_number:
+            names = [str(i) for i in range(max(map(int, texts)) + 1)]
+        else:
+            names = sorted(set(texts))
+    else:
+        names = listed
+    position = {name: i for i, name in enumerate(names)}
+    if is_number:
+        position = {str(i): i for i in range(len(names))}
+    numbers = np.empty(len(texts), np.int64)
+    for row, text in enumerate(texts):
+        text = str(int(text)) if is_number else text
+        if text not in position:
+            shard = root / find_shards(root)[index.places[row, 0]]
+            raise DataError(
+                f"{shard}: {index.names[row]} has the class {text!r}, which is not in "
+                f"{CLASSES_FILE} ({len(names)} names); complete it, or pack the shards again"
+            )
+        numbers[row] = position[text]
+    return names, numbers
+
+
+def _read_class_list(root: Path) -> list[str] | None:
+    path = root / CLASSES_FILE
+    if not path.is_file():
+        return None
+    try:
+        names = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: no JSON ({error}); give a list of class names") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: give a list of class names, in the order of their numbers")
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: a name comes twice; name each class once")
+    return names
+
+
+def _load_index(root: Path, shards: list[str]) -> _Index:
+    """The index that lies beside the shards, or a new one where a file's size or time changed."""
+    stats = [(root / shard).stat() for shard in shards]
+    stamp = json.dumps(
+        [INDEX_FORMAT, *((s, t.st_size, t.st_mtime_ns) for s, t in zip(shards, stats, strict=True))]
+    )
+    path = root / INDEX_FILE
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["stamp"]) == stamp:
+                pairs = {
+                    key: Names(file[f"{key}_text"], file[f"{key}_ends"])
+                    for key in ("names", "classes", "lonely")
+                }
+                return _Index(places=file["places"], **pairs)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # none yet, or one that was cut short
+    logger.info("%s: indexing %d shard(s), once", root, len(shards))
+    index = _make_index(root, shards)
+    _save_index(path, index, stamp)
+    return index
+
+
+def _save_index(path: Path, index: _Index, stamp: str) -> None:
+    """Written beside and renamed, as several processes may do so at once."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    arrays: dict[str, NDArray[np.generic]] = {
+        "stamp": np.array(stamp),
+        "places": index.places,
+        "names_text": index.names.text,
+        "names_ends": index.names.ends,
+        "classes_text": index.classes.text,
+        "classes_ends": index.classes.ends,
+        "lonely_text": index.lonely.text,
+        "lonely_ends": index.lonely.ends,
+    }
+    try:
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        draft.replace(path)
+    except OSError as error:
+        logger.info("%s can't be written (%s); the shards are indexed at each start", path, error)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _make_index(root: Path, shards: list[str]) -> _Index:
+    names: list[str] = []
+    classes: list[str] = []
+    lonely: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    broken: list[Finding] = []
+    for number, shard in enumerate(shards):
+        path = root / shard
+        try:
+            images, labels = _scan(path)
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            remedy = "copy or pack it again, or remove it"
+            broken.append(Finding(str(path), "the tar file", f"is broken ({error})", remedy))
+            continue
+        for key, (name, first, size) in images.items():
+            text = labels.get(key)
+            if text is None:
+                lonely.append(f"{shard}/{name}")
+                continue
+            names.append(name)
+            classes.append(text)
+            places.append((number, first, size))
+    if broken:
+        raise strict_error(broken)
+    table = np.array(places, np.int64).reshape(-1, 3)
+    return _Index(pack_names(names), table, pack_names(classes), pack_names(lonely))
+
+
+def _scan(path: Path) -> tuple[dict[str, tuple[str, int, int]], dict[str, str]]:
+    """Of one tar file the images by key, (name, first byte, bytes) each, and the .cls texts."""
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, str] = {}
+    length = path.stat().st_size
+    with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
+        count = 0
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # it keeps all of them otherwise
+            count += 1
+            if member.offset_data + member.size > length:
+                raise tarfile.ReadError(f"cut short within its member {count}, {member.name}")
+            if not member.isreg():
+                continue
+            folder, slash, file = member.name.rpartition("/")
+            stem, _, suffix = file.partition(".")
+            key = folder + slash + stem
+            if f".{suffix.lower()}" in SUFFIXES:
+                images.setdefault(key, (member.name, member.offset_data, member.size))
+            elif suffix == "cls":
+                raw.seek(member.offset_data)
+                labels[key] = raw.read(member.size).decode("utf-8").strip()
+        if tar.offset + BLOCK > length:
+            raise tarfile.ReadError(f"cut short after its member {count}: no end marker")
+    return images, labels

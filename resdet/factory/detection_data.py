@@ -1,0 +1,71 @@
+"""Detection data sets from configs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resdet.config.detection import DetectionConfig
+
+if TYPE_CHECKING:
+    from resdet.data.detection.dataset import DetectionDataset
+
+
+def build_train_data(
+    config: DetectionConfig, *, strict: bool = False, decode_all: bool = False
+) -> DetectionDataset:
+    """The training set with its transforms.
+
+    `strict` makes every finding in the files an error; `decode_all` reads every image first.
+    """
+    from resdet.data.detection.dataset import DetectionDataset
+    from resdet.data.detection.transforms import LargeScaleJitter, ShortEdge, TrainTransform
+
+    augment, resize = config.data.augment, config.data.augment.resize
+    transform = TrainTransform(
+        resize=ShortEdge(resize.short_edges, resize.max_size)
+        if resize.mode == "short_edge"
+        else LargeScaleJitter(resize.lsj_size, (resize.lsj_scale[0], resize.lsj_scale[1])),
+        flip_prob=augment.flip_prob,
+        vertical_flip_prob=augment.vertical_flip_prob,
+        crop=augment.crop,
+        albumentations=augment.albumentations,
+    )
+    return DetectionDataset(
+        config.data.train.images,
+        config.data.train.annotations,
+        transform=transform,
+        classes=config.data.classes,
+        keep_empty=config.data.keep_empty,
+        mask_size=_mask_size(config),
+        seed=config.train.seed,
+        strict=strict,
+        decode_all=decode_all,
+    )
+
+
+def build_val_data(
+    config: DetectionConfig, *, strict: bool = False, decode_all: bool = False
+) -> DetectionDataset | None:
+    """The validation set, images without objects included, at the test size; None without one."""
+    from resdet.data.detection.dataset import DetectionDataset
+    from resdet.data.detection.transforms import TestTransform
+
+    split, resize = config.data.val, config.data.test_resize
+    if split is None:
+        return None
+    return DetectionDataset(
+        split.images,
+        split.annotations,
+        transform=TestTransform(resize.short_edge, resize.max_size, resize.method),
+        classes=config.data.classes,
+        keep_empty=True,
+        mask_size=_mask_size(config),
+        seed=config.train.seed,
+        strict=strict,
+        decode_all=decode_all,
+    )
+
+
+def _mask_size(config: DetectionConfig) -> int | None:
+    """Masks are rasterised only where a head learns them."""
+    return config.data.mask_size if config.model.roi.mask_head else None

@@ -1,0 +1,196 @@
+"""Masks as run lengths in COCO's compressed code: reading, checking, converting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+from resdet.errors import UserError
+
+Rle = dict[str, Any]
+
+
+MAX_COORDINATE = 1e6
+"""Pixels; pycocotools takes memory for each one that an outline passes, inside the image or not."""
+
+
+def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
+    """Compressed RLE of polygons (a list of flat xy lists in pixels), or of either kind of RLE.
+
+    `size` is the image's (height, width). An empty list gives an empty mask. Raises UserError,
+    naming `item`, for what is neither, and for an RLE of another size than its image.
+    """
+    if isinstance(segmentation, dict):
+        try:
+            height, width = (int(v) for v in segmentation["size"])
+            counts = segmentation["counts"]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise UserError(
+                f'{item}: an RLE needs "size" [height, width] and "counts"; it has '
+                f"{sorted(segmentation)}"
+            ) from None
+        if size is not None and (height, width) != size:
+            raise UserError(
+                f"{item}: its mask is {height}×{width} (height × width), its image "
+                f"{size[0]}×{size[1]}; encode masks at the original image size"
+            )
+        if isinstance(counts, list):
+            if not all(isinstance(count, int) and count >= 0 for count in counts):
+                raise UserError(f"{item}: the counts of its RLE are not whole numbers from 0")
+            if sum(counts) != height * width:
+                raise UserError(f"{item}: the counts of its RLE do not add up to its size")
+            return mask_utils.frPyObjects(segmentation, height, width)
+        if not isinstance(counts, str | bytes):
+            raise UserError(f"{item}: RLE counts must be a list or a string")
+        code = counts.encode() if isinstance(counts, str) else counts
+        if not are_rle_codes([code], [height * width]):
+            raise UserError(
+                f"{item}: the counts of its RLE are broken, or do not add up to its size; encode "
+                "the mask again"
+            )
+        return {"size": [height, width], "counts": counts}
+    if not isinstance(segmentation, list):
+        raise UserError(f"{item}: segmentation must be polygons (a list) or an RLE (an object)")
+    if size is None:
+        raise UserError(
+            f"{item}: polygons need the height and width of their image; "
+            "add them to the ground truth's images, or evaluate kinds=bbox"
+        )
+    # Fewer than three points enclose nothing, and pycocotools reads four numbers as a box.
+    polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6]
+    if not polygons:
+        empty = {"size": list(size), "counts": [size[0] * size[1]]}
+        return mask_utils.frPyObjects(empty, *size)
+    if any(len(p) % 2 for p in polygons):
+        raise UserError(f"{item}: a polygon has an odd number of coordinates")
+    if not all(map(_are_coordinates, polygons)):
+        raise UserError(
+            f"{item}: a polygon has a coordinate that is not a number within "
+            f"±{MAX_COORDINATE:,.0f} pixels"
+        )
+    rles = mask_utils.frPyObjects(polygons, *size)
+    return rles[0] if len(rles) == 1 else mask_utils.merge(rles)
+
+
+def _are_coordinates(values: Sequence[Any]) -> bool:
+    if set(map(type, values)) <= {int, float}:
+        # min and max may pass over a NaN, the sum does not
+        within = min(values) >= -MAX_COORDINATE and max(values) <= MAX_COORDINATE
+        return within and math.isfinite(sum(values))
+    return all(isinstance(v, int | float) and abs(v) <= MAX_COORDINATE for v in values)
+
+
+def are_compressed(segmentations: Sequence[Any], sizes: Sequence[list[int] | None]) -> bool:
+    """Whether all are what `to_rle` would return: compressed RLE of their images' [height, width].
+
+    False says nothing about which one differs, or whether it is wrong.
+    """
+    if set(map(type, segmentations)) != {dict}:
+        return False
+    try:
+        found = list(map(itemgetter("size"), segmentations))
+        codes = list(map(itemgetter("counts"), segmentations))
+    except KeyError:
+        return False
+    if found != sizes or set(map(type, chain.from_iterable(found))) != {int}:
+        return False
+    if set(map(type, codes)) != {str}:
+        return False
+    pixels = [height * width for height, width in found]
+    return are_rle_codes([code.encode() for code in codes], pixels)
+
+
+_CHARACTERS = bytes(range(48, 112))
+
+
+_CONTINUES = 0x20
+
+
+_NEGATIVE = 0x10
+
+
+_MOST_DIGITS = 7
+"""32 bits: no image has more pixels."""
+
+
+CODES_AT_ONCE = 128
+"""What lies in the second cache: twice as quick as 4,096."""
+
+
+def is_rle_text(code: bytes) -> bool:
+    """Whether `code` is one number or more, of any size."""
+    return bool(code) and not code.translate(None, _CHARACTERS) and code[-1] - 48 < _CONTINUES
+
+
+def are_rle_codes(codes: Sequence[bytes], pixels: Sequence[int]) -> bool:
+    """Whether each of `codes` is runs that add up to its number of `pixels`."""
+    if not all(map(is_rle_text, codes)):
+        return False
+    for start in range(0, len(codes), CODES_AT_ONCE):
+        part = codes[start : start + CODES_AT_ONCE]
+        code = np.frombuffer(b"".join(part), np.uint8)
+        offsets = np.cumsum([0, *map(len, part)])
+        if has_wrong_total(code, offsets, np.array(pixels[start : start + CODES_AT_ONCE])).any():
+            return False
+    return True
+
+
+def has_wrong_total(
+    code: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(G,) whose runs do not add up to `pixels` (G,), or are negative; arguments as `read_runs`."""
+    if not len(pixels):
+        return np.zeros(0, bool)
+    runs, bounds = read_runs(code, offsets)
+    firsts = bounds[:-1]
+    return (np.add.reduceat(runs, firsts) != pixels) | (np.minimum.reduceat(runs, firsts) < 0)
+
+
+def read_runs(
+    code: NDArray[np.uint8], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Reads the codes of G masks at once.
+
+    Args:
+        code: the bytes of all masks, which `is_rle_text`; offsets: (G + 1,) first byte of each.
+    Returns:
+        The runs of all masks, of 0 and 1 in turn, and (G + 1,) the first run of each.
+    """
+    digits = code - np.uint8(48)
+    ends = np.flatnonzero(digits < _CONTINUES)
+    numbers = _numbers(digits, ends)
+    bounds = np.searchsorted(ends, offsets)
+    firsts, sizes = bounds[:-1], np.diff(bounds)
+    # The differences are summed over every second number, from a mask's second and third on.
+    sums = np.empty_like(numbers)
+    for parity in (0, 1):
+        np.cumsum(numbers[parity::2], out=sums[parity::2])
+    before_second = np.where(firsts > 0, sums[firsts - 1], 0)
+    ranks = np.arange(len(numbers)) - np.repeat(firsts, sizes)
+    before = np.where(ranks & 1, np.repeat(before_second, sizes), np.repeat(sums[firsts], sizes))
+    runs = sums - before
+    runs[firsts] = numbers[firsts]
+    return runs, bounds
+
+
+def _numbers(digits: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers whose last digits are at `ends`; -2⁴⁰ for one of too many digits."""
+    starts = np.append(0, ends + 1)[:-1]
+    counts = ends - starts + 1
+    numbers = (digits[starts] & (_CONTINUES - 1)).astype(np.int64)
+    longer = np.flatnonzero(counts > 1)
+    for place in range(1, _MOST_DIGITS):
+        more = (digits[starts[longer] + place] & (_CONTINUES - 1)).astype(np.int64)
+        numbers[longer] += more << (5 * place)
+        longer = longer[counts[longer] > place + 1]
+    signed = np.flatnonzero(digits[ends] & _NEGATIVE)
+    numbers[signed] -= 1 << (5 * np.minimum(counts[signed], _MOST_DIGITS))
+    numbers[longer] = -(1 << 40)
+    return numbers

@@ -1,0 +1,212 @@
+"""The command on real images: numbers, files, tables, and what it refuses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
+from resdet.commands.eval_cls import eval_cls_command
+from resdet.errors import UserError
+from resdet.models.predict_classification import predict
+from resdet.structures import Classification
+from tests.models.tiny_classifier import configured, write_checkpoint
+
+NUM_IMAGES = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
+    """ROOT/val with six ants and six bees of several shapes, a bee that is cut short, and an
+    empty file."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("ants", "bees"):
+        (root / "val" / name).mkdir(parents=True)
+        images = sorted((shared_data / "hymenoptera_256" / "val" / name).iterdir())
+        for image in images[:6]:
+            shutil.copy(image, root / "val" / name)
+    (root / "val" / "bees" / "short.jpg").write_bytes(images[6].read_bytes()[:4000])
+    (root / "val" / "ants" / "empty.jpg").write_bytes(b"")
+    return root
+
+
+@pytest.fixture
+def runs(tmp_path: Path, data: Path) -> list[str]:
+    """Two run folders with other random weights."""
+    paths = []
+    for seed in range(2):
+        model = configured(["ants", "bees"], seed, root=str(data))
+        paths.append(str(write_checkpoint(tmp_path / f"run{seed}" / "best.pt", model).parent))
+    return paths
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    return json.loads((Path(folder) / "eval.json").read_text())
+
+
+def scores(folder: str | Path) -> dict[str, np.ndarray]:
+    with np.load(Path(folder) / "scores.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(logits).double().softmax(1).numpy()
+
+
+def evaluate(runs: list[str], **more: Any) -> dict[str, Any]:
+    return eval_cls_command(runs=runs, device="cpu", **more)
+
+
+def test_one_run_equals_a_loop_over_predict(
+    runs: list[str],
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "resdet"):
+        numbers = evaluate([runs[0]])
+    model = configured(["ants", "bees"], 0)
+    hits = 0
+    found = scores(runs[0])
+    assert found["logits"].shape == (NUM_IMAGES, 2) and found["logits"].dtype == np.float32
+    assert found["labels"].tolist() == [0] * 6 + [1] * 6
+    for file, label, logits in zip(found["files"], found["labels"], found["logits"], strict=True):
+        assert Path(file).parent.name == ["ants", "bees"][label]
+        single = predict(model, str(file))
+        assert isinstance(single, Classification)
+        np.testing.assert_allclose(single.probabilities, softmax(logits[None])[0], rtol=1e-4)
+        hits += int(single.labels[0] == label)
+    assert read(runs[0]) == numbers
+    assert numbers == {
+        "top1_percent": pytest.approx(100 * hits / NUM_IMAGES),
+        "top5_percent": 100,
+        "num_images": NUM_IMAGES,
+        "num_broken": 2,
+        "crops": "1",
+        "weights": str(Path(runs[0]) / "best.pt"),
+    }
+    with Image.open(Path(runs[0]) / "confusion.png") as picture:
+        assert min(picture.size) > 400
+    assert "short.jpg" in caplog.text and "empty.jpg" in caplog.text
+    printed = capsys.readouterr().out
+    assert f"{numbers['top1_percent']:.2f}" in printed and f"written to {runs[0]}" in printed
+    assert not list(Path(runs[0]).glob("*.part"))
+
+
+def test_several_runs_and_their_ensemble(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    numbers = evaluate(runs, ensemble=True, out=out)
+    assert read(out) == numbers and list(numbers) == [*runs, "ensemble"]
+    members = [scores(out / name) for name in ("run0", "run1")]
+    assert read(out / "run0") == numbers[runs[0]] and read(out / "run1") == numbers[runs[1]]
+    mean = np.mean([softmax(each["logits"]) for each in members], axis=0)
+    assert np.abs(softmax(members[0]["logits"]) - mean).max() > 0.01, "they differ"
+    together = scores(out)
+    np.testing.assert_allclose(softmax(together["logits"]), mean, rtol=1e-4)
+    expected = 100 * np.mean(mean.argmax(1) == together["labels"])
+    assert numbers["ensemble"]["top1_percent"] == pytest.approx(expected)
+    assert (out / "confusion.png").is_file() and (out / "run1" / "confusion.png").is_file()
+    assert not (Path(runs[0]) / "eval.json").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == [*runs, "ensemble"]
+    assert len({len(line) for line in lines[:4]}) == 1, "columns are aligned"
+
+
+def test_default_folders(runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run's own; two checkpoints of one run get folders in it."""
+    monkeypatch.chdir(tmp_path)
+    last = shutil.copy(Path(runs[0]) / "best.pt", Path(runs[0]) / "last.pt")
+    both = [f"{runs[0]}/best.pt", str(last), runs[1]]
+    evaluate(both)
+    (summary,) = (tmp_path / "runs").iterdir()
+    assert summary.name == "eval_run0_best+run0_last+run1"
+    assert list(read(summary)) == both
+    best, last = (read(Path(runs[0]) / f"eval_{name}") for name in ("best", "last"))
+    assert Path(best.pop("weights")).name == "best.pt"
+    assert Path(last.pop("weights")).name == "last.pt"
+    assert best == last
+    assert not (Path(runs[0]) / "eval.json").exists()
+    assert read(runs[1]) == read(summary)[runs[1]]
+
+
+@pytest.mark.parametrize(("crops", "scales"), [("10", None), ("dense", [32, 45])])
+def test_crops_and_scales(runs: list[str], crops: str, scales: list[int] | None) -> None:
+    numbers = evaluate([runs[0]], crops=crops, scales=scales)
+    assert numbers["crops"] == crops and numbers.get("scales") == scales
+    logits = scores(runs[0])["logits"].astype(np.float64)
+    np.testing.assert_allclose(np.exp(logits).sum(1), 1, rtol=1e-5)
+
+
+def test_overrides_apply_to_each_run(runs: list[str], data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "val" / "bees", tmp_path / "other" / "bees")
+    numbers = evaluate(runs, overrides=[f"data.val.root={tmp_path / 'other'}"], out=tmp_path / "o")
+    assert [each["num_images"] for each in numbers.values()] == [6, 6]
+    assert [each["num_broken"] for each in numbers.values()] == [1, 1]
+
+
+def test_wrong_data_are_refused_before_anything_is_computed(
+    runs: list[str], data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=rf"{runs[0]}: data\.val: null; give data\.val\.root"):
+        evaluate(runs[:1], overrides=["data.val=null"], out=out)
+    shutil.copytree(data / "val" / "ants", tmp_path / "other" / "wasps")
+    with pytest.raises(UserError) as error:
+        evaluate(runs[:1], overrides=[f"data.val.root={tmp_path / 'other'}"], out=out)
+    assert all(name in str(error.value) for name in ("wasps", "ants", "bees", runs[0]))
+    with pytest.raises(UserError, match="corners and centre are one place"):
+        evaluate(runs[:1], overrides=["data.test_resize=32"], crops="10", out=out)
+    with pytest.raises(UserError, match="no such file or folder"):
+        evaluate([runs[0], "absent"], out=out)
+    with pytest.raises(UserError, match="has no classifier 'resnet5'"):
+        evaluate(["torchvision:resnet5.IMAGENET1K_V1"], out=out)
+    with pytest.raises(UserError, match="given twice"):
+        evaluate([runs[0], runs[0]], out=out)
+    with pytest.raises(UserError, match="two runs or more"):
+        evaluate(runs[:1], ensemble=True, out=out)
+    assert not out.exists()
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        evaluate(runs[:1], out=Path(runs[0]) / "best.pt")
+
+
+def command(*argv: str) -> int:
+    parser = argparse.ArgumentParser(prog="eval-cls", allow_abbrev=False)
+    fill_eval_cls(parser)
+    assert all(action.help for action in parser._actions)
+    return run_eval_cls(parser.parse_intermixed_args(argv), parser)
+
+
+def test_the_command_line(runs: list[str], data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = [f"data.val.root={data / 'val'}", "--crops", "dense", "--scales", "32,24", "--ensemble"]
+    assert command(*runs, *argv, "--out", str(out), "--device", "cpu") == 0
+    assert list(read(out)) == [*runs, "ensemble"]
+    assert read(out)["ensemble"]["scales"] == [32, 24]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "give a RUN_OR_CHECKPOINT"),
+        (["data.holdout=0"], "give a RUN_OR_CHECKPOINT"),
+        (["a", "--ensemble"], "--ensemble needs two runs or more"),
+        (["a", "--scales", "224"], "--scales belongs to --crops dense"),
+        (["a", "--crops", "dense", "--scales", "224,x"], "pixels with commas"),
+        (["a", "--crops", "5"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    with pytest.raises(SystemExit):
+        command(*argv)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,269 @@
+"""The command: what it prints, what it writes, and which combinations it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from resdet.commands.eval_coco import eval_coco_command
+from resdet.errors import UserError
+from resdet.evaluation.coco import CocoResult, evaluate_coco_full
+from resdet.evaluation.coco_report import print_tables, write_report
+
+
+@pytest.fixture
+def files(shared_data: Path) -> dict[str, Path]:
+    folder = shared_data / "voc2012_100" / "annotations"
+    return {
+        "detections": folder / "detections_real_model.json",
+        "annotations": folder / "instances.json",
+    }
+
+
+def test_detections_by_files(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = eval_coco_command(**files, out=tmp_path / "out", max_dets=[1, 10, 50])
+    written = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert written == result.summary
+    assert list(written) == ["bbox"] and len(written["bbox"]) == 12
+    with (tmp_path / "out" / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert rows[14]["name"] == "person" and rows[14]["num_gt"] == "91"
+    with Image.open(tmp_path / "out" / "pr_bbox.png") as picture:
+        assert min(picture.size) > 400
+    printed = capsys.readouterr().out
+    assert "AR50" in printed and f"{result.summary['bbox']['AP']:.3f}" in printed
+    assert "diningtable" in printed and str(tmp_path / "out") in printed
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_default_folder_is_beside_the_runs(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    eval_coco_command(**files)
+    assert (tmp_path / "runs" / "eval_detections_real_model" / "eval.json").is_file()
+
+
+def test_files_need_no_torch(files: dict[str, Path], tmp_path: Path, repo: Path) -> None:
+    code = (
+        "import sys; from resdet.commands.eval_coco import eval_coco_command as run; "
+        "run(detections=sys.argv[1], annotations=sys.argv[2], out=sys.argv[3]); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *map(str, files.values()), str(tmp_path)]
+    subprocess.run(command, check=True, cwd=repo, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give a run folder or checkpoint, or --detections"),
+        ({"run": "runs/a", "detections": "b.json"}, "give a run folder or checkpoint, or"),
+        ({"run": "runs/a", "annotations": "b.json"}, "data.val.annotations"),
+        ({"detections": "b.json"}, "needs --annotations"),
+        ({"detections": "b", "annotations": "c", "overrides": ["a=1"]}, "key=value belongs to"),
+        ({"detections": "b", "annotations": "c", "device": "cpu"}, "--device belongs to"),
+    ],
+)
+def test_wrong_combinations(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        eval_coco_command(**arguments)
+
+
+def test_unwritable_folder_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"taken: cannot be written.*--out"):
+        eval_coco_command(**files, out=tmp_path / "taken")
+
+
+@pytest.fixture(scope="module")
+def run_folder(repo: Path, nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best.pt of the demo's model with random weights, two nuclei images as its data.val."""
+    import torch
+
+    from resdet.config.loading import config_to_dict, load_config
+    from resdet.engine import checkpoint
+    from resdet.factory import build_model
+
+    folder = tmp_path_factory.mktemp("run")
+    truth = json.loads((nuclei / "annotations" / "val.json").read_text())
+    truth["images"] = truth["images"][:2]
+    kept = {image["id"] for image in truth["images"]}
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in kept]
+    (folder / "two.json").write_text(json.dumps(truth))
+    config = load_config(
+        repo / "configs" / "demo_nuclei.yaml",
+        [
+            f"data.val.images={nuclei / 'images'}",
+            f"data.val.annotations={folder / 'two.json'}",
+            "data.workers=0",
+            "model.detections_per_image=20",
+            "train.precision=fp32",
+        ],
+    )
+    torch.manual_seed(0)
+    names, ids = ([c[key] for c in truth["categories"]] for key in ("name", "id"))
+    model = build_model(config, class_names=names, category_ids=ids)
+    contents = {
+        "format": checkpoint.FORMAT,
+        "kind": "detector",
+        "resdet_version": "0",
+        "torch_version": str(torch.__version__),
+        "config": config_to_dict(config),
+        "class_names": names,
+        "category_ids": ids,
+        "step": 0,
+        "model": model.state_dict(),
+        "ema": None,
+        "best": None,
+    }
+    checkpoint.save(folder / "best.pt", contents)
+    return folder
+
+
+def test_a_run_on_its_validation_data(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = eval_coco_command(run=run_folder, device="cpu")
+    assert list(result.summary) == ["bbox", "segm"]
+    assert "AR200" in result.summary["segm"], "the config's caps"
+    assert json.loads((run_folder / "eval.json").read_text()) == result.summary
+    assert (run_folder / "pr_segm.png").is_file()
+    printed = capsys.readouterr().out
+    assert "validation loss" in printed and "loss_mask" in printed
+
+
+def test_a_checkpoint_with_options(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = eval_coco_command(
+        run=run_folder / "best.pt",
+        overrides=["eval.val_loss=false", "eval.backend=fast"],
+        kinds=["segm"],
+        max_dets=[1, 5, 15],
+        backend="pycocotools",
+        device="cpu",
+        out=tmp_path,
+    )
+    assert list(result.summary) == list(result.per_class) == list(result.pr_curves) == ["segm"]
+    assert "AR15" in result.summary["segm"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "eval.json",
+        "per_class.csv",
+        "pr_segm.png",
+    }
+    assert "validation loss" not in capsys.readouterr().out
+
+
+def test_kinds_that_a_run_does_not_find(run_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"kinds \['keypoints'\].*finds bbox and segm"):
+        eval_coco_command(run=run_folder, kinds=["keypoints"])
+
+
+def test_a_model_of_more_classes_than_the_data(
+    run_folder: Path, tmp_path: Path, nuclei: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Detections of the other classes are left out, and the data's labels become the model's."""
+    import torch
+
+    from resdet.commands.eval_coco import evaluate_run
+    from resdet.inference.loading import load
+
+    values = torch.load(run_folder / "best.pt", weights_only=True)
+    values["class_names"] = ["mitochondrion", *values["class_names"]]
+    values["category_ids"] = [7, 8]
+    rows = {"cls_score": (2, 3), "bbox_pred": (4, 8), "predictor": (1, 2)}
+    for key, value in values["model"].items():
+        for name, (few, more) in rows.items():
+            if f".{name}." in key and len(value) == few:
+                # every class is as likely as the background
+                values["model"][key] = torch.zeros(more, *value.shape[1:])
+    torch.save(values, tmp_path / "two.pt")
+    with caplog.at_level("INFO", logger="resdet"):
+        _, found = evaluate_run(tmp_path / "two.pt", device="cpu")
+    assert "1 of the model's 2 classes" in caplog.text and "mitochondrion" in caplog.text
+    assert found.loss is not None and 0 < found.loss < 100
+    truth = json.loads((run_folder / "two.json").read_text())
+    [category] = truth["categories"]
+    assert {record["category_id"] for record in found.records} == {category["id"]}
+    model = load(tmp_path / "two.pt", device="cpu")
+    for image in truth["images"]:
+        boxes = model.predict(nuclei / "images" / image["file_name"])
+        mine = [record for record in found.records if record["image_id"] == image["id"]]
+        assert len(mine) == int((boxes.labels == 1).sum())
+        assert 0 < len(mine) < len(boxes)
+
+
+def test_a_model_whose_classes_have_no_names(
+    run_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A detector of another toolkit's layout is evaluated by the order of its classes."""
+    from resdet.commands.convert import convert
+    from resdet.commands.eval_coco import evaluate_run
+
+    convert(str(run_folder), tmp_path / "two.pkl")
+    split = json.loads((run_folder / "two.json").read_text())
+    data = [
+        f"data.val.annotations={run_folder / 'two.json'}",
+        f"data.val.images={load_values(run_folder)['images']}",
+        "train.precision=fp32",
+        "data.workers=0",
+    ]
+    with caplog.at_level("INFO", logger="resdet"):
+        _, found = evaluate_run(tmp_path / "two.pkl", data, device="cpu")
+    assert "taken by position" in caplog.text
+    _, own = evaluate_run(run_folder, device="cpu")
+    assert found.records == own.records
+    assert {record["image_id"] for record in found.records} <= {i["id"] for i in split["images"]}
+
+
+def load_values(run_folder: Path) -> dict[str, Any]:
+    """The section data.val of the run's own config."""
+    import torch
+
+    return torch.load(run_folder / "best.pt", weights_only=True)["config"]["data"]["val"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_tables_on_a_terminal_and_elsewhere(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = evaluate_coco_full(files["annotations"], files["detections"])
+    result.per_class["bbox"][0].name = "[red]plane"
+    drawn, plain = Terminal(), io.StringIO()
+    print_tables(result, drawn)
+    print_tables(result, plain)
+    for text in (drawn.getvalue(), plain.getvalue()):
+        assert "[red]plane" in text, "a name is no markup"
+        assert "0.348" in text and "kind" in text and "…" not in text
+    assert "─" in drawn.getvalue() and "─" not in plain.getvalue()
+
+
+def test_empty_result_is_written(tmp_path: Path) -> None:
+    truth = {
+        "images": [{"id": 1, "height": 9, "width": 9}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    result = evaluate_coco_full(truth, [])
+    assert isinstance(result, CocoResult)
+    print_tables(result, io.StringIO())
+    assert {path.name for path in write_report(result, tmp_path)} == {
+        "eval.json",
+        "per_class.csv",
+        "pr_bbox.png",
+    }

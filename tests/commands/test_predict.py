@@ -1,0 +1,230 @@
+"""load() and the predict command, on real files from disk to disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resdet.commands.predict import predict_command
+from resdet.engine.checkpoint import save
+from resdet.errors import UserError
+from resdet.inference.loading import load
+from resdet.inference.sources import in_background, list_sources
+from resdet.models.rcnn import RCNN
+from resdet.structures import Detections
+from tests.models.tiny_detector import write_checkpoint
+
+
+@pytest.fixture
+def images(tmp_path: Path, nuclei: Path) -> Path:
+    """A folder with a subfolder, two files of one stem, a text file and a hidden one."""
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    paths = sorted((nuclei / "images").iterdir())[:3]
+    shutil.copy(paths[0], folder / "b.png")
+    Image.open(paths[1]).convert("RGB").save(folder / "a.jpg")
+    Image.open(paths[1]).convert("RGB").save(folder / "a.webp")
+    shutil.copy(paths[2], folder / "sub" / "b.png")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path: Path, nuclei: Path) -> Path:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (128, 96))
+    assert writer.isOpened()
+    image = cv2.imread(str(sorted((nuclei / "images").iterdir())[0]))
+    for shift in range(5):
+        writer.write(np.ascontiguousarray(image[shift : shift + 96, :128]))
+    writer.release()
+    return path
+
+
+def run(run_folder: Path, inputs: list[Any], out: Path, **more: Any) -> int:
+    return predict_command(run=run_folder, inputs=inputs, out=out, device="cpu", **more)
+
+
+def read(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    return (
+        json.loads((out / "detections.json").read_text()),
+        json.loads((out / "images.json").read_text()),
+    )
+
+
+def test_load_gives_the_model_back(run_folder: Path, model: RCNN, nuclei: Path) -> None:
+    path = sorted((nuclei / "images").iterdir())[0]
+    loaded = load(run_folder, device="cpu")
+    assert not loaded.training
+    assert (loaded.class_names, loaded.category_ids) == (["cell", "dirt"], [7, 30])
+    assert loaded.config == model.config
+    a, b = model.predict(path), loaded.predict(path)
+    assert isinstance(a, Detections) and isinstance(b, Detections)
+    torch.testing.assert_close(a.boxes, b.boxes)
+    assert load(run_folder / "best.pt", device="cpu").num_classes == 2
+
+
+def test_load_takes_averaged_weights(tmp_path: Path, model: RCNN) -> None:
+    ema = {key: value + 1 for key, value in model.state_dict().items()}
+    path = tmp_path / "last.pt"
+    write_checkpoint(path, model, ema=ema)
+    save(path, torch.load(path))  # as the engine writes it
+    loaded = load(tmp_path, device="cpu").state_dict()
+    assert all(torch.equal(loaded[key], ema[key]) for key in ema)
+
+
+def test_load_refuses_what_it_cannot_read(tmp_path: Path, model: RCNN) -> None:
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(UserError, match="without a config and class names"):
+        load(tmp_path / "w.pt", device="cpu")
+    write_checkpoint(tmp_path / "best.pt", model, class_names=["one"], category_ids=[1])
+    with pytest.raises(UserError, match="does not fit the model"):
+        load(tmp_path, device="cpu")
+    with pytest.raises(UserError, match="leave out source='detectron2'"):
+        load(tmp_path, source="detectron2")
+
+
+def test_a_folder_is_drawn_and_written(
+    run_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    with caplog.at_level(logging.INFO, "resdet"):
+        assert run(run_folder, [images], out, score_thresh=0.0, batch_size=3) == 0
+    detections, entries = read(out)
+    names = [entry["file_name"] for entry in entries]
+    assert names == ["a.jpg", "a.webp", "b.png", "sub/b.png"]
+    assert [entry["id"] for entry in entries] == [1, 2, 3, 4]
+    assert [entry["drawn"] for entry in entries] == ["a.jpg", "a-2.jpg", "b.png", "sub/b.png"]
+    for entry in entries:
+        assert Image.open(out / entry["drawn"]).size == (entry["width"], entry["height"])
+        assert entry["frame"] is None and Path(entry["source"]).is_file()
+    assert {record["category_id"] for record in detections} <= {7, 30}
+    assert {record["image_id"] for record in detections} == {1, 2, 3, 4}
+    assert detections[0]["segmentation"]["size"] == [256, 256]
+    assert "1 files are neither image nor video" in caplog.text
+    assert not list(out.rglob("*.partial"))
+
+
+def test_records_are_those_of_predict(
+    run_folder: Path, images: Path, tmp_path: Path, model: RCNN
+) -> None:
+    run(run_folder, [images / "b.png"], tmp_path / "out", score_thresh=0.3)
+    found = model.predict(images / "b.png", score_thresh=0.3)
+    assert isinstance(found, Detections)
+    assert read(tmp_path / "out")[0] == found.to_coco(1)
+
+
+def test_a_broken_image_is_named_and_the_rest_is_done(
+    run_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (images / "aa.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
+    (images / "void.png").write_bytes(b"")
+    assert run(run_folder, [images], tmp_path / "out", score_thresh=0.0) == 1
+    assert "aa.jpg" in caplog.text and "void.png" in caplog.text
+    assert "2 of 6 inputs could not be read" in caplog.text
+    entries = read(tmp_path / "out")[1]
+    assert [entry["id"] for entry in entries] == [1, 2, 3, 4]
+
+
+def test_a_video_gives_frames_and_a_video(run_folder: Path, video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(run_folder, [video, video], out, score_thresh=0.0, batch_size=2) == 0
+    detections, entries = read(out)
+    assert [entry["frame"] for entry in entries] == [0, 1, 2, 3, 4] * 2
+    assert entries[4]["drawn"] == "clip/frame_000004.jpg"
+    assert entries[5]["drawn"] == "clip-2/frame_000000.jpg"
+    assert len({record["image_id"] for record in detections}) == 10
+    for stem in ("clip", "clip-2"):
+        (drawn,) = [path for path in out.glob(f"{stem}.*") if path.suffix in (".mp4", ".avi")]
+        capture = cv2.VideoCapture(str(drawn))
+        assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+        assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+        assert capture.read()[1].shape == (96, 128, 3)
+
+
+def test_a_broken_video_is_a_failure(run_folder: Path, images: Path, tmp_path: Path) -> None:
+    (images / "film.mp4").write_bytes(b"no film")
+    assert run(run_folder, [images], tmp_path / "out") == 1
+    assert len(read(tmp_path / "out")[1]) == 4
+
+
+def test_sources_are_never_overwritten(run_folder: Path, images: Path, video: Path) -> None:
+    before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
+    shutil.move(video, images / "clip.avi")
+    before[images / "clip.avi"] = (images / "clip.avi").read_bytes()
+    for _ in range(2):  # the second time its own drawings are neither inputs nor in the way
+        assert run(run_folder, [images], images) == 0
+        assert all(path.read_bytes() == content for path, content in before.items())
+        entries = read(images)[1]
+        drawn = [entry["drawn"] for entry in entries if entry["frame"] is None]
+        assert drawn == ["a-2.jpg", "a-3.jpg", "b-2.png", "sub/b-2.png"]
+        assert {entry["drawn"].split("/")[0] for entry in entries if entry["frame"]} == {"clip-2"}
+
+
+def test_out_inside_the_input_is_not_read(images: Path) -> None:
+    out = images / "drawn"
+    out.mkdir()
+    shutil.copy(images / "b.png", out / "old.png")
+    sources, skipped = list_sources([images], out)
+    assert len(sources) == 4 and skipped == 1
+    assert len({str(source.target).lower() for source in sources}) == 4
+
+
+def test_clear_words_for_wrong_arguments(run_folder: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.csv").write_text("")
+    with pytest.raises(UserError, match=r"no image or video in there \(1 other files\)"):
+        run(run_folder, [tmp_path / "empty"], tmp_path / "out")
+    with pytest.raises(UserError, match="no such image, folder or video"):
+        run(run_folder, ["absent.jpg"], tmp_path / "out")
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        run(run_folder, [images], run_folder / "best.pt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_keeps_the_former_files(
+    run_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(run_folder, [images], out)
+    before = (out / "detections.json").read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match="No space left"):
+        run(run_folder, [images], out)
+    assert (out / "detections.json").read_bytes() == before
+    assert not list(out.rglob("*.partial"))
+
+
+def test_reading_ahead_is_bounded_ordered_and_ends() -> None:
+    made: list[int] = []
+
+    def numbers() -> Any:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    ahead = in_background(numbers(), depth=3)
+    assert [next(ahead) for _ in range(10)] == list(range(10))
+    ahead.close()
+    assert len(made) <= 10 + 3 + 2
+
+    def failing() -> Any:
+        yield 1
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        list(in_background(failing(), depth=2))

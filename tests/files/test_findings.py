@@ -1,0 +1,198 @@
+"""Everything bad in a file is found, named, counted, and with `strict` an error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from resdet.files.findings import DataError
+from tests.data.make import SQUARE, annotation, dataset, write_coco
+
+FAR = [50.0, 30.0, 58.0, 30.0, 58.0, 38.0]
+GOOD_CODE = coco_mask.encode(np.asfortranarray(np.eye(40, 60, dtype=np.uint8)))["counts"].decode()
+
+
+def rle(**changes: Any) -> dict[str, Any]:
+    return {"size": [40, 60], "counts": GOOD_CODE, **changes}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 9}, "belongs to image 9, which is not in the file"),
+        ({"image_id": [1]}, r"belongs to image [1]"),
+        ({"category_id": 4}, "has category_id 4, which is not among the categories"),
+        ({"bbox": [5, 5, 0, 9]}, "bbox [5, 5, 0, 9] without width"),
+        ({"bbox": [5, 5, 9, 0]}, "without height"),
+        ({"bbox": [5, 5, -3, 9]}, "without width"),
+        ({"bbox": [70, 5, 9, 9]}, "outside its image of 60×40"),
+        ({"bbox": [5, math.nan, 9, 9]}, "not four finite numbers"),
+        ({"bbox": [5, 5, 9]}, "not four finite numbers"),
+        ({"bbox": "5 5 9 9"}, "not four finite numbers"),
+        ({"bbox": None, "segmentation": None}, "has no bbox"),
+        ({"iscrowd": "0"}, "has iscrowd '0', not 0 or 1"),
+    ],
+)
+def test_unusable_annotations_are_dropped(
+    tmp_path: Path, change: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = annotation(**{"id": 17, **change})
+    source = write_coco(tmp_path, [bad, annotation(id=18)])
+    with caplog.at_level(logging.WARNING, logger="resdet"):
+        data = dataset(*source)
+    [finding] = data.findings
+    assert finding.file == source[1]
+    assert finding.item == "annotation 17"
+    assert message in finding.what
+    assert "dropped" in finding.remedy
+    assert "annotation 17" in caplog.text
+    assert len(data[(0, 0)].target.labels) == 1
+    assert [each["id"] for each in data.ground_truth()["annotations"]] == [18]
+    with pytest.raises(DataError, match=r"(?s)1 finding.*annotation 17"):
+        dataset(*source, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segmentation": None}, "has no segmentation"),
+        ({"segmentation": []}, "has no segmentation"),
+        ({"segmentation": "x"}, "segmentation of type str"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "no polygon of three or more points"),
+        ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "no polygon of three"),
+        ({"segmentation": [FAR]}, "do not touch its bbox"),
+        ({"segmentation": rle(size=[60, 40])}, "RLE of size 60×40 in an image of 40×60"),
+        ({"segmentation": rle(counts="")}, "counts are broken"),
+        ({"segmentation": rle(counts="~~")}, "counts are broken"),
+        ({"segmentation": rle(counts=GOOD_CODE[:-3])}, "does not add up"),
+        ({"segmentation": rle(counts=[5, 5])}, "counts are broken"),
+        ({"segmentation": {"counts": "00"}}, "without size or counts"),
+    ],
+)
+def test_a_box_stands_in_for_a_broken_outline(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    source = write_coco(tmp_path, [annotation(id=17, **change), annotation(id=18)])
+    data = dataset(*source)
+    [finding] = data.findings
+    assert finding.item == "annotation 17"
+    assert message in finding.what
+    assert finding.remedy == "its box is taken as its mask"
+    target = data[(0, 0)].target
+    assert target.masks is not None
+    assert target.masks[0].all()
+    truth = data.ground_truth()["annotations"][0]
+    assert truth["segmentation"] == [[10, 10, 30, 10, 30, 30, 10, 30]]
+    assert dataset(*source, mask_size=None).findings == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": None}, "has no bbox"),
+        ({"bbox": None, "segmentation": rle()}, "has no bbox"),
+        ({"bbox": [-9, 10, 39, 20]}, "past its image of 60×40"),
+        ({"segmentation": SQUARE}, "flat list"),
+        ({"segmentation": [SQUARE, [1, 2]]}, "1 polygon(s) that are not"),
+        ({"id": 0}, "id that is not positive"),
+        ({"id": "x"}, "id that is not a whole number"),
+        ({"id": 10**30}, "id that is not a whole number, or beyond 2^53"),
+        ({"id": math.inf}, "id that is not a whole number"),
+        ({"id": 18}, "the id of another annotation"),
+        ({"id": None}, "without 'id'"),
+        ({"area": None}, "without 'area'"),
+        ({"iscrowd": None}, "without 'iscrowd'"),
+    ],
+)
+def test_repairs_keep_the_object(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    source = write_coco(tmp_path, [annotation(id=18), annotation(**{"id": 17, **change})])
+    data = dataset(*source)
+    [finding] = data.findings
+    assert message in finding.what
+    assert len(data[(0, 0)].target.labels) == 2
+    truth = data.ground_truth()["annotations"]
+    ids = [each["id"] for each in truth]
+    assert len(set(ids)) == 2 and min(ids) > 0
+    assert all(each["area"] > 0 and each["iscrowd"] == 0 for each in truth)
+    with pytest.raises(DataError, match="have to be mended"):
+        dataset(*source, strict=True)
+
+
+def test_areas_are_those_of_pycocotools(tmp_path: Path) -> None:
+    triangle = [10, 10, 30, 10, 10, 30]
+    source = write_coco(tmp_path, [annotation(area=None, segmentation=[triangle])])
+    [truth] = dataset(*source).ground_truth()["annotations"]
+    code = coco_mask.merge(coco_mask.frPyObjects([triangle], 40, 60))
+    assert truth["area"] == coco_mask.area(code)
+    [truth] = dataset(*source, mask_size=None).ground_truth()["annotations"]
+    assert truth["area"] == 400
+    source = write_coco(tmp_path, [annotation(area=None, segmentation=rle())])
+    [truth] = dataset(*source).ground_truth()["annotations"]
+    assert truth["area"] == coco_mask.area(rle())
+
+
+def test_bad_images_are_named(tmp_path: Path) -> None:
+    images: list[dict[str, Any]] = [
+        {"id": 1, "file_name": "1.png", "height": 40, "width": 60},
+        {"id": 1, "file_name": "2.png", "height": 40, "width": 60},
+        {"id": 3, "height": 40, "width": 60},
+        {"file_name": "4.png", "height": 40, "width": 60},
+        {"id": 5, "file_name": "5.png"},
+        {"id": 6, "file_name": "6.png", "height": 40, "width": 60},
+        {"id": 7, "file_name": "7.PNG", "height": 40, "width": 60},
+        {"id": 8, "file_name": "8.png", "height": 0, "width": math.nan},
+        {"id": 9, "file_name": "9.png", "height": 10**12, "width": 60},
+    ]
+    source = write_coco(tmp_path, [annotation(), annotation(id=2, image_id=6)], images=images)
+    folder = Path(source[0])
+    (folder / "6.png").unlink()
+    (folder / "7.PNG").rename(folder / "7.png")
+    (folder / "8.png").write_bytes(b"nothing")
+    data = dataset(*source)
+    assert data.image_ids == [1, 5, 9]
+    assert data.sizes.tolist() == [[40, 60], [40, 60], [40, 60]]
+    found = {finding.item: finding.what for finding in data.findings}
+    assert "id of another image" in found["image 1 (2.png)"]
+    assert "no file_name" in found["image 3"]
+    assert "no id" in found["images[3] (4.png)"]
+    assert "no height and width" in found["image 5 (5.png)"]
+    assert "has no file in" in found["image 6 (6.png)"]
+    assert "(but 7.png)" in found["image 7 (7.PNG)"]
+    assert "can't be read" in found["image 8 (8.png)"]
+    assert "no height and width" in found["image 9 (9.png)"]
+    assert len(found) == 8  # and not the annotation of the image that is left out
+
+
+def test_missing_sizes_follow_exif(tmp_path: Path) -> None:
+    source = write_coco(tmp_path, [annotation()], images=[{"id": 1, "file_name": "1.png"}])
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(np.zeros((60, 40), np.uint8)).save(Path(source[0]) / "1.png", exif=exif)
+    assert dataset(*source).sizes.tolist() == [[40, 60]]
+
+
+def test_the_log_is_compact(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bad = [annotation(id=100 + i, bbox=[1, 1, 0, 5]) for i in range(20)]
+    source = write_coco(tmp_path, [annotation(), *bad])
+    with caplog.at_level(logging.WARNING, logger="resdet"):
+        data = dataset(*source)
+    assert len(data.findings) == 20
+    [record] = caplog.records
+    assert "20× annotation 100 has bbox" in record.getMessage()
+    assert "and 17 more" in record.getMessage()
+    with pytest.raises(DataError) as caught:
+        dataset(*source, strict=True)
+    assert str(caught.value).count("annotation 1") == 20
+
+
+def test_rounding_past_the_border_is_no_finding(tmp_path: Path) -> None:
+    source = write_coco(tmp_path, [annotation(bbox=[10.5, 10.5, 49.9, 29.7])])
+    data = dataset(*source, strict=True)
+    np.testing.assert_allclose(data.tables.boxes, [[10.5, 10.5, 60, 40]])
