@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from resdet.analysis.counts import LayerRow
 from resdet.errors import UserError
+from resdet.files.writing import write_csv, write_json
+from resdet.viz.tables import print_table
 
 if TYPE_CHECKING:
     from resdet.analysis.networks import Network
@@ -40,7 +40,7 @@ def analyze_command(
 
     `names` are registry names or configs (with `overrides`, at `image_size` (height, width)), which
     are written to `out` only where that is given; the others write there, or to runs/analysis.
-    Raises UserError for what a user can mend.
+    Raises UserError for what a user can fix.
     """
     folder = Path(out) if out is not None else DEFAULT_OUT
     written: list[Path] = []
@@ -70,7 +70,7 @@ def _counts(
     from resdet.analysis.networks import count_named
 
     networks = [count_named(name, overrides, image_size) for name in names]
-    print_table("", network_table(networks))
+    print_table("", *network_table(networks))
     for network in networks:
         if network.count.training_only:
             count = network.count
@@ -81,14 +81,14 @@ def _counts(
             )
     if layers:
         for network in networks:
-            print_table(f"\n{network.name}", layer_rows(network))
+            print_table(network.name, *layer_rows(network))
     if folder is None:
         return []
     return _write_counts(networks, layers, folder)
 
 
 def _write_counts(networks: Sequence[Network], layers: bool, folder: Path) -> list[Path]:
-    """analysis.json, analysis.csv with a line a network, and with `layers` a table of each."""
+    """analysis.json, analysis.csv with one line per network, and with `layers` a table of each."""
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     for network in networks:
@@ -104,16 +104,16 @@ def _write_counts(networks: Sequence[Network], layers: bool, folder: Path) -> li
         }
         records.append({**record, "layers": rows} if layers else record)
     plain = [{key: value for key, value in r.items() if key != "layers"} for r in records]
-    written = [_write_json(records, folder / "analysis.json")]
-    written.append(_write_csv(plain, folder / "analysis.csv"))
+    written = [write_json(folder / "analysis.json", records)]
+    written.append(write_csv(folder / "analysis.csv", plain))
     for record in records if layers else ():
         lines = [{**row, "output": "x".join(map(str, row["output"]))} for row in record["layers"]]
-        written.append(_write_csv(lines, folder / f"layers_{_file_name(record['name'])}.csv"))
+        written.append(write_csv(folder / f"layers_{_file_name(record['name'])}.csv", lines))
     return written
 
 
 def network_table(networks: Sequence[Network]) -> Table:
-    """Header and a row a network; activations are what training on one image keeps, in fp32."""
+    """Header and one row per network; activations are what training on one image keeps, in fp32."""
     header = [
         "network",
         "input",
@@ -143,7 +143,7 @@ def network_table(networks: Sequence[Network]) -> Table:
 
 
 def layer_rows(network: Network) -> Table:
-    """Header and a row a module, in the order of the forward pass, and their total."""
+    """Header and one row per module, in the order of the forward pass, and their total."""
     header = ["layer", "kind", "output", "parameters", "multiply-adds M", "activations MiB"]
     total = LayerRow(
         "total",
@@ -171,10 +171,10 @@ def _compare(folder: Path) -> list[Path]:
     from resdet.viz.analysis import plot_compare
 
     rows = compare_published()
-    print_table("\nDepth, parameters and error, ours and published", compare_table(rows))
+    print_table("Depth, parameters and error, ours and published", *compare_table(rows))
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        _write_json(compare_records(rows), folder / "compare.json"),
+        write_json(folder / "compare.json", compare_records(rows)),
         plot_compare(rows, folder / "compare.png"),
     ]
 
@@ -200,10 +200,10 @@ def _responses(
         numbers = (sum(values) / len(values), max(values), min(values))
         cells = [run.name, str(len(values)), str(run.num_images), measured]
         rows.append([*cells, *(f"{number:.4f}" for number in numbers)])
-    print_table("\nStandard deviation of the 3×3 layers' responses", (header, rows))
+    print_table("Standard deviation of the 3×3 layers' responses", header, rows)
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        _write_json([asdict(run) for run in runs], folder / "responses.json"),
+        write_json(folder / "responses.json", [asdict(run) for run in runs]),
         plot_responses(runs, folder / "responses.png"),
     ]
 
@@ -212,47 +212,14 @@ def _curves(runs: Sequence[str], max_error: float | None, folder: Path) -> list[
     from resdet.analysis.curves import curve_records, curve_table, read_curves
     from resdet.viz.analysis import plot_curves
 
-    found = read_curves(runs)
-    print_table("\nErrors", curve_table(found))
+    curves = read_curves(runs)
+    print_table("Errors", *curve_table(curves))
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        _write_csv(curve_records(found), folder / "curves.csv"),
-        plot_curves(found, folder / "curves.png", max_error=max_error),
+        write_csv(folder / "curves.csv", curve_records(curves)),
+        plot_curves(curves, folder / "curves.png", max_error=max_error),
     ]
-
-
-def print_table(title: str, table: Table) -> None:
-    """Aligned columns: the first to the left, numbers to the right."""
-    header, rows = table
-    if title:
-        print(title)
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    numeric = [
-        all(not row[k] or row[k][0] in "0123456789–" for row in rows) for k in range(len(header))
-    ]
-    for row in [header, *rows]:
-        cells = [
-            cell.rjust(width) if right and k else cell.ljust(width)
-            for k, (cell, width, right) in enumerate(zip(row, widths, numeric, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
 
 
 def _file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-
-
-def _write_json(values: Any, path: Path) -> Path:
-    """Written beside and renamed, so that a reader never sees half of it."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
-    return path
-
-
-def _write_csv(records: Sequence[dict[str, Any]], path: Path) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
-    return path

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import torch
 import yaml
 from torch import Tensor
 
 from resdet.errors import UserError
+from resdet.files.writing import open_atomic
 from resdet.interop import described
 from resdet.interop.convert import to_detectron2, to_resdet, to_torchvision
 from resdet.interop.weights import read_weights
@@ -105,7 +105,7 @@ def _check_outputs(spec: str, path: Path, beside: Path | None) -> None:
         raise UserError(f"{path.parent}: no such folder; make it first")
 
 
-def _dump_detectron2(state: Mapping[str, Tensor], file: BinaryIO, *, as_pickle: bool) -> None:
+def _dump_detectron2(state: Mapping[str, Tensor], file: IO[Any], *, as_pickle: bool) -> None:
     if not as_pickle:
         torch.save({"model": dict(state)}, file)
         return
@@ -115,15 +115,10 @@ def _dump_detectron2(state: Mapping[str, Tensor], file: BinaryIO, *, as_pickle: 
     pickle.dump(values, file, protocol=4)
 
 
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside `path`, flush to the disk, rename over it; UserError where the disk refuses."""
-    beside = path.with_name(path.name + ".tmp")
+def _write(path: Path, write: Callable[[IO[Any]], object]) -> None:
+    """Write atomically; UserError where the disk refuses."""
     try:
-        with beside.open("wb") as file:
+        with open_atomic(path, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
     except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"{path}: could not be written ({error}); nothing was changed") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from resdet.errors import UserError
-from resdet.files.writing import _sync_folder
+from resdet.files.writing import open_atomic
 
 FORMAT = 1
 KINDS = ("detector", "classifier")
@@ -19,24 +18,20 @@ KEYS = ("config", "class_names", "category_ids", "step", "model")
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write beside `path`, flush to the disk, then rename over it.
+    """Write a checkpoint atomically, so that a kill at any moment leaves the old one or the new.
 
-    Killed at any moment, this leaves the old file or the new one. UserError where the disk
-    refuses; the old file is then untouched.
+    UserError where the disk refuses; the old file is then untouched.
     """
-    beside = path.with_name(path.name + ".tmp")
     try:
-        with beside.open("wb") as file:
+        # a process that was killed while it wrote left its temporary file
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        with open_atomic(path, "wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
         raise UserError(
             f"{path}: the checkpoint could not be written ({error}); "
-            "free some space or choose another --run-dir; the file before it is kept"
+            "free some space or choose another --run-dir; the previous file is unchanged"
         ) from error
 
 

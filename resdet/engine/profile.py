@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
+from resdet.files.writing import write_text
 from resdet.profiling import PREFIX, profiled
+from resdet.viz.tables import plain_table
 
 logger = logging.getLogger("resdet")
 
@@ -73,7 +75,7 @@ class StepProfile:
         self.folder.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
         table = profile_table(profiler, steps, self.device)
-        (self.folder / "steps.txt").write_text(table + "\n", encoding="utf-8")
+        write_text(self.folder / "steps.txt", table + "\n")
         logger.info(f"profile of {steps} steps, in {self.folder}:\n{table}")
 
 
@@ -90,10 +92,13 @@ def profile_table(profiler: torch.profiler.profile, steps: int, device: torch.de
             name = event.key.removeprefix(PREFIX)
             host, gpu = event.cpu_time_total / 1e3, event.device_time_total / 1e3
             rows[name] = (host / steps, gpu / steps)
-    width = max((len(name) for name in rows), default=0)
-    lines = [f"{'part':{width}}  host ms" + ("   GPU ms" if on_gpu else "")]
-    for name, (host, gpu) in sorted(rows.items(), key=lambda row: -row[1][0]):
-        lines.append(f"{name:{width}} {host:8.2f}" + (f" {gpu:8.2f}" if on_gpu else ""))
+    lines = plain_table(
+        ["part", "host ms", *(["GPU ms"] if on_gpu else [])],
+        [
+            [name, f"{host:.2f}", *([f"{gpu:.2f}"] if on_gpu else [])]
+            for name, (host, gpu) in sorted(rows.items(), key=lambda row: -row[1][0])
+        ],
+    )
     lines.append("(parts of the forward pass lie within it)")
     if on_gpu:
         lines.append(f"the host waited for the GPU {syncs / steps:g} times a step")

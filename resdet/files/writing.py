@@ -1,26 +1,69 @@
-"""Files written atomically: beside their place, synced, then renamed."""
+"""Atomic writing: a reader, or a run that is killed, sees the old file or the new one, never half.
+
+A file is written under a temporary name in its own folder, flushed to the disk, and renamed.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """A small text file, written beside and renamed in the same way."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8") as file:
+@contextmanager
+def open_atomic(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A new file ("w" for UTF-8 text, "wb" for bytes) that takes the name `path` at the end.
+
+    After an exception inside, `path` is as it was before. Raises OSError where the disk refuses.
+    """
+    assert mode in ("w", "wb"), mode
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
+    try:
+        with open(temporary, mode, **text) as file:  # type: ignore[call-overload]  # noqa: PTH123
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """A whole file of bytes, atomically; returns its path, as the functions below do."""
+    with open_atomic(path, "wb") as file:
+        file.write(content)
+    return Path(path)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """A whole UTF-8 text file, atomically."""
+    with open_atomic(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    return Path(path)
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Plain values as indented JSON, written in the same way."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: str | Path, values: Any) -> Path:
+    """Plain values as indented JSON, atomically; ValueError for NaN and infinity."""
+    return write_text(
+        path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def write_csv(path: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:
+    """Records with the same keys as CSV with a header, atomically; at least one record."""
+    with open_atomic(path) as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    return Path(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -131,7 +131,7 @@ def _origin(spec: str) -> tuple[Origin, str]:
     """The module for the published `spec`, and the name after its prefix."""
     origin, _, name = spec.partition(":")
     if origin == "torchvision":
-        detectors: Any = _import("torchvision_detectors")
+        detectors: Any = _import("torchvision.detectors")
         # a mistyped detector gets its near names among detectors
         if "rcnn" in name or detectors.names_detector(name):
             return detectors, name

@@ -1,0 +1,33 @@
+"""Tables on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+from resdet.viz.tables import print_table
+
+HEADER = ["name", "kind", "count"]
+ROWS = [["a [b] c", "conv", "1,200"], ["x", "", "–"]]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_words_stand_left_and_numbers_right() -> None:
+    file = io.StringIO()
+    print_table("Layers", HEADER, ROWS, file)
+    assert file.getvalue().splitlines() == [
+        "",
+        "Layers",
+        "name     kind  count",
+        "a [b] c  conv  1,200",
+        "x                  –",
+    ]
+
+
+def test_a_terminal_gets_the_same_cells_drawn() -> None:
+    file = Terminal()
+    print_table("", HEADER, ROWS, file)
+    assert all(cell in file.getvalue() for row in [HEADER, *ROWS] for cell in row)
