@@ -124,7 +124,7 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
         "log.every=5",
     ]
     assert cli.main(argv) == 0
-    assert seen.pop("schema").__name__ == "Config"
+    assert seen.pop("schema").__name__ == "DetectionConfig"
     assert seen == {
         "config": "runs/a=b.yaml",
         "overrides": ["optim.lr=1", "log.every=5"],

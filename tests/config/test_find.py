@@ -18,7 +18,7 @@ def test_an_installed_package_finds_the_configs_it_carries(repo, tmp_path):
     package = tmp_path / "site" / "resdet"
     shutil.copytree(repo / "resdet" / "config", package / "config")
     shutil.copytree(repo / "configs", tmp_path / "site" / inside)
-    for name in ("__init__.py", "errors.py"):
+    for name in ("__init__.py", "errors.py", "version.py"):
         shutil.copyfile(repo / "resdet" / name, package / name)
     code = (
         "import resdet; from resdet.config import load_config; print(resdet.__file__); "

@@ -82,7 +82,7 @@ def torchvision_detection(
         v2.ToPureTensor(),
     ]
     dataset = datasets.wrap_dataset_for_transforms_v2(
-        datasets.DetectionDataset(images, annotations, transforms=v2.Compose(transforms)),
+        datasets.CocoDetection(images, annotations, transforms=v2.Compose(transforms)),
         target_keys=["boxes", "labels", "image_id", "masks"],
     )
     to_model = GeneralizedRCNNTransform(SHORT_EDGES, MAX_SIZE, list(MEAN), list(STD))
