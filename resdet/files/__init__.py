@@ -1,1 +1,1 @@
-"""."""
+"""Files as bytes: JSON, images, run lengths, restricted pickles, atomic writing, findings."""

@@ -1,1 +1,1 @@
-"""."""
+"""Data sets of labelled images, one file per source."""

@@ -1,1 +1,1 @@
-"""."""
+"""Data sets of images with boxes and masks."""

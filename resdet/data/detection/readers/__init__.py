@@ -1,1 +1,1 @@
-"""."""
+"""Readers of annotation files, one file per format."""
