@@ -14,7 +14,7 @@ _HOMES = {
     "draw": "resdet.viz.draw",
     "evaluate_coco": "resdet.evaluation.coco",
     "list_backbones": "resdet.backbones",
-    "load": "resdet.commands.predict",
+    "load": "resdet.inference.loading",
     "register_backbone": "resdet.backbones",
     "train": "resdet.engine.train",
 }

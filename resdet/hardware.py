@@ -44,19 +44,38 @@ class Precision:
         return torch.autocast(self.device_type, dtype=dtypes[self.name])
 
 
-def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """`train.precision` on this device; UserError where it cannot compute in it."""
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+"""What users may ask for; fp64 is for parity checks."""
+
+
+def choose_precision(
+    wanted: str,
+    device: torch.device,
+    *,
+    is_imported: bool = False,
+    key: str = "train.precision",
+) -> Precision:
+    """The precision to compute in on this device: the only place that decides it.
+
+    `wanted` is auto, fp32, bf16, fp16 or fp64. auto is bf16 where the processor computes in it, and
+    fp32 for weights that were imported from another toolkit, whose published numbers are fp32's.
+    `key` is the option or config key that errors name. Raises UserError for an unknown name, and
+    for fp16 without a GPU.
+    """
     kind = device.type
+    if wanted not in (*PRECISIONS, "fp64"):
+        raise UserError(f"{key}: no precision {wanted!r}; use {', '.join(PRECISIONS)}")
     if wanted == "fp16" and kind != "cuda":
         raise UserError(
-            f"train.precision fp16 needs a GPU with gradient scaling, and the device is {device}; "
-            "use train.precision=bf16, fp32 or auto"
+            f"{key}: fp16 needs a GPU, and the device is {device}; use bf16, fp32 or auto"
         )
     if wanted != "auto":
         return Precision(wanted, kind, "as configured")
+    if is_imported:
+        return Precision("fp32", kind, "the weights are imported, and their numbers are fp32's")
     if kind == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Precision("bf16", kind, "the GPU computes with bf16")
+            return Precision("bf16", kind, "the GPU computes in bf16")
         return Precision("fp32", kind, "the GPU has no bf16 units")
     if kind == "cpu" and cpu_has_bf16():
         return Precision("bf16", kind, "the processor has AVX512_BF16 or AMX")
@@ -65,8 +84,8 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware; emulation would be slower than fp32."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def choose_compile(

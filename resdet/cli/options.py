@@ -85,3 +85,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="DEVICE", help="cpu, cuda or cuda:1; default: a GPU where there is one"
     )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="number format of the network; default: that of the run's config (auto). auto is bf16 "
+        "where the processor computes in it, and fp32 for imported weights",
+    )

@@ -11,7 +11,7 @@ from resdet.cli.options import at_least_one, fraction
 def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … --out DIR [--score-thresh .5] "
-        "[--batch-size N] [--device DEVICE]"
+        "[--batch-size N] [--device DEVICE] [--precision P]"
     )
     parser.description = (
         "Find objects in images and videos, or classify them. DIR gets the drawn images and, of a "
@@ -45,9 +45,10 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=at_least_one,
         default=1,
-        help="images a forward pass; default %(default)s",
+        help="images per forward pass; default %(default)s",
     )
     options.add_device(parser)
+    options.add_precision(parser)
 
 
 def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -61,4 +62,5 @@ def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         score_thresh=args.score_thresh,
         batch_size=args.batch_size,
         device=args.device,
+        precision=args.precision,
     )

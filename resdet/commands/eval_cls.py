@@ -23,7 +23,7 @@ from resdet.inference.ensemble import ensemble as mean_of
 from resdet.inference.test_time import Images, score_images
 from resdet.interop.weights import check_spec, checkpoint_path, is_published
 from resdet.models.classifier import Classifier
-from resdet.models.predict_classification import inference_mode, precision_of
+from resdet.models.predict import inference_mode, precision_of
 from resdet.models.views import Views, make_views
 from resdet.viz.classification import plot_confusion
 

@@ -29,7 +29,7 @@ from resdet.evaluation.coco import (
 from resdet.evaluation.coco_report import print_tables, write_report
 from resdet.factory import build_trained, build_val_data
 from resdet.interop.weights import read_weights
-from resdet.models.predict_detection import precision_of
+from resdet.models.predict import precision_of
 
 logger = logging.getLogger("resdet")
 

@@ -24,7 +24,7 @@ from resdet.factory.classification_data import build_classification_train_data
 from resdet.interop.fitting import load_backbone, load_classifier_weights, load_exactly
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
-from resdet.interop.weights import read_weights
+from resdet.interop.weights import is_published, read_weights
 from resdet.models.classifier import Classifier
 
 logger = logging.getLogger("resdet")
@@ -149,6 +149,7 @@ def build_from_config(config: ClassificationConfig, weights: str | None) -> Clas
     model = build_classifier(config, class_names=_class_names(config))
     if weights is not None:
         load_start_classifier(model, config)
+        model.is_imported = is_published(config.model.weights or "")
     return model.eval()
 
 
@@ -191,6 +192,7 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
     mean = weights.state.get("pixel_mean")
     model = build_classifier(config, class_names=weights.class_names, pixel_mean=mean)
     load_exactly(model, weights)
+    model.is_imported = weights.is_imported
     return model.eval()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -17,15 +16,13 @@ from resdet.factory.network import resolve_detector
 from resdet.interop.fitting import load_backbone, load_detector, load_exactly
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
+from resdet.interop.weights import is_published
 from resdet.models.box_head import BoxHead
 from resdet.models.fpn import FPN, OneMap
 from resdet.models.mask_head import MaskHead
 from resdet.models.rcnn import RCNN
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
-
-if TYPE_CHECKING:
-    pass
 
 
 def build_model(
@@ -179,6 +176,7 @@ def build_from_config(config: DetectionConfig, weights: str | None) -> RCNN:
     model = build_model(config, class_names=class_names, category_ids=category_ids)
     if weights is not None:
         load_start_weights(model, config)
+        model.is_imported = is_published(config.model.weights or "")
     return model.eval()
 
 
@@ -206,6 +204,7 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
         config = override_config(config, overrides, weights.source)
     model = build_model(config, class_names=weights.class_names, category_ids=weights.category_ids)
     load_exactly(model, weights)
+    model.is_imported = weights.is_imported
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -10,19 +11,29 @@ from resdet.factory import build_trained, build_trained_classifier
 from resdet.hardware import choose_device
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
+from resdet.models.predict import precision_of
 from resdet.models.rcnn import RCNN
+
+log = logging.getLogger("resdet")
 
 
 def load(
-    path: str | Path, source: str | None = None, device: str | torch.device | None = None
+    path: str | Path,
+    source: str | None = None,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
 ) -> RCNN | Classifier:
     """A trained detector or classifier in evaluation mode, with its config and class names.
 
     `path` is a run folder (best.pt, else last.pt), a checkpoint, a published name such as
-    torchvision:resnet50.IMAGENET1K_V2, or a file of another toolkit. Of that one `source` says
-    whose it is, ORIGIN or ORIGIN:NAME (detectron2, torchvision, timm), where its tensors do not
-    tell. Averaged (EMA) weights are taken where the checkpoint keeps them. `device` None is the GPU
-    where there is one.
+    torchvision:resnet50.IMAGENET1K_V2, or a file of another toolkit. For such a file, `source`
+    names the toolkit, as ORIGIN or ORIGIN:NAME (detectron2, torchvision, timm), if its tensors do
+    not identify it. Averaged (EMA) weights are taken where the checkpoint has them. `device` None
+    is the GPU where there is one.
+
+    `precision` is auto, fp32, bf16 or fp16, and holds for every `predict` that asks for no other;
+    None is train.precision of a run, which is auto by default. auto is bf16 where the processor
+    computes in it, and fp32 for imported weights.
     Raises UserError for a file that is no detector or classifier, and for a wrong `source`.
     """
     weights = read_weights(str(path), source)
@@ -30,4 +41,7 @@ def load(
     model: RCNN | Classifier
     model = build_trained_classifier(weights) if is_classifier else build_trained(weights)
     model.place(choose_device(None if device is None else str(device), 0))
+    model.precision = precision
+    chosen = precision_of(model)
+    log.info("%s: precision %s (%s)", path, chosen.name, chosen.reason)
     return model

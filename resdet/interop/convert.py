@@ -31,6 +31,7 @@ def to_resdet(weights: LoadedWeights) -> dict[str, Any]:
         "class_names": list(weights.class_names),
         "category_ids": list(weights.category_ids),
         "step": 0,
+        "is_imported": weights.is_imported,
         "model": {key: _plain(value) for key, value in weights.state.items()},
         "ema": None,
     }

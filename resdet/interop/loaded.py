@@ -27,3 +27,6 @@ class LoadedWeights:
     is_guessed: bool = False
     """The network was told by names of tensors that other toolkits use too: what no tensor tells,
     as `Reading` and the pixels' mean, is then likely and no more."""
+    is_imported: bool = True
+    """The weights are another toolkit's, whose numbers are those of fp32; False of resdet's own
+    runs."""

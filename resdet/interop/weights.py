@@ -179,4 +179,12 @@ def _read_checkpoint(values: dict[str, Any], path: Path) -> LoadedWeights:
     state = flat_state(values["model"], path)
     if values.get("ema"):
         state = {**state, **flat_state(values["ema"], path)}
-    return LoadedWeights(state, values["kind"], config, str(path), list(names), list(ids))
+    return LoadedWeights(
+        state,
+        values["kind"],
+        config,
+        str(path),
+        list(names),
+        list(ids),
+        is_imported=bool(values.get("is_imported", False)),
+    )

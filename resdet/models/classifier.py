@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resdet.backbones.heads import Head
+from resdet.files.images import ImageInput
+from resdet.models.predict import predict
+from resdet.models.views import make_views, view_logits
 from resdet.ops.normalize import normalize_pixels
+from resdet.structures import Classification
 
 if TYPE_CHECKING:
     from resdet.config.classification import ClassificationConfig
+
+TOP = 5
+"""Classes of an answer."""
 
 
 class Classifier(nn.Module):
@@ -39,7 +47,8 @@ class Classifier(nn.Module):
         class_names: Sequence[str],
         config: ClassificationConfig | None = None,
     ) -> None:
-        """`pixel_mean` is (3,), or (3, H, W) for a mean of each pixel, 0..255."""
+        """`pixel_mean` is (3,), or (3, H, W) for a mean of each pixel, 0..255; `precision` and
+        `is_imported` are explained in `predict.Model`."""
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -54,6 +63,8 @@ class Classifier(nn.Module):
         self.interpolation: Literal["bilinear", "bicubic"] = interpolation
         self.class_names = list(class_names)
         self.config = config
+        self.precision: str | None = None
+        self.is_imported = False
         self._logits: Any = self.logits
         self._training_logits: Any = self.logits
 
@@ -110,11 +121,57 @@ class Classifier(nn.Module):
         """As `logits`, compiled where `set_compiled` says so."""
         return self._training_logits(images) if self.training else self._logits(images)
 
-    def predict(self, images: Any, *, batch_size: int = 1) -> Any:
-        """`Classification` of a path, PIL image or (H, W, 3) uint8 RGB array, a list for a list."""
-        from resdet.models.predict_classification import predict
+    def predict(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        score_thresh: float | None = None,
+        batch_size: int = 1,
+        precision: str | None = None,
+        channel_order: str = "rgb",
+    ) -> Classification | list[Classification]:
+        """The best classes by the centre crop, on the CPU; a list for a list of images.
 
-        return predict(self, images, batch_size=batch_size)
+        `score_thresh` (0..1) leaves out classes that score at or below it. The rest as
+        `RCNN.predict`.
+        """
+        return predict(
+            self,
+            images,
+            score_thresh=score_thresh,
+            batch_size=batch_size,
+            precision=precision,
+            channel_order=channel_order,
+        )
+
+    def prepare(self, pixels: np.ndarray) -> Tensor:
+        """The centre crop (3, S, S) uint8 of `pixels` (H, W, 3) uint8 RGB."""
+        views = make_views(
+            "1",
+            test_resize=self.test_resize,
+            test_size=self.test_size,
+            interpolation=self.interpolation,
+        )
+        (crop,) = views(pixels)
+        return crop[0]
+
+    def predict_prepared(
+        self,
+        images: Sequence[Tensor],
+        original_sizes: Sequence[tuple[int, ...]] = (),
+        score_thresh: float | None = None,
+    ) -> list[Classification]:
+        """Classes of crops as `prepare` gives them, within `inference_mode`."""
+        logits = view_logits(self, torch.stack(list(images)), dense=False)
+        probabilities = logits.softmax(1).cpu()
+        # sorted by the rule of the metric: of equal scores the first class
+        scores, labels = probabilities.sort(dim=1, descending=True, stable=True)
+        top = min(TOP, probabilities.shape[1])
+        answers = [
+            Classification(labels[i, :top], scores[i, :top], probabilities[i], self.class_names)
+            for i in range(len(probabilities))
+        ]
+        return answers if score_thresh is None else [each.above(score_thresh) for each in answers]
 
     def dense(self, images: Tensor) -> Tensor:
         """Normalised images of any size → logits (B, K, h, w); see `Head.dense`."""

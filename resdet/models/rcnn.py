@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resdet.files.images import ImageInput
+from resdet.files.pixels import resize_image
 from resdet.models.fpn import FPN, OneMap
+from resdet.models.predict import predict
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
 from resdet.ops import sampler
 from resdet.ops.boxes import clip_boxes, is_nonempty
 from resdet.ops.normalize import normalize_pixels
 from resdet.profiling import profiled
-from resdet.structures import Detections, ImageBatch, TargetBatch
+from resdet.structures import Detections, ImageBatch, TargetBatch, collate_images
 
 if TYPE_CHECKING:
     from resdet.config.detection import DetectionConfig
@@ -48,7 +52,8 @@ class RCNN(nn.Module):
     ) -> None:
         """`pixel_mean` and `pixel_std` (3,) are 0..255, in `channel_order` rgb or bgr.
 
-        `config` is kept for whoever saves or describes the model; nothing here reads it.
+        `config` is kept for whoever saves or describes the model; `predict` alone reads its
+        precision. `precision` and `is_imported` are explained in `predict.Model`.
         """
         super().__init__()
         self.backbone = backbone
@@ -63,6 +68,8 @@ class RCNN(nn.Module):
         self.test_resize_method, self.mask_paste = test_resize_method, mask_paste
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config = config
+        self.precision: str | None = None
+        self.is_imported = False
         self._features: Callable[[Tensor], dict[str, Tensor]] = self.pyramid
 
     @property
@@ -136,17 +143,23 @@ class RCNN(nn.Module):
 
     @torch.no_grad()
     def infer(
-        self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]
+        self,
+        images: ImageBatch,
+        original_sizes: Sequence[tuple[int, int]],
+        score_thresh: float | None = None,
     ) -> list[Detections]:
         """Detections of each image in pixels of its original (height, width), on this device.
 
-        Boxes that are empty there are dropped. Masks are not pasted yet.
+        `score_thresh` replaces the model's own. Boxes that are empty in the original are dropped.
+        Masks are not pasted yet.
         """
         # before the network is under way: a copy from the host waits for what a GPU is doing
         originals = torch.tensor(list(original_sizes), device=images.sizes.device)
         pyramid = list(self._features(self.normalize(images)).values())
         proposals, _ = self.rpn(pyramid, images.sizes, None)
-        found = self.roi_heads.detect(self._roi_levels(pyramid), proposals, images.sizes)
+        found = self.roi_heads.detect(
+            self._roi_levels(pyramid), proposals, images.sizes, score_thresh
+        )
         scale = (originals / images.sizes).flip(1).repeat(1, 2).to(found.boxes.dtype)
         boxes = clip_boxes(found.boxes * scale[found.images], originals[found.images])
         rows = is_nonempty(boxes).nonzero()[:, 0]
@@ -172,12 +185,51 @@ class RCNN(nn.Module):
         ]
 
     def predict(
-        self, images: Any, *, score_thresh: float | None = None, batch_size: int = 1
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        score_thresh: float | None = None,
+        batch_size: int = 1,
+        precision: str | None = None,
+        channel_order: str = "rgb",
     ) -> Detections | list[Detections]:
-        """Detections of a path, PIL image or (H, W, 3) uint8 RGB array, or a list for a list."""
-        from resdet.models.predict_detection import predict
+        """Detections on the CPU, in pixels of each original image; a list for a list of images.
 
-        return predict(self, images, score_thresh=score_thresh, batch_size=batch_size)
+        An image is a path, a Pillow image, or an (H, W, 3) uint8 array, whose channels are RGB or,
+        with `channel_order` bgr, OpenCV's BGR. `score_thresh` (0..1) replaces the model's own, and
+        `precision` (auto, fp32, bf16, fp16; see `precision_of`) its own, for this call. The model's
+        training mode is as before afterwards. Raises UserError that names the image which cannot be
+        used, and its position in the list.
+        """
+        return predict(
+            self,
+            images,
+            score_thresh=score_thresh,
+            batch_size=batch_size,
+            precision=precision,
+            channel_order=channel_order,
+        )
+
+    def prepare(self, pixels: np.ndarray) -> Tensor:
+        """(3, h, w) at the model's test size, 0..255, of `pixels` (H, W, 3) uint8 RGB.
+
+        uint8, or float32 for a model that resizes as floats (`data.test_resize.method`).
+        """
+        resized = resize_image(
+            pixels, self.test_short_edge, self.test_max_size, self.test_resize_method
+        )
+        return torch.from_numpy(np.array(resized.transpose(2, 0, 1), order="C"))
+
+    def predict_prepared(
+        self,
+        images: Sequence[Tensor],
+        original_sizes: Sequence[tuple[int, ...]],
+        score_thresh: float | None = None,
+    ) -> list[Detections]:
+        """Detections on the CPU of images as `prepare` gives them, within `inference_mode`."""
+        batch = collate_images(images, self.size_divisibility).to(self.device)
+        sizes = [(int(height), int(width)) for height, width in original_sizes]
+        return [image.cpu() for image in self.infer(batch, sizes, score_thresh)]
 
     def _roi_levels(self, pyramid: list[Tensor]) -> list[Tensor]:
         """The RPN sees p2…p6, the heads p2…p5 (Lin et al. 2017, 4.2); of one map both see it."""

@@ -264,9 +264,17 @@ class RoIHeads(nn.Module):
     # Inference
 
     def detect(
-        self, features: Sequence[Tensor], proposals: Proposals, sizes: Tensor
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        sizes: Tensor,
+        score_thresh: float | None = None,
     ) -> RoIDetections:
-        """Score, threshold, NMS a class, best `detections_per_image`, and masks for those only."""
+        """Score, threshold, NMS a class, best `detections_per_image`, and masks for those only.
+
+        `score_thresh` replaces the heads' own.
+        """
+        thresh = self.score_thresh if score_thresh is None else score_thresh
         rows, images = self._rows(proposals.valid)
         boxes = proposals.boxes.flatten(0, 1)[rows]
         valid = proposals.valid.flatten()[rows]
@@ -280,21 +288,24 @@ class RoIHeads(nn.Module):
         if sampler.fixed_shapes(boxes):
             shape = proposals.valid.shape
             found = self._suppress_slots(
-                *(each.unflatten(0, shape) for each in (scores, decoded, valid))
+                scores.unflatten(0, shape),
+                decoded.unflatten(0, shape),
+                valid.unflatten(0, shape),
+                thresh,
             )
         else:
-            found = self._suppress(scores, decoded, images, valid)
+            found = self._suppress(scores, decoded, images, valid, thresh)
         if self.mask_head is not None:
             pooled = self._pool(features, found.boxes, found.images, self.mask_pool_size)
             found.mask_probs = self.mask_head(pooled, found.labels).sigmoid()
         return found
 
     def _suppress(
-        self, scores: Tensor, boxes: Tensor, images: Tensor, valid: Tensor
+        self, scores: Tensor, boxes: Tensor, images: Tensor, valid: Tensor, score_thresh: float
     ) -> RoIDetections:
         """Scores (R, K + 1) and boxes (R, K or 1, 4) → the detections kept."""
         finite = torch.isfinite(scores).all(dim=1) & torch.isfinite(boxes).all(dim=(1, 2))
-        above = (scores[:, :-1] > self.score_thresh) & (valid & finite)[:, None]
+        above = (scores[:, :-1] > score_thresh) & (valid & finite)[:, None]
         roi, label = above.nonzero(as_tuple=True)
         box = boxes[roi, label if boxes.shape[1] > 1 else 0]
         if self.min_detection_size > 0:
@@ -310,13 +321,15 @@ class RoIHeads(nn.Module):
         kept = kept[rank < self.detections_per_image]
         return RoIDetections(box[kept], score[kept], label[kept], image[kept], None)
 
-    def _suppress_slots(self, scores: Tensor, boxes: Tensor, valid: Tensor) -> RoIDetections:
+    def _suppress_slots(
+        self, scores: Tensor, boxes: Tensor, valid: Tensor, score_thresh: float
+    ) -> RoIDetections:
         """As `_suppress` from scores (B, R, K + 1), boxes (B, R, K or 1, 4) and valid (B, R).
 
         All shapes are fixed up to the end, where a GPU is waited for once.
         """
         finite = torch.isfinite(scores).all(dim=2) & torch.isfinite(boxes).all(dim=(2, 3))
-        usable = (scores[..., :-1] > self.score_thresh) & (valid & finite)[..., None]
+        usable = (scores[..., :-1] > score_thresh) & (valid & finite)[..., None]
         if self.min_detection_size > 0:
             usable &= is_at_least(boxes, self.min_detection_size)
         # (B, K, R): a class is a group, best first

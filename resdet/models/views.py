@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from resdet.data.classification.transforms import (
     to_tensor,
 )
 from resdet.errors import UserError
-from resdet.models.classifier import Classifier
+
+if TYPE_CHECKING:
+    from resdet.models.classifier import Classifier
 
 Crops = Literal["1", "10", "dense"]
 

@@ -17,7 +17,6 @@ from PIL import Image
 from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
 from resdet.commands.eval_cls import eval_cls_command
 from resdet.errors import UserError
-from resdet.models.predict_classification import predict
 from resdet.structures import Classification
 from tests.models.tiny_classifier import configured, write_checkpoint
 
@@ -81,7 +80,7 @@ def test_one_run_equals_a_loop_over_predict(
     assert found["labels"].tolist() == [0] * 6 + [1] * 6
     for file, label, logits in zip(found["files"], found["labels"], found["logits"], strict=True):
         assert Path(file).parent.name == ["ants", "bees"][label]
-        single = predict(model, str(file))
+        single = model.predict(str(file))
         assert isinstance(single, Classification)
         np.testing.assert_allclose(single.probabilities, softmax(logits[None])[0], rtol=1e-4)
         hits += int(single.labels[0] == label)

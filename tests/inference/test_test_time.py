@@ -16,7 +16,7 @@ from resdet.files.findings import DataError
 from resdet.inference import test_time
 from resdet.inference.test_time import score_images
 from resdet.models.classifier import Classifier
-from resdet.models.predict_classification import inference_mode
+from resdet.models.predict import inference_mode
 from resdet.models.views import PAPER_SCALES, Views, make_views
 from tests.models.tiny_classifier import FileImages, make_classifier
 

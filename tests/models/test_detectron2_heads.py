@@ -190,11 +190,15 @@ def test_what_inference_keeps(case: str, top: int, fixed: bool) -> None:
     limits = sizes.flip(1).repeat(1, 2)[:, None, None].to(stacked.dtype)
     clipped = torch.minimum(stacked.clamp(min=0), limits)
     if fixed:
-        found = heads._suppress_slots(scores, clipped, valid)
+        found = heads._suppress_slots(scores, clipped, valid, heads.score_thresh)
     else:
         images = torch.arange(2)[:, None].expand(valid.shape)
         found = heads._suppress(
-            scores.flatten(0, 1), clipped.flatten(0, 1), images.flatten(), valid.flatten()
+            scores.flatten(0, 1),
+            clipped.flatten(0, 1),
+            images.flatten(),
+            valid.flatten(),
+            heads.score_thresh,
         )
     for i in range(2):
         rows = found.images == i

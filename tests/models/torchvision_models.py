@@ -21,7 +21,6 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from resdet.factory.detection import build_trained
 from resdet.interop.torchvision.detectors import NAMES, imported
-from resdet.models.predict_detection import prepare
 from resdet.models.rcnn import RCNN
 from resdet.ops.masks import _rounded_ends
 from resdet.structures import Detections, ImageBatch, collate_images
@@ -183,7 +182,7 @@ def their_stages(model: FasterRCNN, image: np.ndarray) -> dict[str, Any]:
 @torch.no_grad()
 def our_stages(model: RCNN, image: np.ndarray) -> dict[str, Any]:
     """The same of resdet's detector, on its own proposals and boxes, and through `predict`."""
-    batch: ImageBatch = collate_images([prepare(model, image)], model.size_divisibility)
+    batch: ImageBatch = collate_images([model.prepare(image)], model.size_divisibility)
     pyramid = list(model.pyramid(model.normalize(batch)).values())
     proposals, _ = model.rpn(pyramid, batch.sizes, None)
     boxes = proposals.boxes[0][proposals.valid[0]]

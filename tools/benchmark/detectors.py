@@ -26,7 +26,7 @@ from resdet.engine.distributed import Processes
 from resdet.factory.detection import build_trained
 from resdet.interop.weights import read_weights
 from resdet.memory import keep_memory
-from resdet.models import predict_detection as predictor
+from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
 from resdet.structures import ImageBatch, TargetBatch, collate_images
 from tools.benchmark.turns import Step
@@ -106,7 +106,7 @@ def inference_step(model: RCNN, scene: dict[str, Any]) -> Step:
 
     def step() -> Any:
         batch = next(endless)
-        with predictor.inference_mode(model, None):
+        with inference_mode(model):
             found = model.infer(batch.to(model.device), [size] * len(batch.images))
         return [each.masks for each in found]
 
@@ -271,8 +271,8 @@ def score_at(scene: dict[str, Any], rank: int) -> float:
     logits: list[Tensor] = []
     hook = model.roi_heads.stages[0].register_forward_hook(lambda *call: logits.append(call[2][0]))
     image: Tensor = scene["images"][0]
-    with predictor.inference_mode(model, None):
-        predictor.infer(model, [image], [(image.shape[1], image.shape[2])])
+    with inference_mode(model):
+        model.predict_prepared([image], [(image.shape[1], image.shape[2])])
     hook.remove()
     scores = logits[0].softmax(dim=-1)[:, :-1].flatten()
     return float(scores.topk(min(rank, len(scores))).values[-1])

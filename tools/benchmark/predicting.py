@@ -13,7 +13,7 @@ from resdet.errors import UserError
 from resdet.files.images import read_image
 from resdet.inference.loading import load
 from resdet.inference.sources import list_sources
-from resdet.models import predict_detection as predictor
+from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
 from tools.benchmark.detectors import SOURCE, save_seeded_weights
 from tools.benchmark.report import Row, report
@@ -113,7 +113,7 @@ def _paths(images: str | Path) -> list[Path]:
 
 def _score_at(model: RCNN, path: Path, rank: int) -> float:
     """The score of the detection of this rank, from 1; 0 where there are fewer."""
-    found = predictor.predict(model, read_image(path), score_thresh=0.0)
+    found = model.predict(read_image(path), score_thresh=0.0)
     assert not isinstance(found, list)
     return float(found.scores[rank - 1]) if len(found.scores) >= rank else 0.0
 
@@ -123,14 +123,15 @@ def make_network(*, work: Work) -> tuple[Step, str]:
     model = work.load()
     arrays = [read_image(path) for path in _paths(work.images)]
     sizes = [array.shape[:2] for array in arrays]
-    prepared = [predictor.prepare(model, array) for array in arrays]
+    prepared = [model.prepare(array) for array in arrays]
     starts = range(0, len(arrays), work.batch_size)
 
     def step() -> int:
         found = 0
-        with predictor.inference_mode(model, work.score_thresh):
+        with inference_mode(model):
             for at in (slice(start, start + work.batch_size) for start in starts):
-                found += sum(map(len, predictor.infer(model, prepared[at], sizes[at])))
+                batch = model.predict_prepared(prepared[at], sizes[at], work.score_thresh)
+                found += sum(map(len, batch))
         return found
 
     return step, f"{step() / len(arrays):.1f} detections an image"

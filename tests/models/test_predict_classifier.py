@@ -17,7 +17,6 @@ from resdet.commands.predict import predict_command
 from resdet.errors import UserError
 from resdet.inference.loading import load
 from resdet.models.classifier import Classifier
-from resdet.models.predict_classification import predict
 from resdet.structures import Classification, readable_names
 from tests.models.tiny_classifier import configured, make_classifier, write_checkpoint
 
@@ -46,7 +45,7 @@ def one(found: Any) -> Classification:
 
 def test_the_best_five_of_a_softmax(model: Classifier, paths: list[Path]) -> None:
     model.train()
-    found = one(predict(model, paths[0]))
+    found = one(model.predict(paths[0]))
     assert model.training and model.head.training
     model.eval()
     assert found.labels.dtype == torch.int64 and found.scores.dtype == torch.float32
@@ -59,29 +58,29 @@ def test_the_best_five_of_a_softmax(model: Classifier, paths: list[Path]) -> Non
 
 
 def test_all_inputs_and_batches_agree(model: Classifier, paths: list[Path]) -> None:
-    alone = [one(predict(model, path)) for path in paths]
+    alone = [one(model.predict(path)) for path in paths]
     pictures = [Image.open(path) for path in paths]
     arrays = [np.asarray(picture.convert("RGB")) for picture in pictures]
     for images, batch_size in ((paths, 2), (pictures, 3), (arrays, 1)):
-        together = predict(model, images, batch_size=batch_size)
+        together = model.predict(images, batch_size=batch_size)
         assert isinstance(together, list) and len(together) == len(alone)
         for a, b in zip(alone, together, strict=True):
             torch.testing.assert_close(a.probabilities, b.probabilities)
-    assert predict(model, []) == []
+    assert model.predict([]) == []
 
 
 def test_fewer_than_five_classes(paths: list[Path]) -> None:
-    found = one(predict(make_classifier(num_classes=2), paths[0]))
+    found = one(make_classifier(num_classes=2).predict(paths[0]))
     assert len(found.labels) == len(found.scores) == 2
 
 
 def test_what_cannot_be_used_is_named(model: Classifier, paths: list[Path]) -> None:
     with pytest.raises(UserError, match=r"image 1 of the list: absent\.jpg: no such image"):
-        predict(model, [paths[0], "absent.jpg"])
+        model.predict([paths[0], "absent.jpg"])
     with pytest.raises(UserError, match="expected uint8"):
-        predict(model, np.zeros((9, 9, 3)))
+        model.predict(np.zeros((9, 9, 3)))
     with pytest.raises(UserError, match="batch_size is 0"):
-        predict(model, paths, batch_size=0)
+        model.predict(paths, batch_size=0)
 
 
 def test_imagenet_has_words(wnids: list[str]) -> None:
@@ -122,7 +121,7 @@ def test_load_gives_the_classifier_back(
     loaded = load(run_folder, device="cpu")
     assert isinstance(loaded, Classifier) and not loaded.training
     assert loaded.class_names == model.class_names and loaded.config == model.config
-    a, b = one(predict(model, paths[0])), one(predict(loaded, paths[0]))
+    a, b = one(model.predict(paths[0])), one(loaded.predict(paths[0]))
     assert torch.equal(a.probabilities, b.probabilities)
 
 
@@ -137,7 +136,7 @@ def test_a_folder_is_drawn_and_written(
     assert [record["file_name"] for record in records] == ["a.jpg", "sub/b.jpg"]
     assert not (out / "detections.json").exists() and not (out / "images.json").exists()
     for record in records:
-        found = one(predict(model, images / record["file_name"]))
+        found = one(model.predict(images / record["file_name"]))
         assert [each["label"] for each in record["classes"]] == found.labels.tolist()
         assert [each["name"] for each in record["classes"]] == found.names
         scores = [each["score"] for each in record["classes"]]
