@@ -114,7 +114,10 @@ def test_to_resdet_keeps_what_a_run_holds(detector: Path, tmp_path: Path) -> Non
     found = checkpoint.load(tmp_path / "out.pt")
     assert (found["class_names"], found["category_ids"]) == (NAMES, [2, 5, 9])
     assert "optimizer" not in found
-    ours, theirs = (resdet.load(path).predict(IMAGE, precision="fp32") for path in (tmp_path / "out.pt", detector))
+    ours, theirs = (
+        resdet.load(path, precision="fp32").predict(IMAGE)
+        for path in (tmp_path / "out.pt", detector)
+    )
     assert torch.equal(ours.boxes, theirs.boxes)
     assert len(ours.boxes) > 0
     # a converted checkpoint can be converted, and nothing is left beside it
@@ -153,7 +156,9 @@ def test_detectron2_and_back(detector: Path, tmp_path: Path, suffix: str) -> Non
     assert same(ours["model"], theirs["model"])
     for section in ("fpn", "rpn", "pixel_mean", "pixel_std", "channel_order"):
         assert ours["config"]["model"][section] == theirs["config"]["model"][section], section
-    first, second = (resdet.load(path).predict(IMAGE, precision="fp32") for path in (detector, back))
+    first, second = (
+        resdet.load(path, precision="fp32").predict(IMAGE) for path in (detector, back)
+    )
     assert torch.equal(first.boxes, second.boxes)
     assert torch.equal(first.masks, second.masks)
 
