@@ -18,6 +18,10 @@ LISTED = 50
 """Findings that a strict error lists; the rest is counted."""
 
 
+DROPPED = "it is left out; fix or remove it"
+"""The remedy for an item that can't be used."""
+
+
 class DataError(UserError):
     """A mistake in the user's data: the text names the file, the item and the remedy."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from resdet.errors import UserError
+from resdet.files.findings import DataError
 
 
 @contextmanager
@@ -31,25 +31,25 @@ def collector_paused() -> Iterator[None]:
 
 @collector_paused()
 def read_json(path: str | Path, what: str) -> Any:
-    """The content of a JSON file; UserError names the file and the line that is wrong."""
+    """The content of a JSON file; DataError names the file and the line that is wrong."""
     path = Path(path)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {what} were expected there") from None
+        raise DataError(f"{path}: no such file; {what} were expected there") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read as a JSON text file: {error}") from None
+        raise DataError(f"{path}: cannot be read as a JSON text file: {error}") from None
     try:
         # twice as fast as json; strings other than keys hardly repeat
         return from_json(content, cache_strings="keys")
     except ValueError:
         pass  # json knows the line, and takes what is not strictly JSON
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot be read as a JSON text file: {error}") from None
+        raise DataError(f"{path}: cannot be read as a JSON text file: {error}") from None
     except json.JSONDecodeError as error:
-        raise UserError(
+        raise DataError(
             f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); "
             "was the file cut short, or is it another format?"
         ) from None

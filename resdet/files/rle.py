@@ -133,13 +133,26 @@ def are_rle_codes(codes: Sequence[bytes], pixels: Sequence[int]) -> bool:
     """Whether each of `codes` is runs that add up to its number of `pixels`."""
     if not all(map(is_rle_text, codes)):
         return False
-    for start in range(0, len(codes), CODES_AT_ONCE):
-        part = codes[start : start + CODES_AT_ONCE]
-        code = np.frombuffer(b"".join(part), np.uint8)
-        offsets = np.cumsum([0, *map(len, part)])
-        if has_wrong_total(code, offsets, np.array(pixels[start : start + CODES_AT_ONCE])).any():
-            return False
-    return True
+    code = np.frombuffer(b"".join(codes), np.uint8)
+    offsets = np.cumsum([0, *map(len, codes)])
+    return not len(rows_with_wrong_total(code, offsets, np.array(pixels)))
+
+
+def rows_with_wrong_total(
+    code: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The rows among G codes whose runs do not add up to `pixels` (G,), or are negative.
+
+    Arguments as `read_runs`; checked a few at a time, which bounds the memory.
+    """
+    wrong = [np.zeros(0, np.int64)]
+    for first in range(0, len(pixels), CODES_AT_ONCE):
+        last = min(first + CODES_AT_ONCE, len(pixels))
+        start, stop = offsets[first], offsets[last]
+        bounds = offsets[first : last + 1] - start
+        failed = has_wrong_total(code[start:stop], bounds, pixels[first:last])
+        wrong.append(np.flatnonzero(failed) + first)
+    return np.concatenate(wrong)
 
 
 def has_wrong_total(

@@ -60,7 +60,7 @@ class Outlines:
     """(A + 1,) first part (polygon) of each object."""
     point_offsets: NDArray[np.int64]
     """(P + 1,) first point of each part."""
-    points: NDArray[np.float32]
+    points: NDArray[np.floating]
     """(Q, 2) xy pixels."""
     rle_offsets: NDArray[np.int64]
     """(A + 1,) first byte of each object's run-length code."""
@@ -84,7 +84,7 @@ class Outlines:
             self.rle[rle],
         )
 
-    def polygons(self, row: int) -> list[NDArray[np.float32]]:
+    def polygons(self, row: int) -> list[NDArray[np.floating]]:
         """The parts of one object, each (n, 2) xy pixels."""
         parts = range(self.part_offsets[row], self.part_offsets[row + 1])
         return [self.points[self.point_offsets[p] : self.point_offsets[p + 1]] for p in parts]

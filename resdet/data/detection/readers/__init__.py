@@ -1,1 +1,57 @@
-"""Readers of annotation files, one file per format."""
+"""Annotation formats: one file per format, each with a function that reads it into a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from resdet.data.detection.merge import merge_tables
+from resdet.data.detection.readers import coco
+from resdet.data.detection.readers.source import Source
+from resdet.data.detection.table import AnnotationTable
+from resdet.files.findings import DataError, Finding
+
+READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {"coco": coco.read}
+"""By the name that `data.train.format` gives. A reader takes a `Source` and a list, to which it
+adds a `Finding` for each object that it drops or repairs; it raises `DataError` where the whole
+file is unusable. A module that a config names in `imports` may add a row."""
+
+
+def read_annotations(
+    source: str | Path | dict[str, Any] | Sequence[str | Path],
+    findings: list[Finding],
+    *,
+    format: str = "coco",
+    classes: Sequence[str] | None = None,
+    extras: Sequence[str] = (),
+    outlines: bool = True,
+) -> AnnotationTable:
+    """The table of one or more annotation files, or of a COCO dict, which is left unchanged.
+
+    Args:
+        source: a path, several, or a dict in COCO's layout.
+        findings: gets what was dropped or repaired.
+        format: a key of `READERS`.
+        classes: category names to keep, in label order; None keeps all.
+        extras: keys of further values per object.
+        outlines: whether outlines are wanted; without them reading is faster.
+    Raises:
+        DataError: a file is missing or not in this format, or the files' classes do not agree.
+    """
+    if isinstance(source, (str, Path, dict)):
+        source = [source]  # type: ignore[list-item]
+    tables = []
+    for one in source:
+        path, data = ("ground truth", one) if isinstance(one, dict) else (str(one), None)
+        tables.append(
+            read_file(Source(path, None, tuple(extras), outlines, data), format, findings)
+        )
+    return merge_tables(tables, classes)
+
+
+def read_file(source: Source, format: str, findings: list[Finding]) -> AnnotationTable:
+    """The table of one file, by the reader of its format."""
+    if format not in READERS:
+        raise DataError(f"format {format!r}: the choices are {', '.join(READERS)}")
+    return READERS[format](source, findings)

@@ -1,0 +1,179 @@
+"""Several annotation files as one table: classes agree by name, ids become unique."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resdet.data.detection.outlines import Outlines
+from resdet.data.detection.table import AnnotationTable, Ragged
+from resdet.data.names import Ids, pack_ids, pack_names
+from resdet.files.findings import DataError
+
+
+def merge_tables(
+    tables: Sequence[AnnotationTable], classes: Sequence[str] | None = None
+) -> AnnotationTable:
+    """One table of one or more files, each with one entry in `files`.
+
+    Args:
+        tables: one per file.
+        classes: names to keep, in label order; None keeps all, by the category ids of the first.
+    Raises:
+        DataError: the files' classes do not agree, or lack one of `classes`.
+    """
+    first = tables[0]
+    if classes is None:
+        for table in tables[1:]:
+            _check_same_classes(table, first)
+    else:
+        if len(set(classes)) != len(classes) or not classes:
+            raise DataError(f"data.classes: {list(classes)} is empty or has a name twice")
+        for table in tables:
+            _check_has(table, classes)
+    names = first.class_names if classes is None else list(classes)
+    ids = [first.category_ids[first.class_names.index(name)] for name in names]
+    relabelled = [
+        table if table.class_names == names else _relabel(table, names) for table in tables
+    ]
+    merged = relabelled[0] if len(tables) == 1 else _concatenate(relabelled)
+    return replace(merged, class_names=names, category_ids=ids)
+
+
+def _check_same_classes(table: AnnotationTable, first: AnnotationTable) -> None:
+    own, others = set(table.class_names), set(first.class_names)
+    if own != others:
+        raise DataError(
+            f"{table.source}: its categories differ from those of {first.source}: "
+            f"lacks {sorted(others - own) or 'none'}, has also {sorted(own - others) or 'none'}; "
+            "make the names agree, or give data.classes, names that every file has"
+        )
+
+
+def _check_has(table: AnnotationTable, classes: Sequence[str]) -> None:
+    own = table.class_names
+    for name in classes:
+        if name not in own:
+            near = difflib.get_close_matches(name, own, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(own)}"
+            raise DataError(f"{table.source}: data.classes: no category {name!r}; {hint}")
+
+
+def _relabel(table: AnnotationTable, names: Sequence[str]) -> AnnotationTable:
+    """The objects of the classes `names`, labelled by their positions."""
+    label_of = {name: label for label, name in enumerate(names)}
+    new = np.array([label_of.get(name, -1) for name in table.class_names], np.int64)
+    labels = new[table.labels]
+    kept = table if (labels >= 0).all() else table.select(np.flatnonzero(labels >= 0))
+    order = [table.class_names.index(name) for name in names]
+    return replace(
+        kept,
+        class_names=list(names),
+        labels=labels[labels >= 0],
+        image_extras={key: _relabel_lists(v, new) for key, v in kept.image_extras.items()},
+        class_extras={key: [v[row] for row in order] for key, v in kept.class_extras.items()},
+    )
+
+
+def _relabel_lists(lists: Ragged, new: NDArray[np.int64]) -> Ragged:
+    labels = new[lists.values]
+    counts = np.concatenate([[0], np.cumsum(labels >= 0)])
+    return Ragged(labels[labels >= 0], counts[lists.offsets])
+
+
+def _concatenate(tables: Sequence[AnnotationTable]) -> AnnotationTable:
+    first = tables[0]
+    image_starts = np.cumsum([0, *(len(table.image_ids) for table in tables)])
+    file_starts = np.cumsum([0, *(len(table.files) for table in tables)])
+    outlines = [table.outlines for table in tables if table.outlines is not None]
+    shapes = [{key: v.shape[1:] for key, v in table.extras.items()} for table in tables]
+    for table, shape in zip(tables, shapes, strict=True):
+        if shape != shapes[0]:
+            raise DataError(
+                f"{table.source}: data.extras: values {shape or 'none'} (key and shape), those "
+                f"of {first.source} are {shapes[0] or 'none'}; make the files agree"
+            )
+    in_all = [key for key in first.image_extras if all(key in t.image_extras for t in tables)]
+    return AnnotationTable(
+        files=[file for table in tables for file in table.files],
+        class_names=first.class_names,
+        category_ids=first.category_ids,
+        image_ids=_unique_image_ids(tables),
+        file_of_image=np.concatenate(
+            [t.file_of_image + start for t, start in zip(tables, file_starts, strict=False)]
+        ).astype(np.int32),
+        file_names=pack_names(name for table in tables for name in table.file_names),
+        sizes=np.concatenate([table.sizes for table in tables]),
+        image_of=np.concatenate(
+            [t.image_of + start for t, start in zip(tables, image_starts, strict=False)]
+        ),
+        boxes_xywh=np.concatenate([table.boxes_xywh for table in tables]),
+        labels=np.concatenate([table.labels for table in tables]),
+        areas=np.concatenate([table.areas for table in tables]),
+        crowd=np.concatenate([table.crowd for table in tables]),
+        difficult=np.concatenate([table.difficult for table in tables]),
+        ignored=np.concatenate([table.ignored for table in tables]),
+        annotation_ids=unique_ids(np.concatenate([table.annotation_ids for table in tables])),
+        outlines=_concatenate_outlines(outlines) if len(outlines) == len(tables) else None,
+        extras={key: np.concatenate([t.extras[key] for t in tables]) for key in first.extras},
+        image_extras={
+            key: _concatenate_ragged([t.image_extras[key] for t in tables]) for key in in_all
+        },
+        class_extras=first.class_extras,
+        has_annotations=all(table.has_annotations for table in tables),
+    )
+
+
+def _unique_image_ids(tables: Sequence[AnnotationTable]) -> Ids:
+    """The ids of all files; one that an earlier file has becomes a new number or FILE:id."""
+    ids: list[int | str] = []
+    taken: set[int | str] = set()
+    for table in tables:
+        own = table.image_ids.tolist()
+        largest = max((key for key in [*taken, *own] if isinstance(key, int)), default=0)
+        for key in own:
+            if key in taken:
+                largest += 1
+                key = largest if isinstance(key, int) else f"{table.source}:{key}"
+            ids.append(key)
+        taken.update(ids)
+    return pack_ids(ids)
+
+
+def unique_ids(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Annotation ids with new ones for those that are 0 or were there before."""
+    _, firsts = np.unique(ids, return_index=True)
+    is_new = np.ones(len(ids), bool)
+    is_new[firsts] = False
+    is_new |= ids == 0
+    result = ids.copy()
+    result[is_new] = np.arange(is_new.sum()) + ids.max(initial=0) + 1
+    return result
+
+
+def _concatenate_ragged(lists: Sequence[Ragged]) -> Ragged:
+    return Ragged(
+        np.concatenate([each.values for each in lists]), _offsets([each.offsets for each in lists])
+    )
+
+
+def _offsets(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Offsets of ragged arrays put one after the other."""
+    starts = np.cumsum([0, *(part[-1] for part in parts)])
+    moved = [part[1:] + start for part, start in zip(parts, starts, strict=False)]
+    return np.concatenate([np.zeros(1, np.int64), *moved])
+
+
+def _concatenate_outlines(outlines: Sequence[Outlines]) -> Outlines:
+    return Outlines(
+        np.concatenate([each.kinds for each in outlines]),
+        _offsets([each.part_offsets for each in outlines]),
+        _offsets([each.point_offsets for each in outlines]),
+        np.concatenate([each.points for each in outlines]),
+        _offsets([each.rle_offsets for each in outlines]),
+        np.concatenate([each.rle for each in outlines]),
+    )

@@ -1,0 +1,119 @@
+"""COCO files in chunks, so that the records of a large file are never in memory at once."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import msgspec
+
+from resdet.files.findings import DataError
+from resdet.files.json import read_json
+
+CHUNK = 8192
+"""Records decoded at a time."""
+
+LISTS = ("images", "categories", "annotations")
+
+LAYOUT = "COCO needs lists of images, annotations and categories"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some records of a list, one after the other."""
+
+    first: int
+    """Position of the first in the list."""
+    records: list[dict[str, Any]]
+    """With the keys asked for, and of content in memory all others."""
+    texts: list[msgspec.Raw] | None
+    """The records' JSON; None for content in memory."""
+
+    def column(self, key: str, default: Any = None) -> list[Any]:
+        return [record.get(key, default) for record in self.records]
+
+    def whole(self, row: int) -> dict[str, Any]:
+        """A record with all its keys."""
+        if self.texts is None:
+            return self.records[row]
+        record: dict[str, Any] = msgspec.json.decode(self.texts[row])
+        return record
+
+
+class CocoFile:
+    """The lists of a COCO file, by path or from its content in memory.
+
+    Raises:
+        DataError: it is not JSON, or not in COCO's layout; the message names the line.
+    """
+
+    def __init__(self, path: str, content: dict[str, Any] | None = None) -> None:
+        self.path = path
+        self.lists: dict[str, Any] = _split(path) if content is None else _lists(path, content)
+        for key in LISTS[:2]:
+            if key not in self.lists:
+                raise DataError(f"{path}: not a COCO annotation file: no list {key!r}; {LAYOUT}")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.lists
+
+    def chunks(self, key: str, keys: Sequence[str]) -> Iterator[Chunk]:
+        """The records of a list with their values of `keys`."""
+        wanted = TypedDict("wanted", dict.fromkeys(keys, Any), total=False)  # type: ignore[misc]
+        decode: Callable[[Any], Any] = msgspec.json.Decoder(wanted).decode
+        first, count = 0, len(self.lists.get(key, ()))
+        while first < count:
+            entries = self.lists[key][first : first + CHUNK]
+            if not isinstance(entries[0], msgspec.Raw):
+                for row, entry in enumerate(entries):
+                    if not isinstance(entry, dict):
+                        where = f"{self.path}: {key}[{first + row}]"
+                        raise DataError(f"{where} is {entry!r:.60}, not an object")
+                yield Chunk(first, entries, None)
+            else:
+                try:
+                    records = list(map(decode, entries))
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    # An entry that is no object, or what only the standard parser takes, as 1e400.
+                    self.lists = _lists(self.path, _parse(self.path))
+                    continue
+                yield Chunk(first, records, entries)
+            first += CHUNK
+
+
+def _split(path: str) -> dict[str, Any]:
+    """The lists of a file, their entries still JSON; parsed where the fast parser fails."""
+    try:
+        with Path(path).open("rb") as file:
+            # Mapped pages are the file's own: they take no memory that others need.
+            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        values = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return {
+            key: msgspec.json.decode(values[key], type=list[msgspec.Raw])
+            for key in LISTS
+            if key in values
+        }
+    except (OSError, ValueError):  # msgspec's errors are ValueErrors
+        return _lists(path, _parse(path))
+
+
+def _parse(path: str) -> Any:
+    return read_json(path, "COCO annotations")
+
+
+def _lists(path: str, content: Any) -> dict[str, Any]:
+    if isinstance(content, list):
+        raise DataError(
+            f"{path}: this is a list, as detections are; ground truth is an object with images, "
+            "annotations and categories. Were the two files swapped?"
+        )
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a COCO annotation file: {content!r:.40}; {LAYOUT}")
+    lists = {key: content[key] for key in LISTS if key in content}
+    for key, entries in lists.items():
+        if not isinstance(entries, list):
+            raise DataError(f"{path}: {key} is {entries!r:.40}, not a list; {LAYOUT}")
+    return lists

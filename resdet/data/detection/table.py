@@ -1,0 +1,208 @@
+"""The one form that annotation files take: a table of flat arrays, checked, values as annotated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from resdet.data.detection.outlines import POLYGON, RLE, Outlines, ragged_rows
+from resdet.data.names import Ids, Names
+from resdet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A list of values per row, in two arrays."""
+
+    values: NDArray[Any]
+    """All values, row after row."""
+    offsets: NDArray[np.int64]
+    """(rows + 1,) first value of each row."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def select(self, rows: NDArray[np.int64]) -> Ragged:
+        positions, offsets = ragged_rows(self.offsets, rows)
+        return Ragged(self.values[positions], offsets)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A mask per object as COCO's compressed run-length code."""
+
+    code: NDArray[np.uint8]
+    """The bytes of all codes, object after object."""
+    offsets: NDArray[np.int64]
+    """(A + 1,) first byte of each object's code."""
+    sizes: NDArray[np.int32]
+    """(A, 2) height, width of each mask in pixels: those of its image."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """The same as pycocotools' {size, counts}."""
+        text, ends = self.code.tobytes(), self.offsets.tolist()
+        return [
+            {"size": size, "counts": text[start:stop]}
+            for size, start, stop in zip(self.sizes.tolist(), ends, ends[1:], strict=False)
+        ]
+
+
+@dataclass(frozen=True)
+class AnnotationTable:
+    """The images and objects of one or more annotation files, in the order of the files.
+
+    Values are as annotated: boxes may pass the border of their image, crowd regions are included.
+    Training takes a clipped view without crowds (`DetectionDataset`), evaluation the table itself.
+    """
+
+    files: list[str]
+    """F annotation files; of values in memory, what messages call them."""
+    class_names: list[str]
+    """K names by label."""
+    category_ids: list[int]
+    """K ids that the first file gives the classes."""
+    image_ids: Ids
+    """N ids, unique over the files."""
+    file_of_image: NDArray[np.int32]
+    """(N,) position in `files`."""
+    file_names: Names
+    """N file names relative to the image folder; empty where the file gives none."""
+    sizes: NDArray[np.int32]
+    """(N, 2) height, width in pixels; 0 where the file gives none."""
+    image_of: NDArray[np.int64]
+    """(A,) row of each object's image."""
+    boxes_xywh: NDArray[np.float64]
+    """(A, 4) left, top, width, height in pixels; finite, no negative sizes."""
+    labels: NDArray[np.int64]
+    """(A,) 0..K-1."""
+    areas: NDArray[np.float64]
+    """(A,) square pixels; where the file gives none, those of the outline or else of the box."""
+    crowd: NDArray[np.bool_]
+    """(A,) a region of many objects: neither to be found nor a mistake to find."""
+    difficult: NDArray[np.bool_]
+    """(A,) marked as hard to recognise (VOC)."""
+    ignored: NDArray[np.bool_]
+    """(A,) marked as not to be counted (LVIS's and others' `ignore`)."""
+    annotation_ids: NDArray[np.int64]
+    """(A,) positive and unique; renumbered where the files' are not."""
+    outlines: Outlines | None = None
+    """Of the A objects, as annotated; None where they were not asked for."""
+    extras: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """(A, …) further values per object, by the key of the file."""
+    image_extras: dict[str, Ragged] = field(default_factory=dict)
+    """N lists of labels per image: LVIS's neg_category_ids and not_exhaustive_category_ids."""
+    class_extras: dict[str, list[Any]] = field(default_factory=dict)
+    """K further values per class: LVIS's frequency."""
+    has_annotations: bool = True
+    """Whether the files can hold objects at all; files of test images have no such list."""
+
+    @property
+    def source(self) -> str:
+        """The files, for messages."""
+        return ", ".join(self.files)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether some object has an outline."""
+        return self.outlines is not None and bool(self.outlines.kinds.any())
+
+    def image_name(self, row: int) -> str:
+        """What messages call an image: its id and file name."""
+        name = self.file_names[row]
+        return f"image {self.image_ids[row]!r}" + (f" ({name})" if name else "")
+
+    def file_of(self, image: int) -> str:
+        """The annotation file of an image's row."""
+        return self.files[int(self.file_of_image[image])]
+
+    def select(self, rows: NDArray[np.int64]) -> AnnotationTable:
+        """All images and the objects `rows`, in that order."""
+        return replace(
+            self,
+            image_of=self.image_of[rows],
+            boxes_xywh=self.boxes_xywh[rows],
+            labels=self.labels[rows],
+            areas=self.areas[rows],
+            crowd=self.crowd[rows],
+            difficult=self.difficult[rows],
+            ignored=self.ignored[rows],
+            annotation_ids=self.annotation_ids[rows],
+            outlines=None if self.outlines is None else self.outlines.select(rows),
+            extras={key: values[rows] for key, values in self.extras.items()},
+        )
+
+    def select_images(self, keep: NDArray[np.bool_]) -> AnnotationTable:
+        """The images where `keep` (N,) is true, and their objects."""
+        if keep.all():
+            return self
+        rows, objects = np.flatnonzero(keep), np.flatnonzero(keep[self.image_of])
+        table = self.select(objects)
+        return replace(
+            table,
+            image_ids=self.image_ids.select(rows),
+            file_of_image=self.file_of_image[rows],
+            file_names=self.file_names.select(rows),
+            sizes=self.sizes[rows],
+            image_of=(np.cumsum(keep) - 1)[table.image_of],
+            image_extras={k: lists.select(rows) for k, lists in self.image_extras.items()},
+        )
+
+    def rles(self) -> Codes:
+        """Masks of all objects as pycocotools encodes them; empty ones for those without outlines.
+
+        Raises:
+            UserError: the image of a polygon has no size.
+        """
+        assert self.outlines is not None, "the table was read without outlines"
+        outlines, sizes = self.outlines, self.sizes[self.image_of]
+        unknown = np.flatnonzero((outlines.kinds == POLYGON) & (sizes.min(axis=1, initial=1) < 1))
+        if len(unknown):
+            image = int(self.image_of[unknown[0]])
+            raise UserError(
+                f"{self.file_of(image)}: {self.image_name(image)}: polygons need the height and "
+                "width of their image; add them to the file's images, or evaluate kinds=bbox"
+            )
+        return Codes(*_encode(outlines, sizes), sizes)
+
+
+def _encode(
+    outlines: Outlines, sizes: NDArray[np.int32]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The codes of outlines in images of (A, 2) `sizes`, and the first byte of each."""
+    codes = [b""] * len(outlines)
+    text, ends = outlines.rle.tobytes(), outlines.rle_offsets.tolist()
+    parts, points = outlines.part_offsets.tolist(), outlines.point_offsets.tolist()
+    flat = outlines.points.reshape(-1)
+    for row, (kind, (height, width)) in enumerate(
+        zip(outlines.kinds.tolist(), sizes.tolist(), strict=True)
+    ):
+        if kind == RLE:
+            codes[row] = text[ends[row] : ends[row + 1]]
+        elif kind == POLYGON:
+            polygons = [
+                flat[2 * points[part] : 2 * points[part + 1]]
+                for part in range(parts[row], parts[row + 1])
+            ]
+            encoded = coco_mask.frPyObjects(polygons, height, width)
+            one = encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded)
+            codes[row] = one["counts"]
+        else:
+            empty = {"size": [height, width], "counts": [height * width]}
+            codes[row] = coco_mask.frPyObjects(empty, height, width)["counts"]
+    offsets = np.cumsum([0, *map(len, codes)], dtype=np.int64)
+    return np.frombuffer(b"".join(codes), np.uint8), offsets
+
+
+def outline_areas(outlines: Outlines, sizes: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(A,) pixels that each outline covers in images of (A, 2) sizes, as pycocotools counts."""
+    code, offsets = _encode(outlines, sizes)
+    records = Codes(code, offsets, sizes).records()
+    # One at a time: pycocotools 2.0.11 with numpy 2.4 overflows on lists of 256 and more.
+    return np.array([float(coco_mask.area(record)) for record in records])
