@@ -1,19 +1,20 @@
-"""The backbone registry, the only registry there is: backbones are what users add.
+"""The backbone registry: the networks that a config may name, and those that users add.
 
 A backbone is a function that returns a module with
     forward(images (B, 3, H, W) float, normalised) -> {"c2": …, "c5": …} feature maps,
-    .channels and .strides: dicts by the same names,
-    .freeze_stages(freeze_at): fixes the stem (1), res2 (2) … res5 (5),
-and, where a classifier on it is more than pooling and one linear layer,
-    .make_head(num_classes, dropout) -> a head (resdet/models/classifier.py says what that is).
-Networks for small images have c1 … c3 at strides below those, and serve classifiers alone.
+    .channels and .strides: dicts with the same keys,
+    .freeze_stages(freeze_at): freezes the stem (1), res2 (2) … res5 (5),
+and, if its classifier is more than pooling and one linear layer,
+    .make_head(num_classes, dropout) -> a head, see `resdet.backbones.heads.Head`.
+Networks for small images have c1 … c3 at strides 1, 2, 4 and only serve classifiers.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from resdet.errors import UserError
 
 
 class Backbone(Protocol):
-    """What a detector asks of a backbone."""
+    """What a detector needs of a backbone."""
 
     channels: dict[str, int]
     strides: dict[str, int]
@@ -37,12 +38,27 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register_backbone(builder: Builder) -> Builder:
-    """Register a function of keyword arguments under its own name; a duplicate name raises."""
+    """Register a function of keyword arguments under its own name.
+
+    Raises ValueError if the name is taken.
+    """
     name = builder.__name__
     if name in _BUILDERS:
         raise ValueError(f"backbone {name!r} is registered already; give yours another name")
     _BUILDERS[name] = builder
     return builder
+
+
+def register_variant(
+    name: str, network: Callable[..., nn.Module], fixed: Mapping[str, Any]
+) -> None:
+    """Register `network` as `name` with the arguments `fixed`; its other arguments are options."""
+    signature = inspect.signature(network)
+    options = [value for key, value in signature.parameters.items() if key not in fixed]
+    builder: Any = partial(network, **fixed)
+    builder.__name__ = name
+    builder.__signature__ = signature.replace(parameters=options)
+    register_backbone(builder)
 
 
 def list_backbones() -> list[str]:
@@ -53,8 +69,8 @@ def list_backbones() -> list[str]:
 def build_backbone(name: str, options: dict[str, Any] | None = None) -> nn.Module:
     """Build backbone `name` with `options` for its keyword arguments.
 
-    Raises UserError with near names for an unknown backbone, and with the accepted options for an
-    unknown one.
+    Raises UserError for an unknown name, with similar names, for an unknown option, with the
+    accepted ones, and for a value that the backbone rejects.
     """
     options = options or {}
     if name not in _BUILDERS:

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resdet.backbones import register_backbone
+from resdet.backbones import register_variant
 from resdet.backbones.heads import PoolHead
-from resdet.backbones.norm import freeze, freeze_children, make_norm
+from resdet.backbones.norm import NormOrNone, freeze, freeze_children, make_norm
 from resdet.backbones.recompute import run_block
+from resdet.backbones.stages import init_convolutions
 
-NormName = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 AuxPool = Literal["adaptive", "paper"]
 # torchvision's, from TensorFlow's slim.
 NORM_EPS = 1e-3
 DROPOUT = 0.2
 AUX_DROPOUT = 0.7
-# Channels out of 1×1, into and out of 3×3, into and out of 5×5, out of the pooled 1×1.
+# Output channels of the 1×1, input and output of the 3×3, of the 5×5, output of the pooled 1×1.
 INCEPTION = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -50,7 +50,7 @@ class ConvNormReLU(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches of other receptive fields side by side (Szegedy et al. 2015, figure 2b)."""
+    """Four branches with different receptive fields (Szegedy et al. 2015, figure 2b)."""
 
     def __init__(
         self, c_in: int, widths: tuple[int, ...], *, norm: str, branch5_kernel: int
@@ -78,9 +78,11 @@ class Inception(nn.Module):
 class GoogLeNet(nn.Module):
     """Stem and nine inception modules; c2 (conv3), c3 (3b), c4 (4e), c5 (5b) at strides 4 … 32.
 
-    In training, and only where `make_head` has given it auxiliary classifiers, the maps of 4a and
-    4d come besides, as aux1 and aux2. Initialised as He et al. (2015): normal, fan-in, as the
-    widths in and out differ by up to 40 times.
+    The paper's network has norm none, branch5_kernel 5 and aux_pool paper; torchvision's weights
+    need norm bn, branch5_kernel 3 and transform_input. In training, and only after `make_head` has
+    made auxiliary classifiers, the maps of 4a and 4d are returned too, as aux1 and aux2.
+    Initialised as in He et al. (2015): normal, fan-in, because the numbers of input and output
+    channels differ by a factor of up to 40.
     """
 
     input_scale: Tensor
@@ -89,12 +91,12 @@ class GoogLeNet(nn.Module):
     def __init__(
         self,
         *,
-        norm: str,
-        branch5_kernel: int,
-        transform_input: bool,
-        aux: bool,
-        aux_pool: AuxPool,
-        activation_checkpointing: bool,
+        norm: NormOrNone = "bn",
+        branch5_kernel: Literal[3, 5] = 5,
+        transform_input: bool = False,
+        aux: bool = True,
+        aux_pool: AuxPool = "adaptive",
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if branch5_kernel not in (3, 5):
@@ -104,7 +106,7 @@ class GoogLeNet(nn.Module):
         self.norm, self.aux, self.aux_pool = norm, aux, aux_pool
         self.gives_auxiliary = False
         self.activation_checkpointing = activation_checkpointing
-        # Pixels normalised by ImageNet's mean and deviation → by .5 and .5, 0..1 (torchvision).
+        # From pixels normalised by ImageNet's mean and deviation to .5 and .5 (torchvision).
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         self.transform_input = transform_input
         self.register_buffer("input_scale", (std / 0.5)[:, None, None], persistent=False)
@@ -119,14 +121,14 @@ class GoogLeNet(nn.Module):
             c_in = module.c_out
         self.pool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.pool2 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
-        # The paper's network has no batch norm and normalises twice in the stem (figure 3), with
-        # the constants of Krizhevsky et al. (2012).
+        # Without batch norm the paper normalises twice in the stem (figure 3), with the constants
+        # of Krizhevsky et al. (2012).
         self.response_norm = (
             nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75) if norm == "none" else nn.Identity()
         )
         self.channels = {"c2": 192, "c3": 480, "c4": 832, "c5": 1024}
         self.strides = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
-        init_convolutions(self)
+        init_convolutions(self, "fan_in")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) → c2…c5, and aux1, aux2 in training with aux heads."""
@@ -157,7 +159,7 @@ class GoogLeNet(nn.Module):
 
     def make_head(self, num_classes: int, dropout: float | None) -> GoogLeNetHead:
         """The last layer and, with `aux`, the auxiliary classifiers, whose inputs the network
-        gives from now on; `dropout` null is torchvision's .2 (the paper's is .4)."""
+        returns from now on; `dropout` null is torchvision's .2 (the paper's is .4)."""
         self.gives_auxiliary = self.aux
         return GoogLeNetHead(
             num_classes,
@@ -167,7 +169,7 @@ class GoogLeNet(nn.Module):
         )
 
     def freeze_stages(self, freeze_at: int) -> None:
-        """Fix conv1 (`freeze_at` ≥ 1), conv2 and conv3 (≥ 2), 3a and 3b (≥ 3), 4a … 4e (≥ 4), 5a
+        """Freeze conv1 (`freeze_at` ≥ 1), conv2 and conv3 (≥ 2), 3a and 3b (≥ 3), 4a … 4e (≥ 4), 5a
         and 5b (≥ 5), their batch norms included."""
         if freeze_at >= 1:
             freeze(self.conv1)
@@ -200,11 +202,11 @@ class GoogLeNetHead(nn.Module):
         return self.main(features)
 
     def dense(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K, h, w), one for each window of c5."""
+        """Logits (B, K, h, w) per window of c5."""
         return self.main.dense(features)
 
     def auxiliary(self, features: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """The training features → logits (B, K) after 4a and after 4d; () without `aux`."""
+        """Logits (B, K) from 4a and from 4d, given the maps of training; () without `aux`."""
         if self.aux1 is None or self.aux2 is None:
             return ()
         return self.aux1(features["aux1"]), self.aux2(features["aux2"])
@@ -222,43 +224,15 @@ class AuxiliaryHead(nn.Module):
         self.fc1 = nn.Linear(2048, 1024)
         self.dropout = nn.Dropout(AUX_DROPOUT)
         self.fc2 = nn.Linear(1024, num_classes)
-        init_convolutions(self)
+        init_convolutions(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) → logits (B, K)."""
-        # Images smaller than 224 have no room for four windows of the paper's.
+        # Images smaller than 224 pixels have no room for four of the paper's windows.
         if self.pool == "paper" and min(x.shape[2:]) >= 14:
             x = F.avg_pool2d(x, 5, stride=3)
         x = self.conv(F.adaptive_avg_pool2d(x, 4))
         return self.fc2(self.dropout(F.relu(self.fc1(x.flatten(1)), inplace=True)))
 
 
-def init_convolutions(network: nn.Module) -> None:
-    """He normal, fan-in; biases 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-@register_backbone
-def googlenet(
-    *,
-    norm: NormName = "bn",
-    branch5_kernel: Literal[3, 5] = 5,
-    transform_input: bool = False,
-    aux: bool = True,
-    aux_pool: AuxPool = "adaptive",
-    activation_checkpointing: bool = False,
-) -> GoogLeNet:
-    """22 layers. The paper's network: norm none, branch5_kernel 5, aux_pool paper; torchvision's
-    weights: norm bn, branch5_kernel 3, transform_input true."""
-    return GoogLeNet(
-        norm=norm,
-        branch5_kernel=branch5_kernel,
-        transform_input=transform_input,
-        aux=aux,
-        aux_pool=aux_pool,
-        activation_checkpointing=activation_checkpointing,
-    )
+register_variant("googlenet", GoogLeNet, {})

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    pass
-
 
 class Head(Protocol):
-    """What a classifier asks of its head; a backbone with a head of its own has
-    `make_head(num_classes, dropout) -> nn.Module` of this kind."""
+    """What a classifier needs of its head; a backbone may make its own, a module of this kind, by
+    `make_head(num_classes, dropout)`."""
 
     def __call__(self, features: dict[str, Tensor]) -> Tensor:
         """The backbone's feature maps → logits (B, K)."""
         ...
 
     def dense(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K, h, w) of the network slid over the map as a convolution; a map no larger
-        than in training gives one position (Sermanet et al. 2014)."""
+        """Logits (B, K, h, w) of the head slid over the map as a convolution; a map no larger than
+        in training gives one position (Sermanet et al. 2014)."""
         ...
 
 
@@ -37,7 +34,7 @@ class PoolHead(nn.Module):
         window: int = 7,
         dropout: float = 0.0,
     ) -> None:
-        """`window` is the side of the map in training, at which `dense` slides."""
+        """`window` is the side of the map in training, which `dense` slides over larger maps."""
         super().__init__()
         self.feature = feature
         self.window = window
@@ -49,7 +46,7 @@ class PoolHead(nn.Module):
         return self.fc(self.dropout(features[self.feature].mean((2, 3))))
 
     def dense(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K, h, w), one for each window of the map."""
+        """Logits (B, K, h, w) per window of the map."""
         x = features[self.feature]
         side = (min(self.window, x.shape[2]), min(self.window, x.shape[3]))
         pooled = F.avg_pool2d(x, side, stride=1)

@@ -10,24 +10,22 @@ Feature maps c1, c2, c3 at strides 1, 2, 4: no pyramid for a detector.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resdet.backbones import register_backbone
+from resdet.backbones import register_variant
 from resdet.backbones.heads import PoolHead
-from resdet.backbones.norm import freeze_children, make_norm
+from resdet.backbones.norm import NormOrNone, freeze_children, make_norm
 from resdet.backbones.recompute import run_block
+from resdet.backbones.stages import freeze_first, init_convolutions
 from resdet.errors import UserError
 
-NormName = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 STAGES = ("c1", "c2", "c3")
 LAST = 100
 # The side of c3 for 32×32 images.
 WINDOW = 8
 DROPOUT = 0.2
-# Layers besides the gated ones: a convolution a stage, the 1×1 convolution, the last layer.
+# Layers that are not gated: one convolution per stage, the 1×1 convolution, the last layer.
 UNGATED = 5
 
 
@@ -57,9 +55,7 @@ class PlainLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
         self.bn = make_norm(norm, c_out)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
-        assert self.conv.bias is not None
-        nn.init.zeros_(self.conv.bias)
+        init_convolutions(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) → (B, c_out, H, W)."""
@@ -71,19 +67,22 @@ class Highway(nn.Module):
 
     def __init__(
         self,
-        depth: int,
         *,
-        widths: tuple[int, int, int],
-        alternate: bool,
-        gate_bias: float,
-        dropout: float,
-        norm: str,
-        activation_checkpointing: bool,
+        depth: int = 19,
+        alternate: bool = False,
+        gate_bias: float = -2.0,
+        dropout: float = DROPOUT,
+        norm: NormOrNone = "none",
+        activation_checkpointing: bool = False,
     ) -> None:
-        """`alternate` makes every other gated layer, from the first of a stage, 1×1.
-
-        `dropout` is that of the images and after the two poolings. UserError for a depth that
-        leaves a stage without a gated layer.
+        """
+        Args:
+            depth: weighted layers, 8 or more.
+            alternate: narrower, and gated layers 1, 3, 5 … of each stage are 1×1.
+            gate_bias: initial bias of the gates, see `HighwayLayer`.
+            dropout: of the images and after the two poolings.
+        Raises:
+            UserError: `depth` leaves a stage without a gated layer.
         """
         super().__init__()
         if depth < UNGATED + len(STAGES):
@@ -93,6 +92,7 @@ class Highway(nn.Module):
             )
         self.activation_checkpointing = activation_checkpointing
         self.dropout = nn.Dropout(dropout)
+        widths = (32, 64, 96) if alternate else (32, 80, 128)
         c_in, stages = 3, []
         for number, width in enumerate(widths):
             # 14 gated layers are 4, 5, 5, as in the authors' network.
@@ -132,70 +132,15 @@ class Highway(nn.Module):
         )
 
     def freeze_stages(self, freeze_at: int) -> None:
-        """Fix the first convolution (`freeze_at` ≥ 1) and the three stages (≥ 2 … 4), norms
+        """Freeze the first convolution (`freeze_at` ≥ 1) and the three stages (≥ 2 … 4), norms
         included; the 1×1 convolution belongs to the third."""
         if freeze_at >= 1:
             freeze_children(self.stage1, ("0",))
-        names = ("stage1", "stage2", "stage3")[: max(0, freeze_at - 1)]
-        freeze_children(self, names)
-        if freeze_at >= 4:
-            freeze_children(self, ("last",))
+        stages = (self.stage1, self.stage2, self.stage3)
+        freeze_first(self, freeze_at, stem=(), stages=stages, last=("last",))
 
 
-@register_backbone
-def highway(
-    *,
-    depth: int = 19,
-    alternate: bool = False,
-    gate_bias: float = -2.0,
-    dropout: float = DROPOUT,
-    norm: NormName = "none",
-    activation_checkpointing: bool = False,
-) -> Highway:
-    """`depth` layers, 8 or more; with `alternate` thinner, with 1×1 and 3×3 fields in turn."""
-    return Highway(
-        depth,
-        widths=(32, 64, 96) if alternate else (32, 80, 128),
-        alternate=alternate,
-        gate_bias=gate_bias,
-        dropout=dropout,
-        norm=norm,
-        activation_checkpointing=activation_checkpointing,
-    )
-
-
-@register_backbone
-def highway19(
-    *,
-    gate_bias: float = -2.0,
-    dropout: float = DROPOUT,
-    norm: NormName = "none",
-    activation_checkpointing: bool = False,
-) -> Highway:
-    """The paper's 19 layers (Highway B): 2.26 M parameters."""
-    return highway(
-        depth=19,
-        gate_bias=gate_bias,
-        dropout=dropout,
-        norm=norm,
-        activation_checkpointing=activation_checkpointing,
-    )
-
-
-@register_backbone
-def highway32(
-    *,
-    gate_bias: float = -2.0,
-    dropout: float = DROPOUT,
-    norm: NormName = "none",
-    activation_checkpointing: bool = False,
-) -> Highway:
-    """The paper's 32 thinner layers (Highway C): 1.26 M parameters."""
-    return highway(
-        depth=32,
-        alternate=True,
-        gate_bias=gate_bias,
-        dropout=dropout,
-        norm=norm,
-        activation_checkpointing=activation_checkpointing,
-    )
+register_variant("highway", Highway, {})
+# Highway B and C of the paper: 2.26 M and 1.26 M parameters
+register_variant("highway19", Highway, {"depth": 19, "alternate": False})
+register_variant("highway32", Highway, {"depth": 32, "alternate": True})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from resdet.errors import UserError
 
+NormName = Literal["bn", "frozen_bn", "sync_bn", "gn"]
+NormOrNone = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 NORMS = ("none", "bn", "frozen_bn", "sync_bn", "gn")
 GROUPS = 32
 
@@ -16,7 +19,7 @@ GROUPS = 32
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm with fixed statistics and fixed affine parameters (He et al. 2016, appendix A).
 
-    Its buffers have the names of BatchNorm2d's, so that trained batch norm loads into it.
+    Its buffers are named as in BatchNorm2d, so that trained batch norms load into it.
     """
 
     weight: Tensor
@@ -61,16 +64,16 @@ def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module:
 
 
 def require_norm(norm: str, network: str) -> None:
-    """UserError where `network`, which does not train without norms, is asked for none."""
+    """Raise UserError if `norm` is "none": `network` does not train without norms."""
     if norm == "none":
         raise UserError(
-            f"model.backbone.norm: {network} does not train without norms; choose of "
+            f"model.backbone.norm: {network} does not train without norms; choose from "
             f"{', '.join(name for name in NORMS if name != 'none')}"
         )
 
 
 def freeze(module: nn.Module) -> None:
-    """Fix all parameters and turn batch norms inside into frozen ones, statistics included."""
+    """Freeze all parameters and replace batch norms inside by frozen ones."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     for parent in list(module.modules()):
@@ -80,7 +83,7 @@ def freeze(module: nn.Module) -> None:
 
 
 def freeze_children(parent: nn.Module, names: Iterable[str]) -> None:
-    """`freeze` the children of these names, also one that is itself a batch norm."""
+    """`freeze` the named children, also a child that is itself a batch norm."""
     for name in names:
         holder = nn.ModuleDict({name: getattr(parent, name)})
         freeze(holder)

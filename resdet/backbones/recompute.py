@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks computed again in the backward pass (Chen et al. 2016)."""
+"""Activation checkpointing: blocks are computed again in the backward pass (Chen et al. 2016)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """block(x), computed again in the backward pass instead of kept.
+    """block(x), computed again in the backward pass instead of stored.
 
-    Random draws inside the block, such as stochastic depth's, come out the same both times: the
-    state of the generators is kept and restored. Batch norms count the batch once.
+    Random draws inside the block, such as stochastic depth's, are the same both times: the state
+    of the generators is restored. Batch norms count the batch once.
     """
     contexts = partial(_forward_and_again, block)
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
@@ -36,7 +36,7 @@ def _forward_and_again(
 
 @contextmanager
 def _fixed_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norms use the batch, but do not count it in their running statistics a second time."""
+    """Batch norms use the batch but do not add it to their running statistics a second time."""
     norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm.momentum, _count(norm).clone()) for norm in norms]
     for norm in norms:

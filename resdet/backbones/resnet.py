@@ -5,28 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
-from resdet.backbones import register_backbone
-from resdet.backbones.norm import freeze, freeze_children, make_norm, require_norm
-from resdet.backbones.recompute import run_block
+from resdet.backbones import register_variant
+from resdet.backbones.norm import NormName, make_norm, require_norm
 from resdet.backbones.shortcut import ShortcutName, make_shortcut
-from resdet.backbones.stochastic_depth import drop_branch, keep_branches, skip_chance
+from resdet.backbones.stages import freeze_first, init_convolutions, run_stages, zero_scale
+from resdet.backbones.stochastic_depth import drop_branch, skip_chance
 
-NormName = Literal["bn", "frozen_bn", "sync_bn", "gn"]
 Depths = tuple[int, int, int, int]
 STAGES = ("c2", "c3", "c4", "c5")
 
 
 @dataclass(frozen=True)
 class BlockShape:
-    """What a block's place in its network asks of it."""
+    """What depends on a block's position in its network."""
 
     c_in: int
     width: int
-    """Channels inside; `width` times the block's expansion come out."""
+    """Channels inside; `width` times the block's expansion leave it."""
     stride: int
     dilation: int
     skip: float
@@ -62,12 +60,13 @@ def map_sizes(
     return channels, strides
 
 
-def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the size at stride 1."""
+def conv(
+    c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1, *, init: bool = False
+) -> nn.Conv2d:
+    """A convolution without bias that keeps the size at stride 1; with `init` He normal."""
     padding = dilation * (kernel // 2)
-    return nn.Conv2d(
-        c_in, c_out, kernel, stride=stride, padding=padding, dilation=dilation, bias=False
-    )
+    made = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, bias=False)
+    return init_convolutions(made) if init else made
 
 
 class BasicBlock(nn.Module):
@@ -76,29 +75,36 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, shape: BlockShape, norm: str, shortcut: ShortcutName | None, stride_in_1x1: bool
+        self,
+        shape: BlockShape,
+        norm: str,
+        shortcut: ShortcutName | None,
+        stride_in_1x1: bool = False,
+        init_at_once: bool = False,
     ) -> None:
-        """Without `shortcut` the block is a plain network's: the branch alone."""
+        """Without `shortcut` it is a plain network's block: the branch alone.
+
+        `init_at_once` gives each convolution its initial weights (He normal) as it is made, else
+        the network does so later: the random numbers come in another order.
+        """
         super().__init__()
         assert not stride_in_1x1, "a basic block has no 1×1 convolution; resnet18/34 refuse this"
         width = shape.width
-        self.conv1 = conv(shape.c_in, width, 3, shape.stride, shape.dilation)
+        self.conv1 = conv(shape.c_in, width, 3, shape.stride, shape.dilation, init=init_at_once)
         self.bn1 = make_norm(norm, width)
-        self.conv2 = conv(width, width, 3, 1, shape.dilation)
+        self.conv2 = conv(width, width, 3, 1, shape.dilation, init=init_at_once)
         self.bn2 = make_norm(norm, width)
         self.relu = nn.ReLU(inplace=True)
         self.residual = shortcut is not None
         self.downsample = _downsample(shortcut, shape, width, norm)
+        if init_at_once and self.downsample is not None:
+            init_convolutions(self.downsample)
         self.skip = shape.skip
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) → (B, width, H / stride, W / stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if not self.residual:
-            return self.relu(out)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(drop_branch(out, self.skip, self.training) + shortcut)
+        return _finish(self, x, self.bn2(self.conv2(out)))
 
     @property
     def last_norm(self) -> nn.Module:
@@ -113,7 +119,7 @@ class Bottleneck(nn.Module):
     def __init__(
         self, shape: BlockShape, norm: str, shortcut: ShortcutName | None, stride_in_1x1: bool
     ) -> None:
-        """Without `shortcut` the block is a plain network's: the branch alone."""
+        """Without `shortcut` it is a plain network's block: the branch alone."""
         super().__init__()
         width, stride = shape.width, shape.stride
         c_out = width * self.expansion
@@ -132,15 +138,19 @@ class Bottleneck(nn.Module):
         """(B, c_in, H, W) → (B, 4 · width, H / stride, W / stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        if not self.residual:
-            return self.relu(out)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(drop_branch(out, self.skip, self.training) + shortcut)
+        return _finish(self, x, self.bn3(self.conv3(out)))
 
     @property
     def last_norm(self) -> nn.Module:
         return self.bn3
+
+
+def _finish(block: BasicBlock | Bottleneck, x: Tensor, branch: Tensor) -> Tensor:
+    """The addition and the last ReLU; in a plain network the ReLU alone."""
+    if not block.residual:
+        return block.relu(branch)
+    shortcut = x if block.downsample is None else block.downsample(x)
+    return block.relu(drop_branch(branch, block.skip, block.training) + shortcut)
 
 
 def _downsample(
@@ -154,8 +164,7 @@ def _downsample(
 class ResNet(nn.Module):
     """Stem and four stages; feature maps c2…c5 at strides 4, 8, 16, 32.
 
-    Initialised as He et al. (2015): normal, fan-out. With `zero_gamma` the last norm of each
-    block starts at 0, so that the block starts as identity (Goyal et al. 2017, 5.1).
+    Initialised as in He et al. (2015): normal, fan-out.
     """
 
     def __init__(
@@ -163,18 +172,23 @@ class ResNet(nn.Module):
         block: type[BasicBlock] | type[Bottleneck],
         depths: Depths,
         *,
-        norm: str,
-        shortcut: ShortcutName | None,
+        norm: NormName = "bn",
+        shortcut: ShortcutName | None = "B",
         stochastic_depth: float = 0.0,
         stride_in_1x1: bool = False,
         res5_dilation: int = 1,
         zero_gamma: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:
-        """`shortcut` None is the plain network of the same layers (He et al. 2016, 3.3).
-
-        `stochastic_depth` is the chance that the last block is skipped in a training step, 0 ≤ p
-        < 1; that of the blocks before it grows linearly. UserError for norm "none".
+        """
+        Args:
+            shortcut: None is the plain network of the same layers (He et al. 2016, 3.3).
+            stochastic_depth: chance, in [0, 1), that the last block is skipped in a training step;
+                the chance of earlier blocks grows linearly towards it.
+            stride_in_1x1: the stride of a bottleneck is in its first convolution, as in the paper.
+            zero_gamma: each block starts as its shortcut, see `zero_scale`.
+        Raises:
+            UserError: for norm "none".
         """
         super().__init__()
         require_norm(norm, "a plain network" if shortcut is None else "a ResNet")
@@ -190,29 +204,15 @@ class ResNet(nn.Module):
             nn.Sequential(*(block(shape, norm, shortcut, stride_in_1x1) for shape in stage))
             for stage in shapes
         )
-        self._init_weights(zero_gamma)
-
-    def _init_weights(self, zero_gamma: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_convolutions(self)
         for module in self.modules():
             if zero_gamma and isinstance(module, BasicBlock | Bottleneck):
-                # A frozen norm at 0 could never learn its way out.
-                scale = module.last_norm.weight
-                if isinstance(scale, nn.Parameter):
-                    nn.init.zeros_(scale)
+                zero_scale(module.last_norm)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) → c2…c5."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        features = {}
-        # without res5 where a detector's head has taken it
-        for name, stage in zip(STAGES, self.stages, strict=False):
-            for block in stage:
-                x = run_block(block, x, self.activation_checkpointing)
-            features[name] = x
-        return features
+        return run_stages(STAGES, self.stages, x, self.activation_checkpointing)
 
     @property
     def stages(self) -> list[nn.Sequential]:
@@ -221,14 +221,14 @@ class ResNet(nn.Module):
         return stages if self.layer4 is None else [*stages, self.layer4]
 
     def split_res5(self) -> nn.Sequential:
-        """Take res5 out, for a head to run it on regions (He et al. 2016, appendix A: C4)."""
-        assert self.layer4 is not None, "res5 is taken already"
+        """Remove res5, so that a head can run it on regions (He et al. 2016, appendix A: C4)."""
+        assert self.layer4 is not None, "res5 was removed already"
         res5, self.layer4 = self.layer4, None
         return res5
 
     @contextmanager
     def joined(self, res5: nn.Sequential) -> Iterator[None]:
-        """The whole network again for the time of the context, as its weights are named."""
+        """Within the context the whole network, with the names of its weights file."""
         self.layer4 = res5
         try:
             yield
@@ -236,70 +236,21 @@ class ResNet(nn.Module):
             self.layer4 = None
 
     def freeze_stages(self, freeze_at: int) -> None:
-        """Fix the stem (`freeze_at` ≥ 1) and res2 … res5 (≥ 2 … 5), their batch norms included."""
-        if freeze_at >= 1:
-            freeze_children(self, ("conv1", "bn1"))
-        for stage in self.stages[: max(0, freeze_at - 1)]:
-            freeze(stage)
-            keep_branches(stage)
+        """Freeze the stem (`freeze_at` ≥ 1) and res2 … res5 (≥ 2 … 5), batch norms included."""
+        freeze_first(self, freeze_at, stem=("conv1", "bn1"), stages=self.stages)
 
 
-def _register_basic(name: str, depths: Depths) -> None:
-    def build(
-        *,
-        norm: NormName = "bn",
-        shortcut: ShortcutName = "B",
-        stochastic_depth: float = 0.0,
-        res5_dilation: int = 1,
-        zero_gamma: bool = False,
-        activation_checkpointing: bool = False,
-    ) -> ResNet:
-        return ResNet(
-            BasicBlock,
-            depths,
-            norm=norm,
-            shortcut=shortcut,
-            stochastic_depth=stochastic_depth,
-            res5_dilation=res5_dilation,
-            zero_gamma=zero_gamma,
-            activation_checkpointing=activation_checkpointing,
-        )
+DEPTHS: dict[str, Depths] = {
+    "18": (2, 2, 2, 2),
+    "34": (3, 4, 6, 3),
+    "50": (3, 4, 6, 3),
+    "101": (3, 4, 23, 3),
+    "152": (3, 8, 36, 3),
+}
+"""Blocks of res2 … res5 by the number of weighted layers; from 50 on they are bottlenecks."""
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{name}: basic blocks {depths}."
-    register_backbone(build)
-
-
-def _register_bottleneck(name: str, depths: Depths) -> None:
-    def build(
-        *,
-        norm: NormName = "bn",
-        shortcut: ShortcutName = "B",
-        stochastic_depth: float = 0.0,
-        stride_in_1x1: bool = False,
-        res5_dilation: int = 1,
-        zero_gamma: bool = False,
-        activation_checkpointing: bool = False,
-    ) -> ResNet:
-        return ResNet(
-            Bottleneck,
-            depths,
-            norm=norm,
-            shortcut=shortcut,
-            stochastic_depth=stochastic_depth,
-            stride_in_1x1=stride_in_1x1,
-            res5_dilation=res5_dilation,
-            zero_gamma=zero_gamma,
-            activation_checkpointing=activation_checkpointing,
-        )
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{name}: bottleneck blocks {depths}; stride_in_1x1 is the paper's v1."
-    register_backbone(build)
-
-
-_register_basic("resnet18", (2, 2, 2, 2))
-_register_basic("resnet34", (3, 4, 6, 3))
-_register_bottleneck("resnet50", (3, 4, 6, 3))
-_register_bottleneck("resnet101", (3, 4, 23, 3))
-_register_bottleneck("resnet152", (3, 8, 36, 3))
+for _name, _depths in DEPTHS.items():
+    _fixed: dict[str, object] = {"block": Bottleneck, "depths": _depths}
+    if int(_name) < 50:
+        _fixed |= {"block": BasicBlock, "stride_in_1x1": False}
+    register_variant(f"resnet{_name}", ResNet, _fixed)

@@ -14,7 +14,7 @@ SHORTCUTS = ("A", "B", "C")
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: every stride-th pixel, and zeros for the channels that are new; no parameters."""
+    """Option A: every stride-th pixel, and zeros for the additional channels; no parameters."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -36,8 +36,8 @@ def make_shortcut(
 ) -> nn.Module | None:
     """A block's shortcut (He et al. 2016, 4.1, options A, B, C); None is identity.
 
-    A projection is a 1×1 convolution, which the network initialises with its others, and with
-    `norm_after` a norm. ValueError for another option.
+    A projection is a 1×1 convolution, which the network initialises like its others, and with
+    `norm_after` a norm. Raises ValueError for another option.
     """
     if option not in SHORTCUTS:
         raise ValueError(f"shortcut {option!r} is not one of {', '.join(SHORTCUTS)}")

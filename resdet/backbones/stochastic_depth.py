@@ -1,4 +1,4 @@
-"""Stochastic depth: residual branches left out at random in training (Huang et al. 2016)."""
+"""Stochastic depth: residual branches are skipped at random in training (Huang et al. 2016)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from resdet.errors import UserError
 
 
 def skip_chance(index: int, count: int, last: float) -> float:
-    """The chance that block `index` of `count` (0 … count - 1) loses its branch.
+    """The chance, 0..1, that block `index` of `count` (0 … count - 1) skips its branch.
 
     Linear decay (Huang et al. 2016, eq. 4): block l of L, from 1, is skipped with l / L · `last`,
-    so that the last block is skipped with `last`. UserError unless 0 ≤ `last` < 1.
+    so that the last block is skipped with `last`. Raises UserError unless 0 ≤ `last` < 1.
     """
     if not 0 <= last < 1:
         raise UserError(
@@ -23,11 +23,11 @@ def skip_chance(index: int, count: int, last: float) -> float:
 
 
 def drop_branch(branch: Tensor, chance: float, training: bool) -> Tensor:
-    """A residual branch (B, …), in training 0 with probability `chance` for each sample.
+    """A residual branch (B, …), set to 0 in training with probability `chance` per sample.
 
-    What is kept is scaled by 1 / (1 - chance), so that evaluation takes the branch as it is; the
-    paper drops the branch for a whole batch and scales it in evaluation instead. Both have the
-    same expected output. Draws from torch's global generator of the branch's device.
+    The others are scaled by 1 / (1 - chance), so that evaluation takes the branch unchanged; the
+    paper drops the branch for a whole batch and scales it in evaluation instead. The expected
+    output is the same. Draws from torch's global generator of the branch's device.
     """
     if not training or chance == 0:
         return branch
@@ -37,6 +37,6 @@ def drop_branch(branch: Tensor, chance: float, training: bool) -> Tensor:
 
 
 def keep_branches(stage: nn.Sequential) -> None:
-    """End stochastic depth in a stage that is frozen: what does not learn gives the same maps."""
+    """Turn stochastic depth off in a frozen stage, so that its maps are the same at every step."""
     for block in stage:
         block.skip = 0.0  # type: ignore[assignment]

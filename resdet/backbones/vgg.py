@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resdet.backbones import register_backbone
-from resdet.backbones.norm import freeze_children, make_norm
+from resdet.backbones import register_variant
+from resdet.backbones.norm import NormOrNone, freeze_children, make_norm
 from resdet.backbones.recompute import recomputed
+from resdet.backbones.stages import init_convolutions
 
-NormName = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 WIDTHS = (64, 128, 256, 512, 512)
 # The side of pool5 for 224×224 images, which the first fully connected layer takes.
 WINDOW = 7
@@ -21,14 +19,18 @@ DROPOUT = 0.5
 
 
 class VGG(nn.Module):
-    """Five groups of 3×3 convolutions, a 2×2 maximum after each; c2 … c5 at strides 4 … 32.
+    """Five groups of 3×3 convolutions, each followed by 2×2 max pooling; c2 … c5 at strides 4 … 32.
 
-    c2, c3, c4 are conv3_x, conv4_x and conv5_x before their pooling, c5 is pool5. Initialised as
-    He et al. (2015): normal, fan-in, which keeps the scale forward where there are no norms.
+    c2, c3, c4 are conv3_x, conv4_x and conv5_x before their pooling, c5 is pool5. Initialised as in
+    He et al. (2015): normal, fan-in, which keeps the scale of activations without norms.
     """
 
     def __init__(
-        self, convs: tuple[int, ...], *, norm: str, activation_checkpointing: bool
+        self,
+        convs: tuple[int, ...],
+        *,
+        norm: NormOrNone = "none",
+        activation_checkpointing: bool = False,
     ) -> None:
         """`convs` is the number of convolutions in each of the five groups."""
         super().__init__()
@@ -50,11 +52,7 @@ class VGG(nn.Module):
         self.features = nn.Sequential(*layers)
         self.channels = {"c2": 256, "c3": 512, "c4": 512, "c5": 512}
         self.strides = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        init_convolutions(self, "fan_in")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) → c2…c5."""
@@ -76,8 +74,8 @@ class VGG(nn.Module):
         return VGGHead(num_classes, DROPOUT if dropout is None else dropout)
 
     def freeze_stages(self, freeze_at: int) -> None:
-        """Fix conv1_x and conv2_x (`freeze_at` ≥ 1), conv3_x (≥ 2), conv4_x (≥ 3), conv5_x (≥ 4),
-        their batch norms included; pool5 (5) has nothing to fix."""
+        """Freeze conv1_x and conv2_x (`freeze_at` ≥ 1), conv3_x (≥ 2), conv4_x (≥ 3) and conv5_x
+        (≥ 4), their batch norms included; pool5 (5) has no parameters."""
         if freeze_at >= 1:
             freeze_children(self.features, map(str, range(self._ends[min(freeze_at, 5)])))
 
@@ -107,8 +105,8 @@ class VGGHead(nn.Module):
         return self.classifier(x.flatten(1))
 
     def dense(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K, h, w), one for each 7×7 window of the map: the first layer as a 7×7
-        convolution, the others as 1×1 (Simonyan & Zisserman 2015, 3.2)."""
+        """Logits (B, K, h, w) per 7×7 window of the map: the first layer as a 7×7 convolution, the
+        others as 1×1 (Simonyan & Zisserman 2015, 3.2)."""
         x = features["c5"]
         x = F.adaptive_avg_pool2d(x, (max(x.shape[2], WINDOW), max(x.shape[3], WINDOW)))
         side = WINDOW
@@ -121,13 +119,6 @@ class VGGHead(nn.Module):
         return x
 
 
-@register_backbone
-def vgg16(*, norm: NormName = "none", activation_checkpointing: bool = False) -> VGG:
-    """Configuration D: 13 convolutions."""
-    return VGG((2, 2, 3, 3, 3), norm=norm, activation_checkpointing=activation_checkpointing)
-
-
-@register_backbone
-def vgg19(*, norm: NormName = "none", activation_checkpointing: bool = False) -> VGG:
-    """Configuration E: 16 convolutions."""
-    return VGG((2, 2, 4, 4, 4), norm=norm, activation_checkpointing=activation_checkpointing)
+# configurations D (13 convolutions) and E (16)
+register_variant("vgg16", VGG, {"convs": (2, 2, 3, 3, 3)})
+register_variant("vgg19", VGG, {"convs": (2, 2, 4, 4, 4)})

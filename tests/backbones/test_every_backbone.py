@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +45,9 @@ RECOMPUTED: list[tuple[str, dict[str, Any]]] = [
     ("googlenet", {}),
     ("highway19", {}),
 ]
+
+
+PARAMETERS = Path(__file__).with_name("parameters.json")
 
 
 def step(backbone: nn.Module, images: Tensor, lr: float = 0.1) -> dict[str, Tensor]:
@@ -123,3 +129,17 @@ def test_activation_checkpointing_changes_nothing(name: str, options: dict[str, 
         torch.testing.assert_close(one.grad, other.grad, msg=lambda text, key=key: f"{key}: {text}")
     for one, other in zip(plain.buffers(), saving.buffers(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_parameter_names_and_order_are_kept() -> None:
+    """Checkpoints and optimizer states depend on them: [tensors, SHA-256 of names and shapes]."""
+    found = {}
+    for name in list_backbones():
+        if name.startswith("golden"):
+            continue
+        with torch.device("meta"):
+            backbone = build_backbone(name)
+        shapes = [f"{key} {tuple(value.shape)}" for key, value in backbone.state_dict().items()]
+        shapes += [key for key, _ in backbone.named_parameters()]
+        found[name] = [len(shapes), hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16]]
+    assert found == json.loads(PARAMETERS.read_text())
