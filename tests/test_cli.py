@@ -111,7 +111,7 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
     monkeypatch.setattr(cli.options, "prepare", lambda **_: None)
     module = type(sys)("resdet.engine.train")
     module.train = lambda config, overrides, **options: seen.update(
-        options, config=config, overrides=overrides
+        options, rate=config.optim.lr, every=config.log.every, overrides=overrides
     )
     monkeypatch.setitem(sys.modules, "resdet.engine.train", module)
     argv = [
@@ -126,9 +126,10 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
     assert cli.main(argv) == 0
     assert seen.pop("schema").__name__ == "DetectionConfig"
     assert seen == {
-        "config": "runs/a=b.yaml",
-        "overrides": ["optim.lr=1", "log.every=5"],
-        "run_dir": "runs/lr=1",
+        "rate": 1,
+        "every": 5,
+        "overrides": [],
+        "run_dir": Path("runs/lr=1"),
         "resume": False,
         "device": None,
         "check": True,

@@ -16,10 +16,11 @@ from resdet.backbones import build_backbone, list_backbones
 from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.find import find_config
-from resdet.config.loading import ConfigError, load_any_config, override_config
+from resdet.config.loading import ConfigError, override_config
 from resdet.errors import UserError
 from resdet.factory.backbone import make_backbone
 from resdet.factory.classification import build_classifier, resolve_classifier
+from resdet.factory.imports import load_named_config
 from resdet.factory.network import resolve_detector
 
 SMALL_STRIDE = 8
@@ -61,7 +62,7 @@ def count_named(
         near = difflib.get_close_matches(name, list_backbones(), n=3)
         hint = f"; near names of the registry: {', '.join(near)}" if near else ""
         raise UserError(f"{error}{hint}") from None
-    found = load_any_config(name, overrides)
+    found = load_named_config(name, overrides)
     if isinstance(found, ClassificationConfig):
         return _count_classifier(Path(name).stem, found, image_size)
     return _count_backbone(Path(name).stem, found, image_size)
@@ -95,7 +96,7 @@ def _strides(backbone: nn.Module) -> dict[str, int]:
 def _count_classifier(
     name: str, config: ClassificationConfig, image_size: tuple[int, int] | None
 ) -> Network:
-    config = resolve_classifier(config)
+    config = resolve_classifier(config).config
     num_classes = (
         config.model.num_classes
         or len(config.data.classes or ())
@@ -110,7 +111,7 @@ def _count_classifier(
 def _count_backbone(
     name: str, config: DetectionConfig, image_size: tuple[int, int] | None
 ) -> Network:
-    config = resolve_detector(config)
+    config = resolve_detector(config).config
     with torch.device("meta"):
         backbone = make_backbone(config.model.backbone)
     short = config.data.test_resize.short_edge

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from resdet.errors import UserError
+from resdet.errors import NotRegistered, UserError
 
 
 class Backbone(Protocol):
@@ -76,7 +76,7 @@ def build_backbone(name: str, options: dict[str, Any] | None = None) -> nn.Modul
     if name not in _BUILDERS:
         near = difflib.get_close_matches(name, _BUILDERS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see resdet.list_backbones()"
-        raise UserError(f"model.backbone.name: no backbone {name!r}; {hint}")
+        raise NotRegistered(f"model.backbone.name: no backbone {name!r}; {hint}")
     builder = _BUILDERS[name]
     accepted = list(inspect.signature(builder).parameters)
     unknown = [option for option in options if option not in accepted]

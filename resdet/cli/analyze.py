@@ -77,6 +77,7 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
         metavar="DEVICE",
         help="of --responses: cpu, cuda or cuda:1; default: a GPU where there is one",
     )
+    options.add_imports(parser)
 
 
 def _fill_figures(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +136,7 @@ def run_analyze(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         parser.error("--max-error belongs to --curves")
     if not args.responses and args.device is not None:
         parser.error("--device belongs to --responses; the rest computes nothing")
-    options.prepare()
+    options.prepare(imports=args.imports)
     from resdet.commands.analyze import analyze_command
 
     analyze_command(

@@ -62,6 +62,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "run's own, and runs/eval_<names> for what belongs to several",
     )
     options.add_device(parser)
+    options.add_imports(parser)
 
 
 def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -76,7 +77,7 @@ def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> i
         parser.error("--ensemble needs two runs or more")
     if args.scales is not None and args.crops != "dense":
         parser.error("--scales belongs to --crops dense")
-    options.prepare()
+    options.prepare(imports=args.imports)
     from resdet.commands.eval_cls import eval_cls_command
 
     eval_cls_command(

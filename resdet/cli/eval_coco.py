@@ -65,6 +65,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "the detections>",
     )
     options.add_device(parser)
+    options.add_imports(parser)
 
 
 def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -75,7 +76,7 @@ def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         parser.error("--detections and --annotations belong together; a run has its data.val")
     if run is None and overrides:
         parser.error(f"{overrides[0]}: key=value is for a run, a file of detections has no config")
-    options.prepare()
+    options.prepare(imports=args.imports)
     from resdet.commands.eval_coco import eval_coco_command
 
     eval_coco_command(

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 OVERRIDES_HELP = (
     "config keys on top of the file, typed as in YAML: optim.lr=1e-3, model.roi.mask_head=null, "
@@ -61,10 +62,24 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-def prepare(*, is_alone: bool = False) -> None:
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--imports",
+        metavar="MODULE",
+        nargs="+",
+        default=[],
+        help="Python modules of your own that the run needs, such as the one with its backbone; "
+        "stored configs never import code by themselves",
+    )
+
+
+def prepare(
+    *, imports: Sequence[str] = (), folder: Path | None = None, is_alone: bool = False
+) -> None:
     """What every command that computes needs: messages on the console, a sound OpenCV, memory.
 
-    `is_alone` says that no loader process will work beside torch's threads.
+    `imports` are the modules of --imports, looked for in `folder` too. `is_alone` tells that no
+    loader process will work beside torch's threads.
     """
     # albumentations would look for a newer version of itself on the network
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -79,6 +94,10 @@ def prepare(*, is_alone: bool = False) -> None:
     start_console(is_main=os.environ.get("RANK", "0") == "0")
     check_opencv()
     keep_memory()
+    if imports:
+        from resdet.factory.imports import import_modules
+
+        import_modules(imports, folder)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -49,10 +49,11 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     )
     options.add_device(parser)
     options.add_precision(parser)
+    options.add_imports(parser)
 
 
 def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    options.prepare()
+    options.prepare(imports=args.imports)
     from resdet.commands.predict import predict_command
 
     return predict_command(

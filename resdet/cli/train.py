@@ -64,6 +64,7 @@ def _fill_train(
         "is refused by name",
     )
     options.add_device(parser)
+    options.add_imports(parser)
     parser.add_argument(
         "--check",
         action="store_true",
@@ -106,27 +107,30 @@ def _run_train(
         return 0
     from resdet.config.loading import load_any_config, load_config
 
-    config, overrides = split_overrides(args.arguments, parser, "CONFIG")
-    if config is None and not args.resume:
-        config = default
-    if config is None and not args.resume:
-        parser.error("give a CONFIG, or --resume --run-dir DIR to go on with a run")
-    if config is None and args.run_dir is None:
+    name, overrides = split_overrides(args.arguments, parser, "CONFIG")
+    if name is None and not args.resume:
+        name = default
+    if name is None and not args.resume:
+        parser.error("give a CONFIG, or --resume --run-dir DIR to resume a run")
+    if name is None and args.run_dir is None:
         parser.error("--resume without a CONFIG needs --run-dir DIR")
-    is_alone = False
-    if config is not None:
+    config, imports, is_alone = None, list(args.imports), False
+    if name is not None:
         # before torch is imported: a mistyped key is answered at once
-        found = load_config(config, overrides, schema=schema)
-        is_alone = _has_no_loader(found)
+        config, overrides = load_config(name, overrides, schema=schema), []
+        imports += config.imports
+        is_alone = _has_no_loader(config)
     elif (stored := Path(args.run_dir) / "config.yaml").is_file():
         is_alone = _has_no_loader(load_any_config(stored))
-    options.prepare(is_alone=is_alone)
+    folder = None if name is None else Path(name).parent
+    options.prepare(imports=imports, folder=folder, is_alone=is_alone)
+    from resdet.engine.run_folder import choose_folder
     from resdet.engine.train import train
 
     train(
         config,
         overrides,
-        run_dir=args.run_dir,
+        run_dir=choose_folder(name, args.run_dir),
         resume=args.resume,
         device=args.device,
         check=args.check,

@@ -197,6 +197,9 @@ class ClassificationConfig(Section):
     """A whole classification run."""
 
     task: Literal["classification"] = "classification"
+    imports: list[str] = []
+    """Python modules of your own to import first, such as [my_module]: found beside the config, in
+    the current folder or on PYTHONPATH; what they register can be named below."""
     model: ClassificationModelConfig = ClassificationModelConfig()
     data: ClassificationDataConfig = ClassificationDataConfig()
     loss: ClassificationLossConfig = ClassificationLossConfig()

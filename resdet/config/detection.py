@@ -199,6 +199,9 @@ class DetectionConfig(Section):
     """A whole detection run."""
 
     task: Literal["detection"] = "detection"
+    imports: list[str] = []
+    """Python modules of your own to import first, such as [my_module]: found beside the config, in
+    the current folder or on PYTHONPATH; what they register can be named below."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()

@@ -22,6 +22,7 @@ from resdet.config.fields import Section
 from resdet.config.find import find_config, find_shipped, shown
 from resdet.config.messages import dotted, explain, place_of
 from resdet.config.strict_yaml import ConfigError, KeyPath, Layer, dump, parse, parse_value
+from resdet.errors import command_line
 
 __all__ = [
     "AnyConfig",
@@ -43,7 +44,6 @@ _SCHEMAS: dict[str, type[AnyConfig]] = {
     "detection": DetectionConfig,
     "classification": ClassificationConfig,
 }
-_TOOLS = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}
 
 _EXCLUSIVE: tuple[KeyPath, KeyPath] = (("train", "epochs"), ("train", "max_steps"))
 
@@ -71,8 +71,11 @@ def load_any_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfi
 
 
 def override_config(config: C, overrides: Sequence[str], source: str) -> C:
-    """A config of a run or checkpoint with overrides on top; `source` names it in messages."""
-    layer = Layer(config_to_dict(config), {}, source)
+    """A config with overrides on top; `source` names it in messages.
+
+    A key that neither of them sets stays unset.
+    """
+    layer = Layer(config.model_dump(mode="json", exclude_unset=True), {}, source)
     return _checked(_with_overrides(layer, overrides), type(config))
 
 
@@ -84,9 +87,9 @@ def config_from_dict(values: dict[str, Any], source: str) -> AnyConfig:
     return _checked(layer, _schema_of(layer))
 
 
-def tool_of(config: AnyConfig) -> str:
-    """The command that trains a config."""
-    return _TOOLS[config.task]
+def train_command(task: str) -> str:
+    """The command that trains a config of a task, as the user can run it."""
+    return command_line("train-det" if task == "detection" else "train-cls")
 
 
 def _schema_of(layer: Layer) -> type[AnyConfig]:
@@ -292,7 +295,7 @@ def _checked(layer: Layer, schema: type[C]) -> C:
     task = layer.values.get("task", "detection" if _is_detection(layer.values) else None)
     if task is not None and _schema_of(layer) is not schema:
         raise ConfigError(
-            f"{layer.name}: this config is for {task}; use {_TOOLS[task]} "
+            f"{layer.name}: this config is for {task}; run it with {train_command(task)} "
             f"({place_of(('task',), layer)})"
         )
     _clear_null_sections(layer.values, schema)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resdet.config.loading import AnyConfig
 from resdet.engine.distributed import Processes
-from resdet.engine.run_folder import Run, choose_folder, make_folder, read_config
+from resdet.engine.run_folder import Run, make_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.step import update
 from resdet.errors import UserError
@@ -22,13 +22,7 @@ MIB = 2**20
 
 
 def check_run(
-    config: str | Path | None,
-    overrides: Sequence[str],
-    *,
-    run_dir: str | Path | None,
-    processes: Processes,
-    strict: bool,
-    schema: type[AnyConfig] | None,
+    config: AnyConfig | None, folder: Path, *, processes: Processes, strict: bool
 ) -> Path:
     """Resolve the config, read all the data, draw one batch, estimate memory; trains nothing.
 
@@ -37,11 +31,10 @@ def check_run(
     """
     if config is None:
         raise UserError("--check needs a CONFIG")
-    folder = choose_folder(config, run_dir)
     out = folder.with_name(f"{folder.name}_check")
     if folder.exists():
         logger.info(f"note: {folder} exists; training there needs --resume")
-    run = Run(out, read_config(config, overrides, schema), None)
+    run = Run(out, config, None)
     training = prepare(run, processes, strict=strict, decode_all=True)
     first = training.task.load_steps(
         training.plan, start_step=0, end_step=1, processes=processes, workers=0

@@ -72,7 +72,8 @@ class ClassificationTask:
 
         UserError for whatever would make the run fail later.
         """
-        self.config = config = resolve_classifier(config)
+        start = resolve_classifier(config)
+        self.config = config = start.config
         self.train_data: Data = build_classification_train_data(
             config, strict=strict, decode_all=decode_all
         )
@@ -93,7 +94,7 @@ class ClassificationTask:
         distributed.check_norms(self.model, processes)
         if is_new:
             check_frozen(config, self.model.backbone)
-            for line in load_start_classifier(self.model, config):
+            for line in load_start_classifier(self.model, start):
                 logger.info(line)
         self._digest = self.train_data.digest()
         if isinstance(self.train_data, CifarData):

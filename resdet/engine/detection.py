@@ -26,7 +26,7 @@ from resdet.errors import UserError
 from resdet.evaluation.coco_input import GroundTruth
 from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
 from resdet.factory.backbone import check_frozen
-from resdet.factory.network import resolve_detector
+from resdet.factory.network import Resolved, resolve_detector
 from resdet.hardware import Precision
 from resdet.models.rcnn import RCNN
 
@@ -54,11 +54,12 @@ class DetectionTask:
 
         UserError for whatever would make the run fail later.
         """
-        self.config = config = resolve_detector(config)
+        start = resolve_detector(config)
+        self.config = config = start.config
         self.train_data, self.val_data, self.truth = load_data(
             config, strict=strict, decode_all=decode_all
         )
-        self.model: RCNN = make_model(config, self.train_data, processes, is_new=is_new)
+        self.model: RCNN = make_model(start, self.train_data, processes, is_new=is_new)
 
     @property
     def has_validation(self) -> bool:
@@ -211,14 +212,19 @@ def describe_data(name: str, data: DetectionDataset) -> None:
 
 
 def make_model(
-    config: DetectionConfig, data: DetectionDataset, processes: Processes, *, is_new: bool
+    start: Resolved[DetectionConfig],
+    data: DetectionDataset,
+    processes: Processes,
+    *,
+    is_new: bool,
 ) -> RCNN:
     """The detector for this data; with its start weights where the run is new."""
-    model = build_model(config, class_names=data.class_names, category_ids=data.category_ids)
+    names, ids = data.class_names, data.category_ids
+    model = build_model(start.config, class_names=names, category_ids=ids)
     distributed.check_norms(model, processes)
     if is_new:
-        check_frozen(config, model.backbone)
-        for line in load_start_weights(model, config):
+        check_frozen(start.config, model.backbone)
+        for line in load_start_weights(model, start):
             logger.info(line)
     return model
 

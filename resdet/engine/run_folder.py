@@ -1,4 +1,4 @@
-"""The folder of a run: made new, or opened again to go on from its last checkpoint."""
+"""The folder of a run: a new one, or one to resume from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from resdet.config.loading import (
     diff_configs,
     dump_yaml,
     load_any_config,
-    load_config,
     override_config,
-    tool_of,
+    train_command,
 )
-from resdet.engine import checkpoint
 from resdet.errors import UserError
 from resdet.factory.network import resolve_config
+from resdet.files import checkpoint
 from resdet.files.writing import write_text
 
 # These change no number of the run, so that --resume may come with other values.
-FREE_KEYS = ("data.workers", "log.every", "log.tensorboard", "checkpoint.every")
+FREE_KEYS = ("imports", "data.workers", "log.every", "log.tensorboard", "checkpoint.every")
 # Under multi-step, a longer run begins exactly like a shorter one.
 LENGTH_KEYS = ("train.max_steps", "train.epochs")
 
@@ -37,32 +36,32 @@ class Run:
     folder: Path
     config: AnyConfig
     checkpoint: dict[str, Any] | None
-    """The contents of last.pt to go on from; None starts at step 0."""
+    """The content of last.pt to resume from; None starts at step 0."""
 
 
 def open_run(
-    config: str | Path | None,
-    overrides: Sequence[str],
+    config: AnyConfig | None,
+    folder: Path,
     *,
-    run_dir: str | Path | None,
-    resume: bool,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
     schema: type[AnyConfig] | None = None,
 ) -> Run:
     """The run that the arguments mean; writes nothing. `schema` None takes a run of any task.
 
+    `overrides` go on top of the stored config of a run that is resumed without `config`.
     UserError for a folder that exists without `resume`, one that does not with it, and keys that
     were changed since the run began.
     """
-    folder = choose_folder(config, run_dir)
     if not resume:
         if config is None:
-            raise UserError("give a CONFIG to train, or --resume --run-dir DIR to go on with a run")
+            raise UserError("give a CONFIG to train, or --resume --run-dir DIR to resume a run")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(
-                f"{folder}: this run folder exists; go on with it by --resume, "
-                "or give another one by --run-dir"
+                f"{folder}: this run folder exists; resume it with --resume, "
+                "or give another one with --run-dir"
             )
-        return Run(folder, read_config(config, overrides, schema), None)
+        return Run(folder, config, None)
     stored = folder / "config.yaml"
     if not folder.is_dir():
         raise UserError(f"{folder}: no run to resume; leave out --resume to start it")
@@ -72,40 +71,31 @@ def open_run(
             f"{folder}: holds neither last.pt nor config.yaml, so there is no run to resume; "
             "remove it and leave out --resume"
         )
-    found = checkpoint.load(last) if last.is_file() else None
-    old = config_from_dict(found["config"], str(last)) if found else load_any_config(stored)
+    state = checkpoint.load(last) if last.is_file() else None
+    old = config_from_dict(state["config"], str(last)) if state else load_any_config(stored)
     if schema is not None and not isinstance(old, schema):
-        raise UserError(f"{folder}: a run of {old.task}; go on with it by {tool_of(old)}")
-    if config is not None or overrides:
-        if config is not None:
-            wanted = resolve_config(read_config(config, overrides, type(old)))
-        else:
-            wanted = override_config(old, overrides, str(folder))
-        check_changes(old, wanted, step=found["step"] if found else 0, source=folder)
-        return Run(folder, wanted, found)
-    return Run(folder, old, found)
+        raise UserError(f"{folder}: a run of {old.task}; resume it with {train_command(old.task)}")
+    if config is None:
+        new = override_config(old, overrides, str(folder)) if overrides else old
+    elif type(config) is type(old):
+        new = resolve_config(config).config
+    else:
+        raise UserError(f"{folder}: a run of {old.task}, and CONFIG is for {config.task}")
+    check_changes(old, new, source=folder)
+    return Run(folder, new, state)
 
 
-def read_config(
-    config: str | Path, overrides: Sequence[str], schema: type[AnyConfig] | None
-) -> AnyConfig:
-    """A config of this schema; of None, as its key `task` says."""
-    if schema is None:
-        return load_any_config(config, overrides)
-    return load_config(config, overrides, schema=schema)
-
-
-def choose_folder(config: str | Path | None, run_dir: str | Path | None) -> Path:
-    """--run-dir, else runs/<config stem> under the current folder."""
+def choose_folder(config: object, run_dir: str | Path | None) -> Path:
+    """--run-dir, else runs/<stem of the config file> below the current folder."""
     if run_dir is not None:
         return Path(run_dir)
-    if config is None:
-        raise UserError("which run? give --run-dir DIR, or its CONFIG")
+    if not isinstance(config, str | Path):
+        raise UserError("no run folder is given; give --run-dir DIR, or the file of its CONFIG")
     return Path("runs") / Path(config).stem
 
 
-def check_changes(old: AnyConfig, new: AnyConfig, *, step: int, source: Path) -> None:
-    """UserError naming every key whose change would make the resumed run another one."""
+def check_changes(old: AnyConfig, new: AnyConfig, *, source: Path) -> None:
+    """UserError that names every key whose change would make the resumed run another one."""
     refused = [
         (key, before, after)
         for key, before, after in diff_configs(old, new)
@@ -116,7 +106,7 @@ def check_changes(old: AnyConfig, new: AnyConfig, *, step: int, source: Path) ->
     listed = "; ".join(f"{key}: {before} → {after}" for key, before, after in refused)
     raise UserError(
         f"{source}: a resumed run keeps its config, and these keys differ (old → new): {listed}. "
-        "Leave CONFIG and these keys out to go on as before, or start a new run by --run-dir. "
+        "Leave CONFIG and these keys out to resume as before, or start a new run with --run-dir. "
         f"Free to change: {', '.join(FREE_KEYS)}, and with optim.schedule multistep a longer "
         f"{' or '.join(LENGTH_KEYS)}"
     )
@@ -147,5 +137,5 @@ def make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be made the run folder ({error}); give another one by --run-dir"
+            f"{folder}: cannot be made the run folder ({error}); give another one with --run-dir"
         ) from error

@@ -14,7 +14,7 @@ from resdet import hardware
 from resdet.config.classification import ClassificationConfig, ClassificationOptimConfig
 from resdet.config.loading import AnyConfig, config_to_dict, dump_yaml
 from resdet.data.loader import TrainPlan
-from resdet.engine import checkpoint, distributed, optim
+from resdet.engine import distributed, optim
 from resdet.engine.classification import ClassificationTask
 from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
@@ -22,9 +22,10 @@ from resdet.engine.ema import EMA
 from resdet.engine.run_folder import Run
 from resdet.engine.task import Model, Task
 from resdet.errors import UserError
+from resdet.factory.imports import naming_imports
+from resdet.files import checkpoint
 from resdet.hardware import Precision
 from resdet.ops import kernels
-from resdet.version import __version__
 
 logger = logging.getLogger("resdet")
 
@@ -68,16 +69,15 @@ class Training:
 
     def state(self, step: int, *, validation_is_due: bool = False) -> dict[str, Any]:
         """The checkpoint after `step` updates: plain values and tensors only."""
-        return {
-            "format": checkpoint.FORMAT,
-            "kind": self.task.kind,
-            "resdet_version": __version__,
-            "torch_version": str(torch.__version__),
-            "config": config_to_dict(self.config),
+        values = checkpoint.contents(
+            self.task.kind,
+            config_to_dict(self.config),
             **self.task.identity(),
-            "step": step,
-            "model": self.model.state_dict(),
-            "ema": self.ema.averages if self.ema else None,
+            step=step,
+            model=self.model.state_dict(),
+            ema=self.ema.averages if self.ema else None,
+        )
+        return values | {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best,
@@ -88,19 +88,19 @@ class Training:
             "recent": list(self.recent),
         }
 
-    def restore(self, found: dict[str, Any]) -> None:
-        """Go on from a checkpoint of this run."""
-        self.model.load_state_dict(found["model"])
-        self.optimizer.load_state_dict(found["optimizer"])
-        self.scaler.load_state_dict(found["scaler"])
+    def restore(self, state: dict[str, Any]) -> None:
+        """Resume from a checkpoint of this run."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         if self.ema:
-            self.ema.load(found["ema"])
-        self.start_step = found["step"]
-        self.best = found["best"]
-        self.validation_is_due = found["validation_is_due"]
+            self.ema.load(state["ema"])
+        self.start_step = state["step"]
+        self.best = state["best"]
+        self.validation_is_due = state["validation_is_due"]
         # absent in checkpoints of 0.1.0's first weeks
-        self.adapted = optim.Adaptation(**found.get("adapted", {}))
-        self.recent[:] = found.get("recent", [])
+        self.adapted = optim.Adaptation(**state.get("adapted", {}))
+        self.recent[:] = state.get("recent", [])
 
 
 def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = False) -> Training:
@@ -165,11 +165,12 @@ def make_task(
     config: AnyConfig, processes: Processes, *, is_new: bool, strict: bool, decode_all: bool
 ) -> Task:
     """The task of a config, with its data and its model."""
-    if isinstance(config, ClassificationConfig):
-        return ClassificationTask(
-            config, processes, is_new=is_new, strict=strict, decode_all=decode_all
-        )
-    return DetectionTask(config, processes, is_new=is_new, strict=strict, decode_all=decode_all)
+    with naming_imports(config):
+        if isinstance(config, ClassificationConfig):
+            return ClassificationTask(
+                config, processes, is_new=is_new, strict=strict, decode_all=decode_all
+            )
+        return DetectionTask(config, processes, is_new=is_new, strict=strict, decode_all=decode_all)
 
 
 def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:

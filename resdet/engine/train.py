@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from resdet import hardware
-from resdet.config.loading import AnyConfig, tool_of
-from resdet.engine import checkpoint, distributed, optim, pictures
+from resdet.config.loading import AnyConfig, override_config, train_command
+from resdet.engine import distributed, optim, pictures
 from resdet.engine.check import check_run
 from resdet.engine.distributed import Processes
 from resdet.engine.log import Pace, RunLog, cut_log, start_console
 from resdet.engine.profile import StepProfile, each_waited_for
-from resdet.engine.run_folder import Run, open_run, prepare_folder
+from resdet.engine.run_folder import Run, choose_folder, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
 from resdet.engine.step import update
 from resdet.engine.watch import ERROR_STEPS, LossWatch, check_weights
+from resdet.factory.imports import import_modules, load_named_config
+from resdet.files import checkpoint
 
 logger = logging.getLogger("resdet")
 
 
 def train(
-    config: str | Path | None,
+    config: str | Path | AnyConfig | None,
     overrides: Sequence[str] = (),
     *,
     run_dir: str | Path | None = None,
@@ -33,30 +35,33 @@ def train(
     device: str | None = None,
     check: bool = False,
     strict: bool = False,
+    imports: Sequence[str] = (),
     schema: type[AnyConfig] | None = None,
 ) -> Path:
     """Train a detector or a classifier, as the config's `task` says, and return its run folder.
 
-    `config` is a YAML file; with `resume` it may be None, and the run's own config is used.
-    `overrides` are key=value. `schema` admits configs of one task alone. `check` counts the data,
-    draws a batch, estimates memory and stops; `strict` makes every finding in the data an error.
-    UserError for what the user can mend; `Stopped` (a SystemExit) after a SIGTERM or SIGINT, when
+    `config` is a YAML file or a config that was read; with `resume` it may be None, and the run's
+    own config is used. `overrides` are key=value. `check` counts the data, draws a batch, estimates
+    memory and stops; `strict` makes every finding in the data an error. `imports` are modules of
+    your own, see `resdet.factory.imports`; those that `config` lists are imported as well. `schema`
+    admits runs of one task only.
+    UserError for what the user can fix; `Stopped` (a SystemExit) after a SIGTERM or SIGINT, when
     the state has been saved.
     """
     processes = distributed.start(device)
     start_console(processes.is_main)
     try:
         with hardware.settings_restored():
+            import_modules(imports)
+            folder = choose_folder(config, run_dir)
+            if isinstance(config, str | Path):
+                config, overrides = load_named_config(config, overrides, schema), ()
+            elif config is not None:
+                import_modules(config.imports)
+                config, overrides = override_config(config, overrides, "train(overrides=…)"), ()
             if check:
-                return check_run(
-                    config,
-                    overrides,
-                    run_dir=run_dir,
-                    processes=processes,
-                    strict=strict,
-                    schema=schema,
-                )
-            run = open_run(config, overrides, run_dir=run_dir, resume=resume, schema=schema)
+                return check_run(config, folder, processes=processes, strict=strict)
+            run = open_run(config, folder, resume=resume, overrides=overrides, schema=schema)
             # Every process has looked at the folder before the main one makes it.
             distributed.barrier(processes)
             with stop_request() as stop:
@@ -246,7 +251,7 @@ def leave(
     name_problems(training, processes)
     distributed.barrier(processes)
     logger.info(
-        f"stopped by a signal after step {step} of {training.total_steps}, and saved; go on with: "
-        f"python {tool_of(training.config)} --resume --run-dir {folder}"
+        f"stopped by a signal after step {step} of {training.total_steps}, and saved; resume with: "
+        f"{train_command(training.config.task)} --resume --run-dir {folder}"
     )
     raise Stopped(stop.exit_code)

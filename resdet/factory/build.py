@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resdet.config.classification import ClassificationConfig
-from resdet.config.loading import load_any_config
 from resdet.factory import classification, detection
+from resdet.factory.imports import load_named_config
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
 
@@ -20,9 +20,9 @@ def build(
     `weights` None loads and downloads nothing; "config" does what the config says; anything else
     names the weights of the whole model as `model.weights` does. Class names come from
     `data.classes`, else from the training data if they are there, else they are numbered, for which
-    `model.num_classes` must be given. Raises UserError for what a user can mend.
+    `model.num_classes` must be given. Raises UserError for what a user can fix.
     """
-    resolved = load_any_config(config, overrides)
-    if isinstance(resolved, ClassificationConfig):
-        return classification.build_from_config(resolved, weights)
-    return detection.build_from_config(resolved, weights)
+    named = load_named_config(config, overrides)
+    if isinstance(named, ClassificationConfig):
+        return classification.build_from_config(named, weights)
+    return detection.build_from_config(named, weights)

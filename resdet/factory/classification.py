@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,17 @@ from torch import Tensor, nn
 
 from resdet.backbones.heads import PoolHead
 from resdet.config.classification import ClassificationConfig
-from resdet.config.loading import (
-    config_from_dict,
-    config_to_dict,
-    diff_configs,
-    override_config,
-)
-from resdet.errors import UserError
+from resdet.config.loading import diff_configs, override_config
+from resdet.errors import UserError, command_line
 from resdet.factory.backbone import make_backbone
 from resdet.factory.classification_data import build_classification_train_data
+from resdet.factory.imports import naming_imports
+from resdet.factory.network import Resolved, resolve_classifier, stored_config
 from resdet.interop.fitting import load_backbone, load_classifier_weights, load_exactly
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
 from resdet.interop.weights import is_published, read_weights
 from resdet.models.classifier import Classifier
-
-logger = logging.getLogger("resdet")
 
 TRAINED_SIDE = 224
 """The side of ImageNet's training images, whose map is the window of dense evaluation."""
@@ -86,70 +80,26 @@ def make_head(backbone: nn.Module, num_classes: int, dropout: float | None) -> n
     )
 
 
-def load_start_classifier(model: Classifier, config: ClassificationConfig) -> list[str]:
-    """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
-    reading = Reading.of(config.model.model_dump(mode="json"))
-    section = config.model.backbone
-    if config.model.weights is not None:
-        return load_classifier_weights(model, config.model.weights, reading)
+def load_start_classifier(model: Classifier, start: Resolved[ClassificationConfig]) -> list[str]:
+    """Load `model.weights`, or else `model.backbone.weights`; returns log lines."""
+    section = start.config.model
+    reading = Reading.of(section.model_dump(mode="json"))
     if section.weights is not None:
-        assert section.weights is not None
-        return load_backbone(model.backbone, section.weights, reading)
+        return load_classifier_weights(model, start.weights or section.weights, reading)
+    if section.backbone.weights is not None:
+        return load_backbone(model.backbone, section.backbone.weights, reading)
     return []
-
-
-def resolve_classifier(config: ClassificationConfig) -> ClassificationConfig:
-    """The config with the network that `model.weights` names, where it leaves that open.
-
-    From a run come the backbone's options, dropout and pixel values too; what the config sets
-    besides comes on top of them.
-
-    Raises UserError where nothing names a network.
-    """
-    if config.model.backbone.name is not None:
-        return config
-    spec = config.model.weights
-    if spec is None:
-        raise UserError(
-            "model.backbone.name: null takes the network of model.weights, and that is null too; "
-            "give model.weights=RUN or a name of resdet.list_backbones()"
-        )
-    weights = read_weights(spec)
-    if weights.kind != "classifier" or weights.config is None:
-        raise UserError(
-            f"model.weights: {weights.source} does not say which network it is; give "
-            "model.backbone.name as well"
-        )
-    model = config_to_dict(_own_config(weights))["model"]
-    for key in ("weights", "num_classes"):
-        model.pop(key)
-    model["backbone"] = {**model["backbone"], "weights": None}
-    measured = weights.state.get("pixel_mean")
-    if isinstance(model["pixel_mean"], str) and measured is not None and measured.ndim == 3:
-        # the measured mean comes with the weights
-        model["pixel_mean"] = [round(value, 4) for value in measured.double().mean((1, 2)).tolist()]
-    values = config_to_dict(config)
-    # what differs from the defaults was asked for, and comes on top of the checkpoint's
-    asked = config.model.model_dump(mode="json", exclude_defaults=True)
-    own = {key: value for key, value in asked.pop("backbone", {}).items() if key != "name"}
-    backbone = {**model["backbone"], **own}
-    backbone["options"] = {**model["backbone"]["options"], **own.get("options", {})}
-    values["model"] = {**values["model"], **model, **asked, "backbone": backbone}
-    found = config_from_dict(values, f"model.weights={spec}")
-    assert isinstance(found, ClassificationConfig)
-    logger.info("network of %s: %s", spec, found.model.backbone.name)
-    return found
 
 
 def build_from_config(config: ClassificationConfig, weights: str | None) -> Classifier:
     """See `resdet.build`."""
     if weights not in (None, "config"):
         config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
-    config = resolve_classifier(config)
-    model = build_classifier(config, class_names=_class_names(config))
+    start = resolve_classifier(config)
+    model = build_classifier(start.config, class_names=_class_names(start.config))
     if weights is not None:
-        load_start_classifier(model, config)
-        model.is_imported = is_published(config.model.weights or "")
+        load_start_classifier(model, start)
+        model.is_imported = is_published(start.config.model.weights or "")
     return model.eval()
 
 
@@ -176,13 +126,15 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
     run, or the overrides make another network of it.
     """
     if weights.kind == "detector":
-        raise UserError(f"{weights.source} is a detector; evaluate it by tools/eval_coco.py")
+        raise UserError(
+            f"{weights.source} is a detector; evaluate it with {command_line('eval-coco')}"
+        )
     if weights.kind != "classifier" or weights.config is None or not weights.class_names:
         raise UserError(
             f"{weights.source} is no checkpoint of a classification run; give the run folder or "
             "its best.pt, or of a file from elsewhere its source, as in torchvision:resnet50"
         )
-    config = _own_config(weights)
+    config = stored_config(weights, ClassificationConfig)
     if overrides:
         changed = override_config(config, overrides, weights.source)
         keys = [key for key, _, _ in diff_configs(config, changed)]
@@ -190,19 +142,11 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
             raise UserError(f"{pixels[0]}: it comes with the weights of {weights.source}")
         config = changed
     mean = weights.state.get("pixel_mean")
-    model = build_classifier(config, class_names=weights.class_names, pixel_mean=mean)
+    with naming_imports(config):
+        model = build_classifier(config, class_names=weights.class_names, pixel_mean=mean)
     load_exactly(model, weights)
     model.is_imported = weights.is_imported
     return model.eval()
-
-
-def _own_config(weights: LoadedWeights) -> ClassificationConfig:
-    """The config that came with a classifier; UserError where it is none of a classifier."""
-    assert weights.config is not None, "asked for before"
-    config = config_from_dict(weights.config, weights.source)
-    if not isinstance(config, ClassificationConfig):
-        raise UserError(f"{weights.source}: its config is of a detector, and its weights are not")
-    return config
 
 
 def load_classifier(spec: str, overrides: Sequence[str] = ()) -> Classifier:

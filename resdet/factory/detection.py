@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from torch import nn
 
 from resdet.backbones.resnet import ResNet
 from resdet.config.detection import DetectionConfig
-from resdet.config.loading import config_from_dict, override_config
-from resdet.errors import UserError
+from resdet.config.loading import override_config
+from resdet.errors import UserError, command_line
 from resdet.factory.backbone import detection_backbone
-from resdet.factory.network import resolve_detector
+from resdet.factory.imports import naming_imports
+from resdet.factory.network import Resolved, resolve_detector, stored_config
 from resdet.interop.fitting import load_backbone, load_detector, load_exactly
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
@@ -168,15 +170,13 @@ def _roi_heads(
 def build_from_config(config: DetectionConfig, weights: str | None) -> RCNN:
     """See `resdet.build`."""
     if weights not in (None, "config"):
-        # not by override_config, after which every key counts as set
-        section = config.model.model_copy(update={"weights": weights})
-        config = config.model_copy(update={"model": section})
-    config = resolve_detector(config)
-    class_names, category_ids = _classes(config)
-    model = build_model(config, class_names=class_names, category_ids=category_ids)
+        config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
+    start = resolve_detector(config)
+    class_names, category_ids = _classes(start.config)
+    model = build_model(start.config, class_names=class_names, category_ids=category_ids)
     if weights is not None:
-        load_start_weights(model, config)
-        model.is_imported = is_published(config.model.weights or "")
+        load_start_weights(model, start)
+        model.is_imported = is_published(start.config.model.weights or "")
     return model.eval()
 
 
@@ -187,7 +187,9 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
     run, or the overrides make another network of it.
     """
     if weights.kind == "classifier":
-        raise UserError(f"{weights.source} is a classifier; evaluate it by tools/eval_cls.py")
+        raise UserError(
+            f"{weights.source} is a classifier; evaluate it with {command_line('eval-cls')}"
+        )
     if weights.kind == "backbone":
         raise UserError(
             f"{weights.source} holds a backbone and no detector: give it to model.backbone.weights "
@@ -198,11 +200,13 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
             f"{weights.source} holds weights without a config and class names: it is no checkpoint "
             "of a resdet run; give the run folder or its best.pt"
         )
-    config = config_from_dict(weights.config, weights.source)
-    assert isinstance(config, DetectionConfig), "a detector's checkpoint has a detection config"
+    config = stored_config(weights, DetectionConfig)
     if overrides:
         config = override_config(config, overrides, weights.source)
-    model = build_model(config, class_names=weights.class_names, category_ids=weights.category_ids)
+    with naming_imports(config):
+        model = build_model(
+            config, class_names=weights.class_names, category_ids=weights.category_ids
+        )
     load_exactly(model, weights)
     model.is_imported = weights.is_imported
     return model.eval()
@@ -231,17 +235,17 @@ def _classes(config: DetectionConfig) -> tuple[list[str], list[int]]:
     return [f"class {number}" for number in range(1, count + 1)], list(range(1, count + 1))
 
 
-def load_start_weights(model: RCNN, config: DetectionConfig) -> list[str]:
-    """Load `model.weights`, or else `model.backbone.weights`; returns a line for the log each."""
-    section = config.model.backbone
-    plain = config.model.model_dump(mode="json")
-    if config.model.weights is not None:
-        return load_detector(model, config.model.weights, plain)
+def load_start_weights(model: RCNN, start: Resolved[DetectionConfig]) -> list[str]:
+    """Load `model.weights`, or else `model.backbone.weights`; returns log lines."""
+    section = start.config.model
+    plain = section.model_dump(mode="json")
     if section.weights is not None:
-        reading = Reading.of(plain)
-        res5 = model.roi_heads.res5
-        if isinstance(model.backbone, ResNet) and isinstance(res5, nn.Sequential):
-            with model.backbone.joined(res5):
-                return load_backbone(model.backbone, section.weights, reading)
-        return load_backbone(model.backbone, section.weights, reading)
-    return []
+        return load_detector(model, start.weights or section.weights, plain)
+    if section.backbone.weights is None:
+        return []
+    res5 = model.roi_heads.res5
+    joined: AbstractContextManager[None] = nullcontext()
+    if isinstance(model.backbone, ResNet) and isinstance(res5, nn.Sequential):
+        joined = model.backbone.joined(res5)
+    with joined:
+        return load_backbone(model.backbone, section.backbone.weights, Reading.of(plain))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from resdet.factory import build_trained, build_trained_classifier
+from resdet.factory.imports import import_modules
 from resdet.hardware import choose_device
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
@@ -22,6 +24,8 @@ def load(
     source: str | None = None,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    *,
+    imports: Sequence[str] = (),
 ) -> RCNN | Classifier:
     """A trained detector or classifier in evaluation mode, with its config and class names.
 
@@ -29,13 +33,15 @@ def load(
     torchvision:resnet50.IMAGENET1K_V2, or a file of another toolkit. For such a file, `source`
     names the toolkit, as ORIGIN or ORIGIN:NAME (detectron2, torchvision, timm), if its tensors do
     not identify it. Averaged (EMA) weights are taken where the checkpoint has them. `device` None
-    is the GPU where there is one.
+    is the GPU where there is one. `imports` are modules of your own that the model needs, such as
+    the one with its backbone: a checkpoint never imports code by itself.
 
     `precision` is auto, fp32, bf16 or fp16, and holds for every `predict` that asks for no other;
     None is train.precision of a run, which is auto by default. auto is bf16 where the processor
     computes in it, and fp32 for imported weights.
     Raises UserError for a file that is no detector or classifier, and for a wrong `source`.
     """
+    import_modules(imports)
     weights = read_weights(str(path), source)
     is_classifier = weights.kind == "classifier"
     model: RCNN | Classifier

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from resdet.errors import UserError
+from resdet.files import checkpoint
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.torchvision.export import exported_classifier
-from resdet.interop.weights import CHECKPOINT_FORMAT
-from resdet.version import __version__
 
 
 def to_resdet(weights: LoadedWeights) -> dict[str, Any]:
@@ -22,19 +21,15 @@ def to_resdet(weights: LoadedWeights) -> dict[str, Any]:
             f"{weights.source} holds a {weights.kind} without a config and class names, which a "
             "checkpoint carries; give its --from ORIGIN:NAME"
         )
-    return {
-        "format": CHECKPOINT_FORMAT,
-        "kind": weights.kind,
-        "resdet_version": __version__,
-        "torch_version": str(torch.__version__),
-        "config": weights.config,
-        "class_names": list(weights.class_names),
-        "category_ids": list(weights.category_ids),
-        "step": 0,
-        "is_imported": weights.is_imported,
-        "model": {key: _plain(value) for key, value in weights.state.items()},
-        "ema": None,
-    }
+    values = checkpoint.contents(
+        weights.kind,
+        weights.config,
+        weights.class_names,
+        weights.category_ids,
+        step=0,
+        model={key: _plain(value) for key, value in weights.state.items()},
+    )
+    return values | {"is_imported": weights.is_imported}
 
 
 def to_torchvision(weights: LoadedWeights) -> dict[str, Tensor]:

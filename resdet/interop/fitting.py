@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,15 +24,17 @@ COUNTER = "num_batches_tracked"
 MAX_LISTED = 8
 
 
-def load_backbone(backbone: nn.Module, spec: str, reading: Reading | None = None) -> list[str]:
-    """Load `spec` into `backbone`; returns log lines.
+def load_backbone(
+    backbone: nn.Module, spec: str | LoadedWeights, reading: Reading | None = None
+) -> list[str]:
+    """Load `spec`, or weights that were read, into `backbone`; returns log lines.
 
     `reading` is the backbone's own, and must be that of the weights where it is known.
 
     Of a detector or a classifier only its backbone is taken, and what is left out is listed.
     Raises UserError that lists missing, unexpected and mis-shaped keys; nothing is loaded then.
     """
-    weights = read_weights(spec)
+    weights = _read(spec)
     state, lines = weights.state, [f"backbone weights: {weights.source}"]
     own = backbone.state_dict()
     check_reading(_reading_of(weights), reading, weights.source)
@@ -65,7 +67,7 @@ def load_backbone(backbone: nn.Module, spec: str, reading: Reading | None = None
 
 
 def load_classifier_weights(
-    model: nn.Module, spec: str, reading: Reading | None = None
+    model: nn.Module, spec: str | LoadedWeights, reading: Reading | None = None
 ) -> list[str]:
     """Load the whole classifier `spec` into `model`; returns log lines.
 
@@ -74,7 +76,7 @@ def load_classifier_weights(
     Where the number of classes differs, the layers whose size depends on it keep their start
     values and are listed. Raises UserError that lists missing, unexpected and mis-shaped keys.
     """
-    weights = read_weights(spec)
+    weights = _read(spec)
     check_reading(_reading_of(weights), reading, weights.source)
     own, state = model.state_dict(), weights.state
     names_there = weights.class_names
@@ -107,7 +109,7 @@ def load_classifier_weights(
 
 
 def load_detector(
-    model: nn.Module, spec: str, section: Mapping[str, Any] | None = None
+    model: nn.Module, spec: str | LoadedWeights, section: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Load the whole detector `spec` into `model`; returns log lines.
 
@@ -118,8 +120,7 @@ def load_detector(
     Raises UserError that lists other missing, unexpected and mis-shaped keys.
     """
     section = section or {}
-    refuse_classifier(spec)
-    weights = read_weights(spec)
+    weights = _read(spec, refuse_classifier)
     if weights.kind != "detector":
         raise UserError(
             f"{weights.source} holds a {weights.kind} and no detector: it belongs to "
@@ -139,6 +140,16 @@ def load_detector(
     _check_norms(own, state, weights.source)
     _load(model, own, state, weights.source)
     return lines
+
+
+def _read(
+    spec: str | LoadedWeights, check: Callable[[str], object] = lambda spec: None
+) -> LoadedWeights:
+    """The weights of a spec, checked before it is read or downloaded; what was read stays."""
+    if isinstance(spec, LoadedWeights):
+        return spec
+    check(spec)
+    return read_weights(spec)
 
 
 def refuse_classifier(spec: str) -> None:

@@ -14,10 +14,10 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from resdet.errors import UserError
+from resdet.files import checkpoint
 from resdet.interop.files import flat_state, read_file
 from resdet.interop.loaded import LoadedWeights
 
-CHECKPOINT_FORMAT = 1
 BACKBONE_PREFIX = "backbone."
 HEAD_PREFIX = "head."
 # Toolkits, and the modules that know their networks. They are imported where they are needed:
@@ -27,7 +27,6 @@ ORIGINS = {
     "torchvision": ("torchvision.detectors", "torchvision.classifiers"),
     "timm": ("timm",),
 }
-KINDS = ("detector", "classifier", "backbone")
 
 
 class Origin(Protocol):
@@ -64,11 +63,10 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
         return origin.imported(flat_state(read_file(path), path), name, spec)
     path = checkpoint_path(spec)
     values = read_file(path)
-    kind_there = values.get("kind")
-    if isinstance(kind_there, str) and kind_there in KINDS and "model" in values:
+    if checkpoint.is_checkpoint(values):
         if source is not None:
             raise UserError(f"{path} is a checkpoint of resdet: leave out source={source!r}")
-        return _read_checkpoint(values, path)
+        return _from_checkpoint(values, path)
     state = flat_state(values, path)
     if source is not None:
         return _import_as(source, state, path)
@@ -157,34 +155,18 @@ def _refuse_origin(given: str, origin: str) -> None:
     raise UserError(f"{given}: resdet reads no weights of {origin!r}; {hint}")
 
 
-def _read_checkpoint(values: dict[str, Any], path: Path) -> LoadedWeights:
-    version = values.get("format")
-    if not isinstance(version, int) or version > CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{path} has checkpoint format {version!r}, this resdet reads up to "
-            f"{CHECKPOINT_FORMAT}: update resdet"
-        )
-    config = values.get("config")
-    names, ids = values.get("class_names") or [], values.get("category_ids") or []
-    if (
-        not isinstance(config, dict | None)
-        or not isinstance(names, list | tuple)
-        or not isinstance(ids, list | tuple)
-        or not all(isinstance(name, str) for name in names)
-        or not all(isinstance(number, int) for number in ids)
-    ):
-        raise UserError(
-            f"{path} is a damaged checkpoint: its config, class_names or category_ids are none"
-        )
+def _from_checkpoint(values: dict[str, Any], path: Path) -> LoadedWeights:
+    """The content of a checkpoint; averaged weights take the place of the last ones."""
+    checkpoint.check(values, path)
     state = flat_state(values["model"], path)
     if values.get("ema"):
-        state = {**state, **flat_state(values["ema"], path)}
+        state |= flat_state(values["ema"], path)
     return LoadedWeights(
         state,
         values["kind"],
-        config,
+        values.get("config"),
         str(path),
-        list(names),
-        list(ids),
+        list(values.get("class_names") or []),
+        list(values.get("category_ids") or []),
         is_imported=bool(values.get("is_imported", False)),
     )

@@ -93,8 +93,8 @@ def run_folder(repo: Path, nuclei: Path, tmp_path_factory: pytest.TempPathFactor
     import torch
 
     from resdet.config.loading import config_to_dict, load_config
-    from resdet.engine import checkpoint
     from resdet.factory import build_model
+    from resdet.files import checkpoint
 
     folder = tmp_path_factory.mktemp("run")
     truth = json.loads((nuclei / "annotations" / "val.json").read_text())

@@ -250,9 +250,13 @@ def test_what_a_classifier_would_ignore_is_named(overrides, message):
 def test_the_task_picks_the_schema():
     assert isinstance(load_any_config("imagenet_resnet18_tv1"), ClassificationConfig)
     assert isinstance(load_any_config("demo_nuclei"), DetectionConfig)
-    with pytest.raises(ConfigError, match=r"this config is for detection; use tools/train_det"):
+    with pytest.raises(
+        ConfigError, match=r"this config is for detection; run it with python tools/train_det"
+    ):
         load_config("demo_nuclei", schema=ClassificationConfig)
-    with pytest.raises(ConfigError, match="this config is for classification; use tools/train_c"):
+    with pytest.raises(
+        ConfigError, match="this config is for classification; run it with python tools/train_c"
+    ):
         load_config("imagenet_resnet18_tv1")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resdet.engine import checkpoint
+from resdet.files import checkpoint
 
 YAML = """
 model:

@@ -7,9 +7,9 @@ import torch
 
 import resdet
 from resdet.config import ClassificationConfig, load_config
-from resdet.engine import checkpoint
 from resdet.errors import UserError
 from resdet.factory.classification import resolve_classifier
+from resdet.files import checkpoint
 from tests.engine.cls_data import CIFAR_YAML, FOLDER_YAML, write_cifar10, write_folders
 from tests.engine.conftest import assert_same_end, log_of, losses_of
 
@@ -202,7 +202,8 @@ def test_other_classes_keep_all_but_the_last_layer(folders, finished, tmp_path, 
 def test_what_is_asked_for_comes_on_top_of_the_network_of_the_weights(folders, finished):
     overrides = ["model.backbone.name=null", f"model.weights={finished}", "model.dropout=0.5"]
     overrides += ["model.backbone.freeze_at=2", "model.backbone.stochastic_depth=0.1"]
-    section = resolve_classifier(load_config(folders, overrides, schema=ClassificationConfig)).model
+    config = load_config(folders, overrides, schema=ClassificationConfig)
+    section = resolve_classifier(config).config.model
     assert section.dropout == 0.5
     assert (section.backbone.freeze_at, section.backbone.stochastic_depth) == (2, 0.1)
     assert section.backbone.options == {"depth": 8}
@@ -235,7 +236,9 @@ def test_what_does_not_fit_is_named(cifar, tmp_path, override, message):
 def test_the_other_task_is_named(cifar, finished, tiny, tmp_path):
     from resdet.config import DetectionConfig
 
-    with pytest.raises(UserError, match=r"this config is for classification; use tools/train_cls"):
+    with pytest.raises(
+        UserError, match=r"this config is for classification; run it with python tools/train_cls"
+    ):
         resdet.train(cifar, schema=DetectionConfig, run_dir=tmp_path / "run")
     with pytest.raises(UserError, match=r"a run of classification; go on with it by tools/train_c"):
         resdet.train(None, schema=DetectionConfig, run_dir=finished, resume=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import resdet
-from resdet.engine import checkpoint
+from resdet.files import checkpoint
 from tests.engine.cls_data import FOLDER_YAML, write_folders
 from tests.engine.conftest import assert_same_end, log_of, losses_of
 

@@ -12,8 +12,8 @@ import resdet
 from resdet.commands.convert import convert
 from resdet.config import load_config
 from resdet.config.loading import config_from_dict, config_to_dict
-from resdet.engine import checkpoint
 from resdet.factory import build_model
+from resdet.files import checkpoint
 from resdet.interop.coco_classes import COCO_CATEGORIES
 
 QUICK = ["train.max_steps=2", "train.batch_size=2", "train.precision=fp32", "train.threads=1"]

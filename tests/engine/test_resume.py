@@ -13,7 +13,7 @@ import pytest
 
 import resdet
 from resdet.config.loading import load_config
-from resdet.engine import checkpoint
+from resdet.files import checkpoint
 from tests.engine.conftest import assert_same_end, log_of
 
 OVERRIDES = [

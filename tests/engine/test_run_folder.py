@@ -2,11 +2,19 @@ import pytest
 import torch
 
 from resdet.config.loading import config_to_dict, load_config
-from resdet.engine import checkpoint
-from resdet.engine.run_folder import open_run, prepare_folder
+from resdet.engine.run_folder import Run, choose_folder, open_run, prepare_folder
 from resdet.errors import UserError
+from resdet.files import checkpoint
 
 YAML = "train: {max_steps: 8, batch_size: 2}\noptim: {milestones: [6]}\n"
+
+
+def opened(path, overrides, *, run_dir, resume) -> Run:
+    """As `train` opens the run of a config file."""
+    folder = choose_folder(path, run_dir)
+    if path is None:
+        return open_run(None, folder, resume=resume, overrides=overrides)
+    return open_run(load_config(path, overrides), folder, resume=resume)
 
 
 @pytest.fixture
@@ -19,7 +27,7 @@ def config(tmp_path):
 @pytest.fixture
 def begun(tmp_path, config):
     """A run folder with a checkpoint at step 4."""
-    run = open_run(config, [], run_dir=tmp_path / "run", resume=False)
+    run = opened(config, [], run_dir=tmp_path / "run", resume=False)
     prepare_folder(run)
     state = {"format": 1, "kind": "detector", "class_names": [], "category_ids": []}
     state |= {"config": config_to_dict(run.config), "step": 4, "model": {"w": torch.zeros(1)}}
@@ -29,30 +37,30 @@ def begun(tmp_path, config):
 
 def test_the_folder_takes_the_configs_name(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = open_run(config, [], run_dir=None, resume=False)
+    run = opened(config, [], run_dir=None, resume=False)
     assert run.folder.as_posix() == "runs/tiny"
     assert not run.folder.exists()
 
 
 def test_a_run_is_not_overwritten(config, begun):
-    with pytest.raises(UserError, match=r"--resume, or give another one by --run-dir"):
-        open_run(config, [], run_dir=begun, resume=False)
+    with pytest.raises(UserError, match=r"--resume, or give another one with --run-dir"):
+        opened(config, [], run_dir=begun, resume=False)
 
 
 def test_a_folder_that_cannot_be_made_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
-    run = open_run(config, [], run_dir=tmp_path / "file" / "run", resume=False)
+    run = opened(config, [], run_dir=tmp_path / "file" / "run", resume=False)
     with pytest.raises(UserError, match="cannot be made the run folder"):
         prepare_folder(run)
 
 
 def test_an_empty_folder_is_taken(config, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert open_run(config, [], run_dir=tmp_path / "empty", resume=False).checkpoint is None
+    assert opened(config, [], run_dir=tmp_path / "empty", resume=False).checkpoint is None
 
 
 def test_resume_needs_no_config(begun, config):
-    run = open_run(None, [], run_dir=begun, resume=True)
+    run = opened(None, [], run_dir=begun, resume=True)
     assert run.checkpoint is not None
     assert run.checkpoint["step"] == 4
     assert run.config == load_config(config)
@@ -60,7 +68,7 @@ def test_resume_needs_no_config(begun, config):
 
 def test_resume_before_the_first_checkpoint_starts_over(begun, config):
     (begun / "last.pt").unlink()
-    run = open_run(None, [], run_dir=begun, resume=True)
+    run = opened(None, [], run_dir=begun, resume=True)
     assert run.checkpoint is None
     assert run.config == load_config(config)
 
@@ -77,7 +85,7 @@ def test_resume_before_the_first_checkpoint_starts_over(begun, config):
 def test_changed_keys_are_named(begun, config, override, words):
     for first in (config, None):
         with pytest.raises(UserError, match=words):
-            open_run(first, [override], run_dir=begun, resume=True)
+            opened(first, [override], run_dir=begun, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,7 @@ def test_changed_keys_are_named(begun, config, override, words):
     ],
 )
 def test_keys_that_change_no_number_are_free(begun, override):
-    assert open_run(None, [override], run_dir=begun, resume=True).checkpoint is not None
+    assert opened(None, [override], run_dir=begun, resume=True).checkpoint is not None
 
 
 def test_a_cosine_run_keeps_its_length(tmp_path, begun, config):
@@ -99,16 +107,16 @@ def test_a_cosine_run_keeps_its_length(tmp_path, begun, config):
     found["config"]["optim"]["schedule"] = "cosine"
     checkpoint.save(begun / "last.pt", found)
     with pytest.raises(UserError, match=r"train\.max_steps"):
-        open_run(None, ["train.max_steps=20"], run_dir=begun, resume=True)
+        opened(None, ["train.max_steps=20"], run_dir=begun, resume=True)
 
 
 def test_nothing_to_resume(config, tmp_path):
     with pytest.raises(UserError, match="no run to resume"):
-        open_run(config, [], run_dir=tmp_path / "none", resume=True)
+        opened(config, [], run_dir=tmp_path / "none", resume=True)
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match=r"neither last\.pt nor config\.yaml"):
-        open_run(config, [], run_dir=tmp_path / "other", resume=True)
-    with pytest.raises(UserError, match="which run"):
-        open_run(None, [], run_dir=None, resume=True)
+        opened(config, [], run_dir=tmp_path / "other", resume=True)
+    with pytest.raises(UserError, match="no run folder"):
+        opened(None, [], run_dir=None, resume=True)
     with pytest.raises(UserError, match="give a CONFIG"):
-        open_run(None, [], run_dir=tmp_path / "new", resume=False)
+        opened(None, [], run_dir=tmp_path / "new", resume=False)

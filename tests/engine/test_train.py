@@ -8,9 +8,9 @@ import torch
 import resdet
 from resdet.commands.eval_coco import evaluate_run
 from resdet.config.loading import load_config
-from resdet.engine import checkpoint
 from resdet.engine.watch import NonFiniteError
 from resdet.errors import UserError
+from resdet.files import checkpoint
 from tests.engine.conftest import assert_same_end, log_of, losses_of
 
 FULL = ["train.ema_decay=0.9", "optim.clip_norm=1.0", "train.accumulate=2"]

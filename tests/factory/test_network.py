@@ -68,7 +68,7 @@ def tiny_config(changes: dict[str, Any]) -> Any:
 def test_the_whole_section_comes_from_the_weights(own, tmp_path, caplog):
     spec = write(tmp_path / "w.pt", CHANGES)
     with caplog.at_level(logging.INFO, logger="resdet"):
-        config = resolve_detector(load_config(own, [f"model.weights={spec}"]))
+        config = resolve_detector(load_config(own, [f"model.weights={spec}"])).config
     model = config.model
     assert (model.backbone.name, model.backbone.stride_in_1x1) == ("resnet50", True)
     assert (model.channel_order, model.pixel_std) == ("bgr", [1, 1, 1])
@@ -86,7 +86,7 @@ def test_the_whole_section_comes_from_the_weights(own, tmp_path, caplog):
     assert "resnet50 with norm gn, FPN of 16 channels, 1 box stage of 2 layers of 32, masks" in (
         caplog.text
     )
-    assert resolve_detector(config) is config
+    assert resolve_detector(config).config is config
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_the_whole_section_comes_from_the_weights(own, tmp_path, caplog):
 def test_a_key_that_is_set_comes_on_top(own, tmp_path, override, read):
     there = {**CHANGES, "score_thresh": 0.5, "roi": {"stages": [{"box_weights": [20, 20, 10, 10]}]}}
     spec = write(tmp_path / "w.pt", there)
-    assert not read(resolve_detector(load_config(own, [f"model.weights={spec}"])))
-    assert read(resolve_detector(load_config(own, [f"model.weights={spec}", override])))
+    assert not read(resolve_detector(load_config(own, [f"model.weights={spec}"])).config)
+    assert read(resolve_detector(load_config(own, [f"model.weights={spec}", override])).config)
 
 
 def test_a_mask_head_of_ones_own_on_boxes(own, tmp_path):
     spec = write(tmp_path / "w.pt", {"roi": {"mask_head": None}})
     overrides = [f"model.weights={spec}", "model.roi.mask_head.num_convs=2"]
-    head = resolve_detector(load_config(own, overrides)).model.roi.mask_head
+    head = resolve_detector(load_config(own, overrides)).config.model.roi.mask_head
     assert (head.num_convs, head.conv_dim) == (2, 256)
 
 
@@ -122,8 +122,8 @@ def test_a_mask_head_of_ones_own_on_boxes(own, tmp_path):
     ("more", "message"),
     [
         ({"kind": "classifier"}, r"holds a classifier and no detector; .*model\.backbone\.weights"),
-        ({"config": None}, "does not say which network it is; give model.backbone.name as well"),
-        ({"config": {"train": {"epochs": 1}}}, "does not say which network it is"),
+        ({"config": None}, "does not tell its network; give model.backbone.name as well"),
+        ({"config": {"train": {"epochs": 1}}}, "does not tell its network"),
     ],
 )
 def test_weights_that_name_no_detector(own, tmp_path, more, message):

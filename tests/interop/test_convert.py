@@ -17,9 +17,9 @@ import resdet
 from resdet import cli
 from resdet.commands.convert import choose_target, convert
 from resdet.config.loading import config_from_dict, config_to_dict
-from resdet.engine import checkpoint
 from resdet.errors import UserError
 from resdet.factory import build_classifier, build_model
+from resdet.files import checkpoint
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.torchvision.export import exported_classifier
 from resdet.interop.weights import read_weights

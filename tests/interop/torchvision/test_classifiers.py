@@ -278,7 +278,7 @@ def test_the_published_network_settles_a_config(cache: Path, published: Path) ->
     }
     config = config_from_dict(values, "the test")
     assert isinstance(config, ClassificationConfig)
-    section = resolve_classifier(config).model
+    section = resolve_classifier(config).config.model
     assert (section.backbone.name, section.backbone.stochastic_depth) == ("resnet18", 0.1)
     assert (section.weights, section.pixel_std) == (SPEC, [58.395, 57.12, 57.375])
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resdet.engine import checkpoint
 from resdet.errors import UserError
+from resdet.files import checkpoint
 
 
 def contents(**changes) -> dict:
@@ -98,7 +98,7 @@ def test_a_refusing_disk_keeps_the_old_file(tmp_path, monkeypatch):
 WRITER = """
 import sys, torch
 from pathlib import Path
-from resdet.engine import checkpoint
+from resdet.files import checkpoint
 path, step = Path(sys.argv[1]), 0
 base = {"format": 1, "kind": "detector", "config": {}, "class_names": [], "category_ids": []}
 while True:

@@ -1,0 +1,78 @@
+"""The user's own modules: `imports: [my_module]` of a config that the user names, or `--imports`.
+
+Importing a module registers what it adds: backbones by `@register_backbone`, rows of READERS,
+METRICS and BRANCHES. Only names that the user gives in this call are imported; those stored in a
+checkpoint or in RUN/config.yaml are data and never run code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from resdet.config.loading import AnyConfig, load_any_config, load_config
+from resdet.errors import NotRegistered, UserError
+
+
+def import_modules(names: Sequence[str], folder: str | Path | None = None) -> None:
+    """Import modules found in `folder` (the config's), the current folder or on `sys.path`.
+
+    Both folders stay on the path, where loader processes look for the modules too. UserError for a
+    module that is missing or raises.
+    """
+    if not names:
+        return
+    for place in [Path.cwd(), *([] if folder is None else [Path(folder).resolve()])]:
+        if str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except UserError as error:
+            raise UserError(f"imports: {name}: {error}") from error
+        except Exception as error:
+            raise UserError(f"imports: {name}: {_what_failed(name, error)}") from error
+
+
+def load_named_config(
+    path: str | Path, overrides: Sequence[str] = (), schema: type[AnyConfig] | None = None
+) -> AnyConfig:
+    """The config that a user names, with its modules imported; `schema` None takes any task."""
+    if schema is None:
+        config = load_any_config(path, overrides)
+    else:
+        config = load_config(path, overrides, schema=schema)
+    import_modules(config.imports, Path(path).parent)
+    return config
+
+
+@contextmanager
+def naming_imports(config: AnyConfig) -> Iterator[None]:
+    """Add to a name's error which modules of a stored config were not imported."""
+    try:
+        yield
+    except NotRegistered as error:
+        absent = [name for name in config.imports if name not in sys.modules]
+        if not absent:
+            raise
+        raise UserError(
+            f"{error}. The config lists imports {', '.join(absent)}, which a checkpoint or run "
+            f"never imports by itself; pass --imports {' '.join(absent)} "
+            f"(in Python: imports={absent})"
+        ) from error
+
+
+def _what_failed(name: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+        return (
+            f"no module {error.name!r} beside the config, in {Path.cwd()} or on PYTHONPATH; "
+            "move it there or correct the name"
+        )
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{last.filename}, line {last.lineno}"
+    return f"{type(error).__name__}: {error} ({where}); fix the module"

@@ -1,0 +1,127 @@
+"""Checkpoint files, the one place that knows their format: plain dicts of tensors and values.
+
+Keys: format, kind, resdet_version, torch_version, config (plain), class_names, category_ids, step,
+model (a state dict), ema (averages of some of it, or None). A run adds what resuming needs; see
+`resdet.engine.setup.Training.state`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resdet.errors import UserError
+from resdet.files.writing import open_atomic
+from resdet.version import __version__
+
+FORMAT = 1
+MODEL_KINDS = ("detector", "classifier")
+"""What a run trains."""
+WEIGHT_KINDS = (*MODEL_KINDS, "backbone")
+"""What a checkpoint may hold."""
+KEYS = ("config", "class_names", "category_ids", "step", "model")
+
+
+def contents(
+    kind: str,
+    config: dict[str, Any] | None,
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    step: int,
+    model: Mapping[str, Tensor],
+    ema: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """The checkpoint of a model after `step` updates; `kind` is one of WEIGHT_KINDS."""
+    assert kind in WEIGHT_KINDS, kind
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "resdet_version": __version__,
+        "torch_version": str(torch.__version__),
+        "config": config,
+        "class_names": list(class_names),
+        "category_ids": list(category_ids),
+        "step": step,
+        "model": model,
+        "ema": ema,
+    }
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint atomically, so that a kill at any moment leaves the old one or the new.
+
+    UserError where the disk refuses; the old file is then untouched.
+    """
+    try:
+        # a process that was killed while it wrote left its temporary file
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        with open_atomic(path, "wb") as file:
+            torch.save(checkpoint, file)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: the checkpoint could not be written ({error}); "
+            "free some space or choose another --run-dir; the previous file is unchanged"
+        ) from error
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of a run on the CPU, read without running any code inside it.
+
+    UserError for a file that is absent, damaged, of another kind, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: holds more than tensors and plain values, or is no checkpoint at all; "
+            "give a checkpoint that resdet wrote"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: the file is damaged or cut short ({error}); use another checkpoint"
+        ) from error
+    if not isinstance(values, dict) or values.get("kind") not in MODEL_KINDS:
+        raise UserError(f"{path}: not a checkpoint of a resdet run")
+    check(values, path)
+    missing = [key for key in KEYS if key not in values]
+    if missing:
+        raise UserError(f"{path}: the checkpoint lacks {', '.join(missing)}")
+    return values
+
+
+def is_checkpoint(values: Mapping[str, Any]) -> bool:
+    """Whether the content of a file is a checkpoint of resdet, damaged or not."""
+    kind = values.get("kind")
+    return isinstance(kind, str) and kind in WEIGHT_KINDS and "model" in values
+
+
+def check(values: Mapping[str, Any], path: Path) -> None:
+    """UserError for a newer format, and for a config, names or ids that are of another type."""
+    version = values.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise UserError(
+            f"{path}: has checkpoint format {version!r}, written by resdet "
+            f"{values.get('resdet_version')}, and this resdet reads up to {FORMAT}; update resdet"
+        )
+    names, ids = values.get("class_names") or [], values.get("category_ids") or []
+    if (
+        not isinstance(values.get("config"), dict | None)
+        or not isinstance(names, list | tuple)
+        or not isinstance(ids, list | tuple)
+        or not all(isinstance(name, str) for name in names)
+        or not all(isinstance(number, int) for number in ids)
+    ):
+        raise UserError(
+            f"{path}: damaged checkpoint: its config, class_names or category_ids have the wrong "
+            "type; use another checkpoint"
+        )
