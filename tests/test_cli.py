@@ -172,12 +172,13 @@ def test_a_run_that_is_not_there_is_one_line(monkeypatch, tmp_path, capsys, argv
 
 
 def test_every_config_key_is_printed(capsys):
-    assert cli.main(["config-keys", "model.rpn.num"]) == 0
+    assert cli.main(["train-det", "--help-config", "model.rpn.num"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
         "model.rpn.num_convs: 1\n    a whole number above 0\n    3×3 convolutions"
     )
-    assert cli.main(["config-keys", "nope"]) == 2
+    assert cli.main(["train-cls", "--help-config", "nope"]) == 2
+    assert "no config key starts with 'nope'" in capsys.readouterr().err
     assert cli.main(["train-det", "--help-config"]) == 0
     assert "optim.lr: 0.02" in capsys.readouterr().out
 

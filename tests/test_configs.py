@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import resdet
 from resdet.config import load_config
 from resdet.config.classification import ClassificationConfig
 
@@ -85,17 +86,20 @@ def no_network(monkeypatch):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_model_is_built_without_a_download(path, no_network):
+def test_a_detector_is_built_without_data_or_download(path, no_network, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     import torch
-
-    from resdet.factory import build_model
 
     config = load_config(path)
     if config.model.backbone.name is None:
         return  # the network is that of the weights; tests/factory/test_network.py trains them
+    is_coco = path.stem.startswith("coco_")
     # meta tensors have shapes and no memory: R152 is as quick as R18
     with torch.device("meta"):
-        model = build_model(config, class_names=["a", "b", "c"], category_ids=[1, 2, 4])
+        model = resdet.build(path, overrides=[] if is_coco else ["model.num_classes=3"])
+    if is_coco:
+        assert (len(model.class_names), model.category_ids[-1]) == (80, 90)
+        assert (model.class_names[11], model.category_ids[11]) == ("stop sign", 13)
     names = {name.split(".")[0] for name, _ in model.named_parameters()}
     assert names == {"backbone", "fpn", "rpn", "roi_heads"}
     assert model.has_masks == (config.model.roi.mask_head is not None)
@@ -141,17 +145,17 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.stem)
-def test_a_classifier_is_built_without_a_download(path, no_network):
+def test_a_classifier_is_built_without_data_or_download(path, no_network, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     import torch
-
-    from resdet.factory import build_classifier
 
     config = _load_classifier(path)
     if config.model.backbone.name is None:
         return  # the network is that of the weights
-    count = 10 if path.stem.startswith("cifar10_") else 1000
     with torch.device("meta"):
-        model = build_classifier(config, class_names=[f"class {k}" for k in range(count)])
+        model = resdet.build(path)
+    names = model.class_names
+    assert (len(names), names[-1]) in {(1000, "n15075141"), (10, "truck")}
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"backbone", "head"}
     assert (model.test_resize, model.test_size) == (config.data.test_resize, config.data.test_size)
     name = path.stem.removeprefix("imagenet_")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resdet.cli.analyze import fill_analyze, run_analyze
-from resdet.cli.config_keys import fill_config_keys, run_config_keys
 from resdet.cli.convert import fill_convert, run_convert
 from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
 from resdet.cli.eval_coco import fill_eval_coco, run_eval_coco
@@ -114,7 +113,6 @@ COMMANDS = {
     "analyze": Command("what networks cost, and how they train", fill_analyze, run_analyze),
     "predict": Command("draw and save what a model finds", fill_predict, run_predict),
     "convert": Command("weights to another toolkit's layout", fill_convert, run_convert),
-    "config-keys": Command("list every config key", fill_config_keys, run_config_keys),
 }
 
 

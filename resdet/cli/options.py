@@ -65,11 +65,11 @@ def at_least_one(text: str) -> int:
 def add_imports(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imports",
-        metavar="MODULE",
-        nargs="+",
+        metavar="MODULE[,MODULE]",
+        type=lambda text: text.split(","),
         default=[],
         help="Python modules of your own that the run needs, such as the one with its backbone; "
-        "stored configs never import code by themselves",
+        "a stored config never imports code by itself",
     )
 
 

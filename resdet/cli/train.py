@@ -38,7 +38,7 @@ def _fill_train(
     )
     parser.epilog = (
         f"Several processes:  torchrun --nproc-per-node 8 tools/{tool} CONFIG …\n"
-        "Every config key with its type, default and meaning:  --help-config\n"
+        "Every config key, or those of a section:  --help-config, --help-config model.rpn\n"
         "Examples:\n"
         f"  %(prog)s {example} train.epochs=5 --run-dir runs/short\n"
         "  %(prog)s --resume --run-dir runs/short"
@@ -77,8 +77,11 @@ def _fill_train(
     )
     parser.add_argument(
         "--help-config",
-        action="store_true",
-        help="print every config key with its type, default and meaning, and stop",
+        metavar="PREFIX",
+        nargs="?",
+        const="",
+        help="print every config key with its default, type and meaning, or those that start with "
+        "PREFIX, such as model.rpn, and stop",
     )
 
 
@@ -100,10 +103,10 @@ def _run_train(
     schema: type[AnyConfig],
     default: str | None,
 ) -> int:
-    if args.help_config:
+    if args.help_config is not None:
         from resdet.config.describe import explain_keys
 
-        print(explain_keys(schema=schema))
+        print(explain_keys(args.help_config, schema))
         return 0
     from resdet.config.loading import load_any_config, load_config
 

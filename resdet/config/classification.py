@@ -213,12 +213,6 @@ class ClassificationConfig(Section):
     def _parts_together(self) -> ClassificationConfig:
         check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
         points = self.data.progressive
-        if self.train.compile == "recorded" and (points or self.train.accumulate > 1):
-            key = "data.progressive" if points else "train.accumulate"
-            raise ValueError(
-                f"train.compile: recorded is for steps of one part and images of one size, and "
-                f"{key} is set; take auto"
-            )
         if any(early[0] >= late[0] for early, late in pairwise(points)):
             raise ValueError("data.progressive: give the points by ascending epoch")
         if points and self.model.pixel_mean == "per_pixel":

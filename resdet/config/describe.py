@@ -1,4 +1,4 @@
-"""What the schema says about each key, in words: for errors and for `resdet config-keys`."""
+"""What the schema says about each key, in words: for errors and for `--help-config`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLURALS = {
 
 @dataclass
 class KeyDoc:
-    """One key of the config, as `resdet config-keys` shows it."""
+    """One key of the config, as `--help-config` shows it."""
 
     key: str
     """Dotted; `[]` stands for a position in a list of sections."""
@@ -104,13 +104,15 @@ def list_keys(section: type[Section] = DetectionConfig, prefix: str = "") -> Ite
 
 
 def explain_keys(prefix: str = "", schema: type[Section] = DetectionConfig) -> str:
-    """Every key that begins with `prefix`: its default, what it may be, and what it means.
+    """Every key that starts with `prefix`: its default, what it may be, and what it means.
 
-    Raises UserError where no key begins so.
+    Raises UserError where no key starts with it.
     """
     docs = [doc for doc in list_keys(schema) if doc.key.startswith(prefix)]
     if not docs:
-        raise UserError(f"{prefix}: no config key begins so; resdet config-keys lists them all")
+        raise UserError(
+            f"no config key starts with {prefix!r}; --help-config without a prefix lists them all"
+        )
     return "\n".join(
         f"{doc.key}: {doc.default}\n    {doc.expects}" + (f"\n    {doc.doc}" if doc.doc else "")
         for doc in docs

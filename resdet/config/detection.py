@@ -148,10 +148,9 @@ class TrainConfig(Section):
     """auto: bf16 where the processor computes with it, else fp32; fp64 is for parity checks."""
     channels_last: bool = True
     """Memory layout of the convolutions."""
-    compile: bool | Literal["auto", "recorded"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU where a compiler is
-    found; recorded: of a classifier on one GPU, its forward and backward pass in training as CUDA
-    graphs too, for images so small that the GPU computes a layer sooner than the host starts it."""
+    found."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay a step of averaged weights, used in evaluation and prediction; null keeps none."""
     deterministic: bool = True
@@ -212,9 +211,5 @@ class DetectionConfig(Section):
 
     @model_validator(mode="after")
     def _parts_together(self) -> DetectionConfig:
-        if self.train.compile == "recorded":
-            raise ValueError(
-                "train.compile: recorded is for classifiers, whose images have one size; take auto"
-            )
         check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
         return self

@@ -45,6 +45,9 @@ _SCHEMAS: dict[str, type[AnyConfig]] = {
     "classification": ClassificationConfig,
 }
 
+_FORMER_VALUES: dict[KeyPath, dict[Any, Any]] = {("train", "compile"): {"recorded": True}}
+"""Values that older configs and run folders may hold, and what each is read as."""
+
 _EXCLUSIVE: tuple[KeyPath, KeyPath] = (("train", "epochs"), ("train", "max_steps"))
 
 
@@ -299,6 +302,7 @@ def _checked(layer: Layer, schema: type[C]) -> C:
             f"({place_of(('task',), layer)})"
         )
     _clear_null_sections(layer.values, schema)
+    _read_former_values(layer)
     try:
         text = json.dumps(layer.values, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -308,6 +312,16 @@ def _checked(layer: Layer, schema: type[C]) -> C:
         return cast(C, schema.model_validate_json(text, strict=True))
     except ValidationError as error:
         raise explain(error, layer, schema) from None
+
+
+def _read_former_values(layer: Layer) -> None:
+    """Replace values that older configs hold by today's, with a note."""
+    for path, values in _FORMER_VALUES.items():
+        old = _get(layer.values, path)
+        if isinstance(old, str) and old in values:
+            given = f"{dotted(path)}={old} ({place_of(path, layer)})"
+            LOG.info("%s is a former value; it is read as %s", given, json.dumps(values[old]))
+            _get(layer.values, path[:-1])[path[-1]] = values[old]
 
 
 def _is_detection(values: dict[str, Any]) -> bool:

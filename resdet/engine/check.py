@@ -70,7 +70,7 @@ def estimate_memory(training: Training, num_images: int, device: torch.device) -
     part, area = training.task.check_part()
     model.train()
     saved = _SavedBytes(model)
-    # for two images nothing is worth compiling, and a recorded pass would wait for its backward one
+    # for two images nothing is worth compiling
     eager = torch.compiler.set_stance("force_eager")
     with eager, saved.counting(), training.precision.autocast():
         losses, _ = training.task.losses(model, part.to(device), seed=config.train.seed, step=0)

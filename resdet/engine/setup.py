@@ -128,7 +128,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         recomputes=bool(config.model.backbone.activation_checkpointing),
         processes=processes.world_size,
     )
-    model.set_compiled(compiled, recorded=config.train.compile == "recorded")
+    model.set_compiled(compiled)
     plan = task.make_plan()
     schedule = make_schedule(config, plan)
     training = Training(

@@ -19,8 +19,9 @@ def build(
 
     `weights` None loads and downloads nothing; "config" does what the config says; anything else
     names the weights of the whole model as `model.weights` does. Class names come from
-    `data.classes`, else from the training data if they are there, else they are numbered, for which
-    `model.num_classes` must be given. Raises UserError for what a user can fix.
+    `data.classes`, else from the training data. Without the data they are those of COCO, ImageNet
+    or CIFAR-10 where the config points at one of these, else `model.num_classes` numbered ones.
+    Raises UserError for what a user can fix.
     """
     named = load_named_config(config, overrides)
     if isinstance(named, ClassificationConfig):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import diff_configs, override_config
 from resdet.errors import UserError, command_line
 from resdet.factory.backbone import make_backbone
-from resdet.factory.classification_data import build_classification_train_data
+from resdet.factory.classes import classification_classes
 from resdet.factory.imports import naming_imports
 from resdet.factory.network import Resolved, resolve_classifier, stored_config
 from resdet.interop.fitting import load_backbone, load_classifier_weights, load_exactly
@@ -96,27 +95,11 @@ def build_from_config(config: ClassificationConfig, weights: str | None) -> Clas
     if weights not in (None, "config"):
         config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
     start = resolve_classifier(config)
-    model = build_classifier(start.config, class_names=_class_names(start.config))
+    model = build_classifier(start.config, class_names=classification_classes(start.config))
     if weights is not None:
         load_start_classifier(model, start)
         model.is_imported = is_published(start.config.model.weights or "")
     return model.eval()
-
-
-def _class_names(config: ClassificationConfig) -> list[str]:
-    """Class names without opening an image."""
-    data, count = config.data, config.model.num_classes
-    if data.classes is not None:
-        return data.classes
-    if count is None:
-        given = data.train.root or data.root
-        if given is not None and Path(given).is_dir():
-            return list(build_classification_train_data(config).class_names)
-        raise UserError(
-            "model.num_classes: null means from the data, but there is no data.train.root; give "
-            "model.num_classes, data.classes or the folder"
-        )
-    return [f"class {number}" for number in range(1, count + 1)]
 
 
 def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = ()) -> Classifier:

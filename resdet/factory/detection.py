@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 from torch import nn
 
@@ -13,6 +12,7 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.loading import override_config
 from resdet.errors import UserError, command_line
 from resdet.factory.backbone import detection_backbone
+from resdet.factory.classes import detection_classes
 from resdet.factory.imports import naming_imports
 from resdet.factory.network import Resolved, resolve_detector, stored_config
 from resdet.interop.fitting import load_backbone, load_detector, load_exactly
@@ -172,7 +172,7 @@ def build_from_config(config: DetectionConfig, weights: str | None) -> RCNN:
     if weights not in (None, "config"):
         config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
     start = resolve_detector(config)
-    class_names, category_ids = _classes(start.config)
+    class_names, category_ids = detection_classes(start.config)
     model = build_model(start.config, class_names=class_names, category_ids=category_ids)
     if weights is not None:
         load_start_weights(model, start)
@@ -210,29 +210,6 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
     load_exactly(model, weights)
     model.is_imported = weights.is_imported
     return model.eval()
-
-
-def _classes(config: DetectionConfig) -> tuple[list[str], list[int]]:
-    """Class names and original category ids without opening an image."""
-    from resdet.data.detection.readers.coco_json import Categories, read_coco_json
-
-    count = config.model.num_classes
-    annotations = config.data.train.annotations
-    first = annotations if isinstance(annotations, str) else annotations[0]
-    if Path(first).is_file():
-        categories = Categories(config.data.classes)
-        categories.add_file(first, read_coco_json(first)["categories"])
-        # A count that contradicts the file means other classes, which have no names here.
-        if count in (None, len(categories.names)):
-            return categories.names, categories.ids
-    if config.data.classes is not None:
-        return config.data.classes, list(range(1, len(config.data.classes) + 1))
-    if count is None:
-        raise UserError(
-            f"model.num_classes: null means from the data, but {first} is not there; "
-            "give model.num_classes, data.classes or data.train.annotations"
-        )
-    return [f"class {number}" for number in range(1, count + 1)], list(range(1, count + 1))
 
 
 def load_start_weights(model: RCNN, start: Resolved[DetectionConfig]) -> list[str]:

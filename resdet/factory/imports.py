@@ -62,7 +62,7 @@ def naming_imports(config: AnyConfig) -> Iterator[None]:
             raise
         raise UserError(
             f"{error}. The config lists imports {', '.join(absent)}, which a checkpoint or run "
-            f"never imports by itself; pass --imports {' '.join(absent)} "
+            f"never imports by itself; pass --imports {','.join(absent)} "
             f"(in Python: imports={absent})"
         ) from error
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from resdet.commands.predict import predict_command
-from resdet.engine.checkpoint import save
 from resdet.errors import UserError
+from resdet.files.checkpoint import save
 from resdet.inference.loading import load
 from resdet.inference.sources import in_background, list_sources
 from resdet.models.rcnn import RCNN

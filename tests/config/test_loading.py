@@ -238,8 +238,6 @@ def test_a_config_is_frozen(write):
         (["loss.bce_target_thresh=0.2"], "bce_target_thresh belongs to name bce"),
         (["optim.warmup_until_error_percent=80"], "give .1"),
         (["data.progressive=[[5, 96], [0, 128]]"], "by ascending epoch"),
-        (["train.compile=recorded", "data.progressive=[[0, 96]]"], "data.progressive is set"),
-        (["train.compile=recorded", "train.accumulate=2"], "train.accumulate is set"),
     ],
 )
 def test_what_a_classifier_would_ignore_is_named(overrides, message):
@@ -263,7 +261,6 @@ def test_the_task_picks_the_schema():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("train.compile=recorded", "recorded is for classifiers"),
         ("model.class_map={a: b}", "class_map names classes of model.weights"),
         ("model.roi.box_head={type: res5, num_fcs: 0, norm: gn}", "fpn: null; roi.box_head.norm"),
     ],
@@ -271,3 +268,13 @@ def test_the_task_picks_the_schema():
 def test_keys_that_would_do_nothing(given: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load_config("demo_nuclei", [given])
+
+
+def test_former_values_are_read_with_a_note(write, caplog):
+    """config.yaml of a run that was made before train.compile=recorded was removed."""
+    path = write("old.yaml", "train: {epochs: 1, compile: recorded}")
+    with caplog.at_level("INFO", logger="resdet"):
+        config = load_config(path)
+    assert config.train.compile is True
+    assert "train.compile=recorded" in caplog.text
+    assert "line 1) is a former value; it is read as true" in caplog.text

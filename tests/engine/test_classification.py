@@ -308,7 +308,7 @@ def test_class_folders_train_on_a_gpu(folders, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("how", ["false", "true", "recorded"])
+@pytest.mark.parametrize("how", ["false", "true"])
 def test_a_gpu_has_the_losses_of_the_cpu(cifar, finished, how, tmp_path):
     compiled = [f"train.compile={how}"]
     run = resdet.train(cifar, compiled, run_dir=tmp_path / "run", device="cuda")

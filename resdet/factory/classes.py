@@ -1,0 +1,84 @@
+"""Class names for `resdet.build`, which opens no image and works without the data.
+
+They come from `data.classes`, else from the training data, else from `model.num_classes`. Only
+where the data are absent do the names of a public data set that the config points at take their
+place: they are never a filter, and never used against a count that the config gives.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from resdet.config.classification import ClassificationConfig
+from resdet.config.detection import DetectionConfig
+from resdet.errors import UserError
+
+CIFAR10 = [
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+]
+"""In the order of its labels (Krizhevsky 2009)."""
+COCO_FILE = re.compile(r"coco/annotations/instances_\w+20(14|17)\.json$")
+
+
+def detection_classes(config: DetectionConfig) -> tuple[list[str], list[int]]:
+    """Class names and original category ids; UserError where nothing tells them."""
+    from resdet.data.detection.readers.coco_json import Categories, read_coco_json
+    from resdet.interop.coco_classes import COCO_CATEGORIES
+
+    count = config.model.num_classes
+    annotations = config.data.train.annotations
+    first = Path(annotations if isinstance(annotations, str) else annotations[0])
+    if first.is_file():
+        categories = Categories(config.data.classes)
+        categories.add_file(str(first), read_coco_json(first)["categories"])
+        # a count that contradicts the file means other classes, which have no names here
+        if count in (None, len(categories.names)):
+            return categories.names, categories.ids
+    if config.data.classes is not None:
+        return config.data.classes, list(range(1, len(config.data.classes) + 1))
+    is_coco = not first.is_file() and COCO_FILE.search(first.as_posix()) is not None
+    if is_coco and count in (None, len(COCO_CATEGORIES)):
+        return [name for _, name in COCO_CATEGORIES], [number for number, _ in COCO_CATEGORIES]
+    if count is None:
+        raise UserError(
+            f"model.num_classes: null means from the data, but {first} is not there; "
+            "give model.num_classes, data.classes or data.train.annotations"
+        )
+    return _numbered(count), list(range(1, count + 1))
+
+
+def classification_classes(config: ClassificationConfig) -> list[str]:
+    """Class names by label; UserError where nothing tells them."""
+    from resdet.factory.classification_data import build_classification_train_data
+
+    data, count = config.data, config.model.num_classes
+    if data.classes is not None:
+        return data.classes
+    root = data.train.root or data.root
+    is_present = root is not None and Path(root).is_dir()
+    if count is None and is_present:
+        return list(build_classification_train_data(config).class_names)
+    names = _public_names(config, root) if root is not None and not is_present else []
+    if names and count in (None, len(names)):
+        return names
+    if count is None:
+        raise UserError(
+            "model.num_classes: null means from the data, but there is no data.train.root; give "
+            "model.num_classes, data.classes or the folder"
+        )
+    return _numbered(count)
+
+
+def _public_names(config: ClassificationConfig, root: str) -> list[str]:
+    """The classes of CIFAR-10, or of ImageNet where its folder is named; else none."""
+    from resdet.interop.torchvision.classifiers import imagenet_wnids
+
+    if config.data.format == "cifar10":
+        return CIFAR10
+    return imagenet_wnids() if "imagenet" in Path(root).parts else []
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"class {number}" for number in range(1, count + 1)]
