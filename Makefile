@@ -7,11 +7,11 @@ BIN := .venv/bin
 
 setup: .venv/.stamp
 
-# uv where there is one, else venv and pip; done again when the requirements change
+# uv where there is one, else venv and pip; repeated when the requirements change
 .venv/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "resdet needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
-	    "name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	    "give another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 	  set -ex; \
 	  test -x $(BIN)/python || uv venv --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; \
@@ -24,10 +24,10 @@ setup: .venv/.stamp
 	@touch $@
 
 # Trains on datasets/nuclei, evaluates, and draws the held-out images into $(RUN)/drawn. A run that
-# was cut off goes on; one that is finished is evaluated and drawn again.
+# was interrupted resumes; one that is finished is evaluated and drawn again.
 demo: setup
 	@if [ -e $(RUN)/last.pt ]; then \
-	  echo "$(RUN) has a checkpoint: going on with it (for another run: make demo RUN=runs/NAME)"; \
+	  echo "$(RUN) has a checkpoint: resuming it (for another run: make demo RUN=runs/NAME)"; \
 	  $(BIN)/python tools/train_det.py --resume --run-dir $(RUN); \
 	elif [ -e $(RUN) ]; then \
 	  echo "$(RUN) exists and has no checkpoint: remove it, or make demo RUN=runs/NAME" >&2; exit 1; \
@@ -47,6 +47,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resdet import cli, dependencies
+from resdet import cli, dependencies, errors
 from resdet.errors import UserError
 
 TOOLS = {
@@ -69,6 +69,18 @@ def test_the_overview_and_the_version(capsys):
     assert capsys.readouterr().out.startswith("resdet ")
     assert cli.main(["train"]) == 2
     assert "no command 'train'" in capsys.readouterr().err
+
+
+def test_the_module_is_a_door_too(repo):
+    done = run("-m", "resdet", "train-det", "nope", cwd=repo)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nope: no such config file")
+
+
+def test_messages_name_the_command_that_the_user_can_run(monkeypatch, tmp_path):
+    assert errors.command_line("train-det") == "python tools/train_det.py"
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages/resdet/errors.py"))
+    assert errors.command_line("train-det") == "python -m resdet train-det"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resdet.cli import options
 from resdet.cli.options import OVERRIDES_HELP, split_overrides
+from resdet.errors import command_line
 
 if TYPE_CHECKING:
     from resdet.config.loading import AnyConfig
@@ -17,16 +18,16 @@ DEFAULT_CLASSIFIER = "configs/imagenet_resnet50.yaml"
 
 
 def fill_train_det(parser: argparse.ArgumentParser) -> None:
-    _fill_train(parser, "Train a detector", "train_det.py", "configs/demo_nuclei.yaml", "CONFIG")
+    _fill_train(parser, "Train a detector", "train-det", "configs/demo_nuclei.yaml", "CONFIG")
 
 
 def fill_train_cls(parser: argparse.ArgumentParser) -> None:
     example = "configs/cifar10_resnet20.yaml"
-    _fill_train(parser, "Train a classifier", "train_cls.py", example, "[CONFIG]")
+    _fill_train(parser, "Train a classifier", "train-cls", example, "[CONFIG]")
 
 
 def _fill_train(
-    parser: argparse.ArgumentParser, what: str, tool: str, example: str, config: str
+    parser: argparse.ArgumentParser, what: str, command: str, example: str, config: str
 ) -> None:
     parser.usage = (
         f"%(prog)s {config} [key=value …] [--run-dir DIR] [--resume] [--device DEVICE] [--check] "
@@ -36,8 +37,9 @@ def _fill_train(
         f"{what}: one YAML in, a run folder out. The folder holds config.yaml, log.jsonl, "
         "TensorBoard\nevents, last.pt, best.pt, eval.json and plots/."
     )
+    door = command_line(command).removeprefix("python ")
     parser.epilog = (
-        f"Several processes:  torchrun --nproc-per-node 8 tools/{tool} CONFIG …\n"
+        f"Several processes:  torchrun --nproc-per-node 8 {door} CONFIG …\n"
         "Every config key, or those of a section:  --help-config, --help-config model.rpn\n"
         "Examples:\n"
         f"  %(prog)s {example} train.epochs=5 --run-dir runs/short\n"
@@ -60,8 +62,8 @@ def _fill_train(
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the last checkpoint of the run folder; a key that differs from the run's "
-        "is refused by name",
+        help="continue from the last checkpoint of the run folder; a key that differs from the "
+        "run's is refused by name",
     )
     options.add_device(parser)
     options.add_imports(parser)
