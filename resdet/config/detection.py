@@ -25,7 +25,9 @@ class SplitConfig(Section):
     images: str | list[str]
     """Image folder, or a list of folders paired by position with `annotations`."""
     annotations: str | list[str]
-    """COCO JSON file, or a list of them."""
+    """Annotation file, or a list of them."""
+    format: str = "coco"
+    """Format of the annotations: coco, or one that a module in `imports` adds."""
 
 
 class ResizeConfig(Section):
@@ -77,6 +79,8 @@ class DataConfig(Section):
     """Category names to keep, in label order; null keeps all, ordered by category id."""
     keep_empty: bool = False
     """Train on images without objects too."""
+    extras: list[str] = []
+    """Keys of further numbers per object, which branches of the user's own learn."""
     mask_size: Annotated[int, Field(ge=28)] = 112
     """M: gt masks are rasterised at M×M inside their gt box."""
     aspect_grouping: bool = True

@@ -59,6 +59,11 @@ class Ids(Sequence[int | str]):
     def __iter__(self) -> Iterator[int | str]:
         return iter(self.tolist())
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self.tolist() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def tolist(self) -> list[int | str]:
         if isinstance(self.values, Names):
             return [json.loads(value) for value in self.values]

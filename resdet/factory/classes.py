@@ -24,21 +24,20 @@ COCO_FILE = re.compile(r"coco/annotations/instances_\w+20(14|17)\.json$")
 
 def detection_classes(config: DetectionConfig) -> tuple[list[str], list[int]]:
     """Class names and original category ids; UserError where nothing tells them."""
-    from resdet.data.detection.readers.coco_json import Categories, read_coco_json
+    from resdet.data.detection.readers import read_classes
     from resdet.interop.coco_classes import COCO_CATEGORIES
 
     count = config.model.num_classes
     annotations = config.data.train.annotations
     first = Path(annotations if isinstance(annotations, str) else annotations[0])
-    if first.is_file():
-        categories = Categories(config.data.classes)
-        categories.add_file(str(first), read_coco_json(first)["categories"])
+    if first.exists():
+        names, ids = read_classes(str(first), config.data.train.format, config.data.classes)
         # a count that contradicts the file means other classes, which have no names here
-        if count in (None, len(categories.names)):
-            return categories.names, categories.ids
+        if count in (None, len(names)):
+            return names, ids
     if config.data.classes is not None:
         return config.data.classes, list(range(1, len(config.data.classes) + 1))
-    is_coco = not first.is_file() and COCO_FILE.search(first.as_posix()) is not None
+    is_coco = not first.exists() and COCO_FILE.search(first.as_posix()) is not None
     if is_coco and count in (None, len(COCO_CATEGORIES)):
         return [name for _, name in COCO_CATEGORIES], [number for number, _ in COCO_CATEGORIES]
     if count is None:

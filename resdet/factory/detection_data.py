@@ -17,7 +17,7 @@ def build_train_data(
 
     `strict` makes every finding in the files an error; `decode_all` reads every image first.
     """
-    from resdet.data.detection.dataset import DetectionDataset
+    from resdet.data.detection.dataset import read_dataset
     from resdet.data.detection.transforms import LargeScaleJitter, ShortEdge, TrainTransform
 
     augment, resize = config.data.augment, config.data.augment.resize
@@ -30,9 +30,11 @@ def build_train_data(
         crop=augment.crop,
         albumentations=augment.albumentations,
     )
-    return DetectionDataset(
+    return read_dataset(
         config.data.train.images,
         config.data.train.annotations,
+        format=config.data.train.format,
+        extras=config.data.extras,
         transform=transform,
         classes=config.data.classes,
         keep_empty=config.data.keep_empty,
@@ -47,15 +49,17 @@ def build_val_data(
     config: DetectionConfig, *, strict: bool = False, decode_all: bool = False
 ) -> DetectionDataset | None:
     """The validation set, images without objects included, at the test size; None without one."""
-    from resdet.data.detection.dataset import DetectionDataset
+    from resdet.data.detection.dataset import read_dataset
     from resdet.data.detection.transforms import TestTransform
 
     split, resize = config.data.val, config.data.test_resize
     if split is None:
         return None
-    return DetectionDataset(
+    return read_dataset(
         split.images,
         split.annotations,
+        format=split.format,
+        extras=config.data.extras,
         transform=TestTransform(resize.short_edge, resize.max_size, resize.method),
         classes=config.data.classes,
         keep_empty=True,

@@ -36,20 +36,15 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, cut short, or no image; it names the file.
     """
-    try:
-        with Image.open(path) as image:
-            return decode_image(image)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file; check the image folder") from error
-    except UnidentifiedImageError as error:
-        array = _read_with_opencv(path)
-        if array is None:
-            raise DataError(f"{path}: not an image that can be read; replace it") from error
-        return array
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}; cut it into tiles") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DataError(f"{path}: damaged image file ({error}); replace it") from error
+    with _named_errors(str(path)):
+        try:
+            with Image.open(path) as image:
+                return decode_image(image)
+        except UnidentifiedImageError:
+            array = _decode_other(Path(path).read_bytes())
+            if array is None:
+                raise
+            return array
 
 
 def decode_image(image: Image.Image) -> NDArray[np.uint8]:
@@ -62,16 +57,6 @@ def decode_image(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "L":
         return _gray_to_rgb(np.asarray(image))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _read_with_opencv(path: str | Path) -> NDArray[np.uint8] | None:
-    """What Pillow does not know, such as TIFF with 16 bits and three channels; None if no image."""
-    data = np.fromfile(path, dtype=np.uint8)
-    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR  # three channels, upright
-    array = cv2.imdecode(data, flags) if len(data) else None
-    if array is None:
-        return None
-    return np.ascontiguousarray(to_8_bits(array)[:, :, ::-1])
 
 
 def _gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -139,9 +124,8 @@ class EncodedImage:
                     raise
                 self.size = (self._other.shape[0], self._other.shape[1])
                 return
-            width, height = self._image.size
             self._orientation = self._image.getexif().get(ExifTags.Base.Orientation, 1)
-        self.size = (width, height) if self._orientation in (5, 6, 7, 8) else (height, width)
+            self.size = _upright_size(self._image)
         """(height, width) upright, in pixels."""
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -227,7 +211,9 @@ def _named_errors(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not an image that can be read; replace it") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: {error}; make it smaller") from error
+        raise DataError(f"{name}: {error}; cut it into tiles") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such image file; check the image folder") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         if isinstance(error, DataError):
             raise
@@ -257,7 +243,7 @@ def image_problems(
 
 def _problem(path: Path, size: tuple[int, int], decode: bool) -> str | None:
     try:
-        own = _decoded_size(path) if decode else _header_size(path)
+        own = _decoded_size(path) if decode else header_size(path, upright=False)
         if own != size:
             own = _decoded_size(path)  # as its EXIF orientation turns it
     except (DataError, OSError, ValueError, SyntaxError) as error:
@@ -267,13 +253,25 @@ def _problem(path: Path, size: tuple[int, int], decode: bool) -> str | None:
     return f"is {own[1]}×{own[0]} pixels upright, annotated as {size[1]}×{size[0]}"
 
 
-def _header_size(path: Path) -> tuple[int, int]:
+def header_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
+    """(height, width) from a file's header, or with `upright` as its EXIF orientation turns it.
+
+    Some formats keep the orientation at the end, so that `upright` reads all of the file.
+
+    Raises:
+        OSError, ValueError, SyntaxError, DataError: the file can't be read.
+    """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            return height, width
+            return _upright_size(image) if upright else (image.height, image.width)
     except UnidentifiedImageError:
         return _decoded_size(path)  # formats that OpenCV knows and Pillow does not
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
 
 
 def _decoded_size(path: Path) -> tuple[int, int]:

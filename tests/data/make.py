@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.dataset import DetectionDataset, read_dataset
 from resdet.data.detection.transforms import ShortEdge, TestTransform, TrainTransform
 
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]
@@ -57,7 +57,7 @@ def write_coco(
 def dataset(images: Any, annotations: Any, **options: Any) -> DetectionDataset:
     """With a test transform that leaves the 40 pixels of height as they are."""
     options.setdefault("transform", TestTransform(short_edge=40, max_size=1000))
-    return DetectionDataset(images, annotations, **options)
+    return read_dataset(images, annotations, **options)
 
 
 def train_transform(**options: Any) -> TrainTransform:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from resdet.data.detection import dataset as detection_dataset
+from resdet.data.detection import image_checks
 from resdet.data.detection.batches import Batch, collate
-from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.dataset import DetectionDataset, read_dataset
 from resdet.data.loader import TrainPlan, eval_loader, train_loader
 from resdet.files.findings import DataError
 from resdet.structures import collate_images
@@ -21,7 +21,7 @@ from tests.data.make import annotation, dataset, train_transform, write_coco
 @pytest.fixture(scope="module")
 def nuclei_data(nuclei: Path) -> DetectionDataset:
     entries = [{"name": "RandomBrightnessContrast", "p": 0.5}]
-    return DetectionDataset(
+    return read_dataset(
         str(nuclei / "images"),
         str(nuclei / "annotations" / "val.json"),
         transform=train_transform(albumentations=entries),
@@ -131,7 +131,7 @@ def test_evaluation_sees_every_image_once(nuclei_data: DetectionDataset, workers
 def test_a_bad_file_surfaces_as_a_clear_error(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detection_dataset, "HEADERS_AT_START", 0)
+    monkeypatch.setattr(image_checks, "HEADERS_AT_START", 0)
     source = write_coco(tmp_path, [annotation()])
     (Path(source[0]) / "1.png").write_bytes(b"broken")
     with pytest.raises(DataError) as caught:

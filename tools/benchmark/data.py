@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from resdet.data.detection.readers.coco_json import read_coco_json
 from resdet.data.loader import use_one_core
 from resdet.errors import UserError
 from resdet.files.images import read_image
+from resdet.files.json import read_json
 from tools.benchmark.data_others import (
     CROP_SIDE,
     FLIP_PROB,
@@ -143,7 +143,7 @@ def _detection_contenders(
 def our_detection(images: str, annotations: str, mode: str, batch_size: int) -> tuple[Step, str]:
     """Samples and their batch, as a worker of `train_det.py` makes them."""
     from resdet.data.detection.batches import collate
-    from resdet.data.detection.dataset import DetectionDataset
+    from resdet.data.detection.dataset import read_dataset
     from resdet.data.detection.transforms import LargeScaleJitter, ShortEdge, TrainTransform
 
     use_one_core()
@@ -151,7 +151,7 @@ def our_detection(images: str, annotations: str, mode: str, batch_size: int) -> 
         LargeScaleJitter(LSJ_SIZE, LSJ_SCALE) if mode == "lsj" else ShortEdge(SHORT_EDGES, MAX_SIZE)
     )
     transform = TrainTransform(resize=resize, flip_prob=FLIP_PROB)
-    dataset = DetectionDataset(images, annotations, transform=transform)
+    dataset = read_dataset(images, annotations, transform=transform)
     keys = batches(len(dataset), batch_size)
     epochs = iter(range(10**9))
 
@@ -168,7 +168,7 @@ def write_annotations(source: str | Path, target: Path, objects: int) -> int:
     Raises:
         UserError: the file can't be read, or has no object with polygons.
     """
-    data = read_coco_json(str(source))
+    data = read_json(source, "COCO annotations")
     of_image: dict[Any, list[dict[str, Any]]] = {}
     for each in data["annotations"]:
         outline = each.get("segmentation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from resdet.data.detection.outlines import Outlines
 from resdet.data.detection.table import AnnotationTable, Ragged
 from resdet.data.names import Ids, pack_ids, pack_names
 from resdet.files.findings import DataError
+
+logger = logging.getLogger("resdet")
 
 
 def merge_tables(
@@ -68,7 +71,11 @@ def _relabel(table: AnnotationTable, names: Sequence[str]) -> AnnotationTable:
     label_of = {name: label for label, name in enumerate(names)}
     new = np.array([label_of.get(name, -1) for name in table.class_names], np.int64)
     labels = new[table.labels]
-    kept = table if (labels >= 0).all() else table.select(np.flatnonzero(labels >= 0))
+    kept = table
+    if (labels < 0).any():
+        kept = table.select(np.flatnonzero(labels >= 0))
+        left_out = len(labels) - len(kept.labels)
+        logger.info("%s: %d objects of other classes left out", table.source, left_out)
     order = [table.class_names.index(name) for name in names]
     return replace(
         kept,

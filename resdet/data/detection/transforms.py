@@ -7,7 +7,7 @@ outlines are touched once, when they become masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -46,10 +46,12 @@ class Objects:
     """(G,) 0..K-1."""
     outlines: Outlines | None
     """Of the same G objects; None where masks are not wanted."""
+    extras: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """(G, …) further values. Transforms keep their rows in step with the boxes and leave the values
+    as they are: coordinates among them, such as keypoints, stay in pixels of the file."""
 
-    def select(self, rows: NDArray[np.integer]) -> Objects:
-        outlines = None if self.outlines is None else self.outlines.select(rows)
-        return Objects(self.boxes[rows], self.labels[rows], outlines)
+    def extras_at(self, rows: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+        return {key: values[rows] for key, values in self.extras.items()}
 
 
 @dataclass
@@ -64,6 +66,8 @@ class Transformed:
     """(G,) 0..K-1."""
     masks: NDArray[np.uint8] | None
     """(G, M, M) 0/1, each inside its box."""
+    extras: dict[str, NDArray[Any]]
+    """(G, …) the objects' further values, as annotated."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ class TrainTransform:
             image, objects.boxes, objects.outlines, rows = self.pipeline(
                 image, objects.boxes, objects.outlines, int(pipeline_seed)
             )
-            objects.labels = objects.labels[rows]
+            objects.labels, objects.extras = objects.labels[rows], objects.extras_at(rows)
         source_size = image.shape[:2]
         image, affine = self.resize(image, rng)
         if rng.random() < self.flip_prob:
@@ -252,7 +256,7 @@ def place_objects(
     outlines = objects.outlines
     if mask_size is None or outlines is None:
         kept = boxes[rows].astype(np.float32)
-        return Transformed(image, kept, objects.labels[rows], None)
+        return Transformed(image, kept, objects.labels[rows], None, objects.extras_at(rows))
     if cut[rows].any():
         cut_rows = rows[cut[rows]]
         boxes[cut_rows] = tighten(outlines.select(cut_rows), boxes[cut_rows], affine, source_size)
@@ -266,7 +270,7 @@ def place_objects(
         affine=affine,
         image_size=source_size,
     )
-    return Transformed(image, final, objects.labels[rows], masks)
+    return Transformed(image, final, objects.labels[rows], masks, objects.extras_at(rows))
 
 
 def _short_sides(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

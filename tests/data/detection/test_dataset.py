@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from resdet.data.detection import dataset as coco
-from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection import image_checks
+from resdet.data.detection.dataset import read_dataset
 from resdet.data.detection.transforms import ShortEdge, TestTransform, TrainTransform
 from resdet.files.findings import DataError, missing_data_message
 from tests.data.make import annotation, dataset, train_transform, write_coco
@@ -28,7 +28,7 @@ def coco_paths(shared_data: Path, name: str = "coco128_inst") -> tuple[str, str]
 def test_coco_as_it_is(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
     images, file = coco_paths(shared_data)
     with caplog.at_level(logging.INFO, logger="resdet"):
-        data = DetectionDataset(images, file, transform=train_transform(), strict=True)
+        data = read_dataset(images, file, transform=train_transform(), strict=True)
     assert data.findings == []
     assert "102 images, 724 objects of 80 classes" in caplog.text
     assert "10 crowd regions left out of the targets" in caplog.text
@@ -45,20 +45,6 @@ def test_coco_as_it_is(shared_data: Path, caplog: pytest.LogCaptureFixture) -> N
     assert target.image_id == data.image_ids[0]
 
 
-def test_ground_truth_is_the_file(shared_data: Path) -> None:
-    images, file = coco_paths(shared_data)
-    truth = dataset(images, file).ground_truth()
-    raw = json.loads(Path(file).read_text())
-    by_id = {each["id"]: each for each in truth["annotations"]}
-    assert len(by_id) == len(raw["annotations"])
-    for each in raw["annotations"]:
-        kept = by_id[each["id"]]
-        assert kept == {key: each[key] for key in kept}
-    assert [each["id"] for each in truth["images"]] == [each["id"] for each in raw["images"]]
-    ids = {each["id"]: each["name"] for each in truth["categories"]}
-    assert ids == {each["id"]: each["name"] for each in raw["categories"]}
-
-
 def test_boxes_only_data(shared_data: Path) -> None:
     images, file = coco_paths(shared_data, "bccd")
     data = dataset(images, file, mask_size=None)
@@ -68,16 +54,6 @@ def test_boxes_only_data(shared_data: Path) -> None:
         dataset(images, file)
 
 
-def test_crowds_can_be_kept_as_objects(shared_data: Path) -> None:
-    images, file = coco_paths(shared_data)
-    without, with_crowd = dataset(images, file), dataset(images, file, drop_crowd=False)
-    crowd_image = int(without.tables.image_of[without.tables.crowd.argmax()])
-    few, more = without[(0, crowd_image)].target, with_crowd[(0, crowd_image)].target
-    assert len(more.labels) == len(few.labels) + 1
-    assert more.masks is not None and few.masks is not None
-    assert 0 < more.masks.float().mean(dim=(1, 2)).min() < 1
-
-
 def test_masks_lie_where_pycocotools_has_them(shared_data: Path, nuclei: Path) -> None:
     """At the original size, masks put back into their boxes overlap with the full-size ones."""
     sources = [
@@ -85,18 +61,16 @@ def test_masks_lie_where_pycocotools_has_them(shared_data: Path, nuclei: Path) -
         (str(nuclei / "images"), str(nuclei / "annotations/train.json")),
     ]
     for images, file in sources:
-        data = DetectionDataset(images, file, transform=TestTransform(short_edge=1, max_size=1))
-        reference = COCO()
-        reference.dataset = data.ground_truth()
-        reference.createIndex()
+        data = read_dataset(images, file, transform=TestTransform(short_edge=1, max_size=1))
+        reference = COCO(file)
         height, width = data.sizes[3].tolist()
         data.transform = TestTransform(short_edge=min(height, width), max_size=5000)
         target = data[(0, 3)].target
         assert target.masks is not None
         overlaps = []
-        rows = range(int(data.starts[3]), int(data.stops[3]))
+        rows = data.rows[data.starts[3] : data.stops[3]]
         for row, box, mask in zip(rows, target.boxes.tolist(), target.masks, strict=True):
-            full = reference.annToMask(reference.anns[int(data.tables.annotation_ids[row])])
+            full = reference.annToMask(reference.anns[int(data.table.annotation_ids[row])])
             x0, y0, x1, y1 = (round(value) for value in box)
             if min(x1 - x0, y1 - y0) < 16:
                 continue
@@ -118,7 +92,7 @@ def test_classes_give_the_label_order(tmp_path: Path, caplog: pytest.LogCaptureF
         data = dataset(*source, classes=["dog"])
     assert "1 objects of other classes left out" in caplog.text
     assert data[(0, 0)].target.labels.tolist() == [0]
-    assert [each["id"] for each in data.ground_truth()["categories"]] == [7]
+    assert data.category_ids == [7]
     with pytest.raises(DataError, match="no category 'dogs'; did you mean dog"):
         dataset(*source, classes=["dogs"])
 
@@ -130,7 +104,7 @@ def test_images_without_objects(tmp_path: Path) -> None:
     assert dataset(*source, keep_empty=False).image_ids == [1]
     data = dataset(*source)
     assert data.image_ids == [1, 2, 3]
-    assert len(data.ground_truth()["annotations"]) == 2
+    assert data.table.crowd.tolist() == [False, True]
     target = data[(0, 1)].target
     assert target.boxes.shape == (0, 4)
     assert target.masks is not None and target.masks.shape == (0, 112, 112)
@@ -149,10 +123,9 @@ def test_several_files_agree_by_name(tmp_path: Path) -> None:
     assert data.image_ids == [1, 2]
     assert data.category_ids == [3, 7]
     assert data[(0, 1)].target.labels.tolist() == [1, 0]
-    truth = data.ground_truth()
-    assert [each["category_id"] for each in truth["annotations"]] == [3, 7, 3]
-    assert len({each["id"] for each in truth["annotations"]}) == 3
-    assert [each["image_id"] for each in truth["annotations"]] == [1, 2, 2]
+    assert data.table.labels.tolist() == [0, 1, 0]
+    assert len(set(data.table.annotation_ids.tolist())) == 3
+    assert data.table.image_of.tolist() == [0, 1, 1]
     third = write_coco(tmp_path, [], name="c.json", categories=[{"id": 1, "name": "dog"}])
     with pytest.raises(DataError, match=r"c\.json: its categories differ .*lacks \['cat'\]"):
         dataset([first[0], third[0]], [first[1], third[1]])
@@ -168,7 +141,7 @@ def test_string_image_ids(tmp_path: Path) -> None:
     again = write_coco(tmp_path, [annotation(image_id="a")], images=images, name="b.json")
     data = dataset([source[0], again[0]], [source[1], again[1]])
     assert data.image_ids == ["a", f"{again[1]}:a"]
-    assert [each["image_id"] for each in data.ground_truth()["annotations"]] == data.image_ids
+    assert data.table.image_of.tolist() == [0, 1]
 
 
 def test_missing_paths_say_what_is_expected(tmp_path: Path) -> None:
@@ -185,16 +158,20 @@ def test_missing_paths_say_what_is_expected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a JSON file"),
-        ("[]", "holds a list, as a file of detections"),
-        ("{}", "has no list 'images'"),
-        ('{"images": [3], "annotations": [], "categories": []}', r"images\[0\] is 3"),
+        ("{", "line 1, column 2: not valid JSON"),
+        ("[]", "this is a list, as detections are"),
+        ("{}", "no list 'images'"),
+        (
+            '{"images": [3], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
+            r"images\[0\] is 3",
+        ),
         ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "needs an id"),
+        ('{"images": [], "annotations": [], "categories": [{"name": "a"}]}', "needs an id"),
+        ('{"images": [], "categories": [{"id": 1, "name": "a"}]}', "has no annotations"),
         (
             '{"images": [], "annotations": [], "categories": '
             '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
-            "category 1 'b' is there twice",
+            "category ids given more than once: 1",
         ),
     ],
 )
@@ -222,7 +199,7 @@ def test_sizes_that_do_not_agree_name_both(tmp_path: Path, monkeypatch: pytest.M
         ):
             dataset(*source)
         # a set too large for a look at every header finds it on reading
-        monkeypatch.setattr(coco, "HEADERS_AT_START", 0)
+        monkeypatch.setattr(image_checks, "HEADERS_AT_START", 0)
         with pytest.raises(DataError, match=rf"1\.png: is 60×40 pixels, but .*a\.json.*{hint}"):
             dataset(*source)[(0, 0)]
         monkeypatch.undo()
@@ -259,9 +236,9 @@ def test_exif_turned_images_match_upright_annotations(tmp_path: Path) -> None:
 
 def test_samples_depend_on_seed_epoch_and_index_alone(nuclei: Path) -> None:
     source = (str(nuclei / "images"), str(nuclei / "annotations" / "train.json"))
-    data = DetectionDataset(*source, transform=train_transform(), seed=3)
-    same = DetectionDataset(*source, transform=train_transform(), seed=3)
-    other = DetectionDataset(*source, transform=train_transform(), seed=4)
+    data = read_dataset(*source, transform=train_transform(), seed=3)
+    same = read_dataset(*source, transform=train_transform(), seed=3)
+    other = read_dataset(*source, transform=train_transform(), seed=4)
     shapes = set()
     for epoch in range(8):
         sample, again = data[(epoch, 7)], same[(epoch, 7)]

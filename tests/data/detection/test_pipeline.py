@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.dataset import read_dataset
 from resdet.data.detection.pipeline import Pipeline
 from resdet.files.findings import DataError
 from tests.data.make import annotation, dataset, train_transform, write_coco
@@ -59,8 +59,8 @@ def test_photometric_ones_leave_boxes_and_outlines(nuclei: Path) -> None:
         {"name": "OneOf", "p": 1.0, "transforms": [{"name": "GaussNoise"}, {"name": "MedianBlur"}]},
     ]
     source = (str(nuclei / "images"), str(nuclei / "annotations" / "val.json"))
-    plain = DetectionDataset(*source, transform=train_transform())[(0, 1)]
-    changed = DetectionDataset(*source, transform=train_transform(albumentations=entries))[(0, 1)]
+    plain = read_dataset(*source, transform=train_transform())[(0, 1)]
+    changed = read_dataset(*source, transform=train_transform(albumentations=entries))[(0, 1)]
     assert not torch.equal(plain.image, changed.image)
     assert torch.equal(plain.target.boxes, changed.target.boxes)
     assert plain.target.masks is not None and changed.target.masks is not None
@@ -120,7 +120,7 @@ def test_streams_are_distinct_and_repeat(nuclei: Path) -> None:
         {"name": "HueSaturationValue", "p": 0.5},
         {"name": "GaussNoise", "p": 0.5},
     ]
-    data = DetectionDataset(
+    data = read_dataset(
         str(nuclei / "images"),
         str(nuclei / "annotations" / "val.json"),
         transform=train_transform(albumentations=entries),

@@ -10,7 +10,8 @@ from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import coco
 from resdet.data.detection.readers.source import Source
 from resdet.data.detection.table import AnnotationTable
-from resdet.files.findings import DataError, Finding
+from resdet.errors import NotRegistered
+from resdet.files.findings import Finding
 
 READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {"coco": coco.read}
 """By the name that `data.train.format` gives. A reader takes a `Source` and a list, to which it
@@ -53,5 +54,19 @@ def read_annotations(
 def read_file(source: Source, format: str, findings: list[Finding]) -> AnnotationTable:
     """The table of one file, by the reader of its format."""
     if format not in READERS:
-        raise DataError(f"format {format!r}: the choices are {', '.join(READERS)}")
+        raise NotRegistered(
+            f"{source.path}: no reader for format {format!r}; the choices are {', '.join(READERS)}"
+        )
     return READERS[format](source, findings)
+
+
+def read_classes(
+    path: str, format: str, classes: Sequence[str] | None
+) -> tuple[list[str], list[int]]:
+    """Names and category ids of a file's classes in label order; `classes` as `read_annotations`.
+
+    Raises:
+        DataError: the file is not in this format, or lacks one of `classes`.
+    """
+    table = merge_tables([read_file(Source(path, classes_only=True), format, [])], classes)
+    return table.class_names, table.category_ids

@@ -75,7 +75,7 @@ class Objects:
             self.absent.pop("segmentation", None)  # a file of boxes
         for key, (first, count) in self.absent.items():
             item = first if count == 1 else f"{first} and {count - 1} more"
-            self._find(item, f"without a usable {key!r}", ABSENT[key])
+            self._find(item, f"without {'a usable ' * (key == 'area')}{key!r}", ABSENT[key])
 
     def columns(self) -> dict[str, Any]:
         """The fields of `AnnotationTable` that hold objects."""

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from resdet.data.detection.outlines import BOX, POLYGON, RLE, Outlines
 from resdet.files.rle import MAX_COORDINATE, is_rle_text, rows_with_wrong_total
 
-NO_OUTLINE = "training takes the box as its mask, evaluation of masks counts it as missed"
+NO_OUTLINE = "training takes its box as its mask, evaluation of masks counts it as missed"
 
 Report = Callable[[int, str, str], None]
 """Takes a row, what is wrong with its object, and the remedy."""
