@@ -268,12 +268,7 @@ def read_dataset(
         tables.append(check_presence(table, folder, findings))
     table = check_images(merge_tables(tables, classes), folders, findings, decode_all=decode_all)
     if not len(table.image_ids):
-        if any(finding.remedy == BAD_IMAGE for finding in findings):
-            raise strict_error(findings)
-        raise DataError(
-            f"{', '.join(files)}: none of the images is in {', '.join(folders)}; check that "
-            "folders and annotation files belong together"
-        )
+        raise _no_images(files, folders, findings)
     dataset = DetectionDataset(
         table,
         folders,
@@ -287,6 +282,17 @@ def read_dataset(
         raise strict_error(findings)
     log_findings(findings)
     return dataset
+
+
+def _no_images(
+    files: Sequence[str], folders: Sequence[str], findings: Sequence[Finding]
+) -> DataError:
+    if any(finding.remedy == BAD_IMAGE for finding in findings):
+        return strict_error(findings)
+    return DataError(
+        f"{', '.join(files)}: none of the images is in {', '.join(folders)}; check that "
+        "folders and annotation files belong together"
+    )
 
 
 def _paired(
