@@ -1,9 +1,9 @@
-"""Pack a folder of labelled images into tar shards, which are quicker to copy and to read.
+"""Pack a folder of labelled images into tar shards, which are faster to copy and to read.
 
     python datasets/prepare_shards.py datasets/imagenet/train datasets/imagenet_shards/train
     python datasets/prepare_shards.py datasets/imagenet/val datasets/imagenet_shards/val
 
-Takes class folders or ImageNet's flat val/. Files go in as they are, in random order, each with its
+Takes class folders or ImageNet's flat val/. Files are stored unchanged, in random order, with their
 class: NUMBER_NAME.jpg and NUMBER_NAME.cls, which holds a position in classes.json. Train with
 data.root=datasets/imagenet_shards; webdataset reads the shards too.
 """
@@ -33,7 +33,7 @@ from resdet.errors import UserError
 from resdet.files.findings import log_findings
 
 PER_SHARD = 10_000
-"""Images a shard: about a gigabyte of ImageNet's."""
+"""Images per shard: about a gigabyte of ImageNet."""
 
 
 def read_source(source: Path, ground_truth: str | None) -> FileImages:
@@ -86,10 +86,10 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder of class folders, or ImageNet's flat val")
     parser.add_argument("out", type=Path, help="folder to fill")
     parser.add_argument(
-        "--per-shard", type=int, default=PER_SHARD, help=f"images a shard; default {PER_SHARD}"
+        "--per-shard", type=int, default=PER_SHARD, help=f"images per shard; default {PER_SHARD}"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order; default 0")
-    parser.add_argument("--ground-truth", help="of a flat val; default: looked for beside it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random order; default 0")
+    parser.add_argument("--ground-truth", help="labels of a flat val; default: search beside it")
     args = parser.parse_args()
     if args.per_shard < 1:
         parser.error(f"--per-shard {args.per_shard}: give 1 or more")

@@ -1,0 +1,82 @@
+"""The pages: links and named files exist, tables are short, and every page is in the index."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "datasets/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+MAX_CELL = 120
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"(?ms)^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    names = re.findall(r"(?m)^#+ (.*)$", prose(page))
+    return {re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-") for name in names}
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name}: no file {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name}: {file.name} has no heading #{anchor}"
+
+
+@each_page
+def test_named_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    pattern = r"(?<![\w/.-])((?:configs|tools|tests|resdet)/[\w./-]+\.(?:py|yaml|md))"
+    # NAME and X stand for names
+    names = {name for name in re.findall(pattern, text) if not re.search(r"[A-Z]", Path(name).stem)}
+    assert not {name for name in names if not (ROOT / name).exists()}
+
+
+def test_modules_of_the_architecture_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    packages = "|".join(path.name for path in (ROOT / "resdet").iterdir() if path.is_dir())
+    names = set(re.findall(rf"\b((?:{packages})/[\w/]+\.py)", text))
+    assert len(names) > 30
+    assert not {name for name in names if not (ROOT / "resdet" / name).exists()}
+
+
+@each_page
+def test_cells_are_short(page: Path) -> None:
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("|"):
+            for cell in line.strip("|").split("|"):
+                # the address of a link does not show
+                shown = re.sub(r"\]\([^)]*\)", "]", cell.strip())
+                assert len(shown) <= MAX_CELL, f"{page.name}:{number}: {len(shown)} characters"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs/README.md"
+    linked = {
+        (index.parent / target.partition("#")[0]).resolve()
+        for target in re.findall(r"\]\(([^)]+)\)", index.read_text(encoding="utf-8"))
+    }
+    pages = {page for page in (ROOT / "docs").rglob("*.md") if page != index}
+    assert not pages - linked
