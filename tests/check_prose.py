@@ -41,11 +41,13 @@ UNIT = (
     r"|second|shard|side|size|source|stage|step|task|tensor|thread|update|use|view|worker)\b"
 )
 NUMBER = (
-    r"(?:(?:\d+[.,]?)*\d|(?<!\w)\.\d+|one|two|three|four|five|six|seven|eight|nine|ten|hundred)"
+    # digits, the place of a formatted value, or a word
+    r"(?:(?:\d+[.,]?)*\d|(?<!\w)\.\d+|\{[^{}]*\}|%[dsg]"
+    r"|one|two|three|four|five|six|seven|eight|nine|ten|hundred)"
 )
 # Words that follow a number without counting: `one is a path` and `2 for a box` are fine.
 NOT_A_NOUN = (
-    r"(?!(?:a|an|and|are|as|at|be|becomes|before|but|by|can|does|for|from|gets|gives|had|has|have"
+    r"(?!(?:a|an|and|are|as|at|be|becomes|before|but|by|can|does|for|from|gets|gives|had|has|have|holds"
     r"|if|in|into|is|it|leave|leaves|made|make|makes|may|means|needs|no|not|of|on|once|or|out|over"
     r"|per|reads|runs|sends|share|so|takes|than|that|the|then|there|through|to|under|was|were|when"
     r"|where|which|while|with|within|without|writes)\b)"
@@ -81,7 +83,7 @@ def rule(pattern: str, advice: str, refused: str, accepted: str) -> Rule:
 
 RULES = (
     rule(
-        rf"\b{NUMBER}\s+(?:{NOT_A_NOUN}[\w/×-]+\s+){{0,2}}an?\s+{UNIT}(?!\s+of\s+one)",
+        rf"(?<!\w){NUMBER}\s+(?:{NOT_A_NOUN}[\w/×-]+\s+){{0,2}}an?\s+{UNIT}(?!\s+of\s+one)",
         PER,
         "at most 100 detections an image",
         "2 for a box, and one is a file of an image",
@@ -219,16 +221,17 @@ def python_texts(path: Path) -> Iterator[Text]:
     """Comment blocks, docstrings and string literals; adjacent literals count as one."""
     skipped = {tokenize.NL, tokenize.INDENT, tokenize.DEDENT}
     middle = getattr(tokenize, "FSTRING_MIDDLE", -1)  # f-strings are tokens of their own since 3.12
-    current, kind, depth = Text(), 0, 0
+    current, kind, depth, holes = Text(), 0, 0, 0
     with tokenize.open(path) as file:
         for token in tokenize.generate_tokens(file.readline):
             name = tokenize.tok_name[token.type]
             depth += (name == "FSTRING_START") - (name == "FSTRING_END")
-            if (
-                name in ("FSTRING_START", "FSTRING_END")
-                or token.type in skipped
-                or (depth and token.type not in (middle, tokenize.STRING))
-            ):
+            if depth and token.type == tokenize.OP and token.string in "{}":
+                holes += 1 if token.string == "{" else -1
+                if kind == 2 and (token.string, holes) == ("{", 1):
+                    current.add("{}", token.start[0])  # a value
+            is_code = holes > 0 or (depth and token.type not in (middle, tokenize.STRING))
+            if is_code or name in ("FSTRING_START", "FSTRING_END") or token.type in skipped:
                 continue
             wanted = {tokenize.COMMENT: 1, tokenize.STRING: 2, middle: 2}.get(token.type, 0)
             if wanted != kind:
@@ -238,6 +241,8 @@ def python_texts(path: Path) -> Iterator[Text]:
                 current.add(token.string.lstrip("#: ") + "\n", token.start[0])
             elif wanted == 2:
                 text = QUOTES.sub("", token.string).replace("\\n", "  ")
+                if re.match(r"[A-Za-z]?[fF]", token.string) and token.type == tokenize.STRING:
+                    text = re.sub(r"\{[^{}]*\}", "{}", text)  # code, before Python 3.12
                 # a mark in empty lines keeps a pattern within its paragraph
                 current.add(re.sub(r"(?<=\n)[ \t]*(?=\n)", "¶", text), token.start[0])
     yield current

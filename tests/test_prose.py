@@ -70,12 +70,20 @@ def test_findings_carry_the_line_of_the_text(tmp_path: Path) -> None:
         "x = 1  # starts anew\n"
         "raise_it(f'{x} was '\n    'told')\n"
         "anew = lies = x\n"  # names are code
+        "print(f'{len(x)} boxes an image')\n"
+        "print(f'{x} an epoch')\n"
     )
     page = tmp_path / "page.md"
     page.write_text("# Title\n\n- a run goes\n  on\n\n```\npython anew.py  # lies there\n```\n")
     config = tmp_path / "config.yaml"
     config.write_text("# one row\n# a run\nanew: 1  # fine\n")
-    assert [line.split(": ")[0].rsplit(":", 1)[1] for line in check(module)] == ["3", "6", "8"]
+    assert [line.split(": ")[0].rsplit(":", 1)[1] for line in check(module)] == [
+        "3",
+        "6",
+        "8",
+        "10",
+        "11",
+    ]
     assert [line.split(": ")[0].rsplit(":", 1)[1] for line in check(page)] == ["3", "7"]
     assert [line.split(": ")[0].rsplit(":", 1)[1] for line in check(config)] == ["1"]
 

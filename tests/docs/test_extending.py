@@ -1,0 +1,78 @@
+"""Every example of docs/extending.md runs as printed, from a folder with the sample data alone."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from resdet import backbones
+from resdet.cli import main
+from resdet.data.detection import readers
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE))
+MAX_LINES = 40
+
+
+def blocks(section: str, language: str) -> list[str]:
+    every = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", SECTIONS[section])
+    return [text for name, text in every if name == language]
+
+
+def commands(section: str) -> list[list[str]]:
+    """The commands of a section, without the program's name."""
+    text = "".join(blocks(section, "")).replace("\\\n", " ")
+    lines = [shlex.split(line) for line in text.splitlines() if line.strip()]
+    assert all(words[0] == "resdet" for words in lines)
+    return [words[1:] for words in lines]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder with the sample data; what an example registers is taken back."""
+    (tmp_path / "datasets").symlink_to(ROOT / "datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    tables: list[dict] = [backbones._BUILDERS, readers.READERS]
+    before = [dict(table) for table in tables]
+    modules = set(sys.modules)
+    yield tmp_path
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
+    for name in set(sys.modules) - modules:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+def backbone_is_used(folder: Path) -> None:
+    assert "name: tiny_net" in (folder / "runs/my_backbone/config.yaml").read_text()
+    assert (folder / "drawn/detections.json").exists()
+
+
+CHECKS: dict[str, Callable[[Path], None]] = {
+    "Backbone": backbone_is_used,
+}
+
+
+def test_every_section_is_run() -> None:
+    assert set(CHECKS) <= set(SECTIONS)
+
+
+@pytest.mark.parametrize("section", CHECKS)
+def test_the_example_runs(section: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for language in ("python", "yaml"):
+        for text in blocks(section, language):
+            name = re.match(r"# (\S+)\n", text)
+            assert name is not None, "the first line of a block names its file"
+            assert len(text.splitlines()) <= MAX_LINES
+            (folder / name[1]).write_text(text, encoding="utf-8")
+    for words in commands(section):
+        assert main(words) == 0, capfd.readouterr().err
+    CHECKS[section](folder)
