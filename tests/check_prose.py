@@ -38,7 +38,7 @@ UNIT = (
     r"|device|epoch|file|folder|forward pass|GPU|group|head|host|image|iteration|key|layer|level"
     r"|line|location|machine|mask|megapixel|metric|minute|model|network|object|origin|outline"
     r"|picture|pixel|point|polygon|process|proposal|question|record|region|row|run|sample|scale"
-    r"|second|shard|side|size|source|stage|step|task|tensor|thread|update|use|view|worker)\b"
+    r"|second|shard|side|size|source|stage|step|task|tensor|thread|turn|update|use|view|worker)\b"
 )
 NUMBER = (
     # digits, the place of a formatted value, or a word
@@ -55,7 +55,7 @@ NOT_A_NOUN = (
 COUNTED = (
     r"(?:anchors|annotations|bits|boxes|bytes|classes|detections|epochs|faults|files|folders|frames"
     r"|images|iterations|kernels|logits|MB|MiB|GB|GiB|ms|objects|operations|pictures|pixels|proposals"
-    r"|px|regions|scores|seconds|tensors|tokens|work)"
+    r"|px|regions|scores|seconds|steps|tensors|tokens|work)"
 )
 THING = (
     r"(?:box|call|colour|column|convolution|copy|dict|draw|entry|file|folder|image|kernel|line|list"

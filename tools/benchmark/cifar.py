@@ -65,7 +65,7 @@ def benchmark_cifar(
     timings = take_turns(contenders, rounds=rounds, steps=steps, warmup=5, device=str(place))
     rows = report(
         [Row(each, batch_size, is_ours=each.name.startswith("resdet")) for each in timings],
-        title=f"{network}, training on CIFAR-10, {batch_size} images a step, {place}",
+        title=f"{network}, training on CIFAR-10, {batch_size} images per step, {place}",
         unit="images",
         name="cifar",
         out=out,

@@ -38,7 +38,7 @@ class Setting:
     size: tuple[int, int]
     """Height and width of the images in pixels."""
     batch: int
-    """Images a step and process."""
+    """Images per step and process."""
     objects: int = 8
     """An image: that are trained on, or that inference keeps and pastes."""
     classes: int = 80
@@ -47,17 +47,17 @@ class Setting:
     def describe(self) -> str:
         height, width = self.size
         return (
-            f"{self.batch} × {height}×{width}, {self.objects} objects an image, "
+            f"{self.batch} × {height}×{width}, {self.objects} objects per image, "
             f"{self.classes} classes, {self.processes} process(es)"
         )
 
 
 AXES = {
     "size": "megapixels an image",
-    "objects": "objects an image",
+    "objects": "objects per image",
     "classes": "classes",
-    "batch": "images a step",
-    "processes": "processes, as many images each",
+    "batch": "images per step",
+    "processes": "processes, with as many images each",
 }
 """Name and label of what is varied."""
 OBJECTS, CLASSES, BATCHES = (1, 8, 32, 100), (1, 20, 80, 400, 1200), (1, 2, 4, 8)
@@ -89,7 +89,7 @@ def _rounded(side: float) -> int:
 
 
 def value_of(axis: str, setting: Setting) -> float:
-    """Where a setting lies along an axis."""
+    """The position of a setting along an axis."""
     if axis == "size":
         return setting.size[0] * setting.size[1] / 1e6
     return float(getattr(setting, axis))
@@ -109,7 +109,7 @@ def measure_cost(
     Around images of `size` (height, width) in pixels, `batch_size` of them, 8 objects, 80 classes
     and 1 process, in the number format that the device is best at. The settings of an axis take
     turns, each in a process of its own. Weights are random; inference has the threshold that leaves
-    1,000 scores an image to NMS, and keeps as many objects as the setting says. With `out`, writes
+    1,000 scores per image to NMS, and keeps as many objects as the setting says. With `out`, writes
     benchmark_cost.json and .png there.
     """
     place = hardware.choose_device(device, 0)
@@ -186,8 +186,8 @@ def _print(rows: Sequence[Mapping[str, Any]], title: str) -> None:
             print(f"{row['value']:8g}  failed: {row['error']}")
             continue
         print(
-            f"{row['value']:8.4g}  {row['seconds']:.4f} s a step ({row['fastest_s']:.4f}–"
-            f"{row['slowest_s']:.4f})  {row['seconds'] / row['images']:.4f} s an image  "
+            f"{row['value']:8.4g}  {row['seconds']:.4f} s per step ({row['fastest_s']:.4f}–"
+            f"{row['slowest_s']:.4f})  {row['seconds'] / row['images']:.4f} s per image  "
             f"{row['peak_mb']:6.0f} MiB"
         )
 
@@ -219,7 +219,7 @@ def draw_cost(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> N
     for row in panels:
         # shared, so after the last curve
         row[0].set_ylim(bottom=0)
-    panels[0, 0].set_ylabel("seconds an image")
+    panels[0, 0].set_ylabel("seconds per image")
     panels[1, 0].set_ylabel("peak memory (GiB)")
     panels[1, 0].legend(loc="best", fontsize=8)
     save_figure(figure, path)

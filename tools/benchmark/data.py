@@ -1,4 +1,4 @@
-"""Loading of training data beside other programs, on one core: images a second."""
+"""Loading training data compared with other programs, on one core, in images per second."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def benchmark_detection_data(
             found[mode] = _report(
                 timings,
                 BATCH_SIZE,
-                title=f"detection data, {objects} objects an image, one core: {WORDS[mode]}",
+                title=f"detection data, {objects} objects per image, one core: {WORDS[mode]}",
                 name=f"data_{mode}",
                 out=out,
                 details={

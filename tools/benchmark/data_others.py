@@ -154,9 +154,9 @@ def detectron2_detection(
 def albumentations_detection(
     images: str, annotations: str, mode: str, batch_size: int
 ) -> tuple[Step, str]:
-    """albumentations on a dense mask an object, read and turned into tensors as it documents.
+    """albumentations on one dense mask per object, read and turned into tensors as it documents.
 
-    Its multi-scale resize knows no limit of the long side.
+    Its multi-scale resize has no limit for the long side.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A

@@ -1,4 +1,4 @@
-"""Mask R-CNN R50-FPN: inference and training steps of resdet beside the others'."""
+"""Mask R-CNN R50-FPN: inference and training steps of resdet and of the other toolkits."""
 
 from __future__ import annotations
 
@@ -73,7 +73,10 @@ def _title(work: str, scene: str, place: torch.device) -> str:
     found = detectors.load_scene(scene)
     height, width = found["images"].shape[2:]
     objects = found["boxes"].shape[1]
-    words = {"infer": "inference to pasted masks", "train": f"training, {objects} objects an image"}
+    words = {
+        "infer": "inference to pasted masks",
+        "train": f"training, {objects} objects per image",
+    }
     images = f"{found['batch_size']} × {height}×{width}"
     return f"Mask R-CNN R{found['depth']}-FPN, {words[work]}, {images}, {place}"
 

@@ -50,7 +50,7 @@ def torchvision_model(num_classes: int, depth: int = 50, **options: Any) -> Mask
 
 
 def load_scene(path: str) -> dict[str, Any]:
-    """What `write_scene` in benchmark/scenes.py wrote; where there is a GPU, the images lie in
+    """What `write_scene` in benchmark/scenes.py wrote; with a GPU, the images are in
     page-locked memory."""
     scene: dict[str, Any] = torch.load(path, weights_only=True)
     scene["images"] = pinned(scene["images"])

@@ -56,7 +56,7 @@ def benchmark_gpu(
     steps: int = 10,
     out: str | Path | None = None,
 ) -> list[Aim]:
-    """Time Mask R-CNN, ResNet-50 and CIFAR's ResNet-56 in bf16 beside the others; print the aims.
+    """Time Mask R-CNN, ResNet-50 and CIFAR's ResNet-56 in bf16, ours and others'; print the aims.
 
     The parts are training of R50-FPN (16 images of 800×1344) and of R101-FPN, inference (8 images),
     ResNet-50 (256 images of 224) from memory, ResNet-56 on the CIFAR-10 below `cifar`, and the
@@ -179,7 +179,7 @@ def _rate(part: str, rows: Sequence[dict[str, Any]], wanted: float) -> Aim:
 
 
 def _ratio(part: str, rows: Sequence[dict[str, Any]], wanted: float) -> Aim:
-    """To the fastest of torchvision's; the others are told."""
+    """The ratio to torchvision's fastest; the others are listed."""
     best = _best(rows)
     ratios = {
         row["name"]: best["per_s"] / row["per_s"]

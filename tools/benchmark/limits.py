@@ -25,7 +25,7 @@ class Limits:
     """Rates of this machine, as torch reaches them."""
 
     flops: dict[str, float]
-    """Floating-point operations a second of a matrix product, by number format (fp32, bf16)."""
+    """Floating-point operations per second of a matrix product, by number format (fp32, bf16)."""
     bytes_per_s: float
     """Read and written by a copy of a large tensor."""
 

@@ -1,4 +1,4 @@
-"""The command that times resdet beside others."""
+"""The command that compares resdet's speed with other toolkits'."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ USES = {
     "cost": {"device", "steps", "batch_size", "size"},
     "gpu": {"device", "steps", "parts", "cifar", "root", "weights", "images", "tiles"},
 }
-"""Options of each work, beside --rounds and --out."""
+"""Options of each work, in addition to --rounds and --out."""
 COCO, ANNOTATIONS = "datasets/coco/val2017", "datasets/coco/annotations/instances_val2017.json"
 
 
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s {infer,train,data,eval,predict,cls,cost,gpu} [options]"
     parser.description = (
-        "Time resdet beside other programs on the same work, in turns within one run: medians,\n"
-        "ratios to the first, images/s, peak memory, and the share of what the machine can do.\n"
+        "Compare resdet with other programs on the same work, in alternating turns of one run:\n"
+        "medians, ratios to the first, images/s, peak memory, and the share of the machine's limit.\n"
         "  infer    Mask R-CNN R50-FPN, from a resized image to pasted masks\n"
         "  train    a training step of it\n"
         "  data     loading: detection images with --annotations, and classes below --root\n"
         "  eval     COCO evaluation, from two files to the 12 numbers\n"
-        "  predict  predict.py on a folder of --images, beside its network alone\n"
+        "  predict  the command predict on a folder of --images, compared with its network alone\n"
         "  cls      a training step of an ImageNet network from memory, or with --cifar of CIFAR\n"
         "  cost     how Mask R-CNN grows with image size, objects, classes, batch and processes\n"
-        "  gpu      all that is timed on a GPU, one part after another, beside what it aims at"
+        "  gpu      everything that is timed on a GPU, compared with its aims"
     )
     parser.epilog = (
         "Examples:\n  %(prog)s infer --weights runs/my_run --images datasets/coco/val2017\n"
@@ -48,11 +48,11 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         "--against",
         metavar="NAMES",
         type=_names,
-        help="others to time, with commas (torchvision, detectron2; data has albumentations too); "
-        "default: all that are installed",
+        help="programs to compare with, separated by commas (torchvision, detectron2; data has "
+        "albumentations too); default: all that are installed",
     )
     parser.add_argument("--rounds", metavar="N", type=at_least_one, help="turns of each program")
-    parser.add_argument("--steps", metavar="N", type=at_least_one, help="steps a turn")
+    parser.add_argument("--steps", metavar="N", type=at_least_one, help="steps per turn")
     parser.add_argument("--out", metavar="DIR", help="folder for benchmark_*.json and the charts")
     options.add_device(parser)
     _fill_detectors(parser)
@@ -66,7 +66,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         "--parts",
         metavar="NAMES",
         type=_names,
-        help="gpu: some of train, train101, infer, cls, cifar, input, with commas; default: all",
+        help="gpu: some of train, train101, infer, cls, cifar, input; default: all",
     )
 
 
@@ -93,13 +93,14 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         metavar="N",
         type=at_least_one,
-        help="images a step; default: 1 infer and predict, 2 train and cost, 32 cls, 128 on CIFAR",
+        help="images per step; default: 1 for infer and predict, 2 for train and cost, 32 for cls, "
+        "128 on CIFAR",
     )
     group.add_argument(
         "--objects",
         metavar="N",
         type=at_least_one,
-        help="objects an image; default: 8 train, 20 data",
+        help="objects per image; default: 8 for train, 20 for data",
     )
     group.add_argument(
         "--tiles",
@@ -111,8 +112,8 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         "--score-thresh",
         metavar="T",
         type=fraction,
-        help="default: .05, or with random weights what leaves 1,000 scores an image; predict: .5, "
-        "or with random weights what leaves 10 detections",
+        help="default: .05, or with random weights a threshold that 1,000 scores per image pass; "
+        "for predict: .5, or one that leaves 10 detections",
     )
     group.add_argument("--no-compile", action="store_true", help="eager only (also cls)")
 
@@ -149,12 +150,12 @@ def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 
 def _refuse_others(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """An option that the work has no use for is a mistake."""
+    """Refuse an option that the work does not use."""
     given = {name for name, value in vars(args).items() if value not in (None, False)}
     extra = given - {"work", "rounds", "out"} - USES[args.work]
     if extra:
         names = ", ".join("--" + name.replace("_", "-") for name in sorted(extra))
-        parser.error(f"{args.work} has no use for {names}")
+        parser.error(f"{args.work} does not accept {names}")
     if args.photos is not None and args.root is None:
         parser.error("--photos goes with --root, a folder of classes")
 

@@ -61,7 +61,7 @@ def benchmark_predict(
         weights: a detector that `resdet.load` knows; None is a Mask R-CNN R50-FPN with random
             weights and the threshold that leaves 10 detections in the first image.
         score_thresh: 0..1; None is predict.py's own.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
         rounds: turns of each; a turn is the whole folder.
         out: folder for benchmark_predict.json and .png.
     Returns:
@@ -119,7 +119,7 @@ def _score_at(model: RCNN, path: Path, rank: int) -> float:
 
 
 def make_network(*, work: Work) -> tuple[Step, str]:
-    """The network on all images of the folder, which lie in memory at their size for it."""
+    """The network on all images of the folder, which are in memory at the network's size."""
     model = work.load()
     arrays = [read_image(path) for path in _paths(work.images)]
     sizes = [array.shape[:2] for array in arrays]
@@ -134,7 +134,7 @@ def make_network(*, work: Work) -> tuple[Step, str]:
                 found += sum(map(len, batch))
         return found
 
-    return step, f"{step() / len(arrays):.1f} detections an image"
+    return step, f"{step() / len(arrays):.1f} detections per image"
 
 
 def make_predict(*, work: Work, out: str) -> Step:

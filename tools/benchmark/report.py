@@ -40,7 +40,7 @@ class Row:
 
     @property
     def rate(self) -> float | None:
-        """Pieces of work a second."""
+        """Items processed per second."""
         return self.items / self.timing.seconds if self.timing.seconds else None
 
     @property
@@ -158,5 +158,5 @@ def draw_bars(rows: Sequence[Row], path: Path, *, title: str, unit: str) -> None
     axes.set_xlim(0, max(rates) * 1.25)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.invert_yaxis()
-    axes.set_xlabel(f"{unit} a second")
+    axes.set_xlabel(f"{unit} per second")
     save_figure(figure, path)

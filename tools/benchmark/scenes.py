@@ -60,11 +60,11 @@ def write_scene(
 ) -> Path:
     """Write what `load_scene` reads into `folder`; returns its file.
 
-    A batch of images, two at least, of `size` (height, width) in pixels: each is `tiles`² of those
-    in the folder `images`, resized, or noise without one. `objects` seeded boxes an image, to train
-    on. `weights` is a Mask R-CNN R50-FPN that `read_weights` knows; without one they are random, of
-    a ResNet of `depth` and of `num_classes`. `score_thresh` None is .05, or what leaves
-    `CANDIDATES` scores an image of random weights.
+    A batch of at least two images of `size` (height, width) in pixels: each is made of `tiles`² of
+    those in the folder `images`, resized, or of noise without a folder. Each has `objects` seeded
+    boxes to train on. `weights` is a Mask R-CNN R50-FPN that `read_weights` accepts; without it
+    they are random, for a ResNet of `depth` and `num_classes`. `score_thresh` None is .05, or with
+    random weights a threshold that `CANDIDATES` scores per image pass.
     """
     rng = np.random.default_rng(seed)
     height, width = size

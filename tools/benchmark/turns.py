@@ -69,8 +69,8 @@ def take_turns(
 ) -> list[Timing]:
     """Time `rounds` turns of `steps` steps of each contender, after `warmup` steps at its start.
 
-    A contender that fails is reported, and the others go on. `threads` are torch's for each; None
-    is torch's own choice.
+    A contender that fails is reported, and the others continue. `threads` are torch's for each;
+    None is torch's own choice.
     """
     running = [_Process(each, device, threads) for each in contenders]
     try:
@@ -151,7 +151,7 @@ class _Process:
 
 
 def _serve(pipe: Connection, contender: Contender, device: str, threads: int | None) -> None:
-    """The contender's side: builds the work, then takes turns until told to end."""
+    """The contender's side: builds the work, then takes turns until it is asked to end."""
     if threads is not None:
         torch.set_num_threads(threads)
     place = torch.device(device)

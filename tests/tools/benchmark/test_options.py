@@ -22,8 +22,8 @@ def test_help_from_another_folder(repo, tmp_path):
     ("argv", "said"),
     [
         (["eval", "--against", "torchvision", "--steps", "3"], "no use for --against, --steps"),
-        (["infer", "--objects", "3"], "infer has no use for --objects"),
-        (["cls", "--images", "x"], "cls has no use for --images"),
+        (["infer", "--objects", "3"], "infer does not accept --objects"),
+        (["cls", "--images", "x"], "cls does not accept --images"),
         (["data", "--photos", "x"], "--photos goes with --root"),
     ],
 )
