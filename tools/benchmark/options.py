@@ -28,7 +28,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s {infer,train,data,eval,predict,cls,cost,gpu} [options]"
     parser.description = (
         "Compare resdet with other programs on the same work, in alternating turns of one run:\n"
-        "medians, ratios to the first, images/s, peak memory, and how near the machine's limit it is.\n"
+        "medians, ratios to the first, images/s, peak memory, and the share of the possible.\n"
         "  infer    Mask R-CNN R50-FPN, from a resized image to pasted masks\n"
         "  train    a training step of it\n"
         "  data     loading: detection images with --annotations, and classes below --root\n"
