@@ -69,7 +69,7 @@ def run_command(command: Command, argv: Sequence[str], prog: str) -> int:
 
 
 def _guarded(command: Command, args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Run a command and turn what the user can mend into a line on stderr."""
+    """Run a command and turn what the user can fix into a line on stderr."""
     try:
         return command.run(args, parser)
     except UserError as error:

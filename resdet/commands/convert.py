@@ -31,12 +31,12 @@ YAML_NOTE = "# Detectron2's config of {}, written by resdet\n"
 def convert(
     spec: str, out: str | Path, *, origin: str | None = None, target: str | None = None
 ) -> list[str]:
-    """Write the weights that `spec` names to `out`; returns what was done, in lines.
+    """Write the weights that `spec` names to `out`; returns log lines.
 
-    `spec` is whatever `read_weights` reads, and `origin` the source it is then told. `target` is a
+    `spec` is whatever `read_weights` reads, and `origin` the toolkit it comes from. `target` is a
     key of `TARGETS`; None is what the suffix of `out` belongs to alone. Beside a file of
-    Detectron2's layout comes its config, as YAML under the same name. Files are written beside and
-    renamed; what is read is never overwritten.
+    Detectron2's layout comes its config, as YAML under the same name. Files are written atomically;
+    what is read is never overwritten.
     Raises UserError for a suffix that contradicts the target, weights that the target's toolkit has
     no network for, and what `read_weights` refuses.
     """
@@ -75,10 +75,10 @@ def choose_target(path: Path, target: str | None) -> str:
         raise UserError(f"{path}: {target} files end in {' or '.join(TARGETS[target])}; rename it")
     if not fitting:
         listed = ", ".join(f"{' or '.join(ends)} ({name})" for name, ends in TARGETS.items())
-        raise UserError(f"{path}: the ending says what is written: {listed}; rename it")
+        raise UserError(f"{path}: its ending decides what is written: {listed}; rename it")
     if target is None and len(fitting) > 1:
         raise UserError(
-            f"{path}: {path.suffix} files may be {' or '.join(fitting)}; say which by --to"
+            f"{path}: {path.suffix} files may be {' or '.join(fitting)}; choose one with --to"
         )
     return target or fitting[0]
 

@@ -1,4 +1,4 @@
-"""Every option and every default of a classification run; schema.py has what detection shares."""
+"""Every option and every default of a classification run; detection.py has what both share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from resdet.config.detection import CheckpointConfig, LogConfig, OptimConfig, TrainConfig
 from resdet.config.fields import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Ascending,
     BelowOne,
     Fraction,
@@ -18,6 +20,8 @@ from resdet.config.fields import (
     PositiveFloat,
     Range,
     Section,
+    ThreeNumbers,
+    ThreePositives,
     check_plateau,
 )
 from resdet.config.model import BackboneConfig
@@ -29,21 +33,14 @@ class ClassificationModelConfig(Section):
     weights: str | None = None
     """Start weights of the whole classifier: a checkpoint, a run folder, or a published
     name as torchvision:resnet50.IMAGENET1K_V2 or timm:resnet50.a1_in1k; with another number of
-    classes, the last layer starts anew."""
+    classes, the last layer keeps its random start."""
     backbone: BackboneConfig = BackboneConfig()
     dropout: Fraction | None = None
     """Dropout before the last layer; null is the network's own."""
-    pixel_mean: (
-        Annotated[list[float], Field(min_length=3, max_length=3)]
-        | Literal["per_pixel", "per_channel"]
-    ) = [123.675, 116.28, 103.53]
+    pixel_mean: ThreeNumbers | Literal["per_pixel", "per_channel"] = IMAGENET_MEAN
     """Mean subtracted from each channel, 0..255; per_pixel and per_channel measure it on the
     training images when the run starts."""
-    pixel_std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [
-        58.395,
-        57.12,
-        57.375,
-    ]
+    pixel_std: ThreePositives = IMAGENET_STD
     """Divisor of each channel."""
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """Channel order the weights were trained with; files are always read as RGB."""
@@ -51,7 +48,7 @@ class ClassificationModelConfig(Section):
 
 class ClassificationSplitConfig(Section):
     root: str | None = None
-    """Folder: one subfolder a class, tar shards, ImageNet's flat val/, or where CIFAR lies; null
+    """Folder: one subfolder per class, tar shards, ImageNet's flat val/, or CIFAR's folder; null
     is data.root/train or data.root/val (CIFAR: data.root itself)."""
     ground_truth: str | None = None
     """ImageNet's flat val/ only: ILSVRC2012_validation_ground_truth.txt or a table of file and
@@ -76,7 +73,7 @@ class ClassificationAugmentConfig(Section):
     policy: Literal["none", "trivial", "rand"] = "none"
     """TrivialAugment (wide), or RandAugment with magnitudes that grow with strength."""
     rand_ops: Positive = 2
-    """rand: operations an image."""
+    """rand: operations per image."""
     rand_magnitude: Annotated[float, Field(ge=0, le=10)] = 9
     """rand: strength, 0..10."""
     rand_std: NonNegativeFloat = 0.5
@@ -97,7 +94,7 @@ class ClassificationAugmentConfig(Section):
 
 class ClassificationDataConfig(Section):
     format: Literal["auto", "folder", "shards", "cifar10", "cifar100"] = "auto"
-    """How the images lie; auto looks at the folder."""
+    """How the images are stored; auto looks at the folder."""
     root: str | None = None
     """Short for both: ROOT/train and ROOT/val, or ROOT itself for CIFAR."""
     train: ClassificationSplitConfig = ClassificationSplitConfig()
@@ -121,7 +118,7 @@ class ClassificationDataConfig(Section):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of every resize, antialiased."""
     repeated_augmentation: Positive = 1
-    """Times that each image comes in a step, each time augmented anew (Hoffer et al. 2020)."""
+    """Copies of each image in a step, each augmented by itself (Hoffer et al. 2020)."""
     workers: NonNegative | None = None
     """Loader processes for each training process; null means up to 4, as the cores allow."""
     augment: ClassificationAugmentConfig = ClassificationAugmentConfig()
@@ -129,7 +126,7 @@ class ClassificationDataConfig(Section):
 
 class ClassificationLossConfig(Section):
     name: Literal["cross_entropy", "bce"] = "cross_entropy"
-    """bce: a binary cross-entropy a class, the mean over the classes (Wightman et al. 2021)."""
+    """bce: a binary cross-entropy per class, averaged over the classes (Wightman et al. 2021)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     bce_target_thresh: BelowOne | None = None
     """bce: mixed targets above this count as 1; null keeps them."""
@@ -153,7 +150,7 @@ class ClassificationLossConfig(Section):
 
 class ClassificationOptimConfig(OptimConfig):
     lr: PositiveFloat = 0.1
-    """Learning rate at `reference_batch` images an update, scaled linearly to the batch."""
+    """Learning rate at `reference_batch` images per update, scaled linearly to the batch."""
     reference_batch: Positive = 256
     """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
     norm_weight_decay: NonNegativeFloat = 1e-4
@@ -180,17 +177,17 @@ class ClassificationOptimConfig(OptimConfig):
 
 class ClassificationTrainConfig(TrainConfig):
     batch_size: Positive = 256
-    """Images an update, over all processes and accumulated parts."""
+    """Images per update, over all processes and accumulated parts."""
     precise_bn_images: NonNegative = 0
-    """Images over which batch norm statistics are computed anew after the last update, so for
-    last.pt; 0 keeps them."""
+    """Images over which batch norm statistics are recomputed after the last update, for last.pt;
+    0 keeps them."""
 
 
 class ClassificationEvalConfig(Section):
     every: NonNegative | None = None
-    """Steps between validations; null is once an epoch, 0 only at the end."""
+    """Steps between validations; null is once per epoch, 0 only at the end."""
     batch_size: Positive = 128
-    """Images a forward pass, in each process."""
+    """Images per forward pass, in each process."""
 
 
 class ClassificationConfig(Section):

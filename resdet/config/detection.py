@@ -1,4 +1,4 @@
-"""Every option and every default, once; loading.py fills them from YAML."""
+"""Every option and every default of a detection run, once; loading.py fills them from YAML."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ResizeConfig(Section):
     mode: Literal["short_edge", "large_scale_jitter"] = "short_edge"
     """short_edge: Detectron2's multi-scale resize; large_scale_jitter: scale, then crop or pad."""
     short_edges: Annotated[list[Positive], Field(min_length=1)] = [640, 672, 704, 736, 768, 800]
-    """short_edge: the short side in pixels, one drawn an image."""
+    """short_edge: the short side in pixels, one drawn per image."""
     max_size: Positive = 1333
     """short_edge: upper limit of the long side in pixels."""
     lsj_size: Positive = 1024
@@ -94,7 +94,7 @@ class DataConfig(Section):
 class OptimConfig(Section):
     name: Literal["sgd", "adamw", "lamb"] = "sgd"
     lr: PositiveFloat = 0.02
-    """Learning rate at `reference_batch` images an update, scaled linearly to the batch."""
+    """Learning rate at `reference_batch` images per update, scaled linearly to the batch."""
     reference_batch: Positive = 16
     """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
     momentum: Fraction = 0.9
@@ -144,7 +144,7 @@ class TrainConfig(Section):
     max_steps: Positive | None = None
     """Optimizer updates; give this or `epochs`."""
     batch_size: Positive = 16
-    """Images an update, over all processes and accumulated parts."""
+    """Images per update, over all processes and accumulated parts."""
     accumulate: Positive = 1
     """Parts an update is split into, to save memory."""
     seed: NonNegative = 0
@@ -156,9 +156,9 @@ class TrainConfig(Section):
     """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU where a compiler is
     found."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay a step of averaged weights, used in evaluation and prediction; null keeps none."""
+    """Decay per step of averaged weights, used in evaluation and prediction; null keeps none."""
     deterministic: bool = True
-    """On a CPU: deterministic algorithms, so that a resumed run is equal to the last bit."""
+    """On a CPU: deterministic algorithms, so that a resumed run is bit-exact."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of a training process; null is torch's choice, recorded for exact resuming."""
     profile: bool = False
@@ -182,16 +182,16 @@ class LogConfig(Section):
 
 class CheckpointConfig(Section):
     every: Positive | None = None
-    """Steps between checkpoints; null is once an epoch. The last step always writes one."""
+    """Steps between checkpoints; null is once per epoch. The last step always writes one."""
 
 
 class EvalConfig(Section):
     every: NonNegative | None = None
-    """Steps between validations; null is once an epoch, 0 only at the end."""
+    """Steps between validations; null is once per epoch, 0 only at the end."""
     batch_size: Positive = 1
-    """Images a forward pass, in each process."""
+    """Images per forward pass, in each process."""
     max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
-    """Detections an image that AR1, AR10 and AP / AR100 count."""
+    """Detections per image that AR1, AR10 and AP / AR100 count."""
     backend: Literal["fast", "pycocotools"] = "fast"
     """Our own, or the slow reference; the same numbers."""
     val_loss: bool = True

@@ -43,7 +43,7 @@ def find_shipped(path: Path) -> Path | None:
 
 
 def shown(path: Path) -> str:
-    """A path as messages name it: relative to the working folder where it lies below it."""
+    """A path as messages name it: relative to the working folder where it is below that."""
     resolved = path.resolve()
     try:
         return resolved.relative_to(Path.cwd()).as_posix()

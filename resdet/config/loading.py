@@ -1,7 +1,7 @@
 """From a YAML file and `key=value` overrides to a checked config, and back to plain values.
 
 Order: the files named by `_base_`, the file itself, the overrides; dicts merge, lists and values
-replace, and null in place of a section clears what lies under it.
+replace, and null in place of a section clears what is under it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,9 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.fields import Section
 from resdet.config.find import find_config, find_shipped, shown
 from resdet.config.messages import dotted, explain, place_of
-from resdet.config.strict_yaml import ConfigError, KeyPath, Layer, dump, parse, parse_value
+from resdet.config.strict_yaml import ConfigError as ConfigError
+from resdet.config.strict_yaml import KeyPath, Layer, dump, parse, parse_value
 from resdet.errors import command_line
-
-__all__ = [
-    "AnyConfig",
-    "ConfigError",
-    "config_from_dict",
-    "config_to_dict",
-    "diff_configs",
-    "dump_yaml",
-    "load_any_config",
-    "load_config",
-    "override_config",
-]
 
 LOG = logging.getLogger("resdet")
 

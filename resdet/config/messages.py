@@ -33,7 +33,7 @@ def explain(error: ValidationError, layer: Layer, schema: type[Section]) -> Conf
 
 
 def place_of(path: KeyPath, layer: Layer) -> str:
-    """Where a key stands; for one that is written nowhere, where the nearest key above it does."""
+    """Where a key is; for one that is written nowhere, the place of the nearest key above it."""
     for end in range(len(path), 0, -1):
         if path[:end] in layer.places:
             return layer.places[path[:end]]

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from resdet.config.fields import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     BelowOne,
     BoxLoss,
     Fraction,
@@ -16,8 +18,12 @@ from resdet.config.fields import (
     Positive,
     PositiveFloat,
     Section,
+    ThreeNumbers,
+    ThreePositives,
     check_positives,
 )
+
+AnchorSizes = list[PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)]]
 
 
 class BackboneConfig(Section):
@@ -59,13 +65,7 @@ class FPNConfig(Section):
 
 
 class RPNConfig(Section):
-    anchor_sizes: list[PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)]] = [
-        32.0,
-        64.0,
-        128.0,
-        256.0,
-        512.0,
-    ]
+    anchor_sizes: AnchorSizes = [32.0, 64.0, 128.0, 256.0, 512.0]
     """Square root of the anchor area in pixels, one for each of p2…p6, or a list for each level
     (without a pyramid there is one level: [[32, 64, 128, 256, 512]])."""
     aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
@@ -82,24 +82,24 @@ class RPNConfig(Section):
     background_iou: Fraction = 0.3
     """Anchors below this IoU are negative; those between are ignored."""
     num_samples: Positive = 256
-    """Anchors sampled an image for the loss."""
+    """Anchors sampled per image for the loss."""
     positive_fraction: Fraction = 0.5
     """Largest share of positives among them."""
     pre_nms_topk_train: Positive = 2000
-    """Proposals kept a level before NMS, in training."""
+    """Proposals kept per level before NMS, in training."""
     pre_nms_topk_test: Positive = 1000
     """The same at test time."""
     post_nms_topk_train: Positive = 1000
-    """Proposals kept an image after NMS, in training."""
+    """Proposals kept per image after NMS, in training."""
     post_nms_topk_test: Positive = 1000
     """The same at test time."""
     nms_thresh: Fraction = 0.7
-    """NMS IoU of proposals, a level at a time."""
+    """NMS IoU of proposals, within each level."""
     min_size: NonNegativeFloat = 0.0
     """Proposals narrower or lower than this many pixels are dropped, and empty ones always."""
     loss_normalizer: Literal["num_samples", "sampled"] = "num_samples"
     """What both losses are divided by: num_samples × images (Detectron2), or the anchors that were
-    really sampled (torchvision)."""
+    actually sampled (torchvision)."""
     box_loss: BoxLoss = "l1"
     """Loss on the anchor deltas (giou: on the decoded boxes)."""
     smooth_l1_beta: PositiveFloat = 0.1111
@@ -119,7 +119,7 @@ class RPNConfig(Section):
 class BoxHeadConfig(Section):
     type: Literal["fc", "res5"] = "fc"
     """res5: the backbone's last stage and the mean over the map (C4 of He et al. 2016); the mask
-    head stands on the same stage. It needs `model.fpn` null, num_convs 0 and num_fcs 0."""
+    head uses the same stage. It needs `model.fpn` null, num_convs 0 and num_fcs 0."""
     num_convs: NonNegative = 0
     """3×3 convolutions first: 0 (and num_fcs 2) is 2fc, 4 with num_fcs 1 is 4conv1fc."""
     conv_dim: Positive = 256
@@ -133,7 +133,7 @@ class BoxHeadConfig(Section):
     pool_size: Positive = 7
     """RoIAlign output size."""
     class_agnostic: bool = False
-    """One box a proposal instead of one a class."""
+    """One box per proposal instead of one per class."""
     box_loss: BoxLoss = "l1"
     """Loss on the box deltas (giou: on the decoded boxes)."""
     smooth_l1_beta: PositiveFloat = 0.1111
@@ -157,7 +157,7 @@ class MaskHeadConfig(Section):
     pool_size: Positive = 14
     """RoIAlign output size; masks are predicted at twice this."""
     class_agnostic: bool = False
-    """One mask a detection instead of one a class."""
+    """One mask per detection instead of one per class."""
     paste: Literal["continuous", "rounded"] = "continuous"
     """Where masks go in the image: bilinear at the box itself (Detectron2), or resized to the box
     at whole pixels (torchvision)."""
@@ -170,13 +170,13 @@ class RoIConfig(Section):
     mask_head: MaskHeadConfig | None = None
     """Null trains boxes only."""
     num_samples: Positive = 512
-    """Proposals sampled an image for the losses."""
+    """Proposals sampled per image for the losses."""
     positive_fraction: Fraction = 0.25
     """Largest share of positives among them; these train the mask head."""
     aligned: bool = True
     """RoIAlign at pixel centres, half a pixel off the corners; false is torchvision's detectors."""
     sampling_ratio: NonNegative = 0
-    """Samples a bin and side of RoIAlign; 0 adapts to the box, torchvision's detectors take 2."""
+    """Samples per bin and side of RoIAlign; 0 adapts to the box, torchvision's detectors take 2."""
 
     @model_validator(mode="after")
     def _samples(self) -> RoIConfig:
@@ -195,30 +195,22 @@ class ModelConfig(Section):
     those of the same name need no entry."""
     backbone: BackboneConfig = BackboneConfig()
     fpn: FPNConfig | None = FPNConfig()
-    """Null: no pyramid; the heads stand on c4 (box_head.type res5), else on c5 (DC5, with
+    """Null: no pyramid; the heads use c4 (box_head.type res5), else on c5 (DC5, with
     backbone.res5_dilation 2)."""
     rpn: RPNConfig = RPNConfig()
     roi: RoIConfig = RoIConfig()
-    pixel_mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [
-        123.675,
-        116.28,
-        103.53,
-    ]
+    pixel_mean: ThreeNumbers = IMAGENET_MEAN
     """Mean subtracted from each channel, 0..255, in the order of `channel_order`."""
-    pixel_std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [
-        58.395,
-        57.12,
-        57.375,
-    ]
+    pixel_std: ThreePositives = IMAGENET_STD
     """Divisor of each channel."""
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """Channel order the weights were trained with; files are always read as RGB."""
     score_thresh: Fraction = 0.05
     """Detections at or below this score are dropped."""
     nms_thresh: Fraction = 0.5
-    """NMS IoU of detections, a class at a time."""
+    """NMS IoU of detections, within each class."""
     detections_per_image: Positive = 100
-    """Detections kept an image."""
+    """Detections kept per image."""
     min_detection_size: NonNegativeFloat = 0.0
     """Detections narrower or lower than this many pixels are dropped before NMS; 0 keeps all."""
 

@@ -25,11 +25,11 @@ class ConfigError(UserError):
 
 @dataclass
 class Layer:
-    """What one file, or the overrides of a command, say; nothing is checked against the schema."""
+    """The content of one file, or of a command's overrides, not yet checked against the schema."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
-    """Where each key stands, such as "configs/x.yaml, line 12"."""
+    """Where each key is, such as "configs/x.yaml, line 12"."""
     name: str = ""
     """The file or "the overrides", for messages."""
 
@@ -49,7 +49,7 @@ _WHOLE_EXPONENT = re.compile(r"^[-+]?[0-9]+[eE]\+?[0-9]{1,2}$")
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """First character → the scalars it may begin, in PyYAML's form."""
+    """First character → the scalars it may start, in PyYAML's form."""
     table: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     for name, pattern, starts in _SCALARS:
         for start in starts:
@@ -125,7 +125,7 @@ def _place(node: yaml.Node, layer: Layer) -> str:
 
 
 def _value(node: yaml.Node, path: KeyPath, layer: Layer, parents: list[yaml.Node]) -> Any:
-    """The plain value of a node; fills `layer.places` for what lies in it."""
+    """The plain value of a node; fills `layer.places` for what is inside."""
     if any(node is parent for parent in parents):
         raise ConfigError(f"{_dotted(path)}: contains itself ({_place(node, layer)})")
     if isinstance(node, yaml.MappingNode):

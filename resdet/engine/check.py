@@ -48,7 +48,7 @@ def check_run(
     logger.info(f"first batch: {shapes}")
     estimate = estimate_memory(training, len(parts[0].paths), processes.device)
     listed = ", ".join(f"{name} {size:.0f}" for name, size in estimate.items())
-    logger.info(f"memory: about {sum(estimate.values()):.0f} MiB a process ({listed})")
+    logger.info(f"memory: about {sum(estimate.values()):.0f} MiB per process ({listed})")
     if processes.device.type == "cuda":
         update(training, parts, 0, processes)
         peak = torch.cuda.max_memory_allocated(processes.device) / MIB

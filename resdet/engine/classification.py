@@ -268,7 +268,7 @@ class ClassificationTask:
     def settle(
         self, processes: Processes, precision: Precision, workers: int, total_steps: int
     ) -> None:
-        """Batch norm statistics anew, over the last steps' images, not mixed or erased."""
+        """Recompute batch norm statistics over the last steps' images, not mixed or erased."""
         count = self.config.train.precise_bn_images
         if not count:
             return
@@ -280,7 +280,7 @@ class ClassificationTask:
                 "train.precise_bn_images: parts of one image have no statistics; raise "
                 "train.batch_size or set it to 0"
             )
-        logger.info(f"batch norm statistics computed anew over {found} images")
+        logger.info(f"batch norm statistics recomputed over {found} images")
 
     def _settling_batches(
         self, count: int, processes: Processes, workers: int, total_steps: int

@@ -1,4 +1,4 @@
-"""What a run says: plain lines or a bar on the console, log.jsonl, and TensorBoard."""
+"""The log of a run: lines or a progress bar on the console, log.jsonl, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class _Console(logging.Handler):
 
 
 def start_console(is_main: bool) -> None:
-    """Print the package's messages in the main process; only errors elsewhere. Starts anew what
-    was shown, so that a second run in one program has all its warnings.
+    """Print the package's messages in the main process; only errors elsewhere. Forgets
+    what was shown, so that a second run in one program has all its warnings.
 
     A program that configured logging itself keeps its handlers.
     """
@@ -168,7 +168,7 @@ class RunLog:
 
 
 class Pace:
-    """Images a second since the last question, without the pauses."""
+    """Images per second since the last call, without the pauses."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()

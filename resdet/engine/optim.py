@@ -103,7 +103,7 @@ class Schedule:
 
 
 def scale_lr(lr: float, batch_size: int, reference_batch: int) -> float:
-    """Linear scaling: twice the images an update, twice the rate (Goyal et al. 2017, 2.1)."""
+    """Linear scaling: twice the images per update, twice the rate (Goyal et al. 2017, 2.1)."""
     return lr * batch_size / reference_batch
 
 

@@ -1,4 +1,4 @@
-"""Batch norm statistics of a trained network, computed anew over many images."""
+"""Batch norm statistics of a trained network, computed again over many images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
 def recompute_statistics(model: nn.Module, batches: Iterable[Tensor], processes: Processes) -> int:
     """Give every batch norm the mean and variance of all the images; returns how many they are.
 
-    He et al. 2016 computed the statistics anew after training; the estimate is that of Wu &
+    He et al. 2016 computed the statistics again after training; the estimate is that of Wu &
     Johnson 2021, 3.1: means are averaged over the batches, and the variance is the mean of the
     batches' variances and the variance of their means. `batches` are normalised images
     (B, 3, H, W) on the model's device, B at least 2, with the weights held still; over several

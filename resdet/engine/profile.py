@@ -80,7 +80,7 @@ class StepProfile:
 
 
 def profile_table(profiler: torch.profiler.profile, steps: int, device: torch.device) -> str:
-    """Milliseconds a step of each named part, on the host and on the GPU, and the host's waits."""
+    """Milliseconds per step of each named part on host and GPU, and the host's waits."""
     on_gpu = device.type == "cuda"
     rows: dict[str, tuple[float, float]] = {}
     syncs = 0
@@ -99,7 +99,7 @@ def profile_table(profiler: torch.profiler.profile, steps: int, device: torch.de
             for name, (host, gpu) in sorted(rows.items(), key=lambda row: -row[1][0])
         ],
     )
-    lines.append("(parts of the forward pass lie within it)")
+    lines.append("(forward includes its parts)")
     if on_gpu:
-        lines.append(f"the host waited for the GPU {syncs / steps:g} times a step")
+        lines.append(f"the host waited for the GPU {syncs / steps:g} times per step")
     return "\n".join(lines)

@@ -63,7 +63,7 @@ class Training:
         return self.schedule.total_steps
 
     def is_due(self, step: int, every: int | None) -> bool:
-        """Whether what comes every so many steps (null: once an epoch, 0: at the end) is now."""
+        """Whether what comes every so many steps (null: once per epoch, 0: at the end) is now."""
         interval = self.plan.steps_per_epoch if every is None else every
         return step == self.total_steps or (interval > 0 and step % interval == 0)
 
@@ -174,7 +174,7 @@ def make_task(
 
 
 def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
-    """The learning rate over the run; what was scaled to the batch is said in the log."""
+    """The learning rate over the run; what was scaled to the batch is logged."""
     section, batch_size = config.optim, config.train.batch_size
     reference = section.reference_batch
     if config.train.epochs is not None:
@@ -213,7 +213,7 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
     if held is not None:
         low = lr * section.warmup_factor
         logger.info(f"rate held at {low:g} until the training error is below {held:g} %")
-    logger.info(f"steps: {total} of {batch_size} images; {plan.steps_per_epoch} an epoch")
+    logger.info(f"steps: {total} of {batch_size} images; {plan.steps_per_epoch} per epoch")
     return optim.Schedule(
         lr=lr,
         kind=section.schedule,

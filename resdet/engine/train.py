@@ -92,9 +92,10 @@ def run_training(run: Run, training: Training, processes: Processes, stop: StopR
         run_steps(run.folder, training, processes, log, stop)
     finally:
         log.close()
-    best = training.best
-    said = f"; best {best['metric']} {best['value']:.4f} at step {best['step']}" if best else ""
-    logger.info(f"done: {training.total_steps} steps{said}; everything is in {run.folder}")
+    best = ""
+    if training.best:
+        best = "; best {metric} {value:.4f} at step {step}".format_map(training.best)
+    logger.info(f"done: {training.total_steps} steps{best}; everything is in {run.folder}")
 
 
 def run_steps(

@@ -24,7 +24,7 @@ OPTIONS = (
 """Keys of the section that are keyword arguments of a backbone."""
 NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)
 LEVELS = ("c2", "c3", "c4", "c5")
-"""The maps that a detector's pyramid stands on."""
+"""The maps that a detector's pyramid needs."""
 
 
 def make_backbone(section: BackboneConfig) -> nn.Module:
@@ -32,13 +32,13 @@ def make_backbone(section: BackboneConfig) -> nn.Module:
 
     Options left null take the backbone's own defaults.
     """
-    assert section.name is not None, "the name is settled before a model is built"
+    assert section.name is not None, "resolve_config names it before a model is built"
     options = {name: getattr(section, name) for name in OPTIONS}
     given = {name: value for name, value in options.items() if value is not None}
     twice = [name for name in given if name in section.options]
     if twice:
         raise UserError(
-            f"model.backbone.options: {', '.join(twice)} is given beside model.backbone."
+            f"model.backbone.options: {', '.join(twice)} is given in model.backbone."
             f"{twice[0]}; give it there alone"
         )
     backbone = build_backbone(section.name, {**given, **section.options})

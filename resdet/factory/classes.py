@@ -23,7 +23,7 @@ COCO_FILE = re.compile(r"coco/annotations/instances_\w+20(14|17)\.json$")
 
 
 def detection_classes(config: DetectionConfig) -> tuple[list[str], list[int]]:
-    """Class names and original category ids; UserError where nothing tells them."""
+    """Class names and original category ids; UserError where they are unknown."""
     from resdet.data.detection.readers import read_classes
     from resdet.interop.coco_classes import COCO_CATEGORIES
 
@@ -49,7 +49,7 @@ def detection_classes(config: DetectionConfig) -> tuple[list[str], list[int]]:
 
 
 def classification_classes(config: ClassificationConfig) -> list[str]:
-    """Class names by label; UserError where nothing tells them."""
+    """Class names by label; UserError where they are unknown."""
     from resdet.factory.classification_data import build_classification_train_data
 
     data, count = config.data, config.model.num_classes

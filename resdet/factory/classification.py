@@ -105,8 +105,8 @@ def build_from_config(config: ClassificationConfig, weights: str | None) -> Clas
 def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = ()) -> Classifier:
     """The classifier that a checkpoint holds, on the CPU, in evaluation mode.
 
-    `overrides` go on top of its own config. Raises UserError where the file is no checkpoint of a
-    run, or the overrides make another network of it.
+    `overrides` are put on top of its own config. Raises UserError where the file is no
+    checkpoint of a run, or the overrides make another network of it.
     """
     if weights.kind == "detector":
         raise UserError(

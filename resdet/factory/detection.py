@@ -183,8 +183,8 @@ def build_from_config(config: DetectionConfig, weights: str | None) -> RCNN:
 def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN:
     """The detector that a checkpoint holds, on the CPU, in evaluation mode.
 
-    `overrides` go on top of its own config. Raises UserError where the file is no checkpoint of a
-    run, or the overrides make another network of it.
+    `overrides` are put on top of its own config. Raises UserError where the file is no
+    checkpoint of a run, or the overrides make another network of it.
     """
     if weights.kind == "classifier":
         raise UserError(

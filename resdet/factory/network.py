@@ -84,7 +84,7 @@ def resolve_detector(config: DetectionConfig) -> Resolved[DetectionConfig]:
     theirs = weights.config or {}
     if not isinstance(theirs.get("model"), Mapping):
         raise UserError(
-            f"model.weights: {weights.source} does not tell its network; give "
+            f"model.weights: {weights.source} does not name its network; give "
             "model.backbone.name as well"
         )
     asked = config.model.model_dump(mode="json", exclude_unset=True)
@@ -122,7 +122,7 @@ def resolve_classifier(config: ClassificationConfig) -> Resolved[ClassificationC
     weights = read_weights(spec)
     if weights.kind != "classifier" or weights.config is None:
         raise UserError(
-            f"model.weights: {weights.source} does not tell its network; give "
+            f"model.weights: {weights.source} does not name its network; give "
             "model.backbone.name as well"
         )
     model = config_to_dict(stored_config(weights, ClassificationConfig))["model"]

@@ -17,8 +17,8 @@ from resdet.config import (
     dump_yaml,
     load_any_config,
     load_config,
-    override_config,
 )
+from resdet.config.loading import override_config
 
 
 @pytest.fixture

@@ -122,8 +122,8 @@ def test_a_mask_head_of_ones_own_on_boxes(own, tmp_path):
     ("more", "message"),
     [
         ({"kind": "classifier"}, r"holds a classifier and no detector; .*model\.backbone\.weights"),
-        ({"config": None}, "does not tell its network; give model.backbone.name as well"),
-        ({"config": {"train": {"epochs": 1}}}, "does not tell its network"),
+        ({"config": None}, "does not name its network; give model.backbone.name as well"),
+        ({"config": {"train": {"epochs": 1}}}, "does not name its network"),
     ],
 )
 def test_weights_that_name_no_detector(own, tmp_path, more, message):
