@@ -1,1 +1,1 @@
-"""Weights from elsewhere, one origin a file."""
+"""Weights of other toolkits, and resdet's own checkpoints: reading, fitting and converting them."""

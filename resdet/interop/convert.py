@@ -1,4 +1,4 @@
-"""Weights on disk from one layout to another: resdet's, torchvision's and Detectron2's."""
+"""Weights from one layout to another: resdet's, torchvision's and Detectron2's."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from resdet.interop.torchvision.export import exported_classifier
 
 
 def to_resdet(weights: LoadedWeights) -> dict[str, Any]:
-    """A checkpoint that `resdet.load` reads, at step 0; of a backbone alone, one that
-    `model.backbone.weights` takes."""
+    """A checkpoint at step 0 that `resdet.load` reads; for a backbone alone, one that
+    `model.backbone.weights` accepts.
+
+    Raises UserError for a detector or classifier without a config or class names.
+    """
     if weights.kind != "backbone" and (weights.config is None or not weights.class_names):
         raise UserError(
             f"{weights.source} holds a {weights.kind} without a config and class names, which a "
@@ -38,9 +41,9 @@ def to_torchvision(weights: LoadedWeights) -> dict[str, Tensor]:
     Raises UserError for a network that torchvision does not have.
     """
     if weights.kind == "detector":
-        from resdet.interop.torchvision import detectors as torchvision_detectors
+        from resdet.interop.torchvision import detectors
 
-        state = torchvision_detectors.exported(weights)
+        state = detectors.exported(weights)
     else:
         state = exported_classifier(weights)
     return {key: _plain(value) for key, value in state.items()}
@@ -49,21 +52,21 @@ def to_torchvision(weights: LoadedWeights) -> dict[str, Tensor]:
 def to_detectron2(weights: LoadedWeights) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Detectron2's state dict and its config as nested dicts.
 
-    Raises UserError for what Detectron2 does not have.
+    Raises UserError for a network or an option that Detectron2 does not have.
     """
     if weights.kind != "detector":
         raise UserError(
-            f"{weights.source} holds a {weights.kind}, and Detectron2 has detectors only; "
-            "for its own use write --to torchvision or resdet"
+            f"{weights.source} holds a {weights.kind}, and Detectron2 only has detectors; use "
+            "--to torchvision or --to resdet"
         )
-    from resdet.interop.detectron2 import weights as detectron2
+    from resdet.interop.detectron2.weights import exported
 
-    state, config = detectron2.exported(weights)
+    state, config = exported(weights)
     return {key: _plain(value) for key, value in state.items()}, config
 
 
 def _plain(value: Tensor) -> Tensor:
-    """A tensor that is stored alone, in row-major order, and that numpy knows the type of."""
+    """The tensor in memory of its own, in row-major order and a type that numpy supports."""
     if value.dtype == torch.bfloat16:
         value = value.float()
     return value.detach().cpu().contiguous().clone()

@@ -1,12 +1,12 @@
-"""Converted weights in words: what they are, their conventions, and what a layout leaves behind."""
+"""Converted weights in words: what they are, their conventions, and what a layout can't store."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from resdet.config.detection import DetectionConfig
-from resdet.config.loading import config_from_dict
 from resdet.interop.loaded import LoadedWeights
+from resdet.interop.reading import value_at
 
 LAYOUTS = {
     "resdet": "a checkpoint of resdet",
@@ -14,13 +14,16 @@ LAYOUTS = {
     "detectron2": "a checkpoint of Detectron2",
 }
 MAX_LISTED = 5
-# Keys that say how a network reads its input and its tensors.
-DETECTOR = (
+# How a network uses its input and its tensors.
+BOTH = (
     "model.channel_order",
     "model.pixel_mean",
     "model.pixel_std",
     "model.backbone.stride_in_1x1",
     "model.backbone.norm_eps",
+)
+DETECTOR = (
+    *BOTH,
     "model.rpn.round_anchors",
     "model.rpn.anchor_spacing",
     "model.rpn.loss_normalizer",
@@ -29,18 +32,9 @@ DETECTOR = (
     "model.roi.mask_head.paste",
     "data.test_resize.method",
 )
-CLASSIFIER = (
-    "model.channel_order",
-    "model.pixel_mean",
-    "model.pixel_std",
-    "model.backbone.stride_in_1x1",
-    "model.backbone.norm_eps",
-    "data.test_resize",
-    "data.test_size",
-    "data.interpolation",
-)
-# What torchvision's detectors do in one way only, whatever they are made with; what Detectron2 has
-# no setting for, its exporter refuses.
+CLASSIFIER = (*BOTH, "data.test_resize", "data.test_size", "data.interpolation")
+# What torchvision's detectors only do in one way. (Where Detectron2 has no setting, its exporter
+# refuses.)
 TORCHVISION_ONLY: dict[str, Any] = {
     "model.rpn.round_anchors": True,
     "model.rpn.anchor_spacing": "rounded",
@@ -52,7 +46,7 @@ TORCHVISION_ONLY: dict[str, Any] = {
 
 
 def contents(weights: LoadedWeights, num_tensors: int) -> list[str]:
-    """Network, classes, number of tensors and conventions, a line each."""
+    """Network, classes, number of tensors and conventions, one line for each."""
     lines = []
     if weights.config is not None:
         lines.append(f"{weights.kind}: {_network(weights)}")
@@ -64,14 +58,14 @@ def contents(weights: LoadedWeights, num_tensors: int) -> list[str]:
     lines.append(f"tensors: {num_tensors}")
     if weights.config is not None:
         keys = DETECTOR if weights.kind == "detector" else CLASSIFIER
-        given = [(key.removeprefix("model."), _get(weights.config, key)) for key in keys]
+        given = [(key.removeprefix("model."), value_at(weights.config, key)) for key in keys]
         listed = [f"{key} {_text(value)}" for key, value in given if value is not None]
         lines.append(f"conventions: {', '.join(listed)}")
     return lines
 
 
 def left_behind(weights: LoadedWeights, target: str) -> list[str]:
-    """What the layout of `target` has no place for, and where its toolkit computes otherwise."""
+    """What the layout of `target` can't store, and where its toolkit computes differently."""
     if target == "resdet":
         if weights.kind == "backbone":
             return ["a backbone alone: give it to model.backbone.weights"]
@@ -85,14 +79,13 @@ def left_behind(weights: LoadedWeights, target: str) -> list[str]:
         "takes the conventions above as arguments, or from its transforms"
     ]
     if is_detector:
-        pairs = [(k, _get(weights.config or {}, k), only) for k, only in TORCHVISION_ONLY.items()]
         differing = [
             f"{key} {_text(ours)} here, {_text(only)} there"
-            for key, ours, only in pairs
-            if ours is not None and ours != only
+            for key, only in TORCHVISION_ONLY.items()
+            if (ours := value_at(weights.config, key)) not in (None, only)
         ]
         if differing:
-            text = "torchvision computes otherwise, so that detections differ a little"
+            text = "torchvision computes differently, so that detections differ slightly"
             lines.append(f"note: {text}: {'; '.join(differing)}")
     return lines
 
@@ -108,38 +101,29 @@ def describe_network(config: DetectionConfig) -> str:
     hidden = [f"{head.num_convs} convolutions"] * bool(head.num_convs)
     hidden += [f"{head.num_fcs} layers of {head.fc_dim}"] * bool(head.num_fcs)
     stages = len(model.roi.stages)
-    parts = [
-        f"{model.backbone.name} with norm {model.backbone.norm or 'of its own'}",
-        neck,
-        f"{stages} box stage{'s' if stages > 1 else ''}{' of ' if hidden else ''}"
-        f"{' and '.join(hidden)}",
-        "boxes only" if model.roi.mask_head is None else "masks",
-    ]
-    return ", ".join(parts)
+    return ", ".join(
+        (
+            f"{model.backbone.name} with norm {model.backbone.norm or 'of its own'}",
+            neck,
+            f"{stages} box stage{'s' if stages > 1 else ''}{' of ' if hidden else ''}"
+            f"{' and '.join(hidden)}",
+            "boxes only" if model.roi.mask_head is None else "masks",
+        )
+    )
 
 
 def _network(weights: LoadedWeights) -> str:
-    assert weights.config is not None
-    if weights.kind != "detector":
-        section = weights.config.get("model", {}).get("backbone") or {}
-        given = {k: v for k, v in section.items() if k not in ("name", "weights") and v}
-        options = ", ".join(f"{key} {_text(value)}" for key, value in given.items())
-        return f"{section.get('name')}" + (f" with {options}" if options else "")
-    config = config_from_dict(weights.config, weights.source)
-    assert isinstance(config, DetectionConfig), "a detector has a detection config"
-    return describe_network(config)
+    if weights.kind == "detector":
+        return describe_network(weights.detection_config())
+    section = value_at(weights.config, "model.backbone") or {}
+    given = {k: v for k, v in section.items() if k not in ("name", "weights") and v}
+    options = ", ".join(f"{key} {_text(value)}" for key, value in given.items())
+    return f"{section.get('name')}" + (f" with {options}" if options else "")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(_text(each) for each in value)}]"
+        return f"[{', '.join(_text(item) for item in value)}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _get(values: Any, key: str) -> Any:
-    """The value at a dotted key of nested dicts; None where it is not given."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values

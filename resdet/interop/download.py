@@ -1,4 +1,4 @@
-"""Published files, fetched once: resumed when broken off, checked, written beside and renamed."""
+"""Published files, downloaded once: resumed after an interruption, checked, then renamed."""
 
 from __future__ import annotations
 
@@ -10,30 +10,26 @@ import re
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from http.client import HTTPException, HTTPMessage
 from io import BufferedRandom
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from resdet.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where two processes at once may both download
-    fcntl = None  # type: ignore[assignment]
+from resdet.files.writing import write_json, write_text
 
 log = logging.getLogger("resdet")
 
 TIMEOUT_S = 30
 CHUNK = 1 << 20
-# Tries in a row that brought the file no further, by a chunk at least.
+# Attempts in a row that add less than a chunk to the file.
 MAX_TRIES = 3
-# Hugging Face's answer, before it sends on to where the file lies, names the file's SHA-256.
+# Hugging Face's redirect to the file's location carries the file's SHA-256.
 LINKED = "X-Linked-ETag"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -46,35 +42,38 @@ def cache_folder() -> Path:
 
 
 def fetch(url: str, path: Path, *, sha256: str | None, spec: str) -> Path:
-    """The file of `url` at `path`, downloaded where it is not there yet.
+    """The file of `url` at `path`, downloaded if it is not there yet.
 
-    `sha256` is the file's SHA-256 or the start of it, where it is known; else what the server
-    tells is kept beside the file. It is checked after a download and each time the file is used.
-    `spec` is for messages. What an interrupted download left in `path`.partial is gone on with.
+    `sha256` is the file's SHA-256 or its start, if it is known; else the one that the server
+    reports is kept beside the file. It is checked after a download and each time the file is used.
+    `spec` is for messages. `path`.partial, left by an interrupted download, is resumed.
 
-    Raises UserError without network, naming the address and the place for the file, and for a
-    file that is not what its SHA-256 says.
+    Raises UserError without network, with the address and the place for the file, and for a file
+    with another SHA-256.
     """
     if path.is_file():
-        _check_cached(path, sha256 or _kept_hash(path))
+        _check_cached(path, sha256 or _recorded_hash(path))
         return path
+    lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _partial(path) as file:
-            # another process may have had it in the meantime
-            if not path.is_file():
-                log.info("downloading %s to %s", url, path.parent)
-                _download(url, path, file, sha256, spec)
+        with FileLock(lock):
+            try:
+                # another process may have downloaded it in the meantime
+                if not path.is_file():
+                    log.info("downloading %s to %s", url, path.parent)
+                    _Download(url, path).run(sha256, spec)
+            finally:
+                # while it is held: FileLock does not take a lock on a file without a name
+                with suppress(OSError):
+                    lock.unlink()
     except urllib.error.HTTPError as error:
-        problem = f"the server answers {error.code} {error.reason}"
-        raise UserError(
-            f"{spec}: cannot download {url}: {problem}. {_by_hand(url, path)}"
-        ) from error
+        problem = f"cannot download {url}: the server answers {error.code} {error.reason}"
+        raise UserError(f"{spec}: {problem}. {_by_hand(url, path)}") from error
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
         reason = getattr(error, "reason", None) or error
-        raise UserError(
-            f"{spec}: cannot download {path.name} ({reason}). {_by_hand(url, path)}"
-        ) from error
+        problem = f"cannot download {path.name} ({reason})"
+        raise UserError(f"{spec}: {problem}. {_by_hand(url, path)}") from error
     return path
 
 
@@ -89,8 +88,7 @@ def _by_hand(url: str, path: Path) -> str:
 def _check_cached(path: Path, sha256: str | None) -> None:
     if sha256 is None:
         return
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _digest(path)
     if not digest.startswith(sha256):
         raise UserError(
             f"{path} is damaged or another file: its SHA-256 starts with {digest[:8]}, and it "
@@ -98,173 +96,145 @@ def _check_cached(path: Path, sha256: str | None) -> None:
         )
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _hash_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _kept_hash(path: Path) -> str | None:
-    """What the server said when `path` was downloaded."""
+def _recorded_hash(path: Path) -> str | None:
+    """The SHA-256 that the server reported when `path` was downloaded."""
     try:
-        found = _hash_file(path).read_text(encoding="ascii").split()
+        words = _hash_file(path).read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
         return None
-    return found[0] if found and SHA256.fullmatch(found[0]) else None
+    return words[0] if words and SHA256.fullmatch(words[0]) else None
 
 
-@contextmanager
-def _partial(path: Path) -> Iterator[BufferedRandom]:
-    """`path`.partial, opened for appending, and this process's alone."""
-    name = _partial_name(path)
-    while True:
-        with name.open("ab+") as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                is_there = os.path.samestat(os.fstat(file.fileno()), name.stat())
-            except FileNotFoundError:
-                is_there = False
-            # while this one waited, another process may have renamed or removed it
-            if not is_there:
-                continue
-            try:
-                yield file
-            finally:
-                file.flush()
-                if name.is_file() and name.stat().st_size == 0:
-                    name.unlink()
-            return
+class _Download:
+    """One file on its way: `path`.partial, and beside it what the server reported of it."""
 
-
-def _partial_name(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
-
-
-class _Origin:
-    """What is known of the file that a partial one is a part of, kept beside it."""
-
-    def __init__(self, path: Path, url: str) -> None:
-        self._file = path.with_name(f"{path.name}.partial.json")
-        self._url = url
+    def __init__(self, url: str, path: Path) -> None:
+        self.url, self.path = url, path
+        self.partial = path.with_name(f"{path.name}.partial")
+        self.origin = path.with_name(f"{path.name}.partial.json")
         self.validator = ""
-        """The server's ETag or date of the file; empty where a part can't be gone on with."""
+        """The server's ETag or date of the file; empty if a partial file can't be resumed."""
         self.linked = ""
-        """The SHA-256 that the server tells."""
-        try:
-            values = json.loads(self._file.read_text(encoding="utf-8"))
+        """The SHA-256 that the server reports."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            values = json.loads(self.origin.read_text(encoding="utf-8"))
             if values["url"] == url:
                 self.validator, self.linked = str(values["validator"]), str(values["linked"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
 
-    def update(self, headers: Any, linked: str) -> None:
-        """Keep what the answer to a request for the whole file says."""
+    def run(self, sha256: str | None, spec: str) -> None:
+        """Download, check and rename; UserError for another SHA-256, OSError for the rest."""
+        try:
+            with self.partial.open("ab+") as file:
+                self._fetch(file)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            if self.partial.stat().st_size == 0:
+                self.partial.unlink()
+        digest, expected = _digest(self.partial), sha256 or self.linked
+        self.origin.unlink(missing_ok=True)
+        if not digest.startswith(expected):
+            self.partial.unlink()
+            raise UserError(
+                f"{spec}: the download of {self.url} is damaged: its SHA-256 starts with "
+                f"{digest[:8]}, and it should be {expected[:8]}; try again"
+            )
+        if sha256 is None and self.linked:
+            write_text(_hash_file(self.path), f"{digest}  {self.path.name}\n")
+        self.partial.replace(self.path)
+
+    def _fetch(self, file: BufferedRandom) -> None:
+        """Request the rest of the file until it is complete."""
+        columns = (TextColumn(self.path.name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        console, hidden = Console(stderr=True), not sys.stderr.isatty()
+        with Progress(*columns, console=console, disable=hidden, transient=True) as bar:
+            failures, furthest = 0, file.seek(0, os.SEEK_END)
+            while True:
+                try:
+                    if self._fetch_rest(file, bar):
+                        return
+                    error: Exception = ConnectionError("the connection broke off")
+                except (ConnectionError, TimeoutError, HTTPException) as caught:
+                    error = caught
+                failures = 0 if file.tell() >= furthest + CHUNK else failures + 1
+                furthest = max(furthest, file.tell())
+                if failures == MAX_TRIES:
+                    raise error
+
+    def _fetch_rest(self, file: BufferedRandom, bar: Progress) -> bool:
+        """Append the rest of `file`, or start over; False if the connection broke off."""
+        start = file.seek(0, os.SEEK_END) if self.validator else 0
+        redirects = _Redirects()
+        request = urllib.request.Request(self.url, headers={"User-Agent": "resdet"})
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+            request.add_header("If-Range", self.validator)
+        try:
+            opener = urllib.request.build_opener(redirects)
+            response = opener.open(request, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            if error.code != 416 or not start:
+                raise
+            # the partial file is as long as the file is now, or longer
+            file.truncate(0)
+            return self._fetch_rest(file, bar)
+        with response:
+            linked = redirects.linked or _plain_hash(response.headers)
+            if start and not self._continues(response, start, linked):
+                start = 0
+                if response.status == 206:
+                    # the rest of another file, without its beginning
+                    file.truncate(0)
+                    return self._fetch_rest(file, bar)
+            if not start:
+                file.truncate(0)
+                self._record(response.headers, linked)
+            length = response.headers.get("Content-Length")
+            total = start + int(length) if length and length.isdecimal() else None
+            task = bar.add_task("", total=total, completed=start)
+            try:
+                while chunk := response.read(CHUNK):
+                    file.write(chunk)
+                    bar.advance(task, len(chunk))
+            finally:
+                bar.remove_task(task)
+                file.flush()
+        return total is None or file.seek(0, os.SEEK_END) >= total
+
+    def _record(self, headers: Any, linked: str) -> None:
+        """Keep what the answer to a request for the whole file reports."""
         etag = headers.get("ETag") or ""
-        # a weak one says nothing of the bytes
+        # a weak ETag does not identify the bytes
         self.validator = etag if etag.startswith('"') else headers.get("Last-Modified") or ""
         self.linked = linked
-        values = {"url": self._url, "validator": self.validator, "linked": self.linked}
-        self._file.write_text(json.dumps(values), encoding="utf-8")
+        values = {"url": self.url, "validator": self.validator, "linked": linked}
+        write_json(self.origin, values)
 
-    def remove(self) -> None:
-        self._file.unlink(missing_ok=True)
-
-
-def _download(url: str, path: Path, file: BufferedRandom, sha256: str | None, spec: str) -> None:
-    """Fetch into `file`, the locked partial one, check it and rename it to `path`."""
-    origin = _Origin(path, url)
-    columns = (TextColumn(path.name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, disable=not sys.stderr.isatty(), transient=True
-    ) as bar:
-        failures, furthest = 0, file.seek(0, os.SEEK_END)
-        while True:
-            try:
-                if _fetch_rest(url, file, origin, bar):
-                    break
-                error: Exception = ConnectionError("the connection broke off")
-            except (ConnectionError, TimeoutError, HTTPException) as caught:
-                error = caught
-            failures = 0 if file.tell() >= furthest + CHUNK else failures + 1
-            furthest = max(furthest, file.tell())
-            if failures == MAX_TRIES:
-                raise error
-    file.seek(0)
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    expected = sha256 or origin.linked
-    partial = _partial_name(path)
-    origin.remove()
-    if not digest.startswith(expected):
-        partial.unlink()
-        raise UserError(
-            f"{spec}: the download of {url} is damaged: its SHA-256 starts with {digest[:8]}, and "
-            f"it should be {expected[:8]}; try again"
+    def _continues(self, response: Any, start: int, linked: str) -> bool:
+        """Whether the answer is the rest, from `start`, of the file that was begun."""
+        begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
+        etag = response.headers.get("ETag")
+        is_strong_etag = self.validator.startswith('"')
+        return (
+            response.status == 206
+            and begins is not None
+            and int(begins[1]) == start
+            and linked == self.linked
+            and (not is_strong_etag or etag in (None, self.validator))
         )
-    os.fsync(file.fileno())
-    if sha256 is None and origin.linked:
-        _hash_file(path).write_text(f"{digest}  {path.name}\n", encoding="ascii")
-    partial.replace(path)
-
-
-def _fetch_rest(url: str, file: BufferedRandom, origin: _Origin, bar: Progress) -> bool:
-    """Append what is missing of `file`, or start it over; False where the connection broke off."""
-    start = file.seek(0, os.SEEK_END)
-    if start and not origin.validator:
-        start = 0
-    redirects = _Redirects()
-    opener = urllib.request.build_opener(redirects)
-    request = urllib.request.Request(url, headers={"User-Agent": "resdet"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", origin.validator)
-    try:
-        response = opener.open(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not start:
-            raise
-        # the part is as long as the file is now, or longer
-        file.truncate(0)
-        return _fetch_rest(url, file, origin, bar)
-    with response:
-        linked = redirects.linked or _plain_hash(response.headers)
-        if start and not _goes_on(response, start, linked, origin):
-            start = 0
-            if response.status == 206:
-                # a part of another file than before, and not its beginning
-                file.truncate(0)
-                return _fetch_rest(url, file, origin, bar)
-        if not start:
-            file.truncate(0)
-            origin.update(response.headers, linked)
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdecimal() else None
-        task = bar.add_task("", total=total, completed=start)
-        try:
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.advance(task, len(chunk))
-        finally:
-            bar.remove_task(task)
-            file.flush()
-    return total is None or file.seek(0, os.SEEK_END) >= total
-
-
-def _goes_on(response: Any, start: int, linked: str, origin: _Origin) -> bool:
-    """Whether the answer is the rest from `start` of the file that was begun."""
-    begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
-    etag = response.headers.get("ETag")
-    is_strong_etag = origin.validator.startswith('"')
-    return (
-        response.status == 206
-        and begins is not None
-        and int(begins[1]) == start
-        and linked == origin.linked
-        and (not is_strong_etag or etag in (None, origin.validator))
-    )
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows them, and keeps the SHA-256 that one of them tells."""
+    """Follows redirects and keeps the SHA-256 that one of them reports."""
 
     def __init__(self) -> None:
         self.linked = ""
@@ -277,6 +247,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _plain_hash(headers: Any) -> str:
-    """The SHA-256 of Hugging Face's header, empty where there is none."""
+    """The SHA-256 in Hugging Face's header; empty if there is none."""
     value = (headers.get(LINKED) or "").removeprefix("W/").strip('"').lower()
     return value if SHA256.fullmatch(value) else ""

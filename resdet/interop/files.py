@@ -1,4 +1,4 @@
-"""Files of weights as named tensors, in whichever format; none of their code is run."""
+"""Weight files of any format as named tensors; no code in them is run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch import Tensor
 from resdet.errors import UserError
 from resdet.files.pickles import PickleError, check_opcodes, read_pickle
 
-# Put before the names by DistributedDataParallel and torch.compile.
+# Prefixes that DistributedDataParallel and torch.compile add to names.
 WRAPPERS = ("module.", "_orig_mod.")
-# Where other programs keep the tensors in their files; blobs are Caffe2's.
+# Keys under which other programs store the tensors; blobs is Caffe2's.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "blobs")
-# Caffe2's state of the optimizer, beside each blob.
+# Caffe2 stores the optimizer's state next to each blob.
 MOMENTUM = "_momentum"
 OLD_PICKLES = 5
-"""Before the tensors of a file of torch's older format: magic number, protocol, system, content and
-the tensors' keys."""
+"""Pickles before the tensors in torch's older format: magic number, protocol, system, content and
+keys of tensors."""
 MAX_INFLATED = 10
-"""Times that an archive's content may be larger than its file; torch writes it as it is."""
+"""How many times larger than its file an archive's content may be; torch does not compress."""
 DTYPES = {
     torch.bool,
     torch.uint8,
@@ -37,9 +37,9 @@ DTYPES = {
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The dict in a file of PyTorch, a .pkl or a .safetensors file, on the CPU.
+    """The dict in a PyTorch file, a .pkl or a .safetensors file, on the CPU.
 
-    Raises UserError for anything else: another format, a truncated file, objects in the pickle.
+    Raises UserError for another format, a truncated file, and Python objects in a pickle.
     """
     if path.suffix == ".safetensors":
         values = _read_safetensors(path)
@@ -68,9 +68,9 @@ def _read_torch(path: Path) -> Any:
 
 
 def _check_torch(path: Path) -> None:
-    """PickleError for pickles that would crash the unpickler, and for an archive that is a bomb."""
+    """PickleError for pickles that would crash the unpickler, and for a zip bomb."""
     if not zipfile.is_zipfile(path):
-        # torch's older format is a few pickles in a row, and an empty file can't be mapped
+        # torch's older format is several pickles in a row; an empty file can't be mapped
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             end = 0
             for _ in range(OLD_PICKLES):
@@ -88,7 +88,7 @@ def _check_torch(path: Path) -> None:
 def _read_safetensors(path: Path) -> Any:
     try:
         return dict(safetensors.torch.load_file(str(path)))
-    # a header may also declare a type that torch has not, or a shape that overflows
+    # a header may also declare a type that torch lacks, or a shape that overflows
     except Exception as error:
         raise UserError(
             f"{path} cannot be read as safetensors: it is truncated or damaged ({error})"
@@ -96,10 +96,10 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def flat_state(values: Any, path: Path) -> dict[str, Tensor]:
-    """Names and tensors, out of the container and without the wrappers' prefixes.
+    """Names and tensors, out of their container and without the prefixes of wrappers.
 
-    Arrays become tensors of the same numbers. Raises UserError for other values, and for tensors
-    that no network has: sparse, quantized, of complex numbers, or larger than the file.
+    Arrays become tensors. Raises UserError for other values, and for tensors that no network has:
+    sparse, quantized, complex, or larger than the file.
     """
     for container in CONTAINERS:
         if isinstance(values, Mapping) and isinstance(values.get(container), Mapping):
@@ -126,7 +126,7 @@ def flat_state(values: Any, path: Path) -> dict[str, Tensor]:
 
 def _from_array(value: np.ndarray[Any, Any] | np.generic, what: str) -> Tensor:
     array = np.asarray(value)
-    # torch takes neither another byte order nor what can't be written
+    # torch accepts neither another byte order nor read-only memory
     array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
     try:
         return torch.from_numpy(array)
@@ -135,7 +135,7 @@ def _from_array(value: np.ndarray[Any, Any] | np.generic, what: str) -> Tensor:
 
 
 def _check_tensor(tensor: Tensor, size: int, what: str) -> None:
-    """UserError for a tensor that no file of `size` bytes holds for a network."""
+    """UserError for a tensor that a network can't have in a file of `size` bytes."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise UserError(f"{what} is a sparse, quantized or empty tensor; give plain ones")
     if tensor.dtype not in DTYPES:

@@ -1,4 +1,4 @@
-"""Read weights put into a network: what fits, what is left out, and what does not belong."""
+"""Loading weights into a network: what fits, what is left out, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resdet.errors import UserError
+from resdet.errors import UserError, first_few
 from resdet.interop.classes import fit_classes, fit_mask_head
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading, check_reading, other_conventions
-from resdet.interop.torchvision import classifiers as torchvision
+from resdet.interop.torchvision.classifiers import CLASSIFIERS
 from resdet.interop.weights import BACKBONE_PREFIX, HEAD_PREFIX, read_weights
 
-# The last layers of classifiers, which a detector has no use for.
+# The last layers of classifiers, which a detector does not use.
 CLASSIFIER_PREFIXES = ("fc.", "classifier.", "aux1.", "aux2.", HEAD_PREFIX)
-# Of our classifiers: how pixels become their input.
+# Of our classifiers: the normalisation of pixels.
 PIXELS = ("pixel_mean", "pixel_std")
 RES5_PREFIX = "roi_heads.res5."
 COUNTER = "num_batches_tracked"
-MAX_LISTED = 8
 
 
 def load_backbone(
@@ -29,9 +28,8 @@ def load_backbone(
 ) -> list[str]:
     """Load `spec`, or weights that were read, into `backbone`; returns log lines.
 
-    `reading` is the backbone's own, and must be that of the weights where it is known.
-
-    Of a detector or a classifier only its backbone is taken, and what is left out is listed.
+    `reading` is the backbone's; weights with another one are refused if theirs is known. From a
+    detector or a classifier only the backbone is taken, and what is left out is listed.
     Raises UserError that lists missing, unexpected and mis-shaped keys; nothing is loaded then.
     """
     weights = _read(spec)
@@ -41,20 +39,19 @@ def load_backbone(
     if weights.kind in ("detector", "classifier"):
         others = [key for key in state if key.startswith(HEAD_PREFIX)]
         lines += _pixel_lines(weights, state)
-        found = {
+        state = {
             key.removeprefix(BACKBONE_PREFIX): value
             for key, value in state.items()
             if key.startswith(BACKBONE_PREFIX)
         }
-        # the last stage that a C4 detector keeps in its head
-        found |= {
+        # the last stage, which a C4 detector keeps in its head
+        state |= {
             f"layer4.{key.removeprefix(RES5_PREFIX)}": value
-            for key, value in state.items()
+            for key, value in weights.state.items()
             if key.startswith(RES5_PREFIX)
         }
-        state = found
         if weights.kind == "detector":
-            lines.append("of a detector, its backbone alone is used")
+            lines.append("only the backbone of the detector is used")
         elif others:
             lines.append(f"left out, the classifier: {', '.join(others)}")
     head = [key for key in state if key.startswith(CLASSIFIER_PREFIXES) and key not in own]
@@ -71,10 +68,9 @@ def load_classifier_weights(
 ) -> list[str]:
     """Load the whole classifier `spec` into `model`; returns log lines.
 
-    `reading` is the model's own, and must be that of the weights where it is known.
-
-    Where the number of classes differs, the layers whose size depends on it keep their start
-    values and are listed. Raises UserError that lists missing, unexpected and mis-shaped keys.
+    `reading` is the model's; weights with another one are refused if theirs is known. If the number
+    of classes differs, the layers that depend on it keep their initial values and are listed.
+    Raises UserError that lists missing, unexpected and mis-shaped keys.
     """
     weights = _read(spec)
     check_reading(_reading_of(weights), reading, weights.source)
@@ -86,21 +82,21 @@ def load_classifier_weights(
             "model.backbone.weights"
         )
     lines = [f"classifier weights: {weights.source}", *_pixel_lines(weights, state)]
-    # the run's own mean and deviation hold, which its images are prepared with
+    # the images are normalised by the run's own mean and deviation
     state = {key: own[key] if key in PIXELS else value for key, value in state.items()}
     state |= {key: own[key] for key in PIXELS}
     own_names = list(getattr(model, "class_names", []))
     head = [k for k in own if k.startswith(HEAD_PREFIX) and k in state]
-    anew = [
+    new = [
         k for k in head if own[k].shape != state[k].shape and own[k].shape[1:] == state[k].shape[1:]
     ]
-    if anew:
-        sizes = f"{len(state[anew[0]])} classes there, {len(own_names)} here"
-        lines.append(f"{sizes}: these layers start anew: {', '.join(anew)}")
-        state = {key: own[key] if key in anew else value for key, value in state.items()}
+    if new:
+        sizes = f"{len(state[new[0]])} classes there, {len(own_names)} here"
+        lines.append(f"{sizes}: these layers start from scratch: {', '.join(new)}")
+        state = {key: own[key] if key in new else value for key, value in state.items()}
     elif names_there and own_names and names_there != own_names:
         lines.append(
-            f"class names differ: {_shorten(names_there)} there, {_shorten(own_names)} here, "
+            f"class names differ: {first_few(names_there)} there, {first_few(own_names)} here, "
             "taken by position"
         )
     _check_norms(own, state, weights.source)
@@ -113,10 +109,10 @@ def load_detector(
 ) -> list[str]:
     """Load the whole detector `spec` into `model`; returns log lines.
 
-    `section` is the model's own section `model` as plain values: how it reads its input, which
-    must be as the weights do where that is known, and its `class_map`. Of other classes those
-    matched by name keep their rows of the predictors, see `match_classes`, and a mask head that
-    only one side has is left out or starts anew; all of it is listed.
+    `section` is the model's config section `model` as plain values: its `Reading`, which must agree
+    with that of the weights if it is known, and its `class_map`. With other classes, those matched
+    by name keep their rows of the predictors, see `match_classes`; a mask head that only one side
+    has is left out or starts from scratch; all of this is listed.
     Raises UserError that lists other missing, unexpected and mis-shaped keys.
     """
     section = section or {}
@@ -124,19 +120,18 @@ def load_detector(
     if weights.kind != "detector":
         raise UserError(
             f"{weights.source} holds a {weights.kind} and no detector: it belongs to "
-            f"model.backbone.weights"
+            "model.backbone.weights"
         )
     lines = [f"detector weights: {weights.source}"]
     if weights.config is not None and section:
         check_reading(_reading_of(weights), Reading.of(section), weights.source)
         lines += other_conventions(weights.config.get("model") or {}, section)
     own, state = model.state_dict(), weights.state
-    state, said = fit_mask_head(own, state)
-    lines += said
-    state, said = fit_classes(
+    state, mask_lines = fit_mask_head(own, state)
+    state, class_lines = fit_classes(
         own, state, getattr(model, "class_names", []), weights, section.get("class_map") or {}
     )
-    lines += said
+    lines += mask_lines + class_lines
     _check_norms(own, state, weights.source)
     _load(model, own, state, weights.source)
     return lines
@@ -153,9 +148,9 @@ def _read(
 
 
 def refuse_classifier(spec: str) -> None:
-    """UserError, before a download, where `spec` names a published classifier."""
+    """UserError, before a download, if `spec` names a published classifier."""
     origin, _, name = spec.partition(":")
-    is_torchvisions = origin == "torchvision" and name.partition(".")[0] in torchvision.CLASSIFIERS
+    is_torchvisions = origin == "torchvision" and name.partition(".")[0] in CLASSIFIERS
     if is_torchvisions or origin == "timm":
         raise UserError(
             f"{spec} is a classifier and no detector: it belongs to model.backbone.weights, "
@@ -164,31 +159,31 @@ def refuse_classifier(spec: str) -> None:
 
 
 def load_exactly(model: nn.Module, weights: LoadedWeights) -> None:
-    """Load `weights` into the `model` that its own config built; UserError lists any difference."""
+    """Load `weights` into the `model` of their own config; UserError lists any difference."""
     _load(model, model.state_dict(), weights.state, weights.source)
 
 
 def _reading_of(weights: LoadedWeights) -> Reading | None:
-    """How the network of the weights reads its input; None where it is not known for sure."""
+    """The reading of the weights' network; None if it is not known for certain."""
     if weights.config is None or weights.is_guessed:
         return None
     return Reading.of(weights.config.get("model") or {})
 
 
 def _check_norms(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
-    """Batch norm and group norm have parameters of the same names and are not interchangeable."""
+    """Batch norm and group norm name their parameters alike and are not interchangeable."""
     means = {key for key in state if key.endswith("running_mean")}
     own_means = {key for key in own if key.endswith("running_mean")}
     if means and not own_means:
         raise UserError(
             f"{source} was trained with batch norm, and the model has none: set "
-            f"model.backbone.norm to bn, sync_bn or frozen_bn, or start without weights"
+            "model.backbone.norm to bn, sync_bn or frozen_bn, or start without weights"
         )
     if own_means and not means and state:
         raise UserError(
-            f"{source} has no batch norm statistics, the model is built with batch norm: set "
-            f"model.backbone.norm to gn (of VGG: none) if the weights were trained so, or start "
-            f"without weights"
+            f"{source} has no batch norm statistics, and the model has batch norm: set "
+            "model.backbone.norm to gn (of VGG: none) if the weights were trained so, or start "
+            "without weights"
         )
 
 
@@ -196,7 +191,7 @@ def _load(
     module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor], source: str
 ) -> None:
     """Copy `state` into `module`, whose state dict is `own`; all of it or nothing."""
-    # Batch norm counts its batches, frozen batch norm does not; the count is not used in either.
+    # Batch norm counts its batches, frozen batch norm does not; neither uses the count.
     state = {key: value for key, value in state.items() if key in own or not key.endswith(COUNTER)}
     missing = [key for key in own if key not in state and not key.endswith(COUNTER)]
     unexpected = [key for key in state if key not in own]
@@ -211,7 +206,7 @@ def _load(
         if key in own and own[key].is_floating_point() != value.is_floating_point()
     ]
     problems = [
-        f"{len(keys)} {what}: {_shorten(keys)}"
+        f"{len(keys)} {what}: {first_few(keys)}"
         for what, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -224,25 +219,17 @@ def _load(
         raise UserError(f"{source} does not fit the model; {'; '.join(problems)}")
     bad = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
     if bad:
-        raise UserError(f"{source} holds NaN or infinite values: {_shorten(bad)}")
+        raise UserError(f"{source} holds NaN or infinite values: {first_few(bad)}")
     module.load_state_dict(state, strict=False)
 
 
 def _pixel_lines(weights: LoadedWeights, state: Mapping[str, Tensor]) -> list[str]:
-    """What the weights' pixels were normalised by, where it is known."""
+    """The weights' pixel mean and deviation, if they are known."""
     if weights.is_guessed or any(key not in state or state[key].ndim != 3 for key in PIXELS):
         return []
     mean, std = (state[key].double().mean((1, 2)).tolist() for key in PIXELS)
+    mean_text, std_text = (", ".join(f"{value:.2f}" for value in row) for row in (mean, std))
     return [
-        f"trained at a pixel mean of {_numbers(mean)} and deviation of {_numbers(std)}, which "
-        "model.pixel_mean and model.pixel_std give here"
+        f"trained with a pixel mean of [{mean_text}] and a deviation of [{std_text}], which "
+        "model.pixel_mean and model.pixel_std set here"
     ]
-
-
-def _numbers(values: list[float]) -> str:
-    return f"[{', '.join(f'{value:.2f}' for value in values)}]"
-
-
-def _shorten(items: list[str]) -> str:
-    more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
-    return ", ".join(items[:MAX_LISTED]) + more

@@ -5,7 +5,6 @@ Their tensors have torchvision's names.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Mapping
@@ -13,11 +12,10 @@ from math import floor
 from pathlib import Path
 from typing import Any, Literal
 
-from resdet.errors import UserError
+from resdet.errors import UserError, did_you_mean
 from resdet.interop import download
 from resdet.interop.loaded import LoadedWeights
-from resdet.interop.torchvision import classifiers as torchvision
-from resdet.interop.torchvision.classifiers import Preparation
+from resdet.interop.torchvision.classifiers import Preparation, as_classifier, network_of
 
 log = logging.getLogger("resdet")
 
@@ -25,30 +23,30 @@ PREFIX = "timm:"
 ADDRESS = "https://huggingface.co/timm/{}/resolve/main/model.safetensors"
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-# Other networks whose names begin like these: another stem, shortcut, norm, width or block.
+# Other networks with similar names: another stem, shortcut, norm, width or block.
 VARIANT = re.compile(r"resnet\d+[a-z_]\w*|\w+resnet\w*|resne(xt|tv2|taa|tblur|trs)\w*")
 
-Way = tuple[int, float, Literal["bilinear", "bicubic"]]
-# Side of the test image in pixels, its share of the resized one's short side, filter.
-RSB: Way = (288, 1.0, "bicubic")
-A3: Way = (224, 0.95, "bicubic")
-OLDER: Way = (288, 0.95, "bicubic")
-GLUON: Way = (224, 0.875, "bicubic")
-TV: Way = (224, 0.875, "bilinear")
-TV2: Way = (224, 0.965, "bilinear")
+TestInput = tuple[int, float, Literal["bilinear", "bicubic"]]
+# Side of the test image in pixels, as a share of the resized image's short side, filter.
+RSB: TestInput = (288, 1.0, "bicubic")
+A3: TestInput = (224, 0.95, "bicubic")
+OLDER: TestInput = (288, 0.95, "bicubic")
+GLUON: TestInput = (224, 0.875, "bicubic")
+TV: TestInput = (224, 0.875, "bilinear")
+TV2: TestInput = (224, 0.965, "bilinear")
 
-# The tags of timm 1.0.31 (Apache-2.0) that have a classifier, and how timm tests each of them;
-# the first one is what timm takes where none is given.
-COMMON: dict[str, Way] = {
+# The tags of timm 1.0.31 (Apache-2.0) with a classifier, and how timm tests each of them; the
+# first is timm's default.
+COMMON: dict[str, TestInput] = {
     "a1_in1k": RSB,
     "a2_in1k": RSB,
     "a3_in1k": A3,
     "gluon_in1k": GLUON,
     "tv_in1k": TV,
 }
-FB: dict[str, Way] = {"fb_ssl_yfcc100m_ft_in1k": TV, "fb_swsl_ig1b_ft_in1k": TV}
-DEEPER: dict[str, Way] = {"a1h_in1k": RSB, **COMMON, "tv2_in1k": TV2}
-TAGS: dict[str, dict[str, Way]] = {
+FB: dict[str, TestInput] = {"fb_ssl_yfcc100m_ft_in1k": TV, "fb_swsl_ig1b_ft_in1k": TV}
+DEEPER: dict[str, TestInput] = {"a1h_in1k": RSB, **COMMON, "tv2_in1k": TV2}
+TAGS: dict[str, dict[str, TestInput]] = {
     "resnet18": {**COMMON, **FB},
     "resnet34": {**COMMON, "bt_in1k": OLDER, "ra4_e3600_r224_in1k": RSB},
     "resnet50": {
@@ -64,27 +62,25 @@ TAGS: dict[str, dict[str, Way]] = {
     "resnet152": DEEPER,
 }
 HALVES = {"resnet34.ra4_e3600_r224_in1k"}
-"""Those whose pixels have a mean and deviation of .5, and not ImageNet's."""
+"""Weights trained with a pixel mean and deviation of .5 instead of ImageNet's."""
 
 
 def check_name(name: str) -> tuple[str, str]:
-    """Network and tag of `NAME.TAG`; UserError with near names for one that resdet lacks."""
+    """Network and tag of `NAME.TAG`; UserError with similar names if resdet lacks it."""
     name = name.removeprefix(PREFIX)
     network, _, tag = name.partition(".")
     if network not in TAGS:
         if VARIANT.fullmatch(network):
             raise UserError(
-                f"{PREFIX}{name}: {network} is another network than the plain ResNets, which "
-                f"resdet has of timm: {', '.join(NETWORKS)}"
+                f"{PREFIX}{name}: resdet has no {network}; of timm's networks it has the plain "
+                f"ResNets: {', '.join(NETWORKS)}"
             )
-        near = difflib.get_close_matches(network, TAGS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(NETWORKS)}"
+        hint = did_you_mean(network, TAGS, f"it has {', '.join(NETWORKS)}", most=2)
         raise UserError(f"{PREFIX}{name}: resdet has no network for timm's {network!r}; {hint}")
     tags = TAGS[network]
     if tag not in tags:
-        near = difflib.get_close_matches(tag, tags, n=2, cutoff=0.5)
         given = f"has no weights {tag!r}" if tag else "needs the name of its weights"
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose of {', '.join(tags)}"
+        hint = did_you_mean(tag, tags, f"choose from {', '.join(tags)}", most=2, cutoff=0.5)
         raise UserError(
             f"{PREFIX}{name}: {network} {given}, {hint} as in {PREFIX}{network}.a1_in1k"
         )
@@ -102,21 +98,21 @@ def fetch(name: str) -> Path:
 
 
 def recognises(state: Mapping[str, Any]) -> bool:
-    """Never: the names are torchvision's, and how images are prepared must be told."""
+    """Never: the names are torchvision's, and no tensor shows how images are prepared."""
     return False
 
 
 def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWeights:
-    """The classifier in `values`, the tensors by timm's names.
+    """The classifier in `values`, tensors under timm's names.
 
-    `name` is NAME.TAG, NAME, whose images are then prepared as for timm's default tag, or None for
-    the network that the tensors tell. Raises UserError for tensors that are none of the network's.
+    `name` is NAME.TAG, or NAME, whose images are then prepared as for timm's default tag, or None
+    for the network that the tensors identify. Raises UserError for tensors of another network.
     """
     if name is None:
-        network = torchvision.network_of(values)
+        network = network_of(values)
         if network not in TAGS:
             raise UserError(
-                f"{source} holds none of timm's plain ResNets: {', '.join(NETWORKS)}; give "
+                f"{source} holds none of timm's plain ResNets, {', '.join(NETWORKS)}; give "
                 f"source={PREFIX}NAME.TAG to see what differs"
             )
         assert network is not None, "None is no key"
@@ -126,9 +122,8 @@ def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWei
         name = f"{name}.{next(iter(TAGS[name]))}"
         log.info("%s: images are prepared as for %s%s; give its tag", source, PREFIX, name)
     network, tag = check_name(name)
-    return torchvision.as_classifier(
-        values, network, preparation(network, tag), source, is_guessed=is_guessed
-    )
+    prepared = preparation(network, tag)
+    return as_classifier(values, network, prepared, source, is_guessed=is_guessed)
 
 
 def preparation(network: str, tag: str) -> Preparation:

@@ -1,11 +1,10 @@
 """Weights by one spec: a file, a run folder, or a published name like torchvision:NAME.WEIGHTS.
 
-No file's code is run: pickles are read as tensors, arrays, numbers, strings and containers of them.
+No code in a file is run: pickles are read as tensors, arrays, numbers, strings and containers.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,46 +12,46 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from resdet.errors import UserError
+from resdet.errors import UserError, did_you_mean
 from resdet.files import checkpoint
 from resdet.interop.files import flat_state, read_file
 from resdet.interop.loaded import LoadedWeights
 
 BACKBONE_PREFIX = "backbone."
 HEAD_PREFIX = "head."
-# Toolkits, and the modules that know their networks. They are imported where they are needed:
-# those of detectors read configs, and all of them download.
+# Toolkits, and the modules that know their networks; imported where they are needed.
 ORIGINS = {
     "detectron2": ("detectron2.weights",),
     "torchvision": ("torchvision.detectors", "torchvision.classifiers"),
     "timm": ("timm",),
 }
+WeightKind = Literal["detector", "classifier", "backbone"]
 
 
 class Origin(Protocol):
-    """What a module of `ORIGINS` gives."""
+    """What a module of `ORIGINS` provides."""
 
     PREFIX: str
 
     def check_name(self, name: str) -> object:
-        """UserError with near names where `name` is not published; downloads nothing."""
+        """UserError with similar names if `name` is not published; downloads nothing."""
 
     def fetch(self, name: str) -> Path:
-        """The local file of the published `name`, downloaded where it is not there yet."""
+        """The local file of the published `name`, downloaded if it is not there yet."""
 
     def recognises(self, state: Mapping[str, Any]) -> bool:
-        """Whether these are the names of one of its networks' tensors."""
+        """Whether these are the tensor names of one of its networks."""
 
     def imported(self, values: dict[str, Any], name: str | None, source: str) -> LoadedWeights:
-        """The weights by resdet's names with their config; UserError for what is none of its."""
+        """The weights under resdet's names with their config; UserError for other tensors."""
 
 
 def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
     """The weights named by `spec`: a file, a run folder (best.pt, else last.pt), or a published
     ORIGIN:NAME, which is downloaded once.
 
-    `source`, of a file alone, says which toolkit's it is and may name its network, as in
-    torchvision:resnet50; without it the tensors' names tell.
+    `source`, for a file, is the toolkit that wrote it, and may name the network, as in
+    torchvision:resnet50; without it the tensors' names identify both.
     Raises UserError for a spec that names nothing and for a file that cannot be read as weights.
     """
     if is_published(spec):
@@ -74,7 +73,7 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
         for module in map(_import, modules):
             if module.recognises(state):
                 return module.imported(state, None, str(path))
-    kind: Literal["detector", "classifier", "backbone"] = "backbone"
+    kind: WeightKind = "backbone"
     if any(key.startswith(BACKBONE_PREFIX) for key in state):
         is_classifier = any(key.startswith(HEAD_PREFIX) for key in state)
         kind = "classifier" if is_classifier else "detector"
@@ -88,8 +87,8 @@ def is_published(spec: str) -> bool:
 
 
 def check_spec(spec: str) -> None:
-    """UserError where `spec` names no published weights, no file and no run folder; reads and
-    downloads nothing."""
+    """UserError if `spec` names no published weights, file or run folder; reads and downloads
+    nothing."""
     if is_published(spec):
         origin, name = _origin(spec)
         origin.check_name(name)
@@ -108,7 +107,7 @@ def checkpoint_path(spec: str | Path) -> Path:
                 if (path / name).is_file():
                     return path / name
             raise UserError(
-                f"{path} has neither best.pt nor last.pt: it is no run folder, or has no step"
+                f"{path} has neither best.pt nor last.pt: it is no run folder, or no step is done"
             )
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -117,7 +116,7 @@ def checkpoint_path(spec: str | Path) -> Path:
         _refuse_origin(str(spec), origin)
     raise UserError(
         f"{spec}: no such file or folder; give a checkpoint, a run folder, or for a backbone "
-        f"a name like torchvision:resnet50.IMAGENET1K_V1"
+        "a name like torchvision:resnet50.IMAGENET1K_V1"
     )
 
 
@@ -130,28 +129,27 @@ def _origin(spec: str) -> tuple[Origin, str]:
     origin, _, name = spec.partition(":")
     if origin == "torchvision":
         detectors: Any = _import("torchvision.detectors")
-        # a mistyped detector gets its near names among detectors
+        # a mistyped detector gets similar names of detectors
         if "rcnn" in name or detectors.names_detector(name):
             return detectors, name
     return _import(ORIGINS[origin][-1]), name
 
 
 def _import_as(source: str, state: dict[str, Tensor], path: Path) -> LoadedWeights:
-    """The tensors of the file `path`, which is said to come from `source`."""
+    """The tensors of the file `path` as weights of `source`."""
     origin, _, name = source.partition(":")
     if origin not in ORIGINS:
         _refuse_origin(f"source={source!r}", origin)
     if name:
         return _origin(source)[0].imported(state, name, str(path))
     modules = [_import(module) for module in ORIGINS[origin]]
-    # the last one says what its toolkit's files hold
-    module = next((each for each in modules if each.recognises(state)), modules[-1])
+    # the last one reports what its toolkit's files hold
+    module = next((module for module in modules if module.recognises(state)), modules[-1])
     return module.imported(state, None, str(path))
 
 
 def _refuse_origin(given: str, origin: str) -> None:
-    near = difflib.get_close_matches(origin, ORIGINS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"it reads {', '.join(ORIGINS)}"
+    hint = did_you_mean(origin, ORIGINS, f"it reads {', '.join(ORIGINS)}", most=1)
     raise UserError(f"{given}: resdet reads no weights of {origin!r}; {hint}")
 
 

@@ -250,7 +250,7 @@ def test_a_backbone_alone(tmp_path: Path) -> None:
     weights = read_weights(str(tmp_path / "r18.pt"))
     assert weights.kind == "backbone"
     assert same(weights.state, {k: v for k, v in state.items() if not k.startswith("fc.")})
-    with pytest.raises(UserError, match="holds a backbone, and Detectron2 has detectors only"):
+    with pytest.raises(UserError, match="holds a backbone, and Detectron2 only has detectors"):
         convert(str(tmp_path / "r18.pth"), tmp_path / "r18.pkl")
 
 

@@ -83,10 +83,10 @@ def test_classes_are_matched_by_name(file: str, there: RCNN) -> None:
     before = {key: value.clone() for key, value in here.state_dict().items()}
     lines = load_detector(here, file, section(here))
     assert lines[1] == "4 classes there, 3 here; 2 matched: OWL from owl, dog from Dog"
-    assert lines[2] == "1 classes start anew: cell"
+    assert lines[2] == "1 classes start from scratch: cell"
     keys = [f"{key}.{part}" for key in (LOGITS, DELTAS, MASKS) for part in PARTS]
     start, listed = lines[3].split(": ")
-    assert start == "their rows start anew in these layers"
+    assert start == "their rows start from scratch in these layers"
     assert set(listed.split(", ")) == set(keys)
     theirs, after = there.state_dict(), here.state_dict()
     for key, each in ((LOGITS, 1), (DELTAS, 4), (MASKS, 1)):
@@ -137,7 +137,7 @@ def test_no_class_in_common(file: str, there: RCNN) -> None:
     lines = load_detector(here, file)
     assert lines[1:3] == [
         "4 classes there, 2 here; none of the same name",
-        "2 classes start anew: RBC, WBC",
+        "2 classes start from scratch: RBC, WBC",
     ]
     assert torch.equal(rows(here.state_dict(), LOGITS, 0), before)
     assert torch.equal(rows(here.state_dict(), LOGITS, 2), rows(there.state_dict(), LOGITS, 4))
@@ -153,7 +153,7 @@ def test_as_many_classes_of_other_names(file: str, there: RCNN) -> None:
     turned = named(["owl", "person", "dog", "elk"])
     lines = load_detector(turned, file)
     assert lines[1] == "4 classes there, 4 here; 3 matched: owl, person, dog from Dog"
-    assert lines[2] == "1 classes start anew: elk"
+    assert lines[2] == "1 classes start from scratch: elk"
     assert torch.equal(rows(turned.state_dict(), MASKS, 0), rows(there.state_dict(), MASKS, 3))
 
 
@@ -178,7 +178,7 @@ def test_a_mask_head_that_one_side_has(file: str, there: RCNN, tmp_path: Path) -
     masks = named(list(there.class_names), seed=2)
     before = {key: value.clone() for key, value in masks.state_dict().items()}
     line = load_detector(masks, write(tmp_path / "w.pt", boxes))[-1]
-    assert line.startswith("no mask head there: these layers start anew: ")
+    assert line.startswith("no mask head there: these layers start from scratch: ")
     for key, value in masks.state_dict().items():
         source = before if key.startswith("roi_heads.mask_head.") else boxes.state_dict()
         assert torch.equal(value, source[key]), key

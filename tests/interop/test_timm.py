@@ -99,17 +99,17 @@ def test_pixels_of_a_mean_of_one_half() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("resnet50d.ra2_in1k", "resnet50d is another network than the plain ResNets"),
-        ("resnet50_gn.a1h_in1k", "resnet50_gn is another network"),
-        ("resnext50_32x4d.a1_in1k", "resnext50_32x4d is another network"),
-        ("wide_resnet50_2.tv_in1k", "wide_resnet50_2 is another network"),
-        ("seresnet50.a1_in1k", "seresnet50 is another network"),
+        ("resnet50d.ra2_in1k", "resdet has no resnet50d; of timm's networks"),
+        ("resnet50_gn.a1h_in1k", "resnet50_gn; of timm"),
+        ("resnext50_32x4d.a1_in1k", "resnext50_32x4d; of timm"),
+        ("wide_resnet50_2.tv_in1k", "wide_resnet50_2; of timm"),
+        ("seresnet50.a1_in1k", "seresnet50; of timm"),
         ("resnet51.a1_in1k", "no network for timm's 'resnet51'; did you mean"),
         ("vit_base", "no network for timm's 'vit_base'; it has resnet18,"),
         ("resnet50.a4_in1k", "has no weights 'a4_in1k', did you mean"),
-        ("resnet50", "needs the name of its weights, choose of a1_in1k,"),
+        ("resnet50", "needs the name of its weights, choose from a1_in1k,"),
         ("resnet50.", "needs the name of its weights"),
-        ("resnet50.xyz", "choose of a1_in1k"),
+        ("resnet50.xyz", "choose from a1_in1k"),
     ],
 )
 def test_other_names(name: str, words: str) -> None:

@@ -1,1 +1,1 @@
-"""Detectron2's detectors and backbones: their names, configs and published files."""
+"""Detectron2's detectors and ImageNet backbones, read and written."""

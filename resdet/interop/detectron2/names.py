@@ -1,4 +1,4 @@
-"""Detectron2's names of tensors in resdet's, and back."""
+"""Detectron2's tensor names as resdet's, and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
-# In order; they hold for whole detectors and for a part of one.
+# Applied in order, to the names of whole detectors and of modules.
 TO_OURS: Rules = (
     (r"^backbone\.bottom_up\.", "backbone."),
     (r"^backbone\.fpn_", "fpn.fpn_"),
@@ -33,7 +33,7 @@ TO_OURS: Rules = (
     (r"\b(stages\.\d)\.fc(\d)\.", lambda m: f"{m[1]}.fcs.{2 * (int(m[2]) - 1)}."),
     (r"\bmask_fcn(\d)\.norm\.", lambda m: f"convs.{int(m[1]) - 1}.1."),
     (r"\bmask_fcn(\d)\.", lambda m: f"convs.{int(m[1]) - 1}.0."),
-    # what is left of conv1.norm … are the norms of residual blocks
+    # any other conv1.norm … is a norm of a residual block
     (r"\bconv(\d)\.norm\.", r"bn\1."),
 )
 
@@ -59,7 +59,7 @@ TO_THEIRS: Rules = (
     (r"^(backbone\.|)bn1\.", r"\1stem.conv1.norm."),
 )
 
-# Caffe2's blobs, as the ImageNet backbones of MSRA and FAIR are stored.
+# Caffe2's blobs: the format of MSRA's and FAIR's ImageNet backbones.
 FROM_CAFFE2: Rules = (
     (r"^(res_)?conv1_", "stem.conv1_"),
     (r"^(res\d)_(\d+)_branch1_", r"\1.\2.shortcut_"),
@@ -76,12 +76,12 @@ FROM_CAFFE2: Rules = (
 
 
 def our_name(name: str) -> str:
-    """resdet's name of one of Detectron2's tensors, whole or within a module."""
+    """resdet's name of one of Detectron2's tensors, in a detector or a module."""
     return _apply(TO_OURS, name)
 
 
 def their_name(name: str, *, has_fpn: bool, num_rpn_convs: int, num_stages: int) -> str:
-    """Detectron2's name of one of resdet's tensors in a whole detector."""
+    """Detectron2's name of one of resdet's tensors in a detector."""
     name = _apply(TO_THEIRS, name)
     if num_rpn_convs == 1:
         name = name.replace("rpn_head.conv.conv0.", "rpn_head.conv.")
@@ -93,7 +93,7 @@ def their_name(name: str, *, has_fpn: bool, num_rpn_convs: int, num_stages: int)
 
 
 def from_caffe2(name: str) -> str:
-    """Detectron2's name of one of Caffe2's blobs; other names stay."""
+    """Detectron2's name of one of Caffe2's blobs; other names stay the same."""
     return _apply(FROM_CAFFE2, name)
 
 

@@ -1,4 +1,4 @@
-"""Detectron2's settings: its defaults, and its YAML files by dotted keys and back."""
+"""Detectron2's settings by dotted keys: its defaults, and its YAML files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resdet.errors import UserError
 
 Settings = Mapping[str, Any]
 
-# Detectron2's defaults (detectron2/config/defaults.py) of what is read here.
+# Detectron2's defaults (detectron2/config/defaults.py) of the settings that are read here.
 DEFAULTS: dict[str, Any] = {
     "INPUT.FORMAT": "BGR",
     "INPUT.MIN_SIZE_TRAIN": [800],
@@ -84,7 +84,7 @@ DEFAULTS: dict[str, Any] = {
     "TEST.DETECTIONS_PER_IMAGE": 100,
 }
 
-# What resdet has one way of, which is Detectron2's default.
+# Settings of which resdet only supports Detectron2's default.
 FIXED: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.KEYPOINT_ON": False,
@@ -113,13 +113,13 @@ FIXED: dict[str, Any] = {
 
 
 def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The settings of one of Detectron2's YAML files with its `_BASE_`s, by dotted keys.
+    """The settings of a YAML file of Detectron2 and of its `_BASE_` files, by dotted keys.
 
-    `above` are the files that stand on this one. Raises UserError for a file that is none.
+    `above` are the files that are based on this one. Raises UserError for files of another kind.
     """
     path = path.resolve()
     if path in above:
-        raise UserError(f"{path}: its _BASE_ stands on itself; take that key out")
+        raise UserError(f"{path}: its _BASE_ files refer to each other; remove a _BASE_")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -127,36 +127,36 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} is no config of Detectron2: it holds no sections")
     base = values.pop("_BASE_", None)
-    found = read_yaml(path.parent / str(base), (*above, path)) if base else {}
-    return {**found, **_flat(values)}
+    below = read_yaml(path.parent / str(base), (*above, path)) if base else {}
+    return {**below, **_flat(values)}
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{before}{key}"
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{name}.")
+            settings |= _flat(value, f"{name}.")
         else:
-            found[name] = _literal(value)
-    return found
+            settings[name] = _literal(value)
+    return settings
 
 
 def _literal(value: Any) -> Any:
-    """Tuples are strings in YAML: "(60000, 80000)" becomes a list."""
+    """Tuples, which are strings in YAML, become lists: "(60000, 80000)"."""
     if isinstance(value, str) and value.startswith("(") and value.endswith(")"):
         inner = yaml.safe_load(f"[{value[1:-1].rstrip(', ')}]")
-        return [_literal(each) for each in inner]
+        return [_literal(item) for item in inner]
     return value
 
 
 def nested(settings: Settings) -> dict[str, Any]:
-    """Dotted keys as sections within sections, as a YAML file has them."""
-    found: dict[str, Any] = {}
+    """Dotted keys as nested sections, as in a YAML file."""
+    top: dict[str, Any] = {}
     for key, value in settings.items():
         *sections, name = key.split(".")
-        place = found
+        inner = top
         for section in sections:
-            place = place.setdefault(section, {})
-        place[name] = value
-    return found
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return top

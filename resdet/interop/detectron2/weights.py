@@ -1,13 +1,12 @@
 """Detectron2's detectors and ImageNet backbones, read and written.
 
-`detectron2:COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x` names one of its model zoo; a file's
-name may be such a name, or the YAML config that Detectron2 trained it by. Without one the file's
-tensors tell the network, and what they can't tell is as in Detectron2's default config.
+`detectron2:COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x` is a model of its zoo. A file comes
+with such a name, or with the YAML config it was trained with. Otherwise its tensors identify the
+network, and what they can't show is as in Detectron2's default config.
 """
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Mapping
@@ -19,29 +18,29 @@ from torch import Tensor
 
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict, config_to_dict
-from resdet.errors import UserError
+from resdet.errors import UserError, did_you_mean
+from resdet.interop import download
 from resdet.interop.coco_classes import CITYSCAPES_CATEGORIES, COCO_CATEGORIES, VOC_NAMES
 from resdet.interop.detectron2 import zoo
 from resdet.interop.detectron2.config import from_detectron2, to_detectron2
 from resdet.interop.detectron2.names import from_caffe2, our_name, their_name
 from resdet.interop.detectron2.settings import nested, read_yaml
-from resdet.interop.loaded import LoadedWeights
+from resdet.interop.loaded import LoadedWeights, numbered_classes
+from resdet.interop.tensors import count_names, find_matrix
 
 logger = logging.getLogger("resdet")
 
 PREFIX = "detectron2:"
-# Constants of the config, which older files hold beside the weights.
+# Constants of the config, which older files store with the weights.
 CONSTANTS = re.compile(r"(^|\.)(cell_anchors\.\d+|pixel_mean|pixel_std|num_batches_tracked)$")
-# Of ImageNet networks: the classifier, and a bias of the stem that Detectron2 leaves out as well.
+# Of ImageNet networks: the classifier, and a bias of the stem that Detectron2 drops too.
 BACKBONE_REST = ("fc1000", "pred", "stem.fc", "stem.conv1.bias", "fc.", "linear")
 BLOCKS_OF_RES4 = {2: 18, 6: 50, 23: 101, 36: 152}
-"""Residual blocks of res4: the depth (34 has 6 blocks too, of another kind)."""
+"""Depths by the residual blocks of res4 (34 has 6 too, which are no bottlenecks)."""
 
 
 def fetch(name: str) -> Path:
-    """The local file of zoo model `name`, downloaded once; UserError with near names otherwise."""
-    from resdet.interop import download
-
+    """The local file of zoo model `name`, downloaded once; UserError as `check_name`."""
     name = check_name(name)
     end = zoo.BACKBONES.get(name) or f"{name}/{zoo.FILES[name]}"
     path = download.cache_folder() / "detectron2" / end
@@ -49,18 +48,17 @@ def fetch(name: str) -> Path:
 
 
 def check_name(name: str) -> str:
-    """`name` as the zoo has it, without .yaml or .py; UserError with near names for another."""
+    """`name` as in the zoo, without .yaml or .py; UserError with similar names for others."""
     name = re.sub(r"\.(yaml|py)$", "", name.removeprefix(PREFIX))
     known = [*zoo.FILES, *zoo.BACKBONES]
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"for example {known[0]}"
-    raise UserError(f"{PREFIX}{name}: resdet knows no such model of Detectron2's zoo; {hint}")
+    hint = did_you_mean(name, known, f"for example {known[0]}", cutoff=0.5)
+    raise UserError(f"{PREFIX}{name}: resdet supports no such model of Detectron2's zoo; {hint}")
 
 
 def recognises(state: Mapping[str, Any]) -> bool:
-    """Whether these are the names of one of Detectron2's detectors, or of a backbone of its."""
+    """Whether these are the tensor names of a detector or a backbone of Detectron2."""
     names = [from_caffe2(key) for key in state]
     return any(name.startswith("proposal_generator.") for name in names) or (
         any(name.startswith("stem.conv1.") for name in names)
@@ -69,25 +67,26 @@ def recognises(state: Mapping[str, Any]) -> bool:
 
 
 def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWeights:
-    """The detector or backbone in `values`, the tensors by Detectron2's names.
+    """The detector or backbone in `values`, tensors under Detectron2's names.
 
-    `name` is one of the zoo, or a YAML config of Detectron2's; None reads what the tensors tell.
-    Raises UserError for tensors that are none of the network's, and for settings resdet lacks.
+    `name` is a model of the zoo or a YAML config of Detectron2; None is a config stored next to the
+    file `source`, else the network that the tensors identify.
+    Raises UserError for tensors of another network, and for settings that resdet lacks.
     """
     state = {from_caffe2(key): value for key, value in values.items() if isinstance(value, Tensor)}
     if not any(key.startswith("proposal_generator.") for key in state):
         is_gn = any("_gn_" in key for key in values) or "GN" in (name or "")
         return _backbone(state, is_gn, source)
     state = {key: value for key, value in state.items() if not CONSTANTS.search(key)}
-    settings, known = _settings(values, state, name, source)
+    settings, zoo_name = _settings(values, state, name, source)
     given = from_detectron2(settings, source)
-    if known.endswith("_LSJ"):
+    if zoo_name.endswith("_LSJ"):
         resize = {"mode": "large_scale_jitter", "lsj_size": zoo.LSJ_SIZE}
         given["data"]["augment"]["resize"] = resize
     config = config_from_dict(given, source)
     assert isinstance(config, DetectionConfig)
     num_classes = settings.get("MODEL.ROI_HEADS.NUM_CLASSES", 80)
-    names, ids = _classes(num_classes, known)
+    names, ids = _classes(num_classes, zoo_name)
     renamed = {our_name(key): value for key, value in state.items()}
     return LoadedWeights(renamed, "detector", config_to_dict(config), source, names, ids)
 
@@ -95,116 +94,117 @@ def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWei
 def _settings(
     values: Mapping[str, Any], state: Mapping[str, Tensor], name: str | None, source: str
 ) -> tuple[dict[str, Any], str]:
-    """Detectron2's settings of the network, and the zoo's name where it is known, else "".
-
-    Without a name its config may lie beside it.
-    """
+    """Detectron2's settings of the network, and its name in the zoo, "" if unknown."""
     beside = None if name else _config_beside(Path(source))
     if beside is not None:
-        logger.info("%s: its config is %s beside it", source, beside.name)
+        logger.info("%s: its config is %s in the same folder", source, beside.name)
         return read_yaml(beside), ""
     if not name:
-        settings = told_by(state, source)
+        settings = identified_settings(state, source)
         for key in ("pixel_mean", "pixel_std"):
             if isinstance(values.get(key), Tensor):
                 numbers = values[key].double().flatten().tolist()
                 settings[f"MODEL.{key.upper()}"] = [round(number, 4) for number in numbers]
         logger.info(
-            "%s: read as one of Detectron2's detectors without its name; what no tensor tells is "
-            "as in its default config (channels BGR, no deviation, strides in 1×1 convolutions, "
-            "800 pixels); give its name, or its config.yaml, where it was trained otherwise",
+            "%s: read as a Detectron2 detector without a name; what no tensor shows is as in the "
+            "default config (channels BGR, no deviation, strides in 1×1 convolutions, 800 pixels); "
+            "give its name or its config.yaml if it was trained differently",
             source,
         )
         return settings, ""
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return read_yaml(Path(name)), ""
-    known = check_name(name)
-    if known in zoo.BACKBONES:
-        raise UserError(f"{source} holds a detector, and {known} is a backbone; leave the name out")
-    return zoo.settings(known), known
+    name = check_name(name)
+    if name in zoo.BACKBONES:
+        raise UserError(f"{source} holds a detector, and {name} is a backbone; leave the name out")
+    return zoo.settings(name), name
 
 
 def _config_beside(path: Path) -> Path | None:
-    """Detectron2's config of the file `path`: of its own name, as `convert.py` writes it, or
-    config.yaml, as Detectron2 leaves it in its output folder; None for YAMLs of others."""
-    for found in (path.with_suffix(".yaml"), path.with_name("config.yaml")):
-        if found.is_file() and any(key.startswith("MODEL.") for key in read_yaml(found)):
-            return found
+    """Detectron2's config of the file `path`: of the same name, as resdet's convert writes it, or
+    config.yaml, as Detectron2 leaves it in its output folder; None for other YAML files."""
+    for config in (path.with_suffix(".yaml"), path.with_name("config.yaml")):
+        if config.is_file() and any(key.startswith("MODEL.") for key in read_yaml(config)):
+            return config
     return None
 
 
-def told_by(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    """The settings that names and shapes tell of a detector, by dotted keys.
+def identified_settings(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """The settings, by dotted keys, that the names and shapes of a detector show.
 
-    Raises UserError where a part is missing.
+    Raises UserError if a tensor is missing or damaged.
     """
     has_fpn = any(key.startswith("backbone.bottom_up.") for key in state)
     is_c4 = any(key.startswith("roi_heads.res5.") for key in state)
     if not has_fpn and not is_c4:
-        found: dict[str, Any] = dict(zoo.DC5)
+        settings: dict[str, Any] = dict(zoo.DC5)
     else:
-        found = dict(zoo.FPN) if has_fpn else {}
-    found |= zoo.MULTI_SCALE
+        settings = dict(zoo.FPN) if has_fpn else {}
+    settings |= zoo.MULTI_SCALE
     body = "backbone.bottom_up." if has_fpn else "backbone."
-    found["MODEL.RESNETS.DEPTH"] = _depth(state, body, source)
+    settings["MODEL.RESNETS.DEPTH"] = _depth(state, body, source)
     norm = _norm_of(state, f"{body}stem.conv1.norm")
-    found["MODEL.RESNETS.NORM"] = "FrozenBN" if norm == "SyncBN" else norm
-    found["MODEL.RPN.CONV_DIMS"] = [-1] * max(1, _count(state, r"rpn_head\.conv\.conv\d\.weight"))
-    found["MODEL.ROI_HEADS.NUM_CLASSES"] = len(_one(state, "cls_score.weight", source)) - 1
-    num_stages = _count(state, r"roi_heads\.box_predictor\.\d\.cls_score\.weight")
+    settings["MODEL.RESNETS.NORM"] = "FrozenBN" if norm == "SyncBN" else norm
+    rpn_convs = count_names(state, r"rpn_head\.conv\.conv\d\.weight")
+    settings["MODEL.RPN.CONV_DIMS"] = [-1] * max(1, rpn_convs)
+    num_classes = len(find_matrix(state, "cls_score.weight", source)) - 1
+    settings["MODEL.ROI_HEADS.NUM_CLASSES"] = num_classes
+    num_stages = count_names(state, r"roi_heads\.box_predictor\.\d\.cls_score\.weight")
     if num_stages > 1:
-        found |= zoo.CASCADE
+        settings |= zoo.CASCADE
     if has_fpn:
-        lateral = _one(state, "backbone.fpn_lateral5.weight", source)
-        found["MODEL.FPN.OUT_CHANNELS"] = len(lateral)
-        found["MODEL.FPN.NORM"] = _norm_of(state, "backbone.fpn_lateral5.norm")
-        if found["MODEL.FPN.NORM"] == "SyncBN":
-            # whoever trains the pyramid's statistics trains the backbone's
-            found |= {"MODEL.RESNETS.NORM": "SyncBN", "MODEL.BACKBONE.FREEZE_AT": 0}
+        lateral = find_matrix(state, "backbone.fpn_lateral5.weight", source)
+        settings["MODEL.FPN.OUT_CHANNELS"] = len(lateral)
+        settings["MODEL.FPN.NORM"] = _norm_of(state, "backbone.fpn_lateral5.norm")
+        if settings["MODEL.FPN.NORM"] == "SyncBN":
+            # the pyramid's statistics are only trained together with the backbone's
+            settings |= {"MODEL.RESNETS.NORM": "SyncBN", "MODEL.BACKBONE.FREEZE_AT": 0}
     if not is_c4:
-        found |= _told_by_box_head(state, num_stages, source)
-    deltas = len(_one(state, "bbox_pred.weight", source))
-    found["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"] = deltas == 4
-    return found | _told_by_mask_head(state, source)
+        settings |= _box_head_settings(state, num_stages, source)
+    deltas = len(find_matrix(state, "bbox_pred.weight", source))
+    settings["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"] = deltas == 4
+    return settings | _mask_head_settings(state, source)
 
 
-def _told_by_box_head(state: Mapping[str, Tensor], num_stages: int, source: str) -> dict[str, Any]:
+def _box_head_settings(state: Mapping[str, Tensor], num_stages: int, source: str) -> dict[str, Any]:
     head = "roi_heads.box_head." + ("0." if num_stages > 1 else "")
-    num_convs = _count(state, re.escape(head) + r"conv\d\.weight")
-    found: dict[str, Any] = {
+    num_convs = count_names(state, re.escape(head) + r"conv\d\.weight")
+    settings: dict[str, Any] = {
         "MODEL.ROI_BOX_HEAD.NUM_CONV": num_convs,
-        "MODEL.ROI_BOX_HEAD.NUM_FC": _count(state, re.escape(head) + r"fc\d\.weight"),
-        "MODEL.ROI_BOX_HEAD.FC_DIM": len(_one(state, head + "fc1.weight", source)),
+        "MODEL.ROI_BOX_HEAD.NUM_FC": count_names(state, re.escape(head) + r"fc\d\.weight"),
+        "MODEL.ROI_BOX_HEAD.FC_DIM": len(find_matrix(state, head + "fc1.weight", source)),
         "MODEL.ROI_BOX_HEAD.NORM": _norm_of(state, f"{head}conv1.norm"),
     }
     if num_convs:
-        found["MODEL.ROI_BOX_HEAD.CONV_DIM"] = len(_one(state, head + "conv1.weight", source))
-    return found
+        settings["MODEL.ROI_BOX_HEAD.CONV_DIM"] = len(
+            find_matrix(state, head + "conv1.weight", source)
+        )
+    return settings
 
 
-def _told_by_mask_head(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+def _mask_head_settings(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     head = "roi_heads.mask_head."
     if not any(key.startswith(head) for key in state):
         return {"MODEL.MASK_ON": False}
-    predictor = _one(state, head + "predictor.weight", source)
+    predictor = find_matrix(state, head + "predictor.weight", source)
     return {
         "MODEL.MASK_ON": True,
-        "MODEL.ROI_MASK_HEAD.NUM_CONV": _count(state, re.escape(head) + r"mask_fcn\d\.weight"),
+        "MODEL.ROI_MASK_HEAD.NUM_CONV": count_names(state, re.escape(head) + r"mask_fcn\d\.weight"),
         "MODEL.ROI_MASK_HEAD.CONV_DIM": predictor.shape[1],
         "MODEL.ROI_MASK_HEAD.NORM": _norm_of(state, f"{head}mask_fcn1.norm"),
         "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": len(predictor) == 1
-        and len(_one(state, "cls_score.weight", source)) > 2,
+        and len(find_matrix(state, "cls_score.weight", source)) > 2,
     }
 
 
 def _depth(state: Mapping[str, Tensor], body: str, source: str) -> int:
-    blocks = _count(state, re.escape(body) + r"res4\.\d+\.conv1\.weight")
+    blocks = count_names(state, re.escape(body) + r"res4\.\d+\.conv1\.weight")
     is_bottleneck = f"{body}res4.0.conv3.weight" in state
     depth = BLOCKS_OF_RES4.get(blocks)
     if depth == 50 and not is_bottleneck:
         depth = 34
     if depth is None or is_bottleneck != (depth >= 50):
-        raise UserError(f"{source}: a res4 of {blocks} blocks is no ResNet-18, 34, 50, 101 or 152")
+        raise UserError(f"{source}: ResNet-18, 34, 50, 101 or 152 have no res4 of {blocks} blocks")
     return depth
 
 
@@ -214,34 +214,24 @@ def _norm_of(state: Mapping[str, Tensor], name: str) -> str:
     return "GN" if f"{name}.weight" in state else ""
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    return sum(1 for key in state if re.search(pattern + "$", key))
-
-
-def _one(state: Mapping[str, Tensor], end: str, source: str) -> Tensor:
-    for key, value in state.items():
-        if key.endswith(end):
-            if value.ndim < 2:
-                raise UserError(f"{source}: {key} has shape {tuple(value.shape)}; it is damaged")
-            return value
-    raise UserError(f"{source}: has no …{end}: it is cut short, or no detector of resdet's kind")
-
-
 def _classes(count: int, name: str) -> tuple[list[str], list[int]]:
-    """Names and original ids: COCO's for 80 classes, and of the zoo's other data sets."""
+    """Names and original ids: those of the zoo's data sets, COCO's for 80 classes."""
     if name.startswith("Cityscapes"):
-        return [each for _, each in CITYSCAPES_CATEGORIES], [i for i, _ in CITYSCAPES_CATEGORIES]
-    if name.startswith("PascalVOC"):
-        return list(VOC_NAMES), list(range(1, 21))
-    if count == len(COCO_CATEGORIES):
-        return [each for _, each in COCO_CATEGORIES], [i for i, _ in COCO_CATEGORIES]
-    return [f"class {number}" for number in range(1, count + 1)], list(range(1, count + 1))
+        categories = CITYSCAPES_CATEGORIES
+    elif name.startswith("PascalVOC"):
+        categories = list(enumerate(VOC_NAMES, start=1))
+    elif count == len(COCO_CATEGORIES):
+        categories = COCO_CATEGORIES
+    else:
+        categories = list(enumerate(numbered_classes(count), start=1))
+    return [label for _, label in categories], [number for number, _ in categories]
 
 
 def _backbone(state: Mapping[str, Tensor], is_gn: bool, source: str) -> LoadedWeights:
-    """An ImageNet network without its classifier, as `model.backbone.weights` takes it.
+    """An ImageNet network without its classifier, for `model.backbone.weights`.
 
-    MSRA's networks have batch norms and strides in 1×1 convolutions, FAIR's with group norms not.
+    MSRA's networks have batch norms and strides in 1×1 convolutions; FAIR's, with group norms, do
+    not.
     """
     kept = {
         our_name(key): value
@@ -249,7 +239,7 @@ def _backbone(state: Mapping[str, Tensor], is_gn: bool, source: str) -> LoadedWe
         if not key.startswith(BACKBONE_REST) and not CONSTANTS.search(key)
     }
     if not any(key.startswith("layer1.0.") for key in kept):
-        raise UserError(f"{source} holds neither a detector nor a ResNet of Detectron2's")
+        raise UserError(f"{source} holds neither a detector nor a ResNet of Detectron2")
     model = {
         "backbone": {"stride_in_1x1": not is_gn},
         "channel_order": "bgr",
@@ -262,25 +252,22 @@ def _backbone(state: Mapping[str, Tensor], is_gn: bool, source: str) -> LoadedWe
 
 
 def _with_statistics(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Batch norms that Caffe2 stored as scale and shift alone get mean 0 and variance 1."""
-    found = dict(state)
+    """Batch norms that Caffe2 stored only as scale and shift get mean 0 and variance 1."""
+    complete = dict(state)
     for key in state:
         name = key.removesuffix("weight")
         if re.search(r"(bn\d|downsample\.1)\.weight$", key) and f"{name}running_mean" not in state:
-            found[f"{name}running_mean"] = torch.zeros_like(state[key])
-            found[f"{name}running_var"] = torch.ones_like(state[key])
-    return found
+            complete[f"{name}running_mean"] = torch.zeros_like(state[key])
+            complete[f"{name}running_var"] = torch.ones_like(state[key])
+    return complete
 
 
 def exported(weights: LoadedWeights) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A detector's tensors by Detectron2's names, and its config as nested sections.
+    """A detector's tensors under Detectron2's names, and its config as nested sections.
 
-    Raises UserError for what is no detector, and for options that Detectron2 lacks.
+    Raises UserError for other weights than detectors, and for options that Detectron2 lacks.
     """
-    if weights.kind != "detector" or weights.config is None:
-        raise UserError(f"{weights.source} is no detector with its config; Detectron2 takes these")
-    config = config_from_dict(weights.config, weights.source)
-    assert isinstance(config, DetectionConfig), "a detector has a detection config"
+    config = weights.detection_config()
     settings = to_detectron2(config, len(weights.class_names), weights.source)
     state = {
         their_name(

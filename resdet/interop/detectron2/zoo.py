@@ -1,7 +1,8 @@
-"""Detectron2's model zoo: where each file is, and what its config differs in from the defaults.
+"""Detectron2's model zoo: the address of each file, and how its config differs from the defaults.
 
 Addresses and settings are those of detectron2/model_zoo and configs/ at commit 02b5c4e
-(Apache-2.0). Only networks that resdet has: no ResNeXt, RegNet, deformable convolutions, keypoints.
+(Apache-2.0). Only networks that resdet supports: no ResNeXt, RegNet, deformable convolutions or
+keypoints.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ BACKBONES = {
     "ImageNetPretrained/FAIR/R-50-GN": "ImageNetPretrained/47261647/R-50-GN.pkl",
     "ImageNetPretrained/FAIR/R-101-GN": "ImageNetPretrained/47592356/R-101-GN.pkl",
 }
-"""ImageNet backbones, without a classifier that resdet would use."""
+"""ImageNet backbones; resdet does not use their classifiers."""
 
 FPN: dict[str, Any] = {
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
@@ -115,7 +116,7 @@ IMAGENET_STD: dict[str, Any] = {"MODEL.PIXEL_STD": [57.375, 57.12, 58.395]}
 
 
 def with_norm(norm: str) -> dict[str, Any]:
-    """`norm` everywhere and a 4conv1fc box head."""
+    """`norm` everywhere, and a box head of four convolutions and one fully connected layer."""
     keys = ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD")
     return {
         **{f"MODEL.{key}.NORM": norm for key in keys},
@@ -130,35 +131,35 @@ LSJ: dict[str, Any] = {
     "MODEL.RPN.CONV_DIMS": [-1, -1],
 }
 LSJ_SIZE = 1024
-"""The side of the square that LSJ's training images are scaled into."""
+"""Side in pixels of the square that holds LSJ's training images."""
 
 
 def settings(name: str) -> dict[str, Any]:
-    """What the config of detector `name`, a key of `FILES`, sets, by dotted keys."""
+    """The settings, by dotted keys, of detector `name`, a key of `FILES`."""
     folder, _, model = name.partition("/")
-    found: dict[str, Any] = dict(MULTI_SCALE)
+    given: dict[str, Any] = dict(MULTI_SCALE)
     if "_FPN" in model:
-        found |= FPN
+        given |= FPN
     elif "_DC5" in model:
-        found |= DC5
-    found["MODEL.RESNETS.DEPTH"] = 101 if "_R_101_" in model else 50
-    found["MODEL.MASK_ON"] = "mask_rcnn" in model
+        given |= DC5
+    given["MODEL.RESNETS.DEPTH"] = 101 if "_R_101_" in model else 50
+    given["MODEL.MASK_ON"] = "mask_rcnn" in model
     if "cascade" in model:
-        found |= CASCADE
+        given |= CASCADE
     if model.endswith("_gn"):
-        found |= {**with_norm("GN"), "MODEL.RESNETS.STRIDE_IN_1X1": False}
+        given |= {**with_norm("GN"), "MODEL.RESNETS.STRIDE_IN_1X1": False}
     if model.endswith("_syncbn"):
-        found |= with_norm("SyncBN")
+        given |= with_norm("SyncBN")
     if model.startswith("scratch_"):
-        found |= SCRATCH
+        given |= SCRATCH
         if "_9x_" in model:
-            found |= IMAGENET_STD
+            given |= IMAGENET_STD
     if model.endswith("_LSJ"):
-        found |= LSJ
+        given |= LSJ
     if folder == "Cityscapes":
-        found |= CITYSCAPES
+        given |= CITYSCAPES
     elif folder == "PascalVOC-Detection":
-        found |= VOC
+        given |= VOC
     elif folder == "Detectron1-Comparisons":
-        found |= DETECTRON1
-    return found
+        given |= DETECTRON1
+    return given

@@ -1,1 +1,1 @@
-"""torchvision's classifiers and detectors: their names and published files."""
+"""torchvision's classifiers and detectors, read and written."""

@@ -1,9 +1,8 @@
-"""torchvision's classifiers: the published ones by name, `torchvision:resnet101.IMAGENET1K_V1`,
-and files with tensors by its names."""
+"""torchvision's classifiers: the published ones, such as `torchvision:resnet101.IMAGENET1K_V1`, and
+files with its tensor names."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -18,12 +17,12 @@ from torch import Tensor
 
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.config.model import BackboneConfig
-from resdet.errors import UserError
+from resdet.errors import UserError, did_you_mean, first_few
 from resdet.interop import download
-from resdet.interop.loaded import LoadedWeights
+from resdet.interop.loaded import LoadedWeights, numbered_classes
 
 PREFIX = "torchvision:"
-# torch.hub's own rule: resnet101-63fe2227.pth carries the start of its SHA-256.
+# torch.hub's rule: resnet101-63fe2227.pth contains the start of its SHA-256.
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,10 +37,10 @@ CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "vgg19_bn": ("vgg19", {"norm": "bn"}),
     "googlenet": ("googlenet", {"branch5_kernel": 3, "transform_input": True}),
 }
-"""torchvision's names, and the backbone of the registry with the options that make it the same."""
+"""torchvision's names, each with the same network: a backbone of the registry and its options."""
 
 # By the start of resdet's name: torchvision's prefixes of the head's tensors and ours, then the
-# start of the others, which keep their names in the backbone.
+# prefixes of the backbone's tensors, which keep their names.
 NAMES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "resnet": ({"fc.": "fc."}, ("conv1.", "bn1.", "layer")),
     "vgg": ({"classifier.": "classifier."}, ("features.",)),
@@ -52,7 +51,7 @@ NAMES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
 }
 WNIDS = Path(__file__).with_name("imagenet_wnids.txt")
 
-# Of ResNets: whether blocks are bottlenecks, and the number of them in each stage.
+# ResNets: whether blocks are bottlenecks, and their number in each stage.
 DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "resnet18",
     (False, (3, 4, 6, 3)): "resnet34",
@@ -60,15 +59,15 @@ DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
     (True, (3, 4, 23, 3)): "resnet101",
     (True, (3, 8, 36, 3)): "resnet152",
 }
-# Of VGGs: the number of convolutions.
+# VGGs by their number of convolutions.
 CONVOLUTIONS = {13: "vgg16", 16: "vgg19"}
 SHAPES = {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv2.weight": (64, 64, 3, 3)}
-"""Shapes that set ResNets apart from ResNeXts and wide ones, whose tensors have the same names."""
+"""Shapes that distinguish ResNets from ResNeXts and wide ones, whose tensor names are the same."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image becomes the input of a published classifier, in a test."""
+    """How a published classifier prepares a test image."""
 
     resize: int = 256
     """Short side in pixels."""
@@ -76,33 +75,32 @@ class Preparation:
     """Side of the centre crop."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Of red, green and blue, 0..1."""
+    """Of red, green and blue, in 0..1."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 def backbone_for(name: str) -> tuple[str, dict[str, Any]]:
-    """The backbone and the options for torchvision's `name`, also given as a whole spec.
+    """The backbone and the options for torchvision's `name`, or for a whole spec.
 
-    Raises UserError with near names for a classifier that resdet has no network for.
+    Raises UserError with similar names for a classifier that resdet has no network for.
     """
     name = name.removeprefix(PREFIX).partition(".")[0]
     if name not in CLASSIFIERS:
-        near = difflib.get_close_matches(name, CLASSIFIERS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(CLASSIFIERS)}"
+        hint = did_you_mean(name, CLASSIFIERS, f"it has {', '.join(CLASSIFIERS)}")
         raise UserError(f"resdet has no network for torchvision's {name!r}; {hint}")
     backbone, options = CLASSIFIERS[name]
     return backbone, dict(options)
 
 
 def classifier_state(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of torchvision's classifier `name` by the names of a `Classifier`: `backbone.…`
-    and `head.…`; without the pixel mean and deviation.
+    """The tensors of torchvision's classifier `name` under the names of a `Classifier`,
+    `backbone.…` and `head.…`, without the pixel mean and deviation.
 
     `name` is torchvision's or the registry's. Raises UserError for a classifier that resdet has no
-    network for, and one that lists the tensors that are none of its.
+    network for, and for tensors of another network, which it lists.
     """
     family = name if name in dict(CLASSIFIERS.values()) else backbone_for(name)[0]
-    head, rest = _names(family)
+    head, rest = prefixes_of(family)
     renamed, unknown = {}, []
     for key, value in state.items():
         prefix = next((prefix for prefix in head if key.startswith(prefix)), None)
@@ -113,10 +111,8 @@ def classifier_state(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             unknown.append(key)
     if unknown:
-        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         raise UserError(
-            f"these are not the weights of torchvision's {name}, which has no "
-            f"{', '.join(unknown[:8])}{more}"
+            f"these are not the weights of torchvision's {name}, which has no {first_few(unknown)}"
         )
     return renamed
 
@@ -127,7 +123,7 @@ def imagenet_wnids() -> list[str]:
 
 
 def preparation(name: str) -> Preparation:
-    """How torchvision tests `NAME.WEIGHTS`; its first weights' way where no weights are named."""
+    """How torchvision tests `NAME.WEIGHTS`; NAME is as the first published weights."""
     if "." not in name:
         return Preparation()
     transform = _entry(name).transforms()
@@ -141,7 +137,7 @@ def preparation(name: str) -> Preparation:
 
 
 def network_of(state: Mapping[str, Any]) -> str | None:
-    """torchvision's name of the classifier that has these tensors; None where resdet has none."""
+    """torchvision's name of the classifier with these tensors; None if resdet has none."""
     if any(tuple(state[key].shape) != SHAPES[key] for key in SHAPES if key in state):
         return None
     if "inception3a.branch1.conv.weight" in state:
@@ -154,14 +150,14 @@ def network_of(state: Mapping[str, Any]) -> str | None:
         if name and any(key.endswith(".running_mean") for key in state):
             name += "_bn"
     else:
-        found = Counter(
+        counts = Counter(
             match[1] for key in state if (match := re.match(r"layer(\d)\.\d+\.conv1\.", key))
         )
-        blocks = tuple(found[stage] for stage in "1234")
+        blocks = tuple(counts[stage] for stage in "1234")
         name = DEPTHS.get(("layer1.0.conv3.weight" in state, blocks), "")
     if not name:
         return None
-    head, rest = _names(name)
+    head, rest = prefixes_of(name)
     known = (*head, *rest)
     return name if all(key.startswith(known) for key in state) else None
 
@@ -169,35 +165,28 @@ def network_of(state: Mapping[str, Any]) -> str | None:
 def recognises(state: Mapping[str, Any]) -> bool:
     """Whether these are all the tensors of one of `CLASSIFIERS`, its last layer included.
 
-    Those of timm's plain ResNets have the same names.
+    timm's plain ResNets have the same names.
     """
     name = network_of(state)
     return name is not None and _last_layer(name) in state
 
 
 def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWeights:
-    """The classifier in `values`, the tensors by torchvision's names.
+    """The classifier in `values`, tensors under torchvision's names.
 
-    `name` is NAME.WEIGHTS, or NAME alone, whose images are then prepared as for the first
-    published weights; None takes the network that the tensors tell. Without its last layer it is a
-    backbone. Raises UserError for tensors that are none of the network's.
+    `name` is NAME.WEIGHTS, or NAME, whose images are then prepared as for the first published
+    weights, or None for the network that the tensors identify. Without its last layer it is a
+    backbone. Raises UserError for tensors of another network.
     """
-    if name is not None:
-        backbone_for(name)
-        if "." in name:
-            _entry(name)
-        network = name.partition(".")[0]
-    else:
-        found = network_of(values)
-        if found is None:
-            raise UserError(
-                f"{source} holds none of torchvision's classifiers that resdet has: "
-                f"{', '.join(CLASSIFIERS)}"
-            )
-        network = found
-    return as_classifier(
-        values, network, preparation(name or network), source, is_guessed=name is None
-    )
+    network = name.partition(".")[0] if name is not None else network_of(values)
+    if network is None:
+        raise UserError(
+            f"{source} holds none of torchvision's classifiers that resdet supports: "
+            f"{', '.join(CLASSIFIERS)}"
+        )
+    backbone_for(network)
+    prepared = preparation(name or network)
+    return as_classifier(values, network, prepared, source, is_guessed=name is None)
 
 
 def as_classifier(
@@ -208,9 +197,9 @@ def as_classifier(
     *,
     is_guessed: bool = False,
 ) -> LoadedWeights:
-    """The tensors of torchvision's `network` as one of our classifiers, ready to build.
+    """The tensors of torchvision's `network` as one of resdet's classifiers.
 
-    A thousand classes are ImageNet's, others are numbered. UserError as `classifier_state`.
+    A thousand classes are ImageNet's, others are numbered. Raises UserError as `classifier_state`.
     """
     try:
         state = classifier_state(network, dict(values))
@@ -218,21 +207,20 @@ def as_classifier(
         raise UserError(f"{source}: {error}") from error
     backbone, given = CLASSIFIERS[network]
     own_keys = {key: given[key] for key in given if key in BackboneConfig.model_fields}
-    mean, std = ([255 * value for value in each] for each in (prepared.mean, prepared.std))
     options = {key: given[key] for key in given if key not in own_keys}
     config: dict[str, Any] = {
         "task": "classification",
         "model": {
             "backbone": {"name": backbone, **own_keys, "options": options},
-            "pixel_mean": [round(value, 6) for value in mean],
-            "pixel_std": [round(value, 6) for value in std],
+            "pixel_mean": [round(255 * value, 6) for value in prepared.mean],
+            "pixel_std": [round(255 * value, 6) for value in prepared.std],
         },
         "data": {
             "test_resize": prepared.resize,
             "test_size": prepared.size,
             "interpolation": prepared.interpolation,
         },
-        # never trained here; the schema asks for a length
+        # not trained here; the schema requires a length
         "train": {"epochs": 1},
     }
     complete = config_to_dict(config_from_dict(config, source))
@@ -242,23 +230,24 @@ def as_classifier(
         return LoadedWeights(bare, "backbone", complete, source, is_guessed=is_guessed)
     if last.ndim != 2 or not len(last):
         raise UserError(
-            f"{source}: {_last_layer(network)} has shape {tuple(last.shape)}, which is no last "
+            f"{source}: {_last_layer(network)} has shape {tuple(last.shape)}, not that of the last "
             "layer of a classifier; the file is damaged"
         )
     for key in ("pixel_mean", "pixel_std"):
         state[key] = torch.tensor(complete["model"][key])[:, None, None]
     names = imagenet_wnids()
     if len(last) != len(names):
-        names = [f"class {number}" for number in range(1, len(last) + 1)]
+        names = numbered_classes(len(last))
     return LoadedWeights(state, "classifier", complete, source, names, is_guessed=is_guessed)
 
 
-def _names(network: str) -> tuple[dict[str, str], tuple[str, ...]]:
+def prefixes_of(network: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The entry of `NAMES` for a network, by torchvision's name or the registry's."""
     return next(names for start, names in NAMES.items() if network.startswith(start))
 
 
 def _last_layer(network: str) -> str:
-    """torchvision's name of the tensor with a row for each class."""
+    """torchvision's name of the tensor with one row per class."""
     return "classifier.6.weight" if network.startswith("vgg") else "fc.weight"
 
 
@@ -268,10 +257,10 @@ def weights_url(name: str) -> str:
 
 
 def _entry(name: str) -> Any:
-    """torchvision's record of `NAME.WEIGHTS`, also given as a whole spec.
+    """torchvision's record of `NAME.WEIGHTS`, or of a whole spec.
 
-    Raises UserError with near names for an unknown model or an unknown set of weights, and for a
-    spec that has not both parts.
+    Raises UserError with similar names for an unknown model or set of weights, and for a spec
+    without one of the two.
     """
     from torchvision import models
 
@@ -279,21 +268,19 @@ def _entry(name: str) -> Any:
     name, _, weights = name.removeprefix(PREFIX).partition(".")
     known = models.list_models(module=models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "for example resnet50"
+        hint = did_you_mean(name, known, "for example resnet50")
         raise UserError(f"{spec}: torchvision has no classifier {name!r}; {hint}")
     entries: type[Enum] = models.get_model_weights(name)
     choices = [entry for entry in entries.__members__ if entry != "DEFAULT"]
     if weights not in entries.__members__:
-        near = difflib.get_close_matches(weights.upper(), choices, n=1)
         given = f"has no weights {weights!r}" if weights else "needs the name of its weights"
-        hint = f"did you mean {near[0]}?" if near else f"choose of {', '.join(choices)}"
+        hint = did_you_mean(weights.upper(), choices, f"choose from {', '.join(choices)}", most=1)
         raise UserError(f"{spec}: {name} {given}, {hint} as in {PREFIX}{name}.{choices[0]}")
     return entries[weights].value
 
 
 def check_name(name: str) -> None:
-    """UserError with near names where `NAME.WEIGHTS` is not published, or resdet has no such
+    """UserError with similar names if `NAME.WEIGHTS` is not published, or resdet has no such
     network; downloads nothing."""
     _entry(name)
     backbone_for(name)
@@ -311,7 +298,7 @@ def fetch(name: str) -> Path:
 def fetch_url(url: str, spec: str) -> Path:
     """The local file of one of torchvision's addresses, downloaded once into torch.hub's folder.
 
-    The start of the SHA-256 in the file's name is checked. Raises UserError as `download.fetch`.
+    Checks the start of the SHA-256 in the file's name. Raises UserError as `download.fetch`.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     match = HASH_IN_NAME.search(path.name)

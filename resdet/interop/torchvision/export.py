@@ -1,4 +1,4 @@
-"""Our classifiers and backbones as state dicts of torchvision's models."""
+"""resdet's classifiers and backbones as state dicts of torchvision's models."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resdet.errors import UserError
+from resdet.errors import UserError, first_few
 from resdet.interop.loaded import LoadedWeights
-from resdet.interop.torchvision import classifiers as torchvision
+from resdet.interop.reading import value_at
+from resdet.interop.torchvision.classifiers import CLASSIFIERS, prefixes_of
 from resdet.interop.weights import BACKBONE_PREFIX, HEAD_PREFIX
 
 COUNTER = "num_batches_tracked"
-MAX_LISTED = 8
 
 
 def exported_classifier(weights: LoadedWeights) -> dict[str, Tensor]:
-    """The tensors of a classifier, or of a backbone alone, by torchvision's names.
+    """The tensors of a classifier, or of a backbone alone, under torchvision's names.
 
-    Checked against torchvision's own model: every tensor is there and of its shape, but for the
-    last layer of a backbone alone. Raises UserError where torchvision has no such network.
+    Compared with torchvision's own model: every tensor exists and has its shape, except the last
+    layer of a backbone alone. Raises UserError if torchvision has no such network.
     """
-    section = ((weights.config or {}).get("model") or {}).get("backbone") or {}
+    section = value_at(weights.config, "model.backbone") or {}
     name = section.get("name")
     if not isinstance(name, str):
-        raise UserError(
-            f"{weights.source} does not say which network it is; give its --from ORIGIN:NAME"
-        )
-    head, rest = _names(name, weights.source)
+        raise UserError(f"{weights.source} does not identify its network; give --from ORIGIN:NAME")
+    known = list(dict.fromkeys(backbone for backbone, _ in CLASSIFIERS.values()))
+    if name not in known:
+        raise UserError(f"{weights.source}: torchvision has no {name}; it has {', '.join(known)}")
+    head, rest = prefixes_of(name)
     prefix = BACKBONE_PREFIX if weights.kind == "classifier" else ""
     state: dict[str, Tensor] = {}
     for key, value in weights.state.items():
@@ -41,30 +42,19 @@ def exported_classifier(weights: LoadedWeights) -> dict[str, Tensor]:
     if section.get("stride_in_1x1"):
         raise UserError(
             f"{weights.source} has its strides in the first 1×1 of a bottleneck, and torchvision's "
-            f"{name} in the 3×3: its numbers would be others"
+            f"{name} in the 3×3: its numbers would differ"
         )
     problems = _differences(_model(name, state, section), state, has_head=bool(prefix))
     if problems:
-        more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
         raise UserError(
             f"{weights.source} is not the network that torchvision calls {name}: "
-            f"{'; '.join(problems[:MAX_LISTED])}{more}"
+            f"{first_few(problems)}"
         )
     return state
 
 
-def _names(name: str, source: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """torchvision's prefixes of the head's tensors with ours, and of the others; else UserError."""
-    known = [ours for ours, _ in torchvision.CLASSIFIERS.values()]
-    if name not in known:
-        raise UserError(
-            f"{source}: torchvision has no {name}; it has {', '.join(dict.fromkeys(known))}"
-        )
-    return next(names for start, names in torchvision.NAMES.items() if name.startswith(start))
-
-
 def _model(name: str, state: dict[str, Tensor], section: dict[str, Any]) -> nn.Module:
-    """torchvision's model of that name, with shapes and no values."""
+    """torchvision's model of that name on the meta device."""
     from torchvision import models
 
     norm = section.get("norm") or (section.get("options") or {}).get("norm")
@@ -88,7 +78,7 @@ def _differences(model: nn.Module, state: dict[str, Tensor], *, has_head: bool) 
     problems = [f"it lacks {key}" for key in theirs if key not in ours]
     problems += [f"it has {key} besides" for key in ours if key not in theirs]
     problems += [
-        f"{key} is {tuple(value.shape)}, there {tuple(theirs[key].shape)}"
+        f"{key} is {tuple(value.shape)} here, {tuple(theirs[key].shape)} there"
         for key, value in ours.items()
         if key in theirs and value.shape != theirs[key].shape
     ]

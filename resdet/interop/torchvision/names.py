@@ -1,6 +1,6 @@
-"""torchvision's names of a detector's tensors and resdet's, and where background is in them.
+"""A detector's tensors under torchvision's names and resdet's, and the row of background in them.
 
-torchvision counts background as class 0, resdet as the last.
+torchvision counts background as class 0, resdet as the last class.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resdet.errors import UserError
 
-# torchvision's names before 2022 and those of today.
+# torchvision's names before 2022 and its present ones.
 OLD_NAMES = (
     (re.compile(r"^rpn\.head\.conv\.(weight|bias)$"), r"rpn.head.conv.0.0.\1"),
     (re.compile(r"^(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)$"), r"\1.0.\2"),
@@ -36,7 +36,7 @@ STARTS = (
     ("roi_heads.mask_predictor.conv5_mask.", "roi_heads.mask_head.deconv."),
     ("roi_heads.mask_predictor.mask_fcn_logits.", "roi_heads.mask_head.predictor."),
 )
-"""Starts of names that differ by nothing else, torchvision's and ours."""
+"""Prefixes, torchvision's and ours, of names that are otherwise equal."""
 BOX_LAYER = re.compile(r"roi_heads\.box_head\.(\d+)\.(.+)")
 OUR_BOX_LAYER = re.compile(r"roi_heads\.stages\.0\.(convs|fcs)\.(\d+)\.(.+)")
 LOGITS, DELTAS = "roi_heads.stages.0.cls_score.", "roi_heads.stages.0.bbox_pred."
@@ -44,16 +44,16 @@ MASKS = "roi_heads.mask_head.predictor."
 
 
 def present_name(key: str) -> str:
-    """torchvision's name of today for one of any of its versions."""
+    """torchvision's present name for a name of any of its versions."""
     for old, new in OLD_NAMES:
         key = old.sub(new, key)
     return OLD_MASK_CONV.sub(lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}", key)
 
 
 def our_name(key: str, num_convs: int, source: str) -> str:
-    """Ours of torchvision's present name; the box head has `num_convs` convolutions.
+    """Our name for torchvision's present name; the box head has `num_convs` convolutions.
 
-    Raises UserError for a tensor that has no place here.
+    Raises UserError for a tensor that resdet's detectors do not have.
     """
     layer = BOX_LAYER.fullmatch(key)
     if layer:
@@ -66,13 +66,13 @@ def our_name(key: str, num_convs: int, source: str) -> str:
         if key.startswith(theirs):
             return ours + key.removeprefix(theirs)
     raise UserError(
-        f"{source}: {key} has no place in resdet's detectors; they have boxes and masks, on ResNets"
+        f"{source}: {key} is no tensor of resdet's detectors; they have boxes and masks, on ResNets"
     )
 
 
 def without_background(key: str, value: Tensor) -> Tensor:
-    """Our tensor `key` from torchvision's rows: background's logit moves last, its deltas and its
-    mask, which no loss and no result uses, are dropped."""
+    """Our tensor `key` from torchvision's rows: the logit of background moves to the end; its
+    deltas and its mask, which no loss and no result uses, are dropped."""
     if value.ndim == 0:
         return value  # damaged; its shape is refused when it is loaded
     if key.startswith(LOGITS):
@@ -83,21 +83,23 @@ def without_background(key: str, value: Tensor) -> Tensor:
 
 
 def their_name(key: str, num_convs: int, source: str) -> str:
-    """The way back, to torchvision's present name; UserError where it has no such tensor."""
+    """The inverse of `our_name`; UserError if torchvision has no such tensor."""
     layer = OUR_BOX_LAYER.fullmatch(key)
     if layer and num_convs:
         number = int(layer[2]) + (0 if layer[1] == "convs" else num_convs + 1)
         return f"roi_heads.box_head.{number}.{layer[3]}"
-    # the longest start decides: stages.0. stands for the predictor, and stages.0.fcs.0. for fc6
+    # the longest prefix decides: stages.0. is the predictor, and stages.0.fcs.0. is fc6
     starts = [pair for pair in STARTS if key.startswith(pair[1])]
     if not starts:
-        raise UserError(f"{source}: {key} has no place in torchvision's detectors")
+        raise UserError(
+            f"{source}: torchvision's detectors have no {key}; convert it to resdet or Detectron2"
+        )
     theirs, ours = max(starts, key=lambda pair: len(pair[1]))
     return theirs + key.removeprefix(ours)
 
 
 def with_background(key: str, value: Tensor) -> Tensor:
-    """The way back, for our tensor `key`: background's deltas and mask are 0."""
+    """The inverse of `without_background`; the deltas and the mask of background are 0."""
     if key.startswith(LOGITS):
         return torch.cat([value[-1:], value[:-1]])
     if key.startswith((DELTAS, MASKS)):

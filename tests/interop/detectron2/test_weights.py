@@ -97,7 +97,7 @@ def test_names_and_shapes_tell_the_network(name: str) -> None:
         )
     )
     assert detectron2.recognises(state)
-    told = detectron2.told_by(state, name)
+    told = detectron2.identified_settings(state, name)
     assert len(told) > 5
     # what tensors can't tell: losses, sampling and sizes
     hidden = ("BETA", "SAMPLING_RATIO", "POOLER_TYPE", "INPUT.", "STRIDE_IN_1X1", "STD", "FREEZE")

@@ -76,7 +76,7 @@ def test_names_resolve_to_the_published_file() -> None:
         ("torchvision:zzz.V1", "for example resnet50"),
         ("torchvision:resnet50.IMAGENET1K_V3", "did you mean IMAGENET1K_V"),
         ("torchvision:resnet50", "needs the name of its weights"),
-        ("torchvision:resnet50.COCO", "choose of IMAGENET1K_V1, IMAGENET1K_V2"),
+        ("torchvision:resnet50.COCO", "choose from IMAGENET1K_V1, IMAGENET1K_V2"),
         ("torchvision:", "no classifier ''"),
     ],
 )

@@ -226,7 +226,7 @@ def test_names_of_files() -> None:
         ("maskrcnn_resnet50_fpn_v3", "did you mean maskrcnn_resnet50_fpn_v2"),
         ("zzz", "it has fasterrcnn_resnet50_fpn, maskrcnn"),
         ("retinanet_resnet50_fpn", "resdet has no network for torchvision's detector 'retina"),
-        ("maskrcnn_resnet50_fpn.COCO_V2", "no weights 'COCO_V2'; it has COCO_V1"),
+        ("maskrcnn_resnet50_fpn.COCO_V2", "no weights 'COCO_V2'; it only has COCO_V1"),
     ],
 )
 def test_unknown_names_are_answered_with_near_ones(name: str, words: str) -> None:
@@ -280,14 +280,14 @@ def broken(change: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("no RPN", "no rpn.head.cls_logits.weight: it is cut short"),
-        ("keypoints", "keypoint_head.0.weight has no place"),
+        ("no RPN", "no rpn.head.cls_logits.weight: it is truncated"),
+        ("keypoints", "keypoint_head.0.weight is no tensor of resdet"),
         ("scalar", r"cls_score.weight has shape \(\); it is damaged"),
         ("blocks", "backbone is none of resnet18, "),
         ("wide", "backbone is none of resnet18, "),
         ("gn", "bn1 is no batch norm"),
-        ("anchors", "9 anchors at each place"),
-        ("narrow", "no square of 5 channels"),
+        ("anchors", "9 anchors per position"),
+        ("narrow", "not a square of 5 channels"),
     ],
 )
 def test_broken_tensors_are_named(change: str, words: str) -> None:
