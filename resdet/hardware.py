@@ -89,27 +89,16 @@ def cpu_has_bf16() -> bool:
 
 
 def choose_compile(
-    wanted: bool | str, device: torch.device, *, recomputes: bool = False, processes: int = 1
+    wanted: bool | str, device: torch.device, *, recomputes: bool = False
 ) -> tuple[bool, str]:
     """Whether to torch.compile the model's part of fixed shapes, and the reason for the log.
 
-    UserError for a model that `recomputes` activations, which torch cannot compile as we do it,
-    and for `recorded` without a GPU or a compiler, or with several processes.
+    UserError for a model that `recomputes` activations, which torch cannot compile as we do it.
     """
-    if wanted == "recorded" and device.type != "cuda":
+    if recomputes and wanted is True:
         raise UserError(
-            f"train.compile: recorded makes CUDA graphs, and the device is {device}; use "
-            "train.compile=auto, true or false"
-        )
-    if wanted == "recorded" and processes > 1:
-        raise UserError(
-            f"train.compile: recorded is for one process, and there are {processes}; use "
-            "train.compile=auto"
-        )
-    if recomputes and wanted in (True, "recorded"):
-        raise UserError(
-            f"train.compile: {str(wanted).lower()} does not go with "
-            "model.backbone.activation_checkpointing; set one of them to false"
+            "train.compile: true cannot be combined with model.backbone.activation_checkpointing; "
+            "set one of them to false"
         )
     if recomputes and wanted == "auto":
         return False, "off: activation checkpointing"
@@ -119,13 +108,8 @@ def choose_compile(
         return False, "off: train.compile auto uses it on a GPU only"
     named = os.environ.get("CXX")
     if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
-        if wanted == "recorded":
-            raise UserError(
-                f"train.compile: recorded needs a C++ compiler ({', '.join(COMPILERS)}) and finds "
-                "none; install one or use train.compile=auto"
-            )
         return False, f"off: no C++ compiler found ({', '.join(COMPILERS)}); running eagerly"
-    return True, "recorded" if wanted == "recorded" else "on"
+    return True, "on"
 
 
 def choose_device(wanted: str | None, local_rank: int) -> torch.device:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class ImageBatch:
     """(B, 2) int64 true (height, width) of each image inside the padding, in pixels."""
 
     def to(self, device: torch.device) -> ImageBatch:
-        return ImageBatch(_move(self.images, device), _move(self.sizes, device))
+        return moved(self, device)
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Target:
     """Position of the image in its data set: with seed and step it keys the sampling."""
     image_id: int | str
     """The id in the annotation file, for messages."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """(G, …) each: further values per object by name, for branches that learn them."""
 
 
 @dataclass
@@ -65,19 +68,14 @@ class TargetBatch:
     image_ids: list[int | str] = field(default_factory=list)
     """B ids, kept on the host for messages."""
 
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """(B, G, …) each, see `Target.extra`; 0 in padding."""
+
     def to(self, device: torch.device) -> TargetBatch:
-        return TargetBatch(
-            _move(self.boxes, device),
-            _move(self.labels, device),
-            _move(self.valid, device),
-            None if self.masks is None else _move(self.masks, device),
-            _move(self.mask_rows, device),
-            _move(self.image_keys, device),
-            self.image_ids,
-        )
+        return moved(self, device)
 
 
-@dataclass
+@dataclass(repr=False)
 class Detections:
     """What a detector found in one image, best score first, in pixels of the original image."""
 
@@ -97,10 +95,29 @@ class Detections:
     """K original category ids of the annotation file; empty means label + 1."""
     mask_paste: str = "continuous"
     """How masks go into the image: continuous or rounded, see `paste_masks`."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """(N, …) each: what further branches predict, by name."""
     _pasted: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        """Counts and sizes in one line; the tensors are fields."""
+        counts = Counter(self.labels.tolist()).most_common()
+        classes = ", ".join(f"{count} {self._name(label)}" for label, count in counts[:5])
+        values = {"mask_probs": self.mask_probs, **self.extra}
+        shapes = ", ".join(
+            f"{name} {'×'.join(map(str, value.shape[1:]))}".rstrip()
+            for name, value in values.items()
+            if value is not None
+        )
+        height, width = self.image_size
+        what = f"{len(self)}{': ' if counts else ''}{classes}{', …' if counts[5:] else ''}"
+        return f"Detections({what}; {height}×{width}{'; ' if shapes else ''}{shapes})"
+
+    def _name(self, label: int) -> str:
+        return self.class_names[label] if self.class_names else f"of class {label}"
 
     @property
     def masks(self) -> Tensor | None:
@@ -118,34 +135,16 @@ class Detections:
         """
         if isinstance(keep, int):
             keep = [range(len(self))[keep]]
-        return Detections(
-            self.boxes[keep],
-            self.scores[keep],
-            self.labels[keep],
-            self.image_size,
-            None if self.mask_probs is None else self.mask_probs[keep],
-            self.class_names,
-            self.category_ids,
-            self.mask_paste,
-        )
+        return map_tensors(self, lambda values: values[keep])
 
     def cpu(self) -> Detections:
-        probs = None if self.mask_probs is None else self.mask_probs.cpu()
-        return Detections(
-            self.boxes.cpu(),
-            self.scores.cpu(),
-            self.labels.cpu(),
-            self.image_size,
-            probs,
-            self.class_names,
-            self.category_ids,
-            self.mask_paste,
-        )
+        return map_tensors(self, Tensor.cpu)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """COCO result records: original category ids, xywh boxes in pixels, compressed RLE.
 
         Masks are pasted and encoded a few at a time, so that memory does not grow with N × H × W.
+        Of `extra`, numbers (N,) and rows of numbers (N, D) are in the records under their names.
         """
         boxes = self.boxes.cpu().double().numpy()
         boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
@@ -165,12 +164,34 @@ class Detections:
             rles = encode_rle(self.mask_probs, self.boxes, self.image_size, paste=self.mask_paste)
             for record, rle in zip(records, rles, strict=True):
                 record["segmentation"] = rle
+        for name, values in self.extra.items():
+            if values.ndim <= 2:
+                for record, value in zip(records, values.tolist(), strict=True):
+                    record.setdefault(name, value)
         return records
 
 
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device; asynchronously where the source is pinned."""
-    return tensor.to(device, non_blocking=True)
+Structure = TypeVar("Structure")
+
+
+def map_tensors(structure: Structure, change: Callable[[Tensor], Tensor]) -> Structure:
+    """The dataclass with `change` made to each tensor in it, also in dicts and nested dataclasses:
+    how batches are moved and pinned, and detections picked, whatever fields they have."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return change(value)
+        if isinstance(value, dict):
+            return {name: changed(each) for name, each in value.items()}
+        return map_tensors(value, change) if is_dataclass(value) else value
+
+    values = {each.name: changed(getattr(structure, each.name)) for each in fields(structure)}  # type: ignore[arg-type]
+    return replace(structure, **values)  # type: ignore[type-var]
+
+
+def moved(structure: Structure, device: torch.device) -> Structure:
+    """The dataclass on the device; copied asynchronously where its tensors are pinned."""
+    return map_tensors(structure, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 PAD_MULTIPLE = 32

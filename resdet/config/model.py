@@ -169,6 +169,9 @@ class RoIConfig(Section):
     box_head: BoxHeadConfig = BoxHeadConfig()
     mask_head: MaskHeadConfig | None = None
     """Null trains boxes only."""
+    branches: dict[str, dict[str, Any]] = {}
+    """Branches of your own by name, each with its keyword arguments, checked against its signature;
+    `imports` names the module that adds them to resdet.models.branches.BRANCHES."""
     num_samples: Positive = 512
     """Proposals sampled per image for the losses."""
     positive_fraction: Fraction = 0.25
@@ -180,6 +183,8 @@ class RoIConfig(Section):
 
     @model_validator(mode="after")
     def _samples(self) -> RoIConfig:
+        if "mask_head" in self.branches:
+            raise ValueError("branches: mask_head has a section of its own, roi.mask_head")
         check_positives(self.num_samples, self.positive_fraction)
         return self
 

@@ -126,7 +126,6 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         config.train.compile,
         processes.device,
         recomputes=bool(config.model.backbone.activation_checkpointing),
-        processes=processes.world_size,
     )
     model.set_compiled(compiled)
     plan = task.make_plan()

@@ -20,8 +20,8 @@ from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading
 from resdet.interop.weights import is_published
 from resdet.models.box_head import BoxHead
+from resdet.models.branches import make_branch
 from resdet.models.fpn import FPN, OneMap
-from resdet.models.mask_head import MaskHead
 from resdet.models.rcnn import RCNN
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
@@ -138,24 +138,20 @@ def _roi_heads(
         )
         for stage in roi.stages
     ]
-    mask_head = None
+    options = dict(roi.branches)
     if mask is not None:
-        mask_head = MaskHead(
-            in_channels,
-            num_classes,
-            num_convs=mask.num_convs,
-            conv_dim=mask.conv_dim,
-            norm=mask.norm,
-            class_agnostic=mask.class_agnostic,
-        )
+        # first, as its parameters have always been
+        options = {"mask_head": mask.model_dump(exclude={"paste"}), **options}
+    branches = {
+        name: make_branch(name, in_channels, num_classes, given) for name, given in options.items()
+    }
     return RoIHeads(
         stages,
         [stage.foreground_iou for stage in roi.stages],
-        mask_head,
+        branches,
         res5=res5,
         strides=fpn.roi_strides,
         box_pool_size=box.pool_size,
-        mask_pool_size=mask.pool_size if mask else 0,
         aligned=roi.aligned,
         sampling_ratio=roi.sampling_ratio,
         num_samples=roi.num_samples,

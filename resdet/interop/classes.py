@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from resdet.errors import UserError, did_you_mean, first_few
 from resdet.interop.loaded import LoadedWeights
 
-MASK_HEAD = "roi_heads.mask_head."
+BRANCH = re.compile(r"roi_heads\.(?!stages\.|res5\.)(\w+)\.")
 # Rows per class of each predictor, and whether a row for the background comes last.
 PREDICTORS = (
     (re.compile(r"roi_heads\.stages\.\d+\.cls_score\."), 1, True),
@@ -107,20 +107,30 @@ def fit_classes(
     return {**state, **filled}, lines
 
 
-def fit_mask_head(
+def fit_branches(
     own: Mapping[str, Tensor], state: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """`state` without its mask head if the model, whose state dict is `own`, has none, or with the
-    model's if the weights have none; and a log line that lists it."""
-    here = [key for key in own if key.startswith(MASK_HEAD)]
-    there = [key for key in state if key.startswith(MASK_HEAD)]
-    if there and not here:
-        kept = {key: value for key, value in state.items() if key not in there}
-        return kept, [f"left out, the mask head: {', '.join(there)}"]
-    if here and not there:
-        line = f"no mask head there: these layers start from scratch: {', '.join(here)}"
-        return {**state, **{key: own[key] for key in here}}, [line]
-    return state, []
+    """`state` without the branches (such as the mask head) that the model of the state dict `own`
+    does not have, and with the model's own where the weights have none; and log lines."""
+    here, there = (_by_branch(names) for names in (own, state))
+    lines = []
+    for name in there.keys() - here.keys():
+        state = {key: value for key, value in state.items() if key not in there[name]}
+        lines.append(f"left out, the {name.replace('_', ' ')}: {', '.join(there[name])}")
+    for name in here.keys() - there.keys():
+        state = state | {key: own[key] for key in here[name]}
+        listed = ", ".join(here[name])
+        lines.append(f"no {name.replace('_', ' ')} there: these layers start from scratch: {listed}")
+    return state, lines
+
+
+def _by_branch(keys: Iterable[str]) -> dict[str, list[str]]:
+    """The parameters of each RoI branch by its name."""
+    grouped: dict[str, list[str]] = {}
+    for key in keys:
+        if branch := BRANCH.match(key):
+            grouped.setdefault(branch[1], []).append(key)
+    return grouped
 
 
 def predictors(

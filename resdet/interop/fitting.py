@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.errors import UserError, first_few
-from resdet.interop.classes import fit_classes, fit_mask_head
+from resdet.interop.classes import fit_branches, fit_classes
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.reading import Reading, check_reading, other_conventions
 from resdet.interop.torchvision.classifiers import CLASSIFIERS
@@ -127,11 +127,11 @@ def load_detector(
         check_reading(_reading_of(weights), Reading.of(section), weights.source)
         lines += other_conventions(weights.config.get("model") or {}, section)
     own, state = model.state_dict(), weights.state
-    state, mask_lines = fit_mask_head(own, state)
+    state, branch_lines = fit_branches(own, state)
     state, class_lines = fit_classes(
         own, state, getattr(model, "class_names", []), weights, section.get("class_map") or {}
     )
-    lines += mask_lines + class_lines
+    lines += branch_lines + class_lines
     _check_norms(own, state, weights.source)
     _load(model, own, state, weights.source)
     return lines

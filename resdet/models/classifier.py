@@ -66,7 +66,6 @@ class Classifier(nn.Module):
         self.precision: str | None = None
         self.is_imported = False
         self._logits: Any = self.logits
-        self._training_logits: Any = self.logits
 
     @property
     def num_classes(self) -> int:
@@ -82,17 +81,9 @@ class Classifier(nn.Module):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def set_compiled(self, compiled: bool, *, recorded: bool = False) -> None:
-        """Run backbone and head through torch.compile, or eagerly again.
-
-        Where they are `recorded`, their forward and backward passes in training are CUDA graphs,
-        recorded once and played back: of small images a GPU computes a layer sooner than the host
-        can start it. Images are then of one size, and a gradient is gone with the next step.
-        """
+    def set_compiled(self, compiled: bool) -> None:
+        """Run backbone and head through torch.compile, or eagerly again."""
         self._logits = torch.compile(self.logits) if compiled else self.logits
-        self._training_logits = self._logits
-        if compiled and recorded:
-            self._training_logits = torch.compile(self.logits, mode="reduce-overhead")
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) 0..255, uint8 or float, RGB → the network's input.
@@ -119,7 +110,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As `logits`, compiled where `set_compiled` says so."""
-        return self._training_logits(images) if self.training else self._logits(images)
+        logits: tuple[Tensor, ...] = self._logits(images)
+        return logits
 
     def predict(
         self,

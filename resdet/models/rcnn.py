@@ -13,9 +13,9 @@ from resdet.files.images import ImageInput
 from resdet.files.pixels import resize_image
 from resdet.models.fpn import FPN, OneMap
 from resdet.models.predict import predict
+from resdet.models.regions import RoIDetections
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
-from resdet.ops import sampler
 from resdet.ops.boxes import clip_boxes, is_nonempty
 from resdet.ops.normalize import normalize_pixels
 from resdet.profiling import profiled
@@ -78,7 +78,7 @@ class RCNN(nn.Module):
 
     @property
     def has_masks(self) -> bool:
-        return self.roi_heads.mask_head is not None
+        return "mask_head" in self.roi_heads.branches
 
     @property
     def size_divisibility(self) -> int:
@@ -91,19 +91,33 @@ class RCNN(nn.Module):
         return self.get_buffer("pixel_mean").device
 
     def place(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        """Move to a device and number format, in the memory layout that `normalize` gives."""
+        """Move to a device and number format, in the memory layout that `normalize` gives.
+
+        Slots become fixed on a GPU and counted on a CPU, see `set_fixed_slots`.
+        """
         self.to(device, dtype)
+        self.set_fixed_slots(device.type == "cuda")
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def set_compiled(self, compiled: bool, *, recorded: bool = False) -> None:
-        """Run backbone and FPN through torch.compile, or eagerly again.
+    @property
+    def fixed_slots(self) -> bool:
+        """See `set_fixed_slots`."""
+        return self.roi_heads.fixed_slots
 
-        Where they are `recorded`, they are CUDA graphs, recorded once a size of batch and played
-        back: for inference on batches of one size, or of few. Not run on a GPU yet.
+    def set_fixed_slots(self, fixed: bool) -> None:
+        """Whether to compute every slot for proposals and samples, valid or not.
+
+        Shapes then do not depend on the data up to the final detections: a GPU never has to tell
+        the host how many there are, and the network can be exported. Counting computes the valid
+        slots alone, which is faster on a CPU. Both give the same detections and losses up to
+        rounding.
         """
-        mode = "reduce-overhead" if recorded else None
-        self._features = torch.compile(self.pyramid, mode=mode) if compiled else self.pyramid
+        self.rpn.fixed_slots = self.roi_heads.fixed_slots = fixed
+
+    def set_compiled(self, compiled: bool) -> None:
+        """Run backbone and FPN through torch.compile, or eagerly again."""
+        self._features = torch.compile(self.pyramid) if compiled else self.pyramid
 
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) → {p2…p6: (B, C, H, W)}, or c4 or c5 alone."""
@@ -116,10 +130,10 @@ class RCNN(nn.Module):
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         x = normalize_pixels(images, mean, std)
-        if not sampler.fixed_shapes(x):
-            for each, (height, width) in zip(x, batch.sizes.tolist(), strict=True):
-                each[:, height:] = 0
-                each[:, :, width:] = 0
+        if not self.fixed_slots:
+            for image, (height, width) in zip(x, batch.sizes.tolist(), strict=True):
+                image[:, height:] = 0
+                image[:, :, width:] = 0
             return x
         height, width = x.shape[-2:]
         inside_y = torch.arange(height, device=mean.device) < batch.sizes[:, :1]
@@ -155,34 +169,41 @@ class RCNN(nn.Module):
         """
         # before the network is under way: a copy from the host waits for what a GPU is doing
         originals = torch.tensor(list(original_sizes), device=images.sizes.device)
-        pyramid = list(self._features(self.normalize(images)).values())
-        proposals, _ = self.rpn(pyramid, images.sizes, None)
-        found = self.roi_heads.detect(
-            self._roi_levels(pyramid), proposals, images.sizes, score_thresh
-        )
-        scale = (originals / images.sizes).flip(1).repeat(1, 2).to(found.boxes.dtype)
-        boxes = clip_boxes(found.boxes * scale[found.images], originals[found.images])
+        batch = self.detect(images, score_thresh)
+        scale = (originals / images.sizes).flip(1).repeat(1, 2).to(batch.boxes.dtype)
+        boxes = clip_boxes(batch.boxes * scale[batch.images], originals[batch.images])
         rows = is_nonempty(boxes).nonzero()[:, 0]
         image = torch.arange(len(original_sizes), device=rows.device)
-        counts = (found.images[rows] == image[:, None]).sum(dim=1).tolist()
-        parts = [boxes[rows].float(), found.scores[rows].float(), found.labels[rows]]
-        if found.mask_probs is not None:
-            parts.append(found.mask_probs[rows].float())
-        return [
-            Detections(
-                box,
-                score,
-                label,
-                image_size=(int(size[0]), int(size[1])),
-                mask_probs=masks[0] if masks else None,
-                class_names=self.class_names,
-                category_ids=self.category_ids,
-                mask_paste=self.mask_paste,
+        counts = (batch.images[rows] == image[:, None]).sum(dim=1).tolist()
+        values = {"boxes": boxes, "scores": batch.scores, "labels": batch.labels, **batch.extra}
+        split = {
+            name: (value.float() if value.is_floating_point() else value)[rows].split(counts)
+            for name, value in values.items()
+        }
+        detections = []
+        for position, (height, width) in enumerate(original_sizes):
+            own = {name: parts[position] for name, parts in split.items()}
+            detections.append(
+                Detections(
+                    own.pop("boxes"),
+                    own.pop("scores"),
+                    own.pop("labels"),
+                    image_size=(int(height), int(width)),
+                    mask_probs=own.pop("mask_probs", None),
+                    class_names=self.class_names,
+                    category_ids=self.category_ids,
+                    mask_paste=self.mask_paste,
+                    extra=own,
+                )
             )
-            for size, box, score, label, *masks in zip(
-                original_sizes, *(each.split(counts) for each in parts), strict=True
-            )
-        ]
+        return detections
+
+    def detect(self, images: ImageBatch, score_thresh: float | None = None) -> RoIDetections:
+        """Detections of a batch in its own pixels, before they are split by image."""
+        pyramid = list(self._features(self.normalize(images)).values())
+        proposals, _ = self.rpn(pyramid, images.sizes, None)
+        levels = self._roi_levels(pyramid)
+        return self.roi_heads.detect(levels, proposals, images.sizes, score_thresh)
 
     def predict(
         self,

@@ -1,8 +1,8 @@
-"""The stage loop over regions: Faster (one stage), Cascade (several), Mask (with a mask head)."""
+"""The stage loop over regions: Faster (one stage), Cascade (several), and branches (masks)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from resdet.errors import UserError
 from resdet.models.box_head import BoxHead, BoxSamples
-from resdet.models.mask_head import MaskHead
+from resdet.models.regions import Branch, BranchSamples, RoIDetections, RoIFeatures
 from resdet.models.rpn import Proposals
-from resdet.ops import sampler
 from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group, nms_of_groups
-from resdet.ops.masks import resample_masks
 from resdet.ops.matcher import match_boxes
-from resdet.ops.roi_pool import pool_rois
 from resdet.ops.sampler import random_order, sample_slots
 from resdet.structures import TargetBatch
 
@@ -42,24 +39,8 @@ class RoISamples:
     """(B, S) bool."""
 
 
-@dataclass
-class RoIDetections:
-    """Detections of a batch, flat, image by image and best first, in resized pixels."""
-
-    boxes: Tensor
-    """(N, 4) float32 xyxy pixels."""
-    scores: Tensor
-    """(N,) 0..1."""
-    labels: Tensor
-    """(N,) int64 0..K-1."""
-    images: Tensor
-    """(N,) int64 position in the batch."""
-    mask_probs: Tensor | None
-    """(N, m, m) 0..1 inside each box."""
-
-
 class RoIHeads(nn.Module):
-    """Box stages one after another, each on the boxes of the one before, and a mask head.
+    """Box stages one after another, each on the boxes of the one before, and branches.
 
     Cascade R-CNN (Cai & Vasconcelos 2018, 4.1): stage t matches at its own IoU, later stages take
     the refined boxes without sampling again, and the test score is the mean over the stages.
@@ -69,12 +50,11 @@ class RoIHeads(nn.Module):
         self,
         stages: Sequence[BoxHead],
         foreground_ious: Sequence[float],
-        mask_head: MaskHead | None,
+        branches: Mapping[str, nn.Module],
         *,
         res5: nn.Module | None,
         strides: Sequence[int],
         box_pool_size: int,
-        mask_pool_size: int,
         aligned: bool,
         sampling_ratio: int,
         num_samples: int,
@@ -84,7 +64,8 @@ class RoIHeads(nn.Module):
         detections_per_image: int,
         min_detection_size: float,
     ) -> None:
-        """`res5`, where given, runs on every pooled region, once for both heads (C4)."""
+        """`branches` by name, which starts the names of their parameters. `res5`, where given, runs
+        on every pooled region, once for all heads (C4)."""
         super().__init__()
         if len(stages) > 1 and not all(stage.class_agnostic for stage in stages):
             raise UserError(
@@ -92,12 +73,16 @@ class RoIHeads(nn.Module):
                 "set it to true"
             )
         self.stages = nn.ModuleList(stages)
-        self.mask_head = mask_head
+        for name, branch in branches.items():
+            if hasattr(self, name) or name == "res5":
+                raise UserError(f"model.roi.branches.{name}: the name is taken; use another")
+            self.add_module(name, branch)
         self.res5 = res5
+        self._branch_names = list(branches)
         self.num_classes = stages[0].num_classes
         self.foreground_ious = list(foreground_ious)
         self.strides = list(strides)
-        self.box_pool_size, self.mask_pool_size = box_pool_size, mask_pool_size
+        self.box_pool_size, self.fixed_slots = box_pool_size, False
         self.num_samples, self.positive_fraction = num_samples, positive_fraction
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_image = detections_per_image
@@ -109,11 +94,16 @@ class RoIHeads(nn.Module):
         """The stages, typed."""
         return [cast(BoxHead, stage) for stage in self.stages]
 
+    @property
+    def branches(self) -> dict[str, Branch]:
+        """By name, in the order of their parameters."""
+        return {name: cast(Branch, self.get_submodule(name)) for name in self._branch_names}
+
     # Training
 
     def losses(
         self,
-        features: Sequence[Tensor],
+        levels: Sequence[Tensor],
         proposals: Proposals,
         sizes: Tensor,
         targets: TargetBatch,
@@ -121,12 +111,18 @@ class RoIHeads(nn.Module):
         seed: int,
         step: int,
     ) -> dict[str, Tensor]:
-        """Features (B, C, H, W) a level → loss_cls, loss_box (…_stage1 on a cascade), loss_mask."""
+        """Levels (B, C, H, W), finest first → loss_cls, loss_box (…_stage1 on a cascade), and the
+        losses of the branches."""
+        features = self.features(levels)
         samples = self.sample(proposals, targets, seed=seed, step=step)
-        losses, pooled = self._box_losses(features, samples, sizes, targets)
-        if self.mask_head is not None:
-            shared = pooled if self.res5 is not None else None
-            losses["loss_mask"] = self.mask_loss(features, samples, targets, shared)
+        losses, pooled = self.box_losses(features, samples, sizes, targets)
+        if self.branches:
+            positives = self._positives(samples, None if self.res5 is None else pooled)
+        for name, branch in self.branches.items():
+            own = branch.losses(features, positives, targets)
+            if twice := losses.keys() & own.keys():
+                raise UserError(f"model.roi.branches.{name}: another branch has {', '.join(twice)}")
+            losses |= own
         return losses
 
     @torch.no_grad()
@@ -173,29 +169,20 @@ class RoIHeads(nn.Module):
 
     def box_losses(
         self,
-        features: Sequence[Tensor],
-        samples: RoISamples,
-        sizes: Tensor,
-        targets: TargetBatch,
-    ) -> dict[str, Tensor]:
-        """The box losses of every stage on given samples."""
-        return self._box_losses(features, samples, sizes, targets)[0]
-
-    def _box_losses(
-        self,
-        features: Sequence[Tensor],
+        features: RoIFeatures,
         samples: RoISamples,
         sizes: Tensor,
         targets: TargetBatch,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The losses, and the last stage's pooled regions at `_rows` of its samples."""
+        """The box losses of every stage, and the last stage's pooled regions at `_rows` of its
+        samples."""
         losses: dict[str, Tensor] = {}
         for number, head in enumerate(self.box_heads):
             if number > 0:
                 samples = self._relabel(samples, targets, self.foreground_ious[number])
             rows, images = self._rows(samples.valid)
             boxes = samples.boxes.flatten(0, 1)[rows]
-            pooled = self._pool(features, boxes, images, self.box_pool_size)
+            pooled = features.pool(boxes, images, self.box_pool_size)
             logits, deltas = head(_scale_gradient(pooled, 1 / len(self.stages)))
             flat = BoxSamples(
                 boxes,
@@ -231,74 +218,63 @@ class RoIHeads(nn.Module):
         matches, labels = self._match(samples.boxes, samples.valid, targets, foreground_iou)
         return self._label(samples.boxes, matches, labels == 1, samples.valid, targets)
 
-    def mask_loss(
-        self,
-        features: Sequence[Tensor],
-        samples: RoISamples,
-        targets: TargetBatch,
-        shared: Tensor | None = None,
-    ) -> Tensor:
-        """The mask loss on the positives among given samples, as the first stage labelled them.
+    def _positives(self, samples: RoISamples, shared: Tensor | None) -> BranchSamples:
+        """The samples with an object, as the first stage matched them.
 
-        `shared` (R, C, S, S) are their regions at `_rows` of the samples, which are then not
-        pooled again.
+        `shared` (R, C, S, S) are regions at `_rows` of the samples, pooled already.
         """
-        assert self.mask_head is not None and targets.masks is not None
         # Positives come first, so that these slots hold all of them.
         slots = min(int(self.num_samples * self.positive_fraction), samples.valid.shape[1])
         valid = samples.valid[:, :slots] & (samples.labels[:, :slots] < self.num_classes)
         rows, images = self._rows(valid)
-        boxes = samples.boxes[:, :slots].flatten(0, 1)[rows]
-        labels = samples.labels[:, :slots].flatten()[rows].clamp(max=self.num_classes - 1)
-        mask_rows = targets.mask_rows.gather(1, samples.objects[:, :slots]).flatten()[rows]
-        gt_boxes = samples.gt_boxes[:, :slots].flatten(0, 1)[rows]
-        if shared is None:
-            pooled = self._pool(features, boxes, images, self.mask_pool_size)
-        else:
-            pooled = shared[self._places(samples.valid, slots)[rows]]
-        logits = self.mask_head(pooled, labels)
-        with torch.no_grad():
-            masks = resample_masks(targets.masks[mask_rows], gt_boxes, boxes, logits.shape[-1])
-        return self.mask_head.loss(logits, masks, valid.flatten()[rows])
+        if shared is not None:
+            shared = shared[self._places(samples.valid, slots)[rows]]
+        return BranchSamples(
+            samples.boxes[:, :slots].flatten(0, 1)[rows],
+            samples.labels[:, :slots].flatten()[rows].clamp(max=self.num_classes - 1),
+            samples.gt_boxes[:, :slots].flatten(0, 1)[rows],
+            images,
+            samples.objects[:, :slots].flatten()[rows],
+            valid.flatten()[rows],
+            shared,
+        )
 
     # Inference
 
     def detect(
         self,
-        features: Sequence[Tensor],
+        levels: Sequence[Tensor],
         proposals: Proposals,
         sizes: Tensor,
         score_thresh: float | None = None,
     ) -> RoIDetections:
-        """Score, threshold, NMS a class, best `detections_per_image`, and masks for those only.
-
-        `score_thresh` replaces the heads' own.
-        """
+        """Score, threshold, NMS per class, best `detections_per_image`, and the branches' results
+        for those only. `score_thresh` replaces the heads' own."""
+        features = self.features(levels)
         thresh = self.score_thresh if score_thresh is None else score_thresh
         rows, images = self._rows(proposals.valid)
         boxes = proposals.boxes.flatten(0, 1)[rows]
         valid = proposals.valid.flatten()[rows]
         scores = torch.zeros((), device=boxes.device)
         for number, head in enumerate(self.box_heads):
-            logits, deltas = head(self._pool(features, boxes, images, self.box_pool_size))
+            logits, deltas = head(features.pool(boxes, images, self.box_pool_size))
             scores = scores + F.softmax(logits, dim=-1) / len(self.stages)
             decoded = clip_boxes(head.decode(deltas, boxes), sizes[images][:, None, :])
             if number + 1 < len(self.stages):
                 boxes = decoded[:, 0].to(boxes.dtype)
-        if sampler.fixed_shapes(boxes):
+        if self.fixed_slots:
             shape = proposals.valid.shape
-            found = self._suppress_slots(
+            detections = self._suppress_slots(
                 scores.unflatten(0, shape),
                 decoded.unflatten(0, shape),
                 valid.unflatten(0, shape),
                 thresh,
             )
         else:
-            found = self._suppress(scores, decoded, images, valid, thresh)
-        if self.mask_head is not None:
-            pooled = self._pool(features, found.boxes, found.images, self.mask_pool_size)
-            found.mask_probs = self.mask_head(pooled, found.labels).sigmoid()
-        return found
+            detections = self._suppress(scores, decoded, images, valid, thresh)
+        for branch in self.branches.values():
+            detections.extra |= branch.detect(features, detections)
+        return detections
 
     def _suppress(
         self, scores: Tensor, boxes: Tensor, images: Tensor, valid: Tensor, score_thresh: float
@@ -319,7 +295,7 @@ class RoIHeads(nn.Module):
         first = counts.cumsum(0) - counts
         rank = torch.arange(len(kept), device=kept.device) - first[image[kept]]
         kept = kept[rank < self.detections_per_image]
-        return RoIDetections(box[kept], score[kept], label[kept], image[kept], None)
+        return RoIDetections(box[kept], score[kept], label[kept], image[kept])
 
     def _suppress_slots(
         self, scores: Tensor, boxes: Tensor, valid: Tensor, score_thresh: float
@@ -338,7 +314,10 @@ class RoIHeads(nn.Module):
         by_class = boxes.transpose(1, 2).expand(-1, self.num_classes, -1, -1)
         by_class = by_class.gather(2, order[..., None].expand(-1, -1, -1, 4))
         keep = nms_of_groups(
-            by_class.flatten(0, 1), usable.sum(dim=1).flatten(), self.nms_thresh
+            by_class.flatten(0, 1),
+            usable.sum(dim=1).flatten(),
+            self.nms_thresh,
+            fixed_slots=self.fixed_slots,
         ).view_as(ranked)
         ranked = ranked.masked_fill(~keep, -torch.inf).flatten(1)
         top, position = ranked.topk(min(self.detections_per_image, ranked.shape[1]), dim=1)
@@ -346,24 +325,15 @@ class RoIHeads(nn.Module):
         position = position[image, rank]
         label = position // order.shape[2]
         box = by_class.flatten(1, 2)[image, position]
-        return RoIDetections(box, top[image, rank], label, image, None)
+        return RoIDetections(box, top[image, rank], label, image)
 
     # Shared
 
-    def _pool(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor, size: int) -> Tensor:
-        """(R, C, size, size) at boxes (R, 4) of `images` (R,); after res5 where the heads share it,
-        then of half the size."""
-        pooled = pool_rois(
-            features,
-            self.strides,
-            boxes,
-            images,
-            size,
-            packed=sampler.fixed_shapes(boxes),
-            aligned=self.aligned,
-            sampling_ratio=self.sampling_ratio,
+    def features(self, levels: Sequence[Tensor]) -> RoIFeatures:
+        """Levels (B, C, H, W), finest first, with what pooling from them needs."""
+        return RoIFeatures(
+            levels, self.strides, self.aligned, self.sampling_ratio, self.fixed_slots, self.res5
         )
-        return pooled if self.res5 is None else self.res5(pooled)
 
     def _places(self, valid: Tensor, slots: int) -> Tensor:
         """Of the first `slots` of each image, flat: their positions in what `_rows` picks."""
@@ -372,15 +342,14 @@ class RoIHeads(nn.Module):
         places[rows] = torch.arange(len(rows), device=valid.device)
         return places.view_as(valid)[:, :slots].flatten()
 
-    @staticmethod
-    def _rows(valid: Tensor) -> tuple[Tensor, Tensor]:
+    def _rows(self, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Flat positions (R,) of the slots to work on and their image (R,).
 
-        On a GPU that is every slot, since counting would wait for it; on a CPU the valid ones only,
-        or one empty slot where none is, which norms and convolutions can still take.
+        With fixed slots that is every slot; otherwise the valid ones only, or one empty slot where
+        there are none, which norms and convolutions can still take.
         """
         image = torch.arange(len(valid), device=valid.device)[:, None].expand_as(valid).flatten()
-        if sampler.fixed_shapes(valid):
+        if self.fixed_slots:
             return torch.arange(valid.numel(), device=valid.device), image
         rows = valid.flatten().nonzero()[:, 0]
         if len(rows) == 0:

@@ -95,6 +95,7 @@ class RPN(nn.Module):
                 "since one predictor serves all levels"
             )
         self.nms_thresh, self.min_size = nms_thresh, min_size
+        self.fixed_slots = False
         self.box_loss, self.smooth_l1_beta = box_loss, smooth_l1_beta
         self.loss_normalizer = loss_normalizer
 
@@ -236,7 +237,9 @@ class RPN(nn.Module):
             usable &= is_at_least(boxes, self.min_size)
         # empty ones suppress nothing
         boxes = torch.where(usable[..., None], boxes, 0)
-        keep = nms_of_groups(boxes.flatten(0, 1), counts.flatten(), self.nms_thresh)
+        keep = nms_of_groups(
+            boxes.flatten(0, 1), counts.flatten(), self.nms_thresh, fixed_slots=self.fixed_slots
+        )
         all_boxes = boxes.flatten(1, 2)
         all_scores = scores.masked_fill(~(usable & keep.view_as(usable)), -torch.inf).flatten(1)
         top, position = all_scores.topk(min(post_nms_topk, all_scores.shape[1]), dim=1)

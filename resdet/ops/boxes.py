@@ -80,8 +80,7 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: floa
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
     boxes, scores = boxes.double(), scores.double()
     if boxes.is_cuda or len(boxes) <= MAX_BOXES_A_CALL:
-        offsets = groups.double() * (boxes.amax() - boxes.amin() + 1)
-        return nms(boxes + offsets[:, None], scores, iou_thresh)
+        return nms(_apart(boxes, groups, boxes), scores, iou_thresh)
     _, counts = torch.unique(groups, return_counts=True)
     kept = torch.cat(
         [
@@ -94,11 +93,19 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: floa
     return kept[torch.argsort(scores[kept], descending=True, stable=True)]
 
 
-def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float) -> Tensor:
+def _apart(boxes: Tensor, groups: Tensor, all_boxes: Tensor) -> Tensor:
+    """Boxes (N, 4) in float64, those of unlike groups (N,) moved so far that they cannot overlap:
+    by as much per group as all of `all_boxes` span."""
+    span = (all_boxes.amax() - all_boxes.amin() + 1).double()
+    return boxes.double() + (groups.double() * span)[:, None]
+
+
+def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float, *, fixed_slots: bool) -> Tensor:
     """(G, N) bool: what NMS keeps of the first `counts` (G,) int64 boxes of each group.
 
-    `boxes` (G, N, 4) xyxy lie best first. Empty boxes are kept and suppress nothing. Shapes are
-    fixed, and with our kernels no GPU waits for the host.
+    `boxes` (G, N, 4) xyxy are sorted best first. Empty boxes are kept and suppress nothing. With
+    `fixed_slots` nothing here depends on how many boxes there are, so that it can be exported; with
+    our kernels no GPU waits for the host.
     """
     if kernels.usable(boxes):
         from resdet.ops.triton_nms import nms_of_groups as kernel
@@ -110,9 +117,11 @@ def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float) -> Tensor:
     for start in range(0, groups, part):
         some = keep[start : start + part]
         group, rank = some.nonzero(as_tuple=True)
-        kept = nms_by_group(
-            boxes[start : start + part][group, rank], -rank.double(), group, iou_thresh
-        )
+        own = boxes[start : start + part][group, rank]
+        if fixed_slots:
+            kept = nms(_apart(own, group, boxes), -rank.double(), iou_thresh)
+        else:
+            kept = nms_by_group(own, -rank.double(), group, iou_thresh)
         some[group, rank] = False
         some[group[kept], rank[kept]] = True
     return keep

@@ -31,7 +31,7 @@ def pool_rois(
     images: Tensor,
     size: int,
     *,
-    packed: bool,
+    fixed_slots: bool,
     aligned: bool = True,
     sampling_ratio: int = 0,
 ) -> Tensor:
@@ -39,14 +39,15 @@ def pool_rois(
 
     Aligned with adaptive sampling (0) is Detectron2's RoIAlignV2; torchvision's detectors are not
     aligned and take 2 samples a bin and side. Strides are powers of 2, finest first.
-    On a CPU the result lies with its channels last, see `pool_rows`, and on a GPU that runs our
-    kernels, see `pool_levels`. Elsewhere `packed` pools all levels at once, so that no count has to
-    reach the host. Otherwise a call a level; regions that are not aligned always, since they are
-    made at least one cell wide, which may reach too far beyond the border of a packed level.
+    A CPU without `fixed_slots` groups the regions (`pool_rows`), and a GPU runs our kernels where
+    it can (`pool_levels`); both results have their channels last. Otherwise no shape depends on the
+    regions: those that are aligned are pooled from one map that holds all levels. Those that are
+    not are made at least one cell wide, which may reach too far beyond the border of a packed
+    level, and are pooled from every level.
     """
     min_level = strides[0].bit_length() - 1
     max_level = strides[-1].bit_length() - 1
-    is_counted = features[0].device.type == "cpu" and not packed
+    is_counted = features[0].device.type == "cpu" and not fixed_slots
     has_kernel = (
         kernels.usable(features[0])
         and features[0].dtype != torch.float64
@@ -73,18 +74,30 @@ def pool_rois(
     maps = [feature.to(dtype) for feature in features]
     if len(maps) == 1:
         pooled = roi_align(maps[0], rois, (size, size), scales[0], sampling_ratio, aligned)
-    elif packed and aligned:
+    elif aligned:
         pooled = _pool_packed(maps, strides, rois, levels, size, sampling_ratio)
     else:
-        order = torch.argsort(levels, stable=True)
-        counts = torch.bincount(levels, minlength=len(maps)).tolist()
-        parts = [
-            roi_align(feature, rois[rows], (size, size), scale, sampling_ratio, aligned)
-            for feature, scale, rows in zip(maps, scales, order.split(counts), strict=True)
-            if len(rows) > 0 or len(rois) == 0
-        ]
-        pooled = torch.cat(parts).index_select(0, torch.argsort(order))
+        pooled = _pool_every_level(maps, scales, rois, levels, size, sampling_ratio)
     return pooled.to(features[0].dtype)
+
+
+def _pool_every_level(
+    maps: Sequence[Tensor],
+    scales: Sequence[float],
+    rois: Tensor,
+    levels: Tensor,
+    size: int,
+    sampling_ratio: int,
+) -> Tensor:
+    """All regions from each level, those of other levels as empty boxes in a corner, and for each
+    region the values of its own level."""
+    pooled = maps[0].new_zeros((rois.shape[0], maps[0].shape[1], size, size))
+    for level, (feature, scale) in enumerate(zip(maps, scales, strict=True)):
+        is_here = levels == level
+        here = torch.where(is_here[:, None], rois, 0)
+        values = roi_align(feature, here, (size, size), scale, sampling_ratio, False)
+        pooled = torch.where(is_here[:, None, None, None], values, pooled)
+    return pooled
 
 
 def _pool_packed(

@@ -14,11 +14,6 @@ from torch import Tensor
 _INDEX_BITS = 24
 
 
-def fixed_shapes(x: Tensor) -> bool:
-    """Whether to work on every slot, valid or not: on a GPU, where a count would cost a wait."""
-    return x.is_cuda
-
-
 def _mix(x: Tensor) -> Tensor:
     """Finaliser of MurmurHash3 (Appleby, 2011) on the low 32 bits of int64."""
     mask = 0xFFFFFFFF

@@ -44,11 +44,10 @@ def make_heads(facts: dict[str, Any], stages: int) -> RoIHeads:
     return RoIHeads(
         heads,
         CASCADE_IOUS[:stages],
-        None,
+        {},
         res5=None,
         strides=STRIDES,
         box_pool_size=given["POOLER_RESOLUTION"],
-        mask_pool_size=14,
         aligned=True,
         sampling_ratio=0,
         num_samples=facts["sample"] or 64,

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.models.mask_head import MaskHead
+from resdet.models.branches.mask import MaskHead
 from resdet.models.roi_heads import RoIHeads, RoISamples
-from resdet.ops import sampler
 from tests.fixtures.names import assert_gradients, gradient_errors, load
 from tests.fixtures.recipe import Fixture, normal, relative_error
 from tests.models.detectron2_heads import (
@@ -55,15 +54,13 @@ def check_samples(fixture: Fixture, case: str, stage: int, ours: RoISamples, cla
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize(("file", "case", "stages"), BOX + CASCADE)
-def test_losses_and_gradients(
-    file: str, case: str, stages: int, fixed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_losses_and_gradients(file: str, case: str, stages: int, fixed: bool) -> None:
     """On the valid samples only, as on a CPU, and on every slot, as on a GPU."""
-    monkeypatch.setattr(sampler, "fixed_shapes", lambda _: fixed)
     fixture = Fixture(file)
     facts = fixture.facts(case)
     classes = facts["num_classes"]
     heads = make_heads(facts, stages).train()
+    heads.fixed_slots = fixed
     load(heads, fixture.state(case))
     features = make_features(facts)
     targets = make_targets(fixture, case)
@@ -79,7 +76,8 @@ def test_losses_and_gradients(
         samples = drawn
         check_samples(fixture, case, 0, drawn, classes)
 
-    losses = heads.box_losses(list(features.values()), samples, sizes, targets)
+    levels = heads.features(list(features.values()))
+    losses, _ = heads.box_losses(levels, samples, sizes, targets)
     for stage in range(stages):
         ours, theirs = ("", "") if stages == 1 else (f"_stage{stage + 1}", f"_stage{stage}")
         for name, reference in (("loss_cls", "loss_cls"), ("loss_box", "loss_box_reg")):
@@ -108,7 +106,7 @@ def test_boxes_are_refined_between_stages(case: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(RoIHeads, "_relabel", recorded)
     targets = make_targets(fixture, case)
     samples = heads.sample(make_proposals(fixture, case), targets, seed=0, step=0)
-    levels = list(make_features(facts).values())
+    levels = heads.features(list(make_features(facts).values()))
     heads.box_losses(levels, samples, torch.tensor(facts["image_sizes"]), targets)
     assert len(kept) == 2
     for stage, refined in enumerate(kept, start=1):
@@ -118,13 +116,11 @@ def test_boxes_are_refined_between_stages(case: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize(("file", "case", "stages"), BOX + CASCADE)
-def test_detections(
-    file: str, case: str, stages: int, fixed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sampler, "fixed_shapes", lambda _: fixed)
+def test_detections(file: str, case: str, stages: int, fixed: bool) -> None:
     fixture = Fixture(file)
     facts = fixture.facts(case)
     heads = make_heads(facts, stages).eval()
+    heads.fixed_slots = fixed
     load(heads, fixture.state(case))
     with torch.no_grad():
         found = heads.detect(
@@ -153,6 +149,7 @@ def test_mask_head(case: str) -> None:
         conv_dim=given["CONV_DIM"],
         norm="gn" if given.get("NORM") == "GN" else "none",
         class_agnostic=given.get("CLS_AGNOSTIC_MASK", False),
+        pool_size=14,
     ).train()
     load(head, fixture.state(case))
     pooled = torch.from_numpy(normal(facts["pooled_seed"], 12, facts["channels"], 14, 14))

@@ -12,9 +12,9 @@ from torch import Tensor
 from resdet.config.loading import config_from_dict
 from resdet.factory import build_model
 from resdet.interop.detectron2.config import from_detectron2
-from resdet.models import roi_heads
+from resdet.models.branches import mask
 from resdet.models.rcnn import RCNN
-from resdet.ops import sampler
+from resdet.models.regions import RoIDetections
 from resdet.structures import ImageBatch, TargetBatch
 from tests.fixtures.names import assert_gradients, gradient_errors, load
 from tests.fixtures.recipe import Fixture, random_image, relative_error
@@ -106,10 +106,10 @@ def test_losses_and_gradients(
     fixture: Fixture, case: str, fixed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every anchor and every proposal is a sample, so that none is drawn."""
-    monkeypatch.setattr(sampler, "fixed_shapes", lambda _: fixed)
-    monkeypatch.setattr(roi_heads, "resample_masks", fixed_masks)
+    monkeypatch.setattr(mask, "resample_masks", fixed_masks)
     facts = fixture.facts(case)
     model = make_model(fixture, case).train()
+    model.set_fixed_slots(fixed)
     targets = make_mask_targets(fixture, case)
     losses = model(make_images(facts, model.size_divisibility), targets, seed=0, step=0)
     theirs = fixture.group(f"{case}/loss")
@@ -131,12 +131,12 @@ def test_detections_at_the_original_size(monkeypatch: pytest.MonkeyPatch) -> Non
     facts = given.facts("postprocess")
     boxes = torch.from_numpy(given["postprocess/boxes"])
     count = len(boxes)
-    detections = roi_heads.RoIDetections(
+    detections = RoIDetections(
         boxes,
         torch.linspace(0.9, 0.2, count),
         torch.arange(count),
         torch.zeros(count, dtype=torch.int64),
-        torch.from_numpy(given["postprocess/probs"]),
+        {"mask_probs": torch.from_numpy(given["postprocess/probs"])},
     )
     model = tiny_model(classes=count).eval()
     monkeypatch.setattr(model.roi_heads, "detect", lambda *_: detections)

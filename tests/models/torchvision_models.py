@@ -188,11 +188,13 @@ def our_stages(model: RCNN, image: np.ndarray) -> dict[str, Any]:
     boxes = proposals.boxes[0][proposals.valid[0]]
     heads, levels = model.roi_heads, model._roi_levels(pyramid)
     images = torch.zeros(len(boxes), dtype=torch.int64)
-    logits, deltas = heads.box_heads[0](heads._pool(levels, boxes, images, heads.box_pool_size))
+    logits, deltas = heads.box_heads[0](
+        heads.features(levels).pool(boxes, images, heads.box_pool_size)
+    )
     masks: list[Tensor] = []
     hook = None
-    if heads.mask_head is not None:
-        hook = heads.mask_head.register_forward_hook(lambda *call: masks.append(call[2]))
+    if (mask_head := heads.branches.get("mask_head")) is not None:
+        hook = mask_head.register_forward_hook(lambda *call: masks.append(call[2]))
     found = model.predict(image)
     assert isinstance(found, Detections)
     stages = {

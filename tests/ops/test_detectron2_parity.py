@@ -90,7 +90,7 @@ def test_roi_pooling(ops: Fixture, size: int, packed: bool) -> None:
     np.testing.assert_array_equal(levels.numpy(), ops["pooler/levels"])
     assert set(levels.tolist()) == {2, 3, 4, 5}
 
-    pooled = pool_rois(list(features.values()), STRIDES, boxes, images, size, packed=packed)
+    pooled = pool_rois(list(features.values()), STRIDES, boxes, images, size, fixed_slots=packed)
     # packing is promised for boxes inside the image only, and the first two are partly outside;
     # its coordinates are larger, and so is their rounding
     first, limit = (2, 5e-5) if packed else (0, 3e-6)

@@ -31,7 +31,7 @@ def test_levels_follow_the_size() -> None:
 def test_each_box_is_pooled_from_its_level() -> None:
     features, boxes = pyramid(), rois(60)
     images = torch.arange(60) % 2
-    pooled = pool_rois(features, STRIDES, boxes, images, 7, packed=False)
+    pooled = pool_rois(features, STRIDES, boxes, images, 7, fixed_slots=False)
     levels = assign_levels(boxes, 2, 5)
     for row in range(60):
         level = int(levels[row]) - 2
@@ -40,13 +40,23 @@ def test_each_box_is_pooled_from_its_level() -> None:
         torch.testing.assert_close(pooled[row : row + 1], expected)
 
 
+@pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 80])
-def test_all_levels_at_once_give_the_same(count: int) -> None:
+def test_fixed_slots_give_the_same(count: int, aligned: bool) -> None:
     boxes, images = rois(count), torch.arange(count) % 2
     results = []
-    for packed in (False, True):
+    for fixed in (False, True):
         features = [f.requires_grad_() for f in pyramid(dtype=torch.float64)]
-        pooled = pool_rois(features, STRIDES, boxes.double(), images, 7, packed=packed)
+        pooled = pool_rois(
+            features,
+            STRIDES,
+            boxes.double(),
+            images,
+            7,
+            fixed_slots=fixed,
+            aligned=aligned,
+            sampling_ratio=0 if aligned else 2,
+        )
         gradients = torch.autograd.grad(pooled.square().sum(), features, allow_unused=True)
         results.append((pooled, [0 if g is None else g for g in gradients]))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-9, rtol=1e-9)
@@ -57,7 +67,7 @@ def test_all_levels_at_once_give_the_same(count: int) -> None:
 def test_boxes_that_are_not_finite_stop_nothing() -> None:
     boxes = rois(4)
     boxes[1, 2], boxes[2] = torch.inf, torch.nan
-    pooled = pool_rois(pyramid(), STRIDES, boxes, torch.arange(4) % 2, 7, packed=False)
+    pooled = pool_rois(pyramid(), STRIDES, boxes, torch.arange(4) % 2, 7, fixed_slots=False)
     assert pooled.shape == (4, 6, 7, 7)
-    alone = pool_rois(pyramid(), STRIDES, boxes[:1], torch.zeros(1), 7, packed=False)
+    alone = pool_rois(pyramid(), STRIDES, boxes[:1], torch.zeros(1), 7, fixed_slots=False)
     torch.testing.assert_close(pooled[:1], alone)

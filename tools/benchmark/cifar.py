@@ -49,10 +49,9 @@ def benchmark_cifar(
 
     The plain loop is fp32, contiguous, with torchvision's transforms (pad, crop, flip, normalise)
     in a DataLoader with the number of workers that is fastest here; the same network, batch and
-    optimizer. Ours are eager in fp32, and in bf16, compiled and (not in fp32) recorded where the
-    machine has those. `rounds` turns of `steps` steps each. With `out`, writes benchmark_cifar.json
-    and .png there. Returns the rows of the table, each with `full_minutes`: 64,000 steps at its
-    pace, extrapolated.
+    optimizer. Ours are eager in fp32, and in bf16 and compiled where the machine has those.
+    `rounds` turns of `steps` steps each. With `out`, writes benchmark_cifar.json and .png there.
+    Returns the rows of the table, each with `full_minutes`: 64,000 steps at its pace, extrapolated.
     """
     place = hardware.choose_device(device, 0)
     load_cifar("cifar10", root, train=True)  # or says what is wrong with the folder
@@ -81,15 +80,14 @@ def benchmark_cifar(
 
 def variants(device: torch.device, compiled: bool) -> dict[str, list[str]]:
     """Overrides by the name of what they make."""
-    keys = {"eager": "false", "compiled": "true", "recorded": "recorded"}
     formats = dict.fromkeys(["fp32", hardware.choose_precision("auto", device).name])
     return {
         f"resdet, {precision}, {how}": [
             f"train.precision={precision}",
-            f"train.compile={keys[how]}",
+            f"train.compile={str(is_compiled).lower()}",
         ]
         for precision in formats
-        for how in ways(device, compiled=compiled, can_record=precision != "fp32")
+        for how, is_compiled in ways(device, compiled=compiled).items()
     }
 
 

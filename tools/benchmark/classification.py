@@ -53,9 +53,8 @@ def benchmark_network(
         for name in limits.flops
     ]
     for name in limits.flops:
-        # a batch of large images keeps a GPU at work, so that there is nothing to gain by recording
-        for how, way in ways(place, compiled=compiled, can_record=False).items():
-            arguments = {**given, "precision": name, **way}
+        for how, is_compiled in ways(place, compiled=compiled).items():
+            arguments = {**given, "precision": name, "compiled": is_compiled}
             label = f"resdet, {name}, {how}"
             contenders.append(Contender(label, f"{__name__}:make_ours", arguments))
     with FlopCounterMode(display=False) as counter:

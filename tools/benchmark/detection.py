@@ -107,12 +107,14 @@ def _ours(
 ) -> list[Contender]:
     make = f"{_HERE}:make_resdet_{FUNCTIONS[work]}"
     given = {"scene": scene, "device": str(place)}
-    # a training step's images are of many sizes
-    ways = detectors.ways(place, compiled=compiled, can_record=work == "infer")
     return [
-        Contender(f"resdet, {precision}, {how}", make, {**given, "precision": precision, **way})
+        Contender(
+            f"resdet, {precision}, {how}",
+            make,
+            {**given, "precision": precision, "compiled": is_compiled},
+        )
         for precision in formats
-        for how, way in ways.items()
+        for how, is_compiled in detectors.ways(place, compiled=compiled).items()
     ]
 
 

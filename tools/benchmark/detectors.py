@@ -72,25 +72,22 @@ def resdet_model(scene: dict[str, Any], overrides: list[str]) -> RCNN:
     return model
 
 
-def ways(device: torch.device, *, compiled: bool, can_record: bool) -> dict[str, dict[str, bool]]:
-    """How ours is run, by what the table calls it: eager, `compiled` where a compiler is found and,
-    where shapes are fixed so that it `can_record`, as CUDA graphs on a GPU too."""
-    found = {"eager": {"compiled": False}}
+def ways(device: torch.device, *, compiled: bool) -> dict[str, bool]:
+    """Whether ours is compiled, by what the table calls it: eager, and `compiled` where a compiler
+    is found."""
     if compiled and hardware.choose_compile(True, device)[0]:
-        found["compiled"] = {"compiled": True}
-        if can_record and device.type == "cuda":
-            found["recorded"] = {"compiled": True, "recorded": True}
-    return found
+        return {"eager": False, "compiled": True}
+    return {"eager": False}
 
 
 def make_resdet_inference(
-    *, scene: str, device: str, precision: str, compiled: bool, recorded: bool = False
+    *, scene: str, device: str, precision: str, compiled: bool
 ) -> tuple[Step, str]:
     """The part of `model.predict` from the resized image to detections with pasted masks."""
     found = load_scene(scene)
     model = resdet_model(found, [f"train.precision={precision}"])
     model.place(torch.device(device))
-    model.set_compiled(compiled, recorded=recorded)
+    model.set_compiled(compiled)
     return inference_step(model, found), ""
 
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
+from torch import Tensor
 
 from resdet.data.detection.dataset import Sample
-from resdet.structures import PAD_MULTIPLE, ImageBatch, TargetBatch, collate_images
+from resdet.structures import (
+    PAD_MULTIPLE,
+    ImageBatch,
+    TargetBatch,
+    collate_images,
+    map_tensors,
+    moved,
+)
 
 
 @dataclass
@@ -29,60 +38,34 @@ class Batch:
         return tuple(self.images.images.shape)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.images.to(device),
-            self.targets.to(device),
-            self.original_sizes,
-            self.paths,
-            self.indices,
-        )
+        return moved(self, device)
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which copies to a GPU run alongside its work."""
-        targets = self.targets
-        pinned = TargetBatch(
-            targets.boxes.pin_memory(),
-            targets.labels.pin_memory(),
-            targets.valid.pin_memory(),
-            None if targets.masks is None else targets.masks.pin_memory(),
-            targets.mask_rows.pin_memory(),
-            targets.image_keys.pin_memory(),
-            targets.image_ids,
-        )
-        images = ImageBatch(self.images.images.pin_memory(), self.images.sizes.pin_memory())
-        return Batch(images, pinned, self.original_sizes, self.paths, self.indices)
+        return map_tensors(self, Tensor.pin_memory)
 
 
 def collate(samples: Sequence[Sample], multiple: int = PAD_MULTIPLE) -> Batch:
     """One batch of samples; see `TargetBatch` for how objects are padded, `collate_images` for
     `multiple`."""
     targets = [sample.target for sample in samples]
-    most = max(1, *(len(target.labels) for target in targets))
-    boxes = torch.zeros((len(targets), most, 4))
-    labels = torch.zeros((len(targets), most), dtype=torch.int64)
-    valid = torch.zeros((len(targets), most), dtype=torch.bool)
-    mask_rows = torch.zeros((len(targets), most), dtype=torch.int64)
-    total = 0
-    for row, target in enumerate(targets):
-        count = len(target.labels)
-        boxes[row, :count] = target.boxes
-        labels[row, :count] = target.labels
-        valid[row, :count] = True
-        mask_rows[row, :count] = torch.arange(total, total + count)
-        total += count
+    counts = [len(target.labels) for target in targets]
+    starts = [0, *accumulate(counts)]
     masks = None
     if targets[0].masks is not None:
         masks = torch.cat([target.masks for target in targets if target.masks is not None])
         if not len(masks):
             masks = masks.new_zeros((1, *masks.shape[1:]))
+    mask_rows = _padded([start + torch.arange(n) for start, n in zip(starts, counts, strict=False)])
     batch = TargetBatch(
-        boxes,
-        labels,
-        valid,
+        _padded([target.boxes for target in targets]),
+        _padded([target.labels for target in targets]),
+        _padded([torch.ones(count, dtype=torch.bool) for count in counts]),
         masks,
         mask_rows if masks is not None else torch.zeros_like(mask_rows),
         torch.tensor([target.image_key for target in targets], dtype=torch.int64),
         [target.image_id for target in targets],
+        {name: _padded([target.extra[name] for target in targets]) for name in targets[0].extra},
     )
     return Batch(
         collate_images([sample.image for sample in samples], multiple),
@@ -91,3 +74,11 @@ def collate(samples: Sequence[Sample], multiple: int = PAD_MULTIPLE) -> Batch:
         [sample.path for sample in samples],
         [target.image_key for target in targets],
     )
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """(B, G, …) of B tensors (g, …): zeros past their ends, G at least 1."""
+    padded = rows[0].new_zeros((len(rows), max(1, *map(len, rows)), *rows[0].shape[1:]))
+    for place, values in zip(padded, rows, strict=True):
+        place[: len(values)] = values
+    return padded

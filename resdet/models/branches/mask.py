@@ -8,10 +8,16 @@ from torch import Tensor, nn
 
 from resdet.models.layers import conv_norm_relu, normal_init
 from resdet.models.losses import full_precision, mean_over_processes
+from resdet.models.regions import BranchSamples, RoIDetections, RoIFeatures
+from resdet.ops.masks import resample_masks
+from resdet.structures import TargetBatch
 
 
 class MaskHead(nn.Module):
-    """3×3 convolutions, a 2×2 deconvolution, and a mask a class at twice the pooled size."""
+    """3×3 convolutions, a 2×2 deconvolution, and one mask per class at twice the pooled size.
+
+    A branch (`resdet.models.regions`): its masks come out as `mask_probs`.
+    """
 
     def __init__(
         self,
@@ -22,9 +28,10 @@ class MaskHead(nn.Module):
         conv_dim: int,
         norm: str,
         class_agnostic: bool,
+        pool_size: int,
     ) -> None:
         super().__init__()
-        self.class_agnostic = class_agnostic
+        self.class_agnostic, self.pool_size = class_agnostic, pool_size
         convs, channels = [], in_channels
         for _ in range(num_convs):
             convs.append(conv_norm_relu(channels, conv_dim, norm))
@@ -46,9 +53,27 @@ class MaskHead(nn.Module):
         row = labels[:, None, None, None].expand(-1, 1, *logits.shape[-2:])
         return logits.gather(1, row)[:, 0]
 
+    def losses(
+        self, features: RoIFeatures, samples: BranchSamples, targets: TargetBatch
+    ) -> dict[str, Tensor]:
+        """loss_mask. Each region learns the mask of its own class alone, so that classes do not
+        compete; its target is the part of the object's mask that lies inside the proposal."""
+        assert targets.masks is not None, "data without masks are refused before training"
+        logits = self(samples.pool(features, self.pool_size), samples.labels)
+        with torch.no_grad():
+            masks = targets.masks[samples.of_objects(targets.mask_rows)]
+            wanted = resample_masks(masks, samples.gt_boxes, samples.boxes, logits.shape[-1])
+        return {"loss_mask": self.loss(logits, wanted, samples.valid)}
+
+    def detect(self, features: RoIFeatures, detections: RoIDetections) -> dict[str, Tensor]:
+        """Probabilities (N, m, m) of the detected class inside each final box."""
+        pooled = features.pool(detections.boxes, detections.images, self.pool_size)
+        return {"mask_probs": self(pooled, detections.labels).sigmoid()}
+
     def loss(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """Mean binary cross-entropy over the pixels of `valid` (R,) masks; both are (R, m, m)."""
-        each = F.binary_cross_entropy_with_logits(
+        per_mask = F.binary_cross_entropy_with_logits(
             logits, targets.to(logits.dtype), reduction="none"
         ).mean(dim=(1, 2))
-        return mean_over_processes(torch.where(valid, each, each.new_zeros(())).sum(), valid.sum())
+        total = torch.where(valid, per_mask, per_mask.new_zeros(())).sum()
+        return mean_over_processes(total, valid.sum())

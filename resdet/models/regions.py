@@ -1,0 +1,105 @@
+"""Regions of a batch on their way through the heads: what is pooled, trained on and detected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from resdet.ops.roi_pool import pool_rois
+from resdet.structures import TargetBatch
+
+
+@dataclass
+class RoIFeatures:
+    """The maps that regions are pooled from, and how."""
+
+    levels: Sequence[Tensor]
+    """(B, C, H, W) per level, finest first."""
+    strides: Sequence[int]
+    """Image pixels per cell of each level."""
+    aligned: bool
+    sampling_ratio: int
+    fixed_slots: bool
+    """See `RCNN.set_fixed_slots`."""
+    res5: nn.Module | None
+    """The backbone's last stage where the heads share it (C4)."""
+
+    def pool(self, boxes: Tensor, images: Tensor, size: int) -> Tensor:
+        """(R, C, size, size) at boxes (R, 4) in pixels of `images` (R,); after res5 where the heads
+        share it, then of half the size."""
+        pooled = pool_rois(
+            self.levels,
+            self.strides,
+            boxes,
+            images,
+            size,
+            fixed_slots=self.fixed_slots,
+            aligned=self.aligned,
+            sampling_ratio=self.sampling_ratio,
+        )
+        return pooled if self.res5 is None else self.res5(pooled)
+
+
+@dataclass
+class BranchSamples:
+    """R regions that a branch is trained on: proposals matched to an object, then unused slots."""
+
+    boxes: Tensor
+    """(R, 4) xyxy pixels."""
+    labels: Tensor
+    """(R,) int64 0..K-1."""
+    gt_boxes: Tensor
+    """(R, 4) xyxy pixels of the matched object."""
+    images: Tensor
+    """(R,) int64 position in the batch."""
+    objects: Tensor
+    """(R,) int64 position of the matched object in its image."""
+    valid: Tensor
+    """(R,) bool: False for slots that take no part in a loss."""
+    shared: Tensor | None = None
+    """(R, C, S, S) regions that the box head has pooled already (C4)."""
+
+    def pool(self, features: RoIFeatures, size: int) -> Tensor:
+        """(R, C, size, size); on C4 the regions of the box head, at its size."""
+        if self.shared is not None:
+            return self.shared
+        return features.pool(self.boxes, self.images, size)
+
+    def of_objects(self, values: Tensor) -> Tensor:
+        """(R, …): the value of each matched object, from values (B, G, …) of all objects."""
+        return values[self.images, self.objects]
+
+
+@dataclass
+class RoIDetections:
+    """Detections of a batch, flat, image by image and best first, in resized pixels."""
+
+    boxes: Tensor
+    """(N, 4) float32 xyxy pixels."""
+    scores: Tensor
+    """(N,) 0..1."""
+    labels: Tensor
+    """(N,) int64 0..K-1."""
+    images: Tensor
+    """(N,) int64 position in the batch."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """(N, …) results of the branches by name."""
+
+
+class Branch(Protocol):
+    """What is predicted per object besides class and box; an nn.Module.
+
+    Built as `Branch(in_channels, num_classes, *, options)`; `in_channels` are those of
+    `RoIFeatures.pool`.
+    """
+
+    def losses(
+        self, features: RoIFeatures, samples: BranchSamples, targets: TargetBatch
+    ) -> dict[str, Tensor]:
+        """Named scalar losses (loss_NAME) over the samples that are valid."""
+
+    def detect(self, features: RoIFeatures, detections: RoIDetections) -> dict[str, Tensor]:
+        """Results (N, …) by name, one row per detection."""
