@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from resdet.errors import UserError
+from resdet.errors import NotRegistered, UserError
 from resdet.models.branches.mask import MaskHead
 
 BRANCHES: dict[str, Callable[..., nn.Module]] = {"mask_head": MaskHead}
@@ -30,7 +30,7 @@ def make_branch(
     if name not in BRANCHES:
         near = difflib.get_close_matches(name, BRANCHES, n=1)
         hint = f"did you mean {near[0]}?" if near else "import the module that adds it to BRANCHES"
-        raise UserError(f"{key}: no such branch; {hint}")
+        raise NotRegistered(f"{key}: no such branch; {hint}")
     accepted = list(inspect.signature(BRANCHES[name]).parameters)[2:]
     if unknown := [option for option in options if option not in accepted]:
         raise UserError(
