@@ -116,12 +116,16 @@ def fit_branches(
     lines = []
     for name in there.keys() - here.keys():
         state = {key: value for key, value in state.items() if key not in there[name]}
-        lines.append(f"left out, the {name.replace('_', ' ')}: {', '.join(there[name])}")
+        lines.append(f"left out, the {_words(name)}: {', '.join(there[name])}")
     for name in here.keys() - there.keys():
         state = state | {key: own[key] for key in here[name]}
         listed = ", ".join(here[name])
-        lines.append(f"no {name.replace('_', ' ')} there: these layers start from scratch: {listed}")
+        lines.append(f"no {_words(name)} there: these layers start from scratch: {listed}")
     return state, lines
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _by_branch(keys: Iterable[str]) -> dict[str, list[str]]:
