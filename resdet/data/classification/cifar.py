@@ -1,7 +1,8 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their official Python layout, whole in memory."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their official Python layout, kept in memory."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ NAMES = {
 class CifarData:
     """One split as uint8 tensors, so that a batch is a gather on the device.
 
-    The last `holdout` training images are no part of the training split; they are "val".
+    The last `holdout` training images are not part of the training split; they are "val".
     """
 
     def __init__(
@@ -46,8 +47,8 @@ class CifarData:
         split: str,
         first: int = 0,
     ) -> None:
-        """`images` (N, 3, 32, 32) uint8 RGB; `first` is the number of the first one in its split
-        of the archive, `split` "train" or "test"."""
+        """`images` (N, 3, 32, 32) uint8 RGB; `split` of the archive is "train" or "test", and
+        `first` the number of the first image in it."""
         self.kind = kind
         self.images = images
         self.labels = labels
@@ -61,16 +62,9 @@ class CifarData:
         return len(self.labels)
 
     def to(self, device: torch.device) -> CifarData:
-        """The same with its images on `device`."""
-        moved = CifarData(
-            self.kind,
-            self.images.to(device),
-            self.labels,
-            self.class_names,
-            split=self.split,
-            first=self.first,
-        )
-        moved._targets = self._targets.to(device)
+        """The same set with its images on `device`."""
+        moved = copy.copy(self)
+        moved.images, moved._targets = self.images.to(device), self._targets.to(device)
         return moved
 
     def name(self, index: int) -> str:
@@ -81,7 +75,7 @@ class CifarData:
         return np.ascontiguousarray(self.images[index].permute(1, 2, 0).cpu().numpy())
 
     def batch(self, keys: Sequence[tuple[int, int]]) -> ClassificationBatch:
-        """The images of (epoch, index) keys as they are, on the device of the set."""
+        """The images of (epoch, index) keys, unchanged, on the device of the set."""
         device = self.images.device
         on_host = torch.tensor([index for _, index in keys], pin_memory=device.type == "cuda")
         rows = on_host.to(device, non_blocking=True)
@@ -108,15 +102,15 @@ def load_cifar(kind: str, root: str | Path, *, train: bool, holdout: int = 0,
                held_out: bool = False, download: bool = False) -> CifarData:  # fmt: skip
     """A split of `kind` (cifar10, cifar100) below `root`.
 
-    `train` without `held_out` leaves out the last `holdout` training images; with `held_out` it is
-    just these. Raises DataError for files that are missing, damaged or of another kind.
+    `train` without `held_out` drops the last `holdout` training images; with `held_out` it is only
+    these. Raises DataError for files that are missing, damaged or of another kind.
     """
     folder = find_cifar(kind, root, download=download)
     meta_file, names_key, labels_key = NAMES[kind]
     names = [_text(name) for name in _read_pickle(folder / meta_file).get(names_key, [])]
     if not names:
         raise DataError(
-            f"{folder / meta_file}: has no {names_key.decode()}; unpack the archive anew"
+            f"{folder / meta_file}: has no {names_key.decode()}; unpack the archive again"
         )
     files = TRAIN_FILES[kind] if train else [TEST_FILE[kind]]
     parts = [_read_batch(folder / file, labels_key, len(names)) for file in files]
@@ -135,9 +129,9 @@ def load_cifar(kind: str, root: str | Path, *, train: bool, holdout: int = 0,
 
 
 def find_cifar(kind: str, root: str | Path, *, download: bool = False) -> Path:
-    """The folder of the batches: `root` itself or the official folder in it.
+    """The folder of the batches: `root` or the official folder in it.
 
-    With `download` it is fetched where it is missing. DataError otherwise.
+    With `download` a missing one is downloaded. Raises DataError otherwise.
     """
     root = Path(root).expanduser()
     for folder in (root, root / FOLDERS[kind]):
@@ -152,7 +146,7 @@ def find_cifar(kind: str, root: str | Path, *, download: bool = False) -> Path:
 
 
 def is_cifar(root: str | Path) -> Kind | None:
-    """cifar10 or cifar100 where `root` holds one, else None."""
+    """cifar10 or cifar100 if `root` holds one, else None."""
     for kind in get_args(Kind):
         for folder in (Path(root), Path(root) / FOLDERS[kind]):
             if (folder / NAMES[kind][0]).is_file() and (folder / TEST_FILE[kind]).is_file():
@@ -169,7 +163,7 @@ def _source(kind: str) -> tuple[str, str, str]:
 
 
 def _download(kind: str, root: Path) -> Path:
-    """Fetch, check and unpack the archive; DataError where that fails."""
+    """Download, check and unpack the archive; DataError if that fails."""
     from torchvision.datasets.utils import download_and_extract_archive
 
     url, filename, md5 = _source(kind)
@@ -188,30 +182,32 @@ def _download(kind: str, root: Path) -> Path:
 
 def _read_pickle(path: Path) -> dict[bytes, Any]:
     try:
-        found = load_plain(path.read_bytes(), encoding="bytes")
+        values = load_plain(path.read_bytes(), encoding="bytes")
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; unpack the archive anew") from error
+        raise DataError(f"{path}: no such file; unpack the archive again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except PickleError as error:
-        raise DataError(f"{path}: damaged or no CIFAR file ({error}); unpack it anew") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: holds a {type(found).__name__}, not CIFAR's mapping")
-    return {key.encode() if isinstance(key, str) else key: value for key, value in found.items()}
+        raise DataError(f"{path}: damaged or no CIFAR file ({error}); unpack it again") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: holds a {type(values).__name__}, not CIFAR's mapping")
+    return {key.encode() if isinstance(key, str) else key: value for key, value in values.items()}
 
 
 def _read_batch(
     path: Path, labels_key: bytes, num_classes: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """(N, 3, 32, 32) uint8 and (N,) labels of one file."""
-    found = _read_pickle(path)
+    values = _read_pickle(path)
     try:
-        images = np.asarray(found[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE)
-        labels = np.asarray(found[labels_key], dtype=np.int64)
+        images = np.asarray(values[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE)
+        labels = np.asarray(values[labels_key], dtype=np.int64)
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path}: no images and labels of CIFAR ({error})") from error
     if len(images) != len(labels) or not len(labels):
-        raise DataError(f"{path}: {len(images)} images and {len(labels)} labels")
+        raise DataError(
+            f"{path}: {len(images)} images and {len(labels)} labels; unpack the archive again"
+        )
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         raise DataError(

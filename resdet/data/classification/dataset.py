@@ -1,4 +1,4 @@
-"""Labelled images on disk, whatever way they lie: the data set of a classification run."""
+"""Labelled images on disk in any layout: the data set of a classification run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -17,14 +17,13 @@ from torch import Tensor
 
 from resdet.data.classification.folder import has_folders, loose_images, read_class_folders
 from resdet.data.classification.imagenet import read_flat_images
-from resdet.data.classification.samples import BROKEN, ClassificationSample
+from resdet.data.classification.samples import BROKEN, ClassificationSample, Source
 from resdet.data.classification.shards import find_shards, read_shards
 from resdet.data.classification.transforms import (
     ClassificationTransform,
     center_crop,
     resize_short_edge,
 )
-from resdet.data.names import Names
 from resdet.files.findings import (
     DataError,
     Finding,
@@ -39,47 +38,32 @@ logger = logging.getLogger("resdet")
 Format = Literal["auto", "folder", "shards"]
 
 HEADERS_AT_START = 20_000
-"""Larger sets are trusted until a file is read: a million headers on a cold disk take an hour."""
+"""Larger sets are not checked at the start: a million headers on a cold disk take an hour."""
 
 MEAN_IMAGES = 10_000
-"""Images over which a mean is measured: a pixel of deviation 60 is then known to .6 levels."""
+"""Images in a measured mean: a pixel of deviation 60 is then known to .6 levels."""
 
 MEAN_CHUNK = 256
-"""Images of a mean that are in memory together."""
+"""Images of a mean that are in memory at the same time."""
 
 BROKEN_REMEDY = "it is left out"
 
 
-class Source(Protocol):
-    """`FileImages` or `ShardImages`."""
-
-    class_names: list[str]
-    labels: NDArray[np.int64]
-    findings: list[Finding]
-    names: Names
-
-    def name(self, index: int) -> str: ...
-
-    def open(self, index: int) -> BinaryIO: ...
-
-    def keep(self, rows: NDArray[np.int64]) -> None: ...
-
-
 class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
-    """Images with a class each.
+    """Labelled images.
 
-    An image that can't be read is named and never replaced: found at the start it is left out as a
-    finding, found later its sample says so.
+    An image that can't be read is reported and never replaced: at the start it is left out as a
+    finding, later its sample contains the problem.
 
     Args:
-        source: where they lie.
+        source: where they are stored.
         transform: `ClassificationTrainTransform` or `ClassificationTestTransform`.
         seed: of all that is random in the transform.
-        strict: make an error of all that would be left out.
-        decode_all: read every image whole at the start; otherwise their headers, and those only of
-            sets of at most `HEADERS_AT_START` images.
+        strict: turn findings into an error.
+        decode_all: decode every image at the start; otherwise only read their headers, in sets of
+            at most `HEADERS_AT_START` images.
     Raises:
-        DataError: no image can be read; and with `strict` for every finding.
+        DataError: no image can be read; with `strict`, there is any finding.
     """
 
     def __init__(
@@ -95,7 +79,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         self.transform = transform
         self.seed = seed
         self.broken: list[str] = []
-        """Names of the images that were left out at the start, as they can't be read."""
+        """Names of the images that were left out at the start because they can't be read."""
         self.findings = source.findings + self._leave_out_broken(decode_all)
         if self.findings and (strict or not len(self)):
             raise strict_error(self.findings)
@@ -118,15 +102,14 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
             problems = list(pool.map(problem, range(len(self))))
         rows = [row for row, what in enumerate(problems) if what is not None]
         folder = os.path.commonpath([Path(self.name(row)).parent for row in rows]) if rows else ""
-        found = []
-        for row in rows:
-            item = os.path.relpath(self.name(row), folder)
-            what = f"can't be read ({problems[row]})"
-            found.append(Finding(folder, item, what, BROKEN_REMEDY))
+        self.broken = [self.name(row) for row in rows]
+        findings = []
+        for row, name in zip(rows, self.broken, strict=True):
+            item, what = os.path.relpath(name, folder), f"can't be read ({problems[row]})"
+            findings.append(Finding(folder, item, what, BROKEN_REMEDY))
         if rows:
-            self.broken = [self.name(row) for row in rows]
             self.source.keep(np.setdiff1d(np.arange(len(self)), rows))
-        return found
+        return findings
 
     @property
     def class_names(self) -> list[str]:
@@ -167,7 +150,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         return EncodedImage(data, self.name(index))
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB, upright, decoded by Pillow and not transformed.
+        """(H, W, 3) uint8 RGB, upright, decoded by Pillow, without transforms.
 
         Raises:
             DataError: the file is missing or damaged.
@@ -175,7 +158,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         return self.encoded(index).pixels()
 
     def __getitem__(self, key: tuple[int, int]) -> ClassificationSample:
-        """The sample of (epoch, index); what is random in it depends on seed, epoch and index."""
+        """The sample of (epoch, index); its randomness depends on seed, epoch and index alone."""
         epoch, index = key
         name = self.name(index)
         seed = np.random.SeedSequence((self.seed, epoch, index))
@@ -188,7 +171,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         return ClassificationSample(image, int(self.labels[index]), index, name, None, epoch)
 
     def digest(self) -> str:
-        """A fingerprint of the names and labels; pixels are not read for it."""
+        """A fingerprint of the names and labels; it does not read pixels."""
         digest = hashlib.sha256("\n".join(self.class_names).encode("utf-8", "surrogateescape"))
         digest.update(self.labels.tobytes())
         digest.update(self.source.names.text.tobytes())
@@ -196,9 +179,9 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         return f"{len(self)} images, {digest.hexdigest()[:16]}"
 
     def pixel_mean(self) -> Tensor:
-        """Mean of each pixel, (3, S, S) float32 in 0..255, of images resized to S and cut square.
+        """Mean of each pixel, (3, S, S) float32 in 0..255, of images resized to S and cropped.
 
-        Of large sets it is measured on `MEAN_IMAGES` images at even distances.
+        For large sets it is measured on `MEAN_IMAGES` evenly spaced images.
         """
         side = self.transform.side(0)
         count = min(len(self), MEAN_IMAGES)
@@ -208,7 +191,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
             try:
                 return center_crop(resize_short_edge(self.read(row), side), side)
             except DataError:
-                return None  # named when its turn comes
+                return None  # reported when it is loaded
 
         total = np.zeros((side, side, 3), np.int64)
         read = 0
@@ -219,7 +202,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
                         total += pixels
                         read += 1
         if not read:
-            raise DataError(f"{self.name(0)}: neither this image nor another one can be read")
+            raise DataError(f"{self.name(0)}: neither this image nor any other one can be read")
         return torch.from_numpy(total.transpose(2, 0, 1) / read).float()
 
 
@@ -238,12 +221,12 @@ def open_images(
     """The images of a folder: class folders, ImageNet's flat val/, or tar shards.
 
     Args:
-        format: auto takes shards where there is a *.tar.
-        ground_truth: see `read_flat_images`; None looks for it.
+        format: auto takes shards if there is a *.tar.
+        ground_truth: see `read_flat_images`; None searches for it.
         classes, train_classes: see `label_order`.
         transform, seed, strict, decode_all: see `ClassificationDataset`.
     Raises:
-        DataError: the folder is missing or is none of these, and what the readers raise.
+        DataError: the folder is missing or has none of these; and as the readers.
     """
     folder = Path(root)
     if not folder.is_dir():

@@ -1,20 +1,21 @@
-"""Images in folders: one subfolder a class, named as the class."""
+"""Images in folders: one subfolder per class, with the name of the class."""
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.data.names import Names, pack_names
+from resdet.data.classification.samples import Source
+from resdet.data.names import pack_names
+from resdet.errors import did_you_mean
 from resdet.files.findings import DataError, Finding, missing_images_message
 
 logger = logging.getLogger("resdet")
@@ -23,37 +24,24 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
     ".avif", ".jp2",
 )  # fmt: skip
-"""Names of image files end so, in small or capital letters; what they hold may differ."""
+"""Suffixes of image files, in lower or upper case; their format may be another one."""
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
-"""Folders that hold class folders rather than being some."""
+"""Folders that contain class folders and are none themselves."""
 
 LISTED = 5
-"""Names that a message gives of a list."""
+"""How many names of a list a message shows."""
 
 
 @dataclass
-class FileImages:
-    """Image files below a folder, and their classes."""
-
-    root: Path
-    names: Names
-    """N paths below the root."""
-    labels: NDArray[np.int64]
-    """(N,) int64, 0..K-1."""
-    class_names: list[str]
-    """K names."""
-    findings: list[Finding] = field(default_factory=list)
+class FileImages(Source):
+    """Image files below a folder; `names` are paths below it."""
 
     def name(self, index: int) -> str:
         return str(self.root / self.names[index])
 
     def open(self, index: int) -> BinaryIO:
         return (self.root / self.names[index]).open("rb")
-
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        """Leaves out all but some images."""
-        self.names, self.labels = self.names.select(rows), self.labels[rows]
 
 
 def read_class_folders(
@@ -62,9 +50,9 @@ def read_class_folders(
     classes: Sequence[str] | None = None,
     train_classes: Sequence[str] | None = None,
 ) -> FileImages:
-    """The images of each class folder, folders within it included, by sorted class and path.
+    """The images of each class folder and of folders inside it, sorted by class and path.
 
-    Hidden files are passed over; other files that are no images and classes without images are
+    Hidden files are ignored; other files that are no images, and classes without images, are
     findings. See `label_order` for the classes.
 
     Raises:
@@ -100,12 +88,12 @@ def read_class_folders(
     return FileImages(root, pack_names(paths), np.concatenate(labels), class_names, findings)
 
 
-EMPTY_REMEDY = "the class keeps its label; add images, or leave it out by data.classes"
+EMPTY_REMEDY = "the class keeps its label; add images, or drop it by data.classes"
 
 
 def label_order(
     where: str,
-    found: Sequence[str],
+    present: Sequence[str],
     *,
     classes: Sequence[str] | None,
     train_classes: Sequence[str] | None,
@@ -113,50 +101,48 @@ def label_order(
     """The names of the classes by label.
 
     Args:
-        where: the data, for messages; found: the classes that they have.
-        classes: a user's choice of them, in label order; others are left out. None keeps all.
+        where: the data, for messages.
+        present: the classes that the data have.
+        classes: a user's choice of them, in label order; others are dropped. None keeps all.
         train_classes: those of the training set. Labels follow them, and the data may lack some.
     Raises:
-        DataError: a chosen class is missing, or the data have a class that training has not.
+        DataError: a chosen class is missing, or the data have a class that training lacks.
     """
-    every = found
+    every = present
     if classes is not None:
         twice = [name for name, count in Counter(classes).items() if count > 1]
         if twice:
             raise DataError(f"data.classes: {some(twice)} twice; name each class once")
-        left_out = len(set(found) - set(classes))
+        left_out = len(set(present) - set(classes))
         if left_out:
             logger.info("%s: %d other class(es) left out by data.classes", where, left_out)
-        found = [name for name in found if name in set(classes)]
+        present = [name for name in present if name in set(classes)]
     if train_classes is None:
-        missing = sorted(set(classes or ()) - set(found))
+        missing = sorted(set(classes or ()) - set(present))
         if missing:
-            near = difflib.get_close_matches(missing[0], every, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"{where}: no class {some(missing)}, which data.classes names; {hint}"
-                f"correct data.classes, or add a folder of that name"
-            )
-        return list(found if classes is None else classes)
-    strange = sorted(set(found) - set(train_classes))
+            remedy = "correct data.classes, or add a folder of that name"
+            hint = did_you_mean(missing[0], every, remedy, most=1)
+            raise DataError(f"{where}: no class {some(missing)}, which data.classes names; {hint}")
+        return list(present if classes is None else classes)
+    strange = sorted(set(present) - set(train_classes))
     if strange:
         raise DataError(
-            f"{where}: {len(strange)} class(es) that training has not: {some(strange)}; training "
-            f"has {some(train_classes)}. Rename or remove them: names must agree, to the letter"
+            f"{where}: {len(strange)} class(es) that training lacks: {some(strange)}; training "
+            f"has {some(train_classes)}. Rename or remove them: names must be identical"
         )
-    if not found:
+    if not present:
         raise DataError(
             f"{where}: none of the classes of training ({some(train_classes)}) is in it; give "
             "data.val.root a folder that has them"
         )
-    absent = len(set(train_classes) - set(found))
+    absent = len(set(train_classes) - set(present))
     if absent:
         logger.info("%s: %d of the %d classes have no image", where, absent, len(train_classes))
     return list(train_classes)
 
 
 def loose_images(root: Path) -> list[str]:
-    """Sorted names of the images that lie in a folder itself."""
+    """Sorted names of the images directly in a folder."""
     return sorted(name for name in _entries(root)[1] if _is_image(name))
 
 
@@ -166,8 +152,8 @@ def has_folders(root: Path) -> bool:
 
 def _entries(root: Path) -> tuple[list[str], list[str]]:
     """Sorted folders and files, without hidden ones."""
-    with os.scandir(root) as found:
-        entries = [(entry.name, entry.is_dir()) for entry in found if entry.name[0] != "."]
+    with os.scandir(root) as listing:
+        entries = [(entry.name, entry.is_dir()) for entry in listing if entry.name[0] != "."]
     folders = sorted(name for name, is_folder in entries if is_folder)
     return folders, sorted(name for name, is_folder in entries if not is_folder)
 
@@ -177,10 +163,10 @@ def _is_image(name: str) -> bool:
 
 
 def _walk(root: Path, name: str, others: list[str]) -> list[str]:
-    """Sorted paths below the root of a class's images; files of other kinds are added to others."""
+    """Sorted paths below the root of a class's images; other files are added to `others`."""
     images: list[str] = []
     for folder, inner, files in os.walk(root / name, followlinks=True):
-        inner[:] = [each for each in inner if each[0] != "."]
+        inner[:] = [subfolder for subfolder in inner if subfolder[0] != "."]
         place = Path(folder).relative_to(root).as_posix()
         for file in files:
             if file[0] != ".":
@@ -189,7 +175,7 @@ def _walk(root: Path, name: str, others: list[str]) -> list[str]:
 
 
 def _check_level(root: Path, folders: list[str], *, is_train: bool) -> None:
-    """DataError where the folder is one above or below what it should be."""
+    """DataError if the folder is one level above or below the right one."""
     if {name.lower() for name in folders} <= SPLITS:
         raise DataError(
             f"{root}: holds {', '.join(f'{name}/' for name in folders)} rather than classes; give "
@@ -199,20 +185,20 @@ def _check_level(root: Path, folders: list[str], *, is_train: bool) -> None:
         inner = len(_entries(root / folders[0])[0])
         hint = f", or {root / folders[0]}, which has {inner} folders" if inner else ""
         raise DataError(
-            f"{root}: one class folder only, {folders[0]}/; there is nothing to tell apart. Give "
+            f"{root}: only one class folder, {folders[0]}/; there is nothing to distinguish. Give "
             f"the folder that holds all classes{hint}"
         )
 
 
 def _stray_files(root: Path, loose: list[str], others: list[str]) -> list[Finding]:
-    found = []
+    findings = []
     if loose:
-        remedy = "they are left out; move each into its class's folder"
-        found.append(Finding(str(root), some(loose), "in no class folder", remedy))
+        remedy = "they are left out; move each into the folder of its class"
+        findings.append(Finding(str(root), some(loose), "in no class folder", remedy))
     if others:
         remedy = f"they are left out; images are named *{', *'.join(SUFFIXES)}"
-        found.append(Finding(str(root), some(others), "not named as images", remedy))
-    return found
+        findings.append(Finding(str(root), some(others), "not named as images", remedy))
+    return findings
 
 
 def some(names: Sequence[str]) -> str:

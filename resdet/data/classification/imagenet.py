@@ -1,7 +1,7 @@
-"""ImageNet's validation images as they are handed out: in one folder, with their classes in a file.
+"""ImageNet's validation images as published: in one folder, with their classes in a file.
 
-The development kit numbers the classes in an order of its own (ILSVRC2012_ID), which is not the
-order of the sorted wnids; its meta.mat or map_clsloc.txt says which number is which wnid.
+The development kit numbers the classes in its own order (ILSVRC2012_ID), which differs from that of
+the sorted wnids; its meta.mat or map_clsloc.txt maps numbers to wnids.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ TRUTH_FILES = (
     "val.txt",
     "val.csv",
 )
-"""What is looked for in the folder of the images and the two above it."""
+"""Ground-truth files, searched for in the folder of the images and the two above it."""
 
 WNID_FILES = ("meta.mat", "map_clsloc.txt")
-"""Where the wnid of a number is looked for, beside the file of numbers."""
+"""Files with the wnid of each number, searched for next to the file of numbers."""
 
 IMAGE_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 WNID = re.compile(r"n\d{8}")
 
 HOW = (
     f"give data.val.ground_truth={NUMBERS} (of ILSVRC2012_devkit_t12, with meta.mat beside it), or "
-    "a table of lines `file wnid`; or sort the images into folders, one a class"
+    "a table of lines `file wnid`; or sort the images into one folder per class"
 )
 
 
@@ -49,11 +49,11 @@ def read_flat_images(
     classes: Sequence[str] | None = None,
     train_classes: Sequence[str] | None = None,
 ) -> FileImages:
-    """Images that lie in one folder, with the class of each from a file.
+    """The images of one folder, with their classes from a file.
 
     Args:
         ground_truth: the development kit's file of numbers, or a table of file and class name; None
-            looks for `TRUTH_FILES`.
+            searches for `TRUTH_FILES`.
         classes, train_classes: see `label_order`.
     Raises:
         DataError: there is no such file, it can't be read, or it names none of the images.
@@ -63,15 +63,15 @@ def read_flat_images(
     truth = _find_truth(root, len(files)) if ground_truth is None else Path(ground_truth)
     if not truth.is_file():
         raise DataError(f"{truth}: no such ground-truth file; {HOW}")
-    class_of, found = _read_truth(truth, files)
-    names = label_order(str(truth), found, classes=classes, train_classes=train_classes)
+    class_of, present = _read_truth(truth, files)
+    names = label_order(str(truth), present, classes=classes, train_classes=train_classes)
     label_of = {name: label for label, name in enumerate(names)}
     unknown = [file for file in files if file not in class_of]
     kept = [file for file in files if class_of.get(file) in label_of]
     if not kept:
         raise DataError(f"{truth}: names none of the {len(files)} images in {root}; {HOW}")
     findings = [
-        Finding(str(truth), file, "is not in it", "the image is left out; add it to the file")
+        Finding(str(truth), file, "is not listed", "the image is left out; add it to the file")
         for file in unknown
     ]
     labels = np.array([label_of[class_of[file]] for file in kept], np.int64)
@@ -101,30 +101,25 @@ def _read_truth(truth: Path, files: Sequence[str]) -> tuple[dict[str, str], list
     if all(line.isdecimal() for line in lines):
         return _by_number(truth, [int(line) for line in lines], files)
     table = dict(_rows(truth, lines))
-    class_of = {}
-    for file in files:
-        name = table.get(_stem(file))
-        if name is not None:
-            class_of[file] = name
+    class_of = {file: table[_stem(file)] for file in files if _stem(file) in table}
     return class_of, sorted(set(table.values()))
 
 
 def _rows(truth: Path, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(file without suffix, class) of each line of a table."""
     for number, line in enumerate(lines, 1):
-        cells = [
-            cell.strip() for cell in re.split(r"," if "," in line else r"\s+", line, maxsplit=1)
-        ]
+        separator = r"," if "," in line else r"\s+"
+        cells = [cell.strip() for cell in re.split(separator, line, maxsplit=1)]
         if len(cells) < 2 or not cells[0] or not cells[1]:
             raise DataError(f"{truth}: line {number} {line!r} is not `file class`; {HOW}")
         if number == 1 and cells[0].lower() in ("imageid", "image", "file", "filename", "name"):
             continue
-        # Kaggle's table has boxes behind the wnid.
+        # Kaggle's table has boxes after the wnid.
         wnid = WNID.match(cells[1])
         if cells[1].isdecimal():
             raise DataError(
                 f"{truth}: line {number} gives {cells[0]} the class {cells[1]}; give its name "
-                "(wnid), as numbers count from 0 or 1 and in more than one order"
+                "(wnid), because numbers count from 0 or 1 and in different orders"
             )
         yield _stem(cells[0].replace("\\", "/").rsplit("/", 1)[-1]), wnid[0] if wnid else cells[1]
 
@@ -137,7 +132,7 @@ def _stem(file: str) -> str:
 def _by_number(
     truth: Path, numbers: list[int], files: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """By the development kit's numbers: line i is ILSVRC2012_val_{i:08d}.JPEG."""
+    """As `_read_truth`, for the kit's numbers: line i belongs to ILSVRC2012_val_{i:08d}.JPEG."""
     wnid_of = _read_wnids(truth)
     class_of = {}
     for file in files:
@@ -162,7 +157,7 @@ def _read_wnids(truth: Path) -> dict[int, str]:
         return {int(cells[1]): cells[0] for cells in lines if len(cells) > 1}
     if not meta.is_file():
         raise DataError(
-            f"{truth}: its numbers follow the development kit's own order, and neither "
+            f"{truth}: its numbers are in the development kit's own order, and neither "
             f"{' nor '.join(WNID_FILES)} is in {truth.parent}; put one there, or give a table of "
             "lines `file wnid`"
         )
@@ -175,6 +170,6 @@ def _read_wnids(truth: Path) -> dict[int, str]:
         ) from error
     try:
         synsets = np.atleast_1d(loadmat(meta, squeeze_me=True)["synsets"])
-        return {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}
+        return {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     except (MatReadError, ValueError, KeyError, TypeError, NotImplementedError, OSError) as error:
         raise DataError(f"{meta}: not ILSVRC's meta.mat ({error}); unpack the kit again") from error

@@ -1,6 +1,6 @@
 """Augmentation policies: TrivialAugment (wide) and RandAugment with increasing strength.
 
-Pillow's operations do the pixel work. All randomness comes from the generator that is passed in.
+Operations are Pillow's. All randomness comes from the given generator.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 Color = tuple[int, int, int]
 
 IMAGENET_GRAY: Color = (124, 116, 104)
-"""ImageNet's mean colour, with which timm fills what an operation uncovers."""
+"""ImageNet's mean colour, with which timm fills the uncovered area."""
 
 BLACK: Color = (0, 0, 0)
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], look: dict[str, Any]) -> Image.Image:
-    """`matrix`: the six numbers that take a pixel's place in the output to its place before."""
+    """`matrix`: the six numbers that map output coordinates to input coordinates."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, **look)
 
 
 def _posterize(image: Image.Image, bits: int) -> Image.Image:
-    """Keeps the highest bits, 0..8; ImageOps.posterize refuses 0, which makes an image black."""
+    """Keep the highest bits, 0..8; ImageOps.posterize refuses 0, which makes an image black."""
     kept = 256 - (1 << (8 - bits))
     return image.point([i & kept for i in range(256)] * len(image.getbands()))
 
 
 def _solarize_add(image: Image.Image, value: float) -> Image.Image:
-    """Brightens the darker half of the values by `value`."""
+    """Add `value` to the darker half of the values."""
     table = [min(255, i + int(value)) if i < 128 else i for i in range(256)]
     return image.point(table * len(image.getbands()))
 
 
-# Each takes the image, its value and, where pixels move, `resample` and `fillcolor`.
+# Arguments are the image, the value and, for pixels that move, `resample` and `fillcolor`.
 _OPS: dict[str, Callable[[Image.Image, float, dict[str, Any]], Image.Image]] = {
     "Identity": lambda image, value, look: image,
     "ShearX": lambda image, value, look: _affine(image, (1, value, 0, 0, 1, 0), look),
@@ -72,16 +72,16 @@ def apply_op(
 
     `value` is a slope (Shear), pixels to the right or down (Translate), degrees counterclockwise
     (Rotate), a factor where 1 changes nothing (Brightness, Color, Contrast, Sharpness), bits to
-    keep (Posterize), a threshold 0..256 (Solarize) or what is added (SolarizeAdd); others take
-    none.
+    keep (Posterize), a threshold 0..256 (Solarize) or the number added (SolarizeAdd); others
+    ignore it.
     """
     return _OPS[name](image, value, {"resample": resample, "fillcolor": fill})
 
 
 BINS = 31
-"""Strengths that TrivialAugment draws from."""
+"""Number of strengths that TrivialAugment draws from."""
 
-# (values by strength, whether the sign is drawn too): the wide space of Müller & Hutter 2021, with
+# (values by strength, whether the sign is random): the wide space of Müller & Hutter (2021), with
 # the numbers of torchvision's TrivialAugmentWide. Factors are 1 ± value.
 TRIVIAL_SPACE: dict[str, tuple[NDArray[np.float64], bool]] = {
     "Identity": (np.zeros(1), False),
@@ -104,10 +104,10 @@ FACTORS = ("Brightness", "Color", "Contrast", "Sharpness")
 
 
 class TrivialAugment:
-    """One operation an image, and its strength, both drawn uniformly (Müller & Hutter 2021)."""
+    """One operation per image and its strength, both drawn uniformly (Müller & Hutter 2021)."""
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """An RGB image; what an operation uncovers is black, as torchvision has it."""
+        """An RGB image; uncovered areas are black, as in torchvision."""
         name = list(TRIVIAL_SPACE)[rng.integers(len(TRIVIAL_SPACE))]
         values, signed = TRIVIAL_SPACE[name]
         value = float(values[rng.integers(len(values))])
@@ -119,10 +119,10 @@ class TrivialAugment:
 STRONGEST = 10.0
 
 OP_PROB = 0.5
-"""Chance that an operation of RandAugment is carried out (timm's)."""
+"""Chance that RandAugment applies a drawn operation (timm's)."""
 
 # timm's "increasing" set: values at strength 10 are ±30°, slopes ±.3, ±.45 of the side, factors
-# 1 ± .9, 0 bits, threshold 0, 110 added; all of them change nothing, or least, at 0.
+# 1 ± .9, 0 bits, threshold 0, 110 added; at strength 0 they change nothing, or least.
 RAND_OPS = (
     "AutoContrast",
     "Equalize",
@@ -144,38 +144,38 @@ RAND_OPS = (
 
 def rand_value(name: str, strength: float, sign: int, size: tuple[int, int]) -> float:
     """The value of an operation of `RAND_OPS` at a strength of 0..10; `size` is (width, height)."""
-    part = strength / STRONGEST
+    share = strength / STRONGEST
     match name:
         case "Rotate":
-            return sign * 30.0 * part
+            return sign * 30.0 * share
         case "ShearX" | "ShearY":
-            return sign * 0.3 * part
+            return sign * 0.3 * share
         case "TranslateX":
-            return sign * 0.45 * part * size[0]
+            return sign * 0.45 * share * size[0]
         case "TranslateY":
-            return sign * 0.45 * part * size[1]
+            return sign * 0.45 * share * size[1]
         case "Posterize":
-            return 4 - int(4 * part)
+            return 4 - int(4 * share)
         case "Solarize":
-            return 256 - min(256, int(256 * part))
+            return 256 - min(256, int(256 * share))
         case "SolarizeAdd":
-            return min(128, int(110 * part))
+            return min(128, int(110 * share))
         case _ if name in FACTORS:
-            return max(0.1, 1 + sign * 0.9 * part)
+            return max(0.1, 1 + sign * 0.9 * share)
     return 0.0
 
 
 class RandAugment:
-    """Operations drawn with replacement, as timm's rand-m{magnitude}-mstd{std}-inc1 does it.
+    """Operations drawn with replacement, as in timm's rand-m{magnitude}-mstd{std}-inc1.
 
-    After Cubuk et al. 2020, but that each operation is carried out with a chance of one half, and
-    that its strength is drawn anew from a normal distribution, kept within 0..10. Pixels move by
-    bilinear or bicubic interpolation, drawn too.
+    Unlike Cubuk et al. (2020), each operation is applied with a chance of one half, and its
+    strength is drawn from a normal distribution, clipped to 0..10. Interpolation is bilinear or
+    bicubic, at random.
 
     Args:
-        num_ops: operations an image.
+        num_ops: operations per image.
         magnitude, std: mean and deviation of the strength.
-        fill: colour of what an operation uncovers.
+        fill: colour of uncovered areas.
     """
 
     def __init__(

@@ -1,15 +1,48 @@
-"""Labelled images: one, and a batch of them."""
+"""Labelled images: where they are stored, one of them, and a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from resdet.data.names import Names
+from resdet.files.findings import Finding
 
 BROKEN = -1
 """The label of an image that can't be read."""
+
+
+@dataclass
+class Source:
+    """Labelled images of a folder; `FileImages` and `ShardImages` know how to open them."""
+
+    root: Path
+    names: Names
+    """N names of images, below the root or in a shard."""
+    labels: NDArray[np.int64]
+    """(N,) int64, 0..K-1."""
+    class_names: list[str]
+    """K names."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def name(self, index: int) -> str:
+        """The path of an image, or its shard and name."""
+        raise NotImplementedError
+
+    def open(self, index: int) -> BinaryIO:
+        """The file of an image; OSError if it can't be read."""
+        raise NotImplementedError
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Drop all other images."""
+        self.names, self.labels = self.names.select(rows), self.labels[rows]
 
 
 @dataclass
@@ -23,27 +56,27 @@ class ClassificationSample:
     index: int
     """Position in the data set."""
     path: str
-    """The file, or another name that a person can find the image by."""
+    """The file, or another name by which a person finds the image."""
     problem: str | None = None
-    """Why the image can't be read, with its file; None if all is well."""
+    """Why the image can't be read, with its file; None if it can."""
     epoch: int = 0
     """The key's first number; see `resdet.data.loader.Key`."""
 
 
 @dataclass
 class ClassificationBatch:
-    """Images that go through the model together."""
+    """Images that pass through the model together."""
 
     images: Tensor
-    """(B, 3, S, S) uint8 RGB, in channels_last memory; zeros where an image can't be read."""
+    """(B, 3, S, S) uint8 RGB, in channels_last memory; zeros for an image that can't be read."""
     labels: Tensor
-    """(B,) int64, 0..K-1; -1 where an image can't be read."""
+    """(B,) int64, 0..K-1; -1 for an image that can't be read."""
     keys: list[tuple[int, int]]
     """B keys, (epoch, index) each; see `resdet.data.loader.Key`."""
     paths: list[str]
     """B names of files."""
     problems: list[str]
-    """Of the images that can't be read, what is wrong; empty if all is well."""
+    """Why images can't be read; empty if all can."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,23 +84,17 @@ class ClassificationBatch:
         return tuple(self.images.shape)
 
     def to(self, device: torch.device) -> ClassificationBatch:
-        return ClassificationBatch(
-            self.images.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.keys,
-            self.paths,
-            self.problems,
-        )
+        images = self.images.to(device, non_blocking=True)
+        return replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
 
     def pin_memory(self) -> ClassificationBatch:
-        """The same in page-locked memory, from which copies to a GPU run alongside its work."""
-        images, labels = self.images.pin_memory(), self.labels.pin_memory()
-        return ClassificationBatch(images, labels, self.keys, self.paths, self.problems)
+        """The same in page-locked memory, from which copies to a GPU overlap with its work."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
 def collate_classification(samples: Sequence[ClassificationSample]) -> ClassificationBatch:
-    """One batch of samples, whose images are all of one size."""
-    # Decoders give whole pixels: kept together, they are copied once, and as networks like them.
+    """One batch of samples with images of the same size."""
+    # Decoders return interleaved pixels: one copy, and the layout that networks prefer.
     pixels = torch.stack([sample.image.permute(1, 2, 0) for sample in samples])
     return ClassificationBatch(
         pixels.permute(0, 3, 1, 2),

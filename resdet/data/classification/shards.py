@@ -1,21 +1,19 @@
-"""Images in tar files, read by position: KEY.jpg and KEY.cls in *.tar, as webdataset lays them out.
+"""Images in tar files, read by position: KEY.jpg and KEY.cls in *.tar, webdataset's layout.
 
-A .cls member holds the class's position in classes.json, a list of names beside the shards, or its
-name. Where each image lies is read once from the tar files' headers and kept in a file beside them,
-so that any image is one read, in any order, exactly as with files.
+A .cls member holds the name of the class, or its position in classes.json, a list of names stored
+with the shards. The position of each image is read once from the tar files' headers and kept in an
+index file, so that any image is one read, in any order, as with files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
-import os
 import tarfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resdet.data.classification.folder import SUFFIXES, label_order, some
+from resdet.data.classification.samples import Source
 from resdet.data.names import Names, pack_names
 from resdet.files.findings import DataError, Finding, missing_images_message, strict_error
+from resdet.files.writing import open_atomic
 
 logger = logging.getLogger("resdet")
 
@@ -32,28 +32,23 @@ CLASSES_FILE = "classes.json"
 
 INDEX_FILE = "shards.index.npz"
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
+
+PACKED = ("names", "classes", "unlabelled")
+"""Names in the index, stored as their two arrays."""
 
 BLOCK = 512
-"""Bytes that a tar file is counted in; one of zeros ends it."""
+"""Tar files are made of blocks of so many bytes; a block of zeros is the end."""
 
 
-@dataclass
-class ShardImages:
-    """Images in the tar files of a folder, and their classes."""
+@dataclass(kw_only=True)
+class ShardImages(Source):
+    """Images in the tar files of a folder; `names` are those of members."""
 
-    root: Path
     shards: list[str]
     """Sorted names of the tar files."""
-    names: Names
-    """N names of members."""
     places: NDArray[np.int64]
     """(N, 3) position in `shards`, then first byte and number of bytes in that file."""
-    labels: NDArray[np.int64]
-    """(N,) int64, 0..K-1."""
-    class_names: list[str]
-    """K names."""
-    findings: list[Finding] = field(default_factory=list)
 
     def name(self, index: int) -> str:
         return f"{self.root / self.shards[self.places[index, 0]]}/{self.names[index]}"
@@ -65,21 +60,20 @@ class ShardImages:
             return io.BytesIO(file.read(size))
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Leaves out all but some images."""
-        self.names, self.places = self.names.select(rows), self.places[rows]
-        self.labels = self.labels[rows]
+        super().keep(rows)
+        self.places = self.places[rows]
 
 
 @dataclass
 class _Index:
-    """What the tar files hold."""
+    """The content of the tar files."""
 
     names: Names
     places: NDArray[np.int64]
     """As in `ShardImages`."""
     classes: Names
-    """N contents of the .cls members."""
-    lonely: Names
+    """N contents of .cls members."""
+    unlabelled: Names
     """Images without a .cls member, with their shards."""
 
 
@@ -94,11 +88,11 @@ def read_shards(
     classes: Sequence[str] | None = None,
     train_classes: Sequence[str] | None = None,
 ) -> ShardImages:
-    """The images of a folder's tar files, by shard and place; see `label_order` for the classes.
+    """The images of a folder's tar files, in their order; see `label_order` for the classes.
 
     Raises:
-        DataError: there are no tar files, some are broken (it names all of these), a class can't be
-            read, or the classes do not agree.
+        DataError: there are no tar files, some are broken (all of these are listed), a class can't
+            be read, or the classes do not agree.
     """
     root = Path(root)
     if not root.is_dir():
@@ -109,43 +103,37 @@ def read_shards(
     index = _load_index(root, shards)
     if not len(index.names):
         hint = ""
-        if len(index.lonely):
+        if len(index.unlabelled):
             hint = (
-                "; if each tar file holds the images of the class it is named after, as ImageNet's "
-                "do, unpack each into a folder of its name"
+                "; if each tar file holds the images of one class, as ImageNet's do, unpack each "
+                "into a folder of its name"
             )
         raise DataError(f"{root}: no image in its tar files has a .cls member beside it{hint}")
-    found, numbers = _class_numbers(root, index)
-    names = label_order(str(root), found, classes=classes, train_classes=train_classes)
+    present, numbers = _class_numbers(root, index)
+    names = label_order(str(root), present, classes=classes, train_classes=train_classes)
     label_of = {name: label for label, name in enumerate(names)}
-    label_of_number = np.array([label_of.get(name, -1) for name in found], np.int64)
+    label_of_number = np.array([label_of.get(name, -1) for name in present], np.int64)
     labels = label_of_number[numbers]
-    findings = []
-    if len(index.lonely):
-        lonely = [index.lonely[i] for i in range(len(index.lonely))]
+    images = ShardImages(root, index.names, labels, names, shards=shards, places=index.places)
+    if len(index.unlabelled):
         remedy = "they are left out; pack the shards again"
-        findings.append(Finding(str(root), some(lonely), "without a .cls member", remedy))
-    images = ShardImages(root, shards, index.names, index.places, labels, names, findings)
+        what = "without a .cls member"
+        images.findings.append(Finding(str(root), some(list(index.unlabelled)), what, remedy))
     if (labels < 0).any():
         images.keep(np.flatnonzero(labels >= 0))
     return images
 
 
 def _class_numbers(root: Path, index: _Index) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the classes that the data have, and the position among them of each image's."""
-    texts = [index.classes[i] for i in range(len(index.classes))]
-    listed = _read_class_list(root)
+    """Names of the classes that the data have, and the position of each image's among them."""
+    texts = list(index.classes)
+    names = _read_class_list(root)
     is_number = all(text.isdecimal() for text in set(texts))
-    if listed is None:
-        if is_number:
-            names = [str(i) for i in range(max(map(int, texts)) + 1)]
-        else:
-            names = sorted(set(texts))
-    else:
-        names = listed
-    position = {name: i for i, name in enumerate(names)}
-    if is_number:
-        position = {str(i): i for i in range(len(names))}
+    if names is None and is_number:
+        names = [str(i) for i in range(max(map(int, texts)) + 1)]
+    elif names is None:
+        names = sorted(set(texts))
+    position = {str(i) if is_number else name: i for i, name in enumerate(names)}
     numbers = np.empty(len(texts), np.int64)
     for row, text in enumerate(texts):
         text = str(int(text)) if is_number else text
@@ -166,16 +154,16 @@ def _read_class_list(root: Path) -> list[str] | None:
     try:
         names = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise DataError(f"{path}: no JSON ({error}); give a list of class names") from error
+        raise DataError(f"{path}: not JSON ({error}); give a list of class names") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: give a list of class names, in the order of their numbers")
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: a name comes twice; name each class once")
+        raise DataError(f"{path}: a name is listed twice; name each class once")
     return names
 
 
 def _load_index(root: Path, shards: list[str]) -> _Index:
-    """The index that lies beside the shards, or a new one where a file's size or time changed."""
+    """The index stored with the shards, or a new one if the size or time of a file changed."""
     stats = [(root / shard).stat() for shard in shards]
     stamp = json.dumps(
         [INDEX_FORMAT, *((s, t.st_size, t.st_mtime_ns) for s, t in zip(shards, stats, strict=True))]
@@ -184,13 +172,10 @@ def _load_index(root: Path, shards: list[str]) -> _Index:
     try:
         with np.load(path, allow_pickle=False) as file:
             if str(file["stamp"]) == stamp:
-                pairs = {
-                    key: Names(file[f"{key}_text"], file[f"{key}_ends"])
-                    for key in ("names", "classes", "lonely")
-                }
-                return _Index(places=file["places"], **pairs)
+                packed = {k: Names(file[f"{k}_text"], file[f"{k}_ends"]) for k in PACKED}
+                return _Index(places=file["places"], **packed)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # none yet, or one that was cut short
+        pass  # none yet, or a truncated one
     logger.info("%s: indexing %d shard(s), once", root, len(shards))
     index = _make_index(root, shards)
     _save_index(path, index, stamp)
@@ -198,32 +183,22 @@ def _load_index(root: Path, shards: list[str]) -> _Index:
 
 
 def _save_index(path: Path, index: _Index, stamp: str) -> None:
-    """Written beside and renamed, as several processes may do so at once."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    arrays: dict[str, NDArray[np.generic]] = {
-        "stamp": np.array(stamp),
-        "places": index.places,
-        "names_text": index.names.text,
-        "names_ends": index.names.ends,
-        "classes_text": index.classes.text,
-        "classes_ends": index.classes.ends,
-        "lonely_text": index.lonely.text,
-        "lonely_ends": index.lonely.ends,
-    }
+    arrays: dict[str, NDArray[np.generic]] = {"stamp": np.array(stamp), "places": index.places}
+    for key in PACKED:
+        names: Names = getattr(index, key)
+        arrays |= {f"{key}_text": names.text, f"{key}_ends": names.ends}
     try:
-        with draft.open("wb") as file:
+        # several processes may do so at once
+        with open_atomic(path, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        draft.replace(path)
     except OSError as error:
         logger.info("%s can't be written (%s); the shards are indexed at each start", path, error)
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def _make_index(root: Path, shards: list[str]) -> _Index:
     names: list[str] = []
     classes: list[str] = []
-    lonely: list[str] = []
+    unlabelled: list[str] = []
     places: list[tuple[int, int, int]] = []
     broken: list[Finding] = []
     for number, shard in enumerate(shards):
@@ -237,7 +212,7 @@ def _make_index(root: Path, shards: list[str]) -> _Index:
         for key, (name, first, size) in images.items():
             text = labels.get(key)
             if text is None:
-                lonely.append(f"{shard}/{name}")
+                unlabelled.append(f"{shard}/{name}")
                 continue
             names.append(name)
             classes.append(text)
@@ -245,18 +220,18 @@ def _make_index(root: Path, shards: list[str]) -> _Index:
     if broken:
         raise strict_error(broken)
     table = np.array(places, np.int64).reshape(-1, 3)
-    return _Index(pack_names(names), table, pack_names(classes), pack_names(lonely))
+    return _Index(pack_names(names), table, pack_names(classes), pack_names(unlabelled))
 
 
 def _scan(path: Path) -> tuple[dict[str, tuple[str, int, int]], dict[str, str]]:
-    """Of one tar file the images by key, (name, first byte, bytes) each, and the .cls texts."""
+    """The images of one tar file, by key (name, first byte, bytes), and its .cls texts."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
     length = path.stat().st_size
     with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
         count = 0
         while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # it keeps all of them otherwise
+            tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
             count += 1
             if member.offset_data + member.size > length:
                 raise tarfile.ReadError(f"cut short within its member {count}, {member.name}")

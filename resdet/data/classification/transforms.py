@@ -1,6 +1,6 @@
-"""Crops, flips and colours of images to classify; what comes out is uint8 of one size.
+"""Crops, flips and colours of images to classify; the output is uint8 of one size.
 
-Mixing, erasing, colour noise and the normalisation follow on the device.
+Mixing, erasing, colour noise and normalisation follow on the device.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from resdet.files.images import REDUCTIONS, EncodedImage
 from resdet.files.pixels import resize_antialiased, resize_exactly
 
 SIDE_STEP = 32
-"""Sides that grow during training are multiples of this many pixels, so that they are few."""
+"""Sides that grow during training are multiples of this, so that there are few of them."""
 
 TRIES = 10
-"""Boxes that a random resized crop draws before it takes the middle."""
+"""Boxes that a random resized crop draws before it takes the centre."""
 
 Policy = Callable[[Image.Image, np.random.Generator], Image.Image]
 """`TrivialAugment` or `RandAugment` of `resdet.data.classification.policies`."""
@@ -38,7 +38,7 @@ class ClassificationTransform(Protocol):
     """`ClassificationTrainTransform` or `ClassificationTestTransform`."""
 
     def side(self, epoch: int) -> int:
-        """S, the side of what comes out."""
+        """S, the side of the output in pixels."""
         ...
 
     def __call__(self, image: EncodedImage, *, epoch: int, seed: np.random.SeedSequence) -> Tensor:
@@ -50,19 +50,13 @@ class ClassificationTransform(Protocol):
         ...
 
 
-class Crop(Protocol):
-    """One of the crops below."""
-
-    def __call__(
-        self, image: EncodedImage, side: int, rng: np.random.Generator
-    ) -> NDArray[np.uint8]:
-        """(side, side, 3) RGB."""
-        ...
+Crop = Callable[[EncodedImage, int, np.random.Generator], NDArray[np.uint8]]
+"""One of the crops below: an image and a side to (side, side, 3) RGB."""
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A box of random area and shape, resized (Szegedy et al. 2015), by torchvision's rule.
+    """A box of random area and shape, resized (Szegedy et al. 2015), drawn as in torchvision.
 
     `scale` is the range of its area relative to the image, `ratio` of its width / height.
     """
@@ -88,7 +82,7 @@ class RandomResizedCrop:
                 top = int(rng.integers(full_height - height + 1))
                 left = int(rng.integers(full_width - width + 1))
                 return top, left, height, width
-        # No box fits a very long image: the middle, of the ratio that comes closest.
+        # No box fits a very long image: its centre, with the closest ratio.
         height, width = full_height, full_width
         if width / height < self.ratio[0]:
             height = max(1, round(width / self.ratio[0]))
@@ -101,7 +95,7 @@ class RandomResizedCrop:
 class ScaleJitter:
     """A random short side, then a random square (Simonyan & Zisserman 2015; He et al. 2016, 3.4).
 
-    `short_edges` is the range of the short side for squares of `size`; for others it is scaled.
+    `short_edges` is the range of the short side for squares of `size`, and scales with the side.
 
     Raises:
         DataError: a short side would be smaller than the square.
@@ -115,7 +109,7 @@ class ScaleJitter:
         if self.short_edges[0] < self.size:
             raise DataError(
                 f"data.augment.short_edges starts at {self.short_edges[0]} pixels, less than the "
-                f"{self.size} of data.size that are cut out; raise it or lower data.size"
+                f"{self.size} of data.size that are cropped; raise it or lower data.size"
             )
 
     def __call__(
@@ -132,7 +126,7 @@ class ScaleJitter:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """As in the test: the short side resized to `resize` for squares of `size`, and the middle."""
+    """As in the test: the short side resized to `resize` for squares of `size`, and the centre."""
 
     resize: int = 256
     size: int = 224
@@ -166,13 +160,13 @@ class ClassificationTrainTransform:
     """Crop, flip, policy and colours, all random.
 
     Args:
-        size: side of what comes out, in pixels.
+        size: side of the output in pixels.
         crop: `RandomResizedCrop`, `ScaleJitter` or `CenterCrop`.
         flip_prob: chance of a horizontal flip.
         policy: `TrivialAugment` or `RandAugment`, if any.
         color_jitter: strength of `ColorJitter`; 0 is off.
         progressive: points (epoch, side); see `progressive_side`.
-        repeats: of repeated augmentation, which a key's epoch counts too (`loader.Key`).
+        repeats: repeated augmentation, which a key's epoch counts too (`loader.Key`).
     """
 
     def __init__(
@@ -209,11 +203,11 @@ class ClassificationTrainTransform:
 
 
 class ClassificationTestTransform:
-    """The short side resized and the middle cut out: torchvision's geometry, Pillow's pixels.
+    """The short side resized and the centre cropped: torchvision's geometry, Pillow's pixels.
 
     Args:
         resize: short side in pixels.
-        size: side of the crop; None keeps the whole image, so that a batch can only be of one.
+        size: side of the crop; None keeps the whole image, for batches of one.
     Raises:
         DataError: the crop is larger than the image.
     """
@@ -237,10 +231,10 @@ class ClassificationTestTransform:
 
 
 def progressive_side(points: Sequence[Sequence[float]], epoch: int, size: int) -> int:
-    """The side in pixels at an epoch counted from 0, one for all of its images.
+    """The side in pixels of all images of an epoch, counted from 0.
 
-    Between points (epoch, side) it is interpolated and rounded to the nearest multiple of 32;
-    before the first and after the last it stays. Without points it is `size`.
+    Interpolated between points (epoch, side), constant before the first and after the last, and
+    rounded to the nearest multiple of 32. Without points it is `size`.
     """
     if not points:
         return size
@@ -250,19 +244,16 @@ def progressive_side(points: Sequence[Sequence[float]], epoch: int, size: int) -
 
 
 def check_test_sizes(resize: int, size: int) -> None:
-    """
-    Raises:
-        DataError: the crop is larger than the image.
-    """
+    """DataError if the crop is larger than the resized image."""
     if resize < size:
         raise DataError(
             f"data.test_resize {resize} is less than data.test_size {size}: the crop would be "
-            "larger than the image; raise the one or lower the other"
+            "larger than the image; raise the first or lower the second"
         )
 
 
 def short_edge_size(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """(height, width) with the short side resized to `short`, rounded down as torchvision does."""
+    """(height, width) with the short side resized to `short`, rounded down as in torchvision."""
     height, width = size
     if height <= width:
         return short, int(short * width / height)
@@ -278,7 +269,7 @@ def resize_short_edge(
 
 
 def center_crop(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The middle of (H, W, 3), at torchvision's place."""
+    """The centre of (H, W, 3), at torchvision's position."""
     top = round((pixels.shape[0] - side) / 2)
     left = round((pixels.shape[1] - side) / 2)
     return pixels[top : top + side, left : left + side]
@@ -292,7 +283,7 @@ def resized_crop(
 ) -> NDArray[np.uint8]:
     """A box (top, left, height, width) resized to `size` (height, width), for training.
 
-    A JPEG file whose box is twice, four or eight times as large as needed is decoded at that part
+    A JPEG file whose box is two, four or eight times as large as needed is decoded at that fraction
     of its size, with the box rounded to its pixels.
     """
     top, left, height, width = box
@@ -304,13 +295,13 @@ def resized_crop(
 
 
 def _scaled(first: int, length: int, pixels: int, full: int) -> slice:
-    """An interval of an axis of `full` pixels where the axis has `pixels`."""
+    """An interval of an axis of `full` pixels, scaled to an axis of `pixels`."""
     begin = min(round(first * pixels / full), pixels - 1)
     return slice(begin, max(begin + 1, round((first + length) * pixels / full)))
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) → (3, H, W), in the order of the memory, which `collate_classification` keeps."""
+    """(H, W, 3) → (3, H, W) without a copy, as `collate_classification` expects."""
     if not (pixels.flags.c_contiguous and pixels.flags.writeable):
         pixels = pixels.copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)

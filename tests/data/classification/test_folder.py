@@ -90,7 +90,7 @@ def test_chosen_classes_give_the_order(tmp_path: Path, caplog: pytest.LogCapture
     assert "1 other class(es) left out by data.classes" in caplog.text
     with pytest.raises(DataError, match=r"no class C, which data\.classes names"):
         read_class_folders(root, classes=["C", "b"])
-    with pytest.raises(DataError, match=r"did you mean 'bees'"):
+    with pytest.raises(DataError, match=r"did you mean bees"):
         read_class_folders(write_classes(tmp_path / "x", {"bees": 1, "ants": 1}), classes=["bess"])
     with pytest.raises(DataError, match=r"b twice"):
         read_class_folders(root, classes=["b", "b"])
@@ -102,7 +102,7 @@ def test_validation_takes_the_labels_of_training(tmp_path: Path) -> None:
     assert images.class_names == ["wasps", "bees", "ants"]
     assert listed(images) == [("bees/0.jpg", 1)]
     with pytest.raises(
-        DataError, match=r"1 class\(es\) that training has not: bees; training has Bees"
+        DataError, match=r"1 class\(es\) that training lacks: bees; training has Bees"
     ):
         read_class_folders(root, train_classes=["Bees", "ants"])
     # what data.classes leaves out may lie in the validation set too
@@ -135,7 +135,7 @@ def test_the_wrong_level_is_recognised(tmp_path: Path) -> None:
     ):
         read_class_folders(tmp_path)
     write_classes(tmp_path / "deep" / "images", {"a": 1, "b": 1})
-    with pytest.raises(DataError, match=r"one class folder only, images/.*which has 2 folders"):
+    with pytest.raises(DataError, match=r"only one class folder, images/.*which has 2 folders"):
         read_class_folders(tmp_path / "deep")
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"no class folders in it"):

@@ -93,7 +93,7 @@ def test_images_without_a_truth_are_findings(tmp_path: Path) -> None:
     images = read_flat_images(root)
     assert len(images.labels) == 2
     [finding] = images.findings
-    assert "val.txt: ILSVRC2012_val_00000003.JPEG is not in it; the image is left out" in str(
+    assert "val.txt: ILSVRC2012_val_00000003.JPEG is not listed; the image is left out" in str(
         finding
     )
 
