@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -56,8 +57,16 @@ def backbone_is_used(folder: Path) -> None:
     assert (folder / "drawn/detections.json").exists()
 
 
+def boxes_are_read(folder: Path) -> None:
+    log = (folder / "runs/my_csv/log.jsonl").read_text()
+    assert '"step": 2' in log
+    summary = json.loads((folder / "runs/my_csv/eval.json").read_text())
+    assert "bbox" in json.dumps(summary)
+
+
 CHECKS: dict[str, Callable[[Path], None]] = {
     "Backbone": backbone_is_used,
+    "Annotation format": boxes_are_read,
 }
 
 
@@ -67,7 +76,7 @@ def test_every_section_is_run() -> None:
 
 @pytest.mark.parametrize("section", CHECKS)
 def test_the_example_runs(section: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for language in ("python", "yaml"):
+    for language in ("python", "yaml", "csv"):
         for text in blocks(section, language):
             name = re.match(r"# (\S+)\n", text)
             assert name is not None, "the first line of a block names its file"
