@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from resdet import backbones
-from resdet.cli import main
-from resdet.data.detection import readers
+from resdet.cli import COMMANDS, main
+from resdet.data.detection.readers import READERS
+from resdet.evaluation import METRICS
+from resdet.models.branches import BRANCHES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
@@ -27,11 +30,18 @@ def blocks(section: str, language: str) -> list[str]:
 
 
 def commands(section: str) -> list[list[str]]:
-    """The commands of a section, without the program's name."""
+    """The commands of a section."""
     text = "".join(blocks(section, "")).replace("\\\n", " ")
-    lines = [shlex.split(line) for line in text.splitlines() if line.strip()]
-    assert all(words[0] == "resdet" for words in lines)
-    return [words[1:] for words in lines]
+    return [shlex.split(line) for line in text.splitlines() if line.strip()]
+
+
+def run(words: list[str]) -> int:
+    """Run `resdet …` in this process, and `python FILE …` after the file's own imports."""
+    if words[0] == "python":
+        importlib.import_module(words[1].removesuffix(".py"))
+        return main(words[2:])
+    assert words[0] == "resdet"
+    return main(words[1:])
 
 
 @pytest.fixture
@@ -39,8 +49,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working folder with the sample data; what an example registers is taken back."""
     (tmp_path / "datasets").symlink_to(ROOT / "datasets")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    tables: list[dict] = [backbones._BUILDERS, readers.READERS]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    tables: list[dict] = [backbones._BUILDERS, READERS, METRICS, BRANCHES, COMMANDS]
     before = [dict(table) for table in tables]
     modules = set(sys.modules)
     yield tmp_path
@@ -64,14 +74,33 @@ def boxes_are_read(folder: Path) -> None:
     assert "bbox" in json.dumps(summary)
 
 
+def objects_are_counted(folder: Path) -> None:
+    summary = json.loads((folder / "runs/my_metric/eval.json").read_text())
+    assert summary["counting_error"] >= 0
+    assert (folder / "runs/my_metric/best.pt").exists()
+
+
+def areas_are_predicted(folder: Path) -> None:
+    assert "loss_area" in (folder / "runs/my_branch/log.jsonl").read_text()
+    records = json.loads((folder / "drawn/detections.json").read_text())
+    assert records and all(record["predicted_area"] > 0 for record in records)
+
+
+def command_runs(folder: Path) -> None:
+    assert "count" in COMMANDS
+
+
 CHECKS: dict[str, Callable[[Path], None]] = {
     "Backbone": backbone_is_used,
     "Annotation format": boxes_are_read,
+    "Metric": objects_are_counted,
+    "RoI branch": areas_are_predicted,
+    "Command": command_runs,
 }
 
 
 def test_every_section_is_run() -> None:
-    assert set(CHECKS) <= set(SECTIONS)
+    assert set(CHECKS) == set(SECTIONS)
 
 
 @pytest.mark.parametrize("section", CHECKS)
@@ -83,5 +112,5 @@ def test_the_example_runs(section: str, folder: Path, capfd: pytest.CaptureFixtu
             assert len(text.splitlines()) <= MAX_LINES
             (folder / name[1]).write_text(text, encoding="utf-8")
     for words in commands(section):
-        assert main(words) == 0, capfd.readouterr().err
+        assert run(words) == 0, capfd.readouterr().err
     CHECKS[section](folder)
