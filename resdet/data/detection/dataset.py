@@ -169,6 +169,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
             masks=None if result.masks is None else torch.from_numpy(result.masks),
             image_key=index,
             image_id=self.table.image_ids[int(self.images[index])],
+            extra={key: torch.from_numpy(values) for key, values in result.extras.items()},
         )
         pixels = to_planes(result.image)
         return Sample(pixels, target, (image.shape[0], image.shape[1]), str(path))
