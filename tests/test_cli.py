@@ -208,9 +208,9 @@ def _failing(error: BaseException) -> cli.Command:
         (UserError("val.json: no such file"), 2, "error: val.json: no such file\n"),
         (ModuleNotFoundError("No module named 'rich'", name="rich"), 2, "pip install rich, or all"),
         (
-            ModuleNotFoundError("No module named 'faster_coco_eval.x'", name="faster_coco_eval.x"),
+            ModuleNotFoundError("No module named 'hotcoco.x'", name="hotcoco.x"),
             2,
-            "pip install faster-coco-eval, or all",
+            "pip install hotcoco, or all",
         ),
         (ImportError("libGL.so.1: cannot open shared object file"), 2, "OpenCV does not load"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),

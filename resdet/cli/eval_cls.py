@@ -62,6 +62,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "run's own, and runs/eval_<names> for what belongs to several",
     )
     options.add_device(parser)
+    options.add_precision(parser)
     options.add_imports(parser)
 
 
@@ -88,6 +89,7 @@ def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> i
         ensemble=args.ensemble,
         out=args.out,
         device=args.device,
+        precision=args.precision,
     )
     return 0
 

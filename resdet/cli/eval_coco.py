@@ -14,8 +14,10 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "       %(prog)s --detections R.json --annotations GT.json [options]"
     )
     parser.description = (
-        "COCO metrics of a model on its data.val, or of a file of detections: the 12 numbers of "
-        "each kind in a\ntable and in eval.json (fractions of 1), a table per class, and PR curves."
+        "COCO or LVIS metrics of a model on its data.val, or of a file of detections: a table of "
+        "the numbers per kind and\nper class, eval.json (fractions of 1; with TIDE's errors and "
+        "calibration), per_class.csv, and PR curves. Without\nannotations, as in COCO's test-dev "
+        "files, detections.json alone."
     )
     parser.epilog = (
         "Examples:\n"
@@ -49,14 +51,25 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "--max-dets",
         metavar="1,10,100",
         type=max_dets,
-        help="three caps on the detections an image: for AR, AR, and AP with the last AR; default: "
-        "eval.max_dets of the run, 1,10,100 for a file",
+        help="three caps on the detections per image: for AR, AR, and AP with the last AR; "
+        "default: eval.max_dets of the run, 1,10,100 for a file",
     )
     parser.add_argument(
         "--backend",
-        choices=("fast", "pycocotools"),
-        help="our own, or the slow reference with the same numbers; default: eval.backend "
-        "of the run, fast for a file",
+        choices=("fast", "hotcoco", "pycocotools"),
+        help="fast is hotcoco; pycocotools is the slow reference with the same numbers, without "
+        "TIDE and calibration; default: eval.backend of the run, fast for a file",
+    )
+    parser.add_argument(
+        "--lvis",
+        action="store_true",
+        help="evaluate by LVIS's rules: classes that an image is annotated for, 300 detections per "
+        "image; the annotations must be an LVIS file",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="make an error of whatever would be repaired or left out of the annotations",
     )
     parser.add_argument(
         "--out",
@@ -65,6 +78,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "the detections>",
     )
     options.add_device(parser)
+    options.add_precision(parser)
     options.add_imports(parser)
 
 
@@ -87,7 +101,10 @@ def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         kinds=args.kinds,
         max_dets=args.max_dets,
         backend=args.backend,
+        lvis=args.lvis,
+        strict=args.strict,
         out=args.out,
         device=args.device,
+        precision=args.precision,
     )
     return 0

@@ -26,6 +26,7 @@ from resdet.models.classifier import Classifier
 from resdet.models.predict import inference_mode, precision_of
 from resdet.models.views import Views, make_views
 from resdet.viz.classification import plot_confusion
+from resdet.viz.tables import print_table
 
 log = logging.getLogger("resdet")
 
@@ -43,11 +44,13 @@ def eval_cls_command(
     ensemble: bool = False,
     out: str | Path | None = None,
     device: str | None = None,
+    precision: str | None = None,
 ) -> Numbers:
     """Evaluate each run folder, checkpoint or published name and print a table.
 
     `overrides` go on top of each run's own config. `crops` and `scales` are those of
-    `resdet.models.views.make_views`; `ensemble` adds the mean of all runs' softmax.
+    `resdet.models.views.make_views`; `ensemble` adds the mean of all runs' softmax; `precision` is
+    that of `resdet.load`.
 
     Each run's folder, or `out`, gets eval.json (accuracy in percent), scores.npz (see `Scores`) and
     confusion.png. Of several runs `out` gets a folder each, and itself an eval.json with the
@@ -61,7 +64,13 @@ def eval_cls_command(
     kept: list[Scores] = []
     for spec, folder in zip(specs, folders, strict=True):
         scores, views = evaluate_classifier(
-            spec, overrides, crops=crops, scales=scales, device=device, folder=folder
+            spec,
+            overrides,
+            crops=crops,
+            scales=scales,
+            device=device,
+            precision=precision,
+            folder=folder,
         )
         numbers[spec] = _write(scores, views, folder, _name(spec), weights=spec)
         if ensemble:
@@ -97,6 +106,7 @@ def evaluate_classifier(
     crops: str = "1",
     scales: Sequence[int] | None = None,
     device: str | None = None,
+    precision: str | None = None,
     folder: Path | None = None,
 ) -> tuple[Scores, Views]:
     """A classifier's scores on its data.val, and the views they were made from.
@@ -123,8 +133,13 @@ def evaluate_classifier(
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     model.to(hardware.choose_device(device, 0))
-    model.place(model.device, precision_of(model).parameters)
-    log.info("%s: evaluating on %d images, crops %s", spec, len(dataset), _describe(views))
+    model.precision = precision
+    chosen = precision_of(model)
+    model.place(model.device, chosen.parameters)
+    log.info(
+        f"{spec}: evaluating on {len(dataset)} images, crops {_describe(views)}, precision "
+        f"{chosen.name} ({chosen.reason})"
+    )
     workers = max(1, hardware.default_workers(config.data.workers, 1))
     scores = score_all(model, dataset, views, config.eval.batch_size, workers)
     scores.broken = dataset.broken + scores.broken
@@ -230,7 +245,7 @@ def _write(
 ) -> Numbers:
     """eval.json, scores.npz and confusion.png of one classifier or ensemble; returns the first."""
     evaluator = scores.evaluate()
-    numbers: Numbers = {**evaluator.compute(), "crops": views.crops}
+    numbers: Numbers = {**evaluator.compute().summary, "crops": views.crops}
     if views.scales:
         numbers["scales"] = list(views.scales)
     if weights is not None:
@@ -251,14 +266,11 @@ def _print_table(numbers: dict[str, Numbers]) -> None:
     rows = [
         [
             name,
-            f"{each['top1_percent']:.2f}",
-            f"{each['top5_percent']:.2f}",
-            str(each["num_images"]),
-            str(each["num_broken"]),
+            f"{one['top1_percent']:.2f}",
+            f"{one['top5_percent']:.2f}",
+            str(one["num_images"]),
+            str(one["num_broken"]),
         ]
-        for name, each in numbers.items()
+        for name, one in numbers.items()
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in [header, *rows]:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
+    print_table("", header, rows)

@@ -188,6 +188,8 @@ class ClassificationEvalConfig(Section):
     """Steps between validations; null is once per epoch, 0 only at the end."""
     batch_size: Positive = 128
     """Images per forward pass, in each process."""
+    metric: str = "accuracy"
+    """accuracy, or one that a module of yours adds."""
 
 
 class ClassificationConfig(Section):

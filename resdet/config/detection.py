@@ -192,8 +192,10 @@ class EvalConfig(Section):
     """Images per forward pass, in each process."""
     max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
     """Detections per image that AR1, AR10 and AP / AR100 count."""
-    backend: Literal["fast", "pycocotools"] = "fast"
-    """Our own, or the slow reference; the same numbers."""
+    metric: str = "coco"
+    """coco, lvis (for LVIS annotation files), or one that a module of yours adds."""
+    backend: Literal["fast", "hotcoco", "pycocotools"] = "fast"
+    """fast (hotcoco) or the slow reference; the same numbers."""
     val_loss: bool = True
     """Compute the losses on data.val too."""
 

@@ -19,14 +19,12 @@ from resdet.data.classification.transforms import progressive_side
 from resdet.data.loader import TrainPlan, train_loader
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate_classification import (
-    ClassificationValidation,
-    val_batches,
-    validate_classifier,
-)
+from resdet.engine.evaluate_classification import val_batches, validate_classifier
 from resdet.engine.precise_bn import recompute_statistics
 from resdet.engine.signals import StopRequest
+from resdet.engine.validation import Validation
 from resdet.errors import UserError
+from resdet.evaluation import Evaluator, build_evaluator
 from resdet.factory.backbone import check_frozen
 from resdet.factory.classification import (
     build_classifier,
@@ -40,6 +38,7 @@ from resdet.factory.classification_data import (
     build_classification_val_data,
     measured_mean,
 )
+from resdet.factory.imports import naming_imports
 from resdet.hardware import Precision
 from resdet.models.classification_loss import ClassificationLoss
 from resdet.models.classifier import Classifier
@@ -311,7 +310,7 @@ class ClassificationTask:
         precision: Precision,
         workers: int,
         stop: StopRequest | None,
-    ) -> ClassificationValidation | None:
+    ) -> Validation | None:
         assert self.val_data is not None, "validation without data.val"
         batches = val_batches(
             self.val_data, self.config.eval.batch_size, processes=processes, workers=workers
@@ -319,12 +318,17 @@ class ClassificationTask:
         return validate_classifier(
             self.model,
             batches,
+            self._make_evaluator(),
             processes=processes,
             precision=precision,
             broken=self.val_data.broken,
             stop=stop,
             num_pictures=pictures.MAX_IMAGES,
         )
+
+    def _make_evaluator(self) -> Evaluator:
+        with naming_imports(self.config):
+            return build_evaluator(self.config.eval.metric, self.model.class_names)
 
     def draw_batch(self, parts: Sequence[ClassificationBatch], step: int, path: Path) -> None:
         """The images as the network gets them, so with what was cropped, mixed and erased."""

@@ -20,10 +20,10 @@ from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.loader import TrainPlan, train_loader
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate_detection import Validation, check_classes, evaluate, prepare_truth
+from resdet.engine.evaluate_detection import check_classes, check_truth, evaluate, make_evaluator
 from resdet.engine.signals import StopRequest
+from resdet.engine.validation import Validation
 from resdet.errors import UserError
-from resdet.evaluation.coco_input import GroundTruth
 from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
 from resdet.factory.backbone import check_frozen
 from resdet.factory.network import Resolved, resolve_detector
@@ -56,10 +56,10 @@ class DetectionTask:
         """
         start = resolve_detector(config)
         self.config = config = start.config
-        self.train_data, self.val_data, self.truth = load_data(
-            config, strict=strict, decode_all=decode_all
-        )
+        self.train_data, self.val_data = load_data(config, strict=strict, decode_all=decode_all)
         self.model: RCNN = make_model(start, self.train_data, processes, is_new=is_new)
+        if self.val_data is not None:  # an unknown metric fails now, not after an epoch
+            make_evaluator(config, self.model, self.val_data)
 
     @property
     def has_validation(self) -> bool:
@@ -147,14 +147,12 @@ class DetectionTask:
         return evaluate(
             self.model,
             self.val_data,
+            make_evaluator(self.config, self.model, self.val_data),
             processes=processes,
             precision=precision,
             batch_size=section.batch_size,
-            max_dets=section.max_dets,
-            backend=section.backend,
             val_loss=section.val_loss,
             workers=workers,
-            truth=self.truth,
             stop=stop,
             num_pictures=pictures.MAX_IMAGES,
         )
@@ -174,8 +172,8 @@ class DetectionTask:
 
 def load_data(
     config: DetectionConfig, *, strict: bool, decode_all: bool
-) -> tuple[DetectionDataset, DetectionDataset | None, GroundTruth | None]:
-    """Training and validation data, counted in the log; the ground truth to validate against."""
+) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """Training and validation data, counted in the log."""
     train_data = build_train_data(config, strict=strict, decode_all=decode_all)
     describe_data("data.train", train_data)
     if not len(train_data):
@@ -185,15 +183,12 @@ def load_data(
         )
     val_data = build_val_data(config, strict=strict, decode_all=decode_all)
     if val_data is None or config.data.val is None:
-        return train_data, None, None
+        return train_data, None
     describe_data("data.val", val_data)
     source = str(config.data.val.annotations)
     check_classes(val_data, train_data.class_names, source)
-    return (
-        train_data,
-        val_data,
-        prepare_truth(val_data, masks=config.model.roi.mask_head is not None, source=source),
-    )
+    check_truth(val_data, masks=config.model.roi.mask_head is not None, source=source)
+    return train_data, val_data
 
 
 def describe_data(name: str, data: DetectionDataset) -> None:

@@ -1,4 +1,4 @@
-"""Validation: COCO metrics and losses of a model on a data set, over all processes."""
+"""Validation: metrics and losses of a detector on a data set, over all processes."""
 
 from __future__ import annotations
 
@@ -8,165 +8,179 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from resdet import hardware
+from resdet.config.detection import DetectionConfig
 from resdet.data.detection.batches import collate
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.loader import eval_loader
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
+from resdet.engine.validation import Validation, share
 from resdet.errors import UserError
-from resdet.evaluation.coco import KINDS, CocoEvaluator, CocoResult
-from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
-from resdet.evaluation.coco_report import write_report
+from resdet.evaluation import EvalSettings, Evaluator, build_evaluator
+from resdet.factory import build_trained, build_val_data
+from resdet.factory.imports import naming_imports
 from resdet.hardware import Precision
+from resdet.interop.weights import read_weights
+from resdet.models.predict import precision_of
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
 
 logger = logging.getLogger("resdet")
 
 PROGRESS_S = 30.0
-NOT_IN_DATA = -1
-"""Category id of a class that the data does not have; no record of it is made."""
 
 
 @dataclass
-class Validation:
-    """What one pass over a data set found."""
+class _Gathered:
+    """What one process has beside its evaluator; plain values that travel between processes."""
 
-    result: CocoResult
-    losses: dict[str, float]
-    """Mean over the images, by name; empty where not computed."""
-    seconds: float
-    records: list[dict[str, Any]] = field(default_factory=list)
-    """COCO result records, in the main process."""
-    pictures: list[tuple[str, Detections]] = field(default_factory=list)
-    """The first images' paths and detections, in the main process."""
-
-    @property
-    def loss(self) -> float | None:
-        """Sum of the losses; None where not computed."""
-        return sum(self.losses.values()) if self.losses else None
-
-    @property
-    def metric(self) -> tuple[str, float]:
-        """AP of masks where there are any, else of boxes."""
-        kind = [kind for kind in KINDS if kind in self.result.summary][-1]
-        return f"{kind} AP", self.result.summary[kind]["AP"]
-
-    def line(self) -> dict[str, Any]:
-        """Metrics and losses for log.jsonl."""
-        return {
-            "eval": self.result.summary,
-            "val_loss": self.loss,
-            "val_losses": self.losses,
-            "eval_s": round(self.seconds, 2),
-        }
-
-    def words(self) -> str:
-        """The same for a person."""
-        words = [
-            f"{kind} AP {numbers['AP']:.4f} AP50 {numbers['AP50']:.4f} AP75 {numbers['AP75']:.4f}"
-            for kind, numbers in self.result.summary.items()
-        ]
-        return "; ".join(words + ([] if self.loss is None else [f"val loss {self.loss:.4f}"]))
-
-    def write(self, folder: Path) -> None:
-        """eval.json, the table of the classes, the PR curves."""
-        write_report(self.result, folder)
-
-    def draw(self, folder: Path) -> None:
-        """Some validation images with what was found in them."""
-        pictures.draw_predictions(self.pictures, folder / "plots" / "val_predictions.jpg")
-
-
-@dataclass
-class _Found:
-    """What one process gathered; plain values that travel between processes."""
-
-    records: list[dict[str, Any]] = field(default_factory=list)
     losses: list[tuple[int, int, list[float]]] = field(default_factory=list)
     """(first image's index, images, losses) of each batch."""
     pictures: list[tuple[int, str, Detections]] = field(default_factory=list)
+    """(index, path, detections) of the first images."""
 
 
 def evaluate(
     model: RCNN,
     dataset: DetectionDataset,
+    evaluator: Evaluator,
     *,
     processes: Processes,
     precision: Precision,
     batch_size: int = 1,
-    max_dets: Sequence[int] = (1, 10, 100),
-    backend: str = "fast",
     val_loss: bool = True,
     workers: int = 0,
-    truth: GroundTruth | None = None,
     stop: StopRequest | None = None,
     num_pictures: int = 0,
 ) -> Validation | None:
-    """Metrics for bbox, and segm where the model has masks; the same in every process.
+    """Metrics and losses; the same in every process.
 
-    Each process takes its share of the images, and their records meet in the main one. None where
-    a stop was requested in some process meanwhile. `truth` saves preparing the ground truth anew.
+    Each process takes its share of the images, and their detections meet in the main one. None
+    where a stop was requested in some process meanwhile.
     """
     start = time.perf_counter()
     was_training = model.training
     model.eval()
     distributed.share_buffers(model, processes)
-    names, found = _run_model(
-        model, dataset, processes, precision, batch_size, val_loss, workers, stop, num_pictures
+    names, gathered = _run_model(
+        model,
+        dataset,
+        evaluator,
+        processes,
+        precision,
+        batch_size=batch_size,
+        val_loss=val_loss,
+        workers=workers,
+        stop=stop,
+        num_pictures=num_pictures,
     )
     model.train(was_training)
     if distributed.any_process(bool(stop), processes):
         return None
-    gathered = distributed.gather_to_main(found, processes)
+    parts = distributed.gather_to_main((evaluator.state, gathered), processes)
     validation = None
     if processes.is_main:
-        evaluator = CocoEvaluator(
-            truth if truth is not None else dataset.ground_truth(),
-            kinds_of(model),
-            backend,
-            max_dets,
-        )
-        for part in gathered:
-            evaluator.merge(part.records)
-        pictures = sorted((p for part in gathered for p in part.pictures), key=lambda p: p[0])
-        validation = Validation(
-            evaluator.compute(),
-            _mean_losses(names, [row for part in gathered for row in part.losses]),
-            time.perf_counter() - start,
-        )
-    shared = distributed.broadcast(validation, processes)
-    if processes.is_main:
-        shared.records = evaluator.records
-        shared.pictures = [(path, detections) for _, path, detections in pictures]
-    return shared
+        for state, _ in parts[1:]:
+            evaluator.merge(state)
+        shown = sorted((p for _, one in parts for p in one.pictures), key=lambda p: p[0])
+        draw = partial(pictures.draw_predictions, [(path, found) for _, path, found in shown])
+        losses = _mean_losses(names, [row for _, one in parts for row in one.losses])
+        validation = Validation(evaluator.compute(), losses, time.perf_counter() - start, draw)
+    return share(validation, processes)
 
 
-def kinds_of(model: RCNN) -> tuple[str, ...]:
-    """What the model's metrics are: bbox, and segm with a mask head."""
-    return ("bbox", "segm") if model.has_masks else ("bbox",)
+def make_evaluator(
+    config: DetectionConfig,
+    model: RCNN,
+    dataset: DetectionDataset,
+    kinds: Sequence[str] | None = None,
+) -> Evaluator:
+    """The metric of the config, for boxes, and for masks where the model has them; or for `kinds`
+    of these. UserError for others."""
+    iou_types: tuple[str, ...] = ("bbox", "segm") if model.has_masks else ("bbox",)
+    if kinds is not None:
+        if not kinds or not set(kinds) <= set(iou_types):
+            raise UserError(f"kinds {list(kinds)}: the model finds {' and '.join(iou_types)}")
+        iou_types = tuple(kinds)
+    section = config.eval
+    settings = EvalSettings(iou_types, tuple(section.max_dets), section.backend)
+    with naming_imports(config):
+        return build_evaluator(section.metric, dataset.table, settings)
+
+
+def evaluate_run(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    kinds: Sequence[str] | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    strict: bool = False,
+) -> tuple[DetectionConfig, Validation]:
+    """Evaluate a run folder (best.pt, else last.pt) or a checkpoint on `data.val`.
+
+    Averaged weights are used where the checkpoint keeps them. Overrides go on top of the run's own
+    config; `kinds` are bbox and segm, `precision` as in `resdet.load`. Writes nothing.
+    """
+    loaded = read_weights(str(path))
+    model = build_trained(loaded, overrides)
+    config = model.config
+    processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    model.to(processes.device)
+    chosen = precision_of(model, precision)
+    model.place(processes.device, chosen.parameters)
+    dataset = build_val_data(config, strict=strict)
+    if dataset is None or config.data.val is None:
+        raise UserError(
+            f"{loaded.source}: its config has no data.val; give data.val.images=DIR "
+            "data.val.annotations=FILE"
+        )
+    source = str(config.data.val.annotations)
+    name_classes(model, dataset, source)
+    check_classes(dataset, model.class_names, source, fewer=True)
+    check_truth(dataset, masks="segm" in (kinds or ("segm",)) and model.has_masks, source=source)
+    logger.info(
+        f"{loaded.source}: evaluating on {len(dataset)} images of {source}, precision "
+        f"{chosen.name} ({chosen.reason})"
+    )
+    validation = evaluate(
+        model,
+        dataset,
+        make_evaluator(config, model, dataset, kinds),
+        processes=processes,
+        precision=chosen,
+        batch_size=config.eval.batch_size,
+        val_loss=config.eval.val_loss and dataset.table.has_annotations,
+        workers=hardware.default_workers(config.data.workers, 1),
+    )
+    assert validation is not None, "nobody asked to stop"
+    return config, validation
 
 
 @torch.no_grad()
 def _run_model(
     model: RCNN,
     dataset: DetectionDataset,
+    evaluator: Evaluator,
     processes: Processes,
     precision: Precision,
+    *,
     batch_size: int,
     val_loss: bool,
     workers: int,
     stop: StopRequest | None,
     num_pictures: int,
-) -> tuple[tuple[str, ...], _Found]:
-    """This process's images: their records, losses by name, and the detections to draw."""
-    found = _Found()
+) -> tuple[tuple[str, ...], _Gathered]:
+    """This process's images: their losses, with the losses' names, and the first detections."""
+    gathered = _Gathered()
     names: tuple[str, ...] = ()
     rows: list[tuple[int, int]] = []
     losses: list[Tensor] = []
@@ -179,40 +193,48 @@ def _run_model(
         pin_memory=processes.device.type == "cuda",
         collate=partial(collate, multiple=model.size_divisibility),
     )
-    labels = model_labels(dataset.class_names, model.class_names)
-    on_device = labels.to(processes.device)
-    # the same classes may have other ids in this file than where the model was trained
-    ids = dict(zip(labels.tolist(), dataset.category_ids, strict=True))
-    category_ids = [ids.get(label, NOT_IN_DATA) for label in range(model.num_classes)]
-    spoken, done = time.perf_counter(), 0
+    of_model = model_labels(dataset.class_names, model.class_names)
+    on_device = of_model.to(processes.device)
+    of_data = torch.full((model.num_classes,), -1)
+    of_data[of_model] = torch.arange(len(of_model))
+    reported, done = time.perf_counter(), 0
     for batch in batches:
         if stop:
             break
         batch = batch.to(processes.device)
         with precision.autocast():
-            detections = model.infer(batch.images, batch.original_sizes)
+            predictions = model.infer(batch.images, batch.original_sizes)
             if val_loss:
                 targets = replace(batch.targets, labels=on_device[batch.targets.labels])
                 named = model(batch.images, targets, seed=0, step=0)
                 names = tuple(named)
                 losses.append(torch.stack([value.double() for value in named.values()]))
                 rows.append((batch.indices[0], len(batch.indices)))
-        for index, path, image_id, each in zip(
-            batch.indices, batch.paths, batch.targets.image_ids, detections, strict=True
-        ):
-            each = each.cpu()
-            each = each[torch.isin(each.labels, labels)]
-            each.category_ids = category_ids
-            found.records += each.to_coco(image_id)
+        predictions = [_relabel(one.cpu(), of_data, dataset) for one in predictions]
+        evaluator.update(batch.targets.image_ids, predictions)
+        for index, path, one in zip(batch.indices, batch.paths, predictions, strict=True):
             if index < num_pictures:
-                found.pictures.append((index, path, each))
-        done += len(detections)
-        if time.perf_counter() - spoken > PROGRESS_S:
-            spoken = time.perf_counter()
+                gathered.pictures.append((index, path, one))
+        done += len(predictions)
+        if time.perf_counter() - reported > PROGRESS_S:
+            reported = time.perf_counter()
             logger.info(f"validation: {done * processes.world_size} of {len(dataset)} images")
     values = torch.stack(losses).tolist() if losses else []
-    found.losses = [(*row, each) for row, each in zip(rows, values, strict=True)]
-    return names, found
+    gathered.losses = [(*row, one) for row, one in zip(rows, values, strict=True)]
+    return names, gathered
+
+
+def _relabel(detections: Detections, of_data: Tensor, dataset: DetectionDataset) -> Detections:
+    """Detections with the labels of the data; `of_data` (K of the model,) is -1 for classes that
+    the data does not have, whose detections are left out. The same class may have another id in
+    this file than where the model was trained."""
+    labels = of_data[detections.labels]
+    known = labels >= 0
+    detections = detections[known]
+    detections.labels = labels[known]
+    detections.class_names = list(dataset.class_names)
+    detections.category_ids = list(dataset.category_ids)
+    return detections
 
 
 def _mean_losses(
@@ -226,15 +248,13 @@ def _mean_losses(
     return {name: s / total for name, s in zip(names, sums, strict=True)} if total else {}
 
 
-def prepare_truth(dataset: DetectionDataset, *, masks: bool, source: str) -> GroundTruth:
-    """The ground truth to evaluate against; UserError where masks are wanted and there are none."""
-    truth = prepare_ground_truth(dataset.ground_truth())
-    if masks and truth.annotations and not truth.has_masks:
+def check_truth(dataset: DetectionDataset, *, masks: bool, source: str) -> None:
+    """UserError where masks are to be evaluated and no object has one."""
+    if masks and len(dataset.table.labels) and not dataset.table.has_masks:
         raise UserError(
             f"{source}: no annotation has a segmentation, and the model has a mask head; "
             "set model.roi.mask_head=null to find boxes only, or give annotations with masks"
         )
-    return truth
 
 
 def model_labels(data_names: Sequence[str], class_names: Sequence[str]) -> Tensor:

@@ -13,6 +13,7 @@ from resdet.config.loading import AnyConfig
 from resdet.data.loader import TrainPlan
 from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
+from resdet.engine.validation import Validation
 from resdet.hardware import Precision
 
 
@@ -24,31 +25,6 @@ class Model(Protocol):
     def place(self, device: torch.device, dtype: torch.dtype = ...) -> None: ...
 
     def set_compiled(self, compiled: bool) -> None: ...
-
-
-class Found(Protocol):
-    """What one validation found; the same in every process, the pictures in the main one."""
-
-    @property
-    def metric(self) -> tuple[str, float]:
-        """The name and value that best.pt is chosen by; higher is better."""
-        ...
-
-    def line(self) -> dict[str, Any]:
-        """eval, val_loss, val_losses and eval_s, for log.jsonl."""
-        ...
-
-    def words(self) -> str:
-        """The same for a person."""
-        ...
-
-    def write(self, folder: Path) -> None:
-        """eval.json and what belongs to it."""
-        ...
-
-    def draw(self, folder: Path) -> None:
-        """Some validation images with what was found in them."""
-        ...
 
 
 class Task(Protocol):
@@ -120,7 +96,7 @@ class Task(Protocol):
         precision: Precision,
         workers: int,
         stop: StopRequest | None,
-    ) -> Found | None:
+    ) -> Validation | None:
         """Metrics on data.val; None where a stop was requested meanwhile."""
         ...
 

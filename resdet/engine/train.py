@@ -202,24 +202,25 @@ def validate(
     t = training
     check_weights(t.model, step)
     with t.ema.in_model() if t.ema else nullcontext():
-        found = t.task.validate(
+        validation = t.task.validate(
             processes=processes, precision=t.precision, workers=t.workers, stop=stop
         )
-    if found is None:
+    if validation is None:
         return False
     epoch = round(step / t.plan.steps_per_epoch, 4)
-    log.evaluation({"step": step, "epoch": epoch, **found.line()}, found.words())
-    name, value = found.metric
-    if t.schedule.see_metric(t.adapted, value):
-        logger.info(f"step {step}: {name} is on a plateau, the rate drops")
-    if t.best is None or value > t.best["value"]:
-        t.best = {"step": step, "metric": name, "value": value}
-        if processes.is_main:
-            weights_only = {**t.state(step), "optimizer": None, "scaler": None}
-            checkpoint.save(folder / "best.pt", weights_only)
-            found.write(folder)
-    if processes.is_main:
-        found.draw(folder)
+    log.evaluation({"step": step, "epoch": epoch, **validation.line()}, validation.text())
+    if validation.result.best is not None:
+        name, value = validation.result.best
+        if t.schedule.see_metric(t.adapted, value):
+            logger.info(f"step {step}: {name} is on a plateau, the rate drops")
+        if t.best is None or value > t.best["value"]:
+            t.best = {"step": step, "metric": name, "value": value}
+            if processes.is_main:
+                weights_only = {**t.state(step), "optimizer": None, "scaler": None}
+                checkpoint.save(folder / "best.pt", weights_only)
+                validation.result.write(folder)
+    if validation.draw is not None:
+        validation.draw(folder / "plots" / "val_predictions.jpg")
     return True
 
 

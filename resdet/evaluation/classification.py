@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resdet.errors import UserError
+from resdet.evaluation.result import Result
+from resdet.files.writing import open_atomic
 
 TOP = 5
 
@@ -29,7 +31,7 @@ class ClassificationCounts:
 
 
 class ClassificationEvaluator:
-    """Counts hits batch by batch.
+    """Accuracy as an `Evaluator`: counts hits batch by batch.
 
     The rank of a class is the number of classes with a higher logit, and of classes with an equal
     one and a lower number: of equal logits the first is the prediction, as with argmax, so that a
@@ -39,75 +41,70 @@ class ClassificationEvaluator:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self._counts = ClassificationCounts(np.zeros((num_classes, num_classes), np.int64))
+        self.state = ClassificationCounts(np.zeros((num_classes, num_classes), np.int64))
 
-    def update(self, logits: Tensor, labels: Tensor, names: Sequence[str]) -> None:
-        """Count logits (B, K) or any scores in their order, on any device, with labels (B,) int64.
+    def update(self, image_ids: Sequence[int | str], predictions: tuple[Tensor, Tensor]) -> None:
+        """Count logits (B, K), or any scores in their order, with labels (B,) int64, on any device.
 
-        A label of -1 is an image that could not be read: it is kept by its name of `names` (B,)
-        and left out of the accuracy. Raises UserError that names the image of a label outside
+        A label of -1 is an image that could not be read: its id of `image_ids` (B,) is kept, and
+        it is left out of the accuracy. Raises UserError that names the image of a label outside
         0..K-1.
         """
-        assert logits.shape == (len(names), self.num_classes), (
-            "logits are (B, K), one name an image"
-        )
+        logits, labels = predictions
+        assert logits.shape == (len(image_ids), self.num_classes), "logits (B, K), B image ids"
         predicted, ranks = _predicted_and_ranks(logits, labels.to(logits.device))
         values = torch.stack([labels.to(logits.device), predicted, ranks]).cpu().numpy()
         for row in np.flatnonzero((values[0] < -1) | (values[0] >= self.num_classes)).tolist():
             raise UserError(
-                f"{names[row]}: its label is {values[0, row]}, and the model has "
+                f"{image_ids[row]}: its label is {values[0, row]}, and the model has "
                 f"{self.num_classes} classes (0 to {self.num_classes - 1}); give the data the "
                 "model's classes"
             )
         for row in np.flatnonzero(values[0] == -1).tolist():
-            self.add_broken(names[row])
+            self.state.broken.append(str(image_ids[row]))
         truth, guess, rank = values[:, values[0] >= 0]
-        np.add.at(self._counts.confusion, (truth, guess), 1)
-        self._counts.num_top5 += int((rank < TOP).sum())
+        np.add.at(self.state.confusion, (truth, guess), 1)
+        self.state.num_top5 += int((rank < TOP).sum())
 
-    def add_broken(self, name: str) -> None:
-        """An image that could not be read."""
-        self._counts.broken.append(name)
-
-    def counts(self) -> ClassificationCounts:
-        """What was counted so far, for `merge` in another process."""
-        return self._counts
-
-    def merge(self, counts: ClassificationCounts) -> None:
+    def merge(self, state: ClassificationCounts) -> None:
         """Add what another process counted on other images."""
-        self._counts = ClassificationCounts(
-            self._counts.confusion + counts.confusion,
-            self._counts.num_top5 + counts.num_top5,
-            self._counts.broken + counts.broken,
-        )
+        self.state.confusion += state.confusion
+        self.state.num_top5 += state.num_top5
+        self.state.broken += state.broken
 
     @property
     def confusion(self) -> NDArray[np.int64]:
         """(K, K) images by true class (row) and predicted class (column)."""
-        return self._counts.confusion
+        return self.state.confusion
 
-    @property
-    def broken(self) -> list[str]:
-        """Names of the images that could not be read."""
-        return self._counts.broken
-
-    def compute(self) -> dict[str, float | int]:
+    def compute(self) -> Result:
         """top1_percent and top5_percent (accuracy, 0..100), num_images (read), num_broken.
 
         Raises UserError where no image could be read.
         """
-        total = int(self.confusion.sum())
+        total, broken = int(self.confusion.sum()), self.state.broken
         if not total:
-            first = f", first {self.broken[0]}" if self.broken else ""
+            first = f", first {broken[0]}" if broken else ""
             raise UserError(
-                f"no image to evaluate: {len(self.broken)} could not be read{first}; check data.val"
+                f"no image to evaluate: {len(broken)} could not be read{first}; check data.val"
             )
-        return {
-            "top1_percent": 100 * int(np.trace(self.confusion)) / total,
-            "top5_percent": 100 * self._counts.num_top5 / total,
+        top1 = 100 * int(np.trace(self.confusion)) / total
+        top5 = 100 * self.state.num_top5 / total
+        words = f"top-1 {top1:.2f} % (error {100 - top1:.2f}), top-5 {top5:.2f} %"
+        if broken:
+            words += f"; {len(broken)} image(s) could not be read"
+        summary = {
+            "top1_percent": top1,
+            "top5_percent": top5,
             "num_images": total,
-            "num_broken": len(self.broken),
+            "num_broken": len(broken),
         }
+        return Result(summary, ("top-1 %", top1), words)
+
+
+def unreadable(count: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """What `ClassificationEvaluator.update` takes for images that no batch has."""
+    return torch.zeros(count, num_classes), torch.full((count,), -1)
 
 
 def _predicted_and_ranks(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +122,7 @@ class Scores:
     """A classifier's answers on a data set, without the images that could not be read."""
 
     logits: NDArray[np.float32]
-    """(N, K) logits of one view an image; of several, the logarithm of the mean softmax, whose own
+    """(N, K) logits of one view per image; of several, the logarithm of the mean softmax, whose own
     softmax is that mean."""
     labels: NDArray[np.int64]
     """(N,) true classes, 0..K-1."""
@@ -140,20 +137,15 @@ class Scores:
         """The metric, with all of the scores counted."""
         evaluator = ClassificationEvaluator(len(self.class_names))
         for start in range(0, len(self.labels), 4096):
-            part = slice(start, start + 4096)
-            evaluator.update(
-                torch.from_numpy(self.logits[part]),
-                torch.from_numpy(self.labels[part]),
-                self.files[part],
-            )
-        for name in self.broken:
-            evaluator.add_broken(name)
+            rows = slice(start, start + 4096)
+            logits, labels = self.logits[rows], self.labels[rows]
+            evaluator.update(self.files[rows], (torch.from_numpy(logits), torch.from_numpy(labels)))
+        evaluator.update(self.broken, unreadable(len(self.broken), len(self.class_names)))
         return evaluator
 
     def save(self, path: Path) -> None:
         """Write `logits`, `labels`, `files` and `class_names` as an npz without pickled objects."""
-        beside = path.with_name(path.name + ".part")
-        with beside.open("wb") as file:
+        with open_atomic(path, "wb") as file:
             np.savez(
                 file,
                 logits=self.logits,
@@ -161,4 +153,3 @@ class Scores:
                 files=np.array(self.files, dtype=np.str_),
                 class_names=np.array(self.class_names, dtype=np.str_),
             )
-        beside.replace(path)

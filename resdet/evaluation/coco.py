@@ -7,23 +7,28 @@ and classes of the precision at 101 recalls; small, medium and large are split a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import hotcoco
 import numpy as np
+from numpy.typing import NDArray
 
+from resdet.data.detection.readers import read_annotations
+from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
-from resdet.evaluation.coco_backends import run_backend
+from resdet.evaluation.coco_backends import Evaluation, run_backend
 from resdet.evaluation.coco_detections import (
+    IOU_TYPES,
     DetectionTable,
-    prepare_detections,
+    check_boxes,
+    check_scores,
     read_detections,
 )
-from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
-from resdet.evaluation.coco_matching import IOU_THRESHOLDS as IOU_THRESHOLDS
-from resdet.evaluation.coco_matching import RECALLS as RECALLS
+from resdet.evaluation.result import EvalSettings, Result
+from resdet.files.findings import Finding, strict_error, summarize_findings
 from resdet.files.json import collector_paused
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("resdet")
 
-KINDS = ("bbox", "segm")
+MAX_DETS = (1, 10, 100)
 IOU_50, IOU_75 = 0, 5
 AREAS = ("", "s", "m", "l")
 _AREA_WORDS = {
@@ -39,165 +44,253 @@ _AREA_WORDS = {
     "m": "from 32² to 96² px²",
     "l": "from 96² px²",
 }
-
-
-@dataclass
-class ClassRow:
-    """The numbers of one class; -1 where there is nothing to find."""
-
-    category_id: int
-    name: str
-    num_gt: int
-    """Objects to be found, crowds left out."""
-    num_detections: int
-    AP: float
-    AP50: float
-    AP75: float
-    APs: float
-    APm: float
-    APl: float
-    AR: float
-    """Recall at the last of `max_dets`, mean over the IoU thresholds."""
-
-
-@dataclass
-class CocoResult:
-    """What one evaluation found; each dict by kind, bbox or segm."""
-
-    summary: dict[str, dict[str, float]] = field(default_factory=dict)
-    """AP AP50 AP75 APs APm APl, AR at each of `max_dets`, ARs ARm ARl; fractions of 1, -1 without
-    ground truth."""
-    per_class: dict[str, list[ClassRow]] = field(default_factory=dict)
-    """A row a class, by category id."""
-    pr_curves: dict[str, np.ndarray] = field(default_factory=dict)
-    """(10, 101, K) precision at IOU_THRESHOLDS and RECALLS; -1 for classes without objects."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences on what was repaired, left out or has no value."""
+TIDE_ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 
 
 def evaluate_coco(
-    ground_truth: str | Path | dict[str, Any],
+    ground_truth: str | Path | dict[str, Any] | AnnotationTable,
     detections: str | Path | Sequence[dict[str, Any]],
     *,
     kinds: Sequence[str] | None = None,
     backend: str = "fast",
-    max_dets: Sequence[int] = (1, 10, 100),
+    max_dets: Sequence[int] = MAX_DETS,
 ) -> dict[str, dict[str, float]]:
-    """The 12 COCO numbers for each kind; see `evaluate_coco_full`."""
+    """The 12 COCO numbers per IoU type; see `evaluate_coco_full`."""
     return evaluate_coco_full(
         ground_truth, detections, kinds=kinds, backend=backend, max_dets=max_dets
     ).summary
 
 
-@collector_paused()
 def evaluate_coco_full(
-    ground_truth: str | Path | dict[str, Any] | GroundTruth,
+    ground_truth: str | Path | dict[str, Any] | AnnotationTable,
     detections: str | Path | Sequence[dict[str, Any]],
     *,
     kinds: Sequence[str] | None = None,
     backend: str = "fast",
-    max_dets: Sequence[int] = (1, 10, 100),
-) -> CocoResult:
+    max_dets: Sequence[int] = MAX_DETS,
+    strict: bool = False,
+) -> Result:
     """Summary, table per class, precision-recall curves and notes.
 
     `ground_truth` is a COCO annotation file or dict, `detections` COCO result records or a file of
     them; neither is changed. `kinds` are bbox and segm; None means bbox, and segm where both sides
-    have masks. `backend` is fast (our own) or pycocotools. `max_dets` are three ascending
-    caps of detections an image and class; AP counts at the last. Raises UserError for input that
+    have masks. `backend` is fast (hotcoco) or pycocotools. `max_dets` are three ascending
+    caps on the detections per image and class; AP counts at the last. `strict` makes an error of
+    whatever would be repaired or left out of the ground truth. Raises UserError for input that
     cannot be evaluated, naming file, item and remedy.
     """
-    caps = check_max_dets(max_dets)
-    truth = ground_truth
-    if not isinstance(truth, GroundTruth):
-        truth = prepare_ground_truth(truth)
-    records, source = read_detections(detections)
-    chosen = _choose_kinds(kinds, truth, records)
-    result = CocoResult(notes=list(truth.notes))
-    if not records:
-        result.notes.append(f"{source}: no detections at all: every number with objects is 0")
-    table = prepare_detections(records, truth, kinds=chosen, source=source)
-    result.notes += table.notes
-    for kind in chosen:
-        precision, recall = run_backend(truth, table, kind=kind, backend=backend, max_dets=caps)
-        result.summary[kind] = summarize(precision, recall, caps)
-        result.per_class[kind] = _class_rows(precision, recall, truth, table)
-        result.pr_curves[kind] = precision[:, :, :, 0]
-        result.notes += _explain(kind, result.summary[kind], truth, table)
+    evaluate = partial(evaluate_tables, backend=backend, max_dets=check_max_dets(max_dets))
+    return evaluate_files(ground_truth, detections, kinds, evaluate, strict=strict)
+
+
+@collector_paused()
+def evaluate_files(
+    ground_truth: str | Path | dict[str, Any] | AnnotationTable,
+    detections: str | Path | Sequence[dict[str, Any]],
+    kinds: Sequence[str] | None,
+    evaluate: Callable[[AnnotationTable, DetectionTable, Sequence[str]], Result],
+    *,
+    strict: bool = False,
+) -> Result:
+    """Read and check both sides, `evaluate` them, and log the notes."""
+    iou_types = check_iou_types(kinds)
+    notes: list[str] = []
+    if isinstance(ground_truth, AnnotationTable):
+        truth = ground_truth
+    else:
+        findings: list[Finding] = []
+        truth = read_annotations(ground_truth, findings, outlines=iou_types != ("bbox",))
+        if strict and findings:
+            raise strict_error(findings)
+        notes += summarize_findings(findings)
+        if not len(truth.image_ids):
+            raise UserError(f"{truth.source}: it lists no images, so there is nothing to evaluate")
+    check_masks(truth, iou_types)
+    table, iou_types = read_detections(detections, truth, iou_types)
+    result = evaluate(truth, table, iou_types)
+    result.notes[:0] = [*notes, *table.notes]
+    return log_notes(result)
+
+
+def log_notes(result: Result) -> Result:
     for note in result.notes:
         logger.warning(note)
     return result
 
 
+def evaluate_tables(
+    truth: AnnotationTable,
+    table: DetectionTable,
+    iou_types: Sequence[str],
+    *,
+    backend: str = "fast",
+    max_dets: Sequence[int] = MAX_DETS,
+) -> Result:
+    """Evaluate checked detections by COCO's protocol."""
+    evaluations = {
+        iou_type: run_backend(truth, table, iou_type=iou_type, backend=backend, max_dets=max_dets)
+        for iou_type in iou_types
+        if truth.has_annotations
+    }
+    summary = {
+        iou_type: summarize(evaluation, max_dets) for iou_type, evaluation in evaluations.items()
+    }
+    return make_result(truth, table, evaluations, summary)
+
+
+def make_result(
+    truth: AnnotationTable,
+    table: DetectionTable,
+    evaluations: dict[str, Evaluation],
+    summary: dict[str, dict[str, float]],
+) -> Result:
+    """The numbers with everything around them; none for files without annotations."""
+    if not evaluations:
+        note = f"{truth.source}: it has no annotations, so there are no metrics"
+        records = table.records(truth)
+        return Result({}, None, "no metrics without annotations", notes=[note], records=records)
+    result = Result(summary, choose_best(summary), in_words(summary))
+    for iou_type, evaluation in evaluations.items():
+        result.per_class += class_rows(evaluation, truth, table, iou_type)
+        result.curves[iou_type] = evaluation.precision[:, :, :, 0]
+        result.notes += _explain(iou_type, summary[iou_type], truth, table)
+    if all(evaluation.hotcoco for evaluation in evaluations.values()):
+        result.details = partial(analyze_errors, evaluations)
+    return result
+
+
+def choose_best(summary: dict[str, dict[str, float]]) -> tuple[str, float] | None:
+    """AP of masks where there are any, else of boxes; None without objects."""
+    iou_type = list(summary)[-1]
+    value = summary[iou_type]["AP"]
+    return None if value == -1 else (f"{iou_type} AP", value)
+
+
+def in_words(summary: dict[str, dict[str, float]]) -> str:
+    return "; ".join(
+        f"{iou_type} AP {numbers['AP']:.4f} AP50 {numbers['AP50']:.4f} AP75 {numbers['AP75']:.4f}"
+        for iou_type, numbers in summary.items()
+    )
+
+
+class _State(NamedTuple):
+    """Detections of one process: per image a piece of each column."""
+
+    images: list[NDArray[Any]]
+    labels: list[NDArray[Any]]
+    scores: list[NDArray[Any]]
+    boxes: list[NDArray[Any]]
+    mask_areas: list[NDArray[Any]]
+    codes: list[str]
+    """RLE codes, with line ends between them."""
+
+
 class CocoEvaluator:
-    """Collects detections image by image and evaluates them at the end.
+    """COCO's metric as an `Evaluator`.
 
-    Detections become COCO records (masks as RLE) at once, so that memory does not grow with
-    images × pixels. With several processes each updates its own, `records` are gathered and given
-    to one of them with `merge`. The ground truth may be prepared once and shared.
+    Detections become columns at once (masks as RLE), so that memory does not grow with
+    images × pixels.
     """
 
-    def __init__(
-        self,
-        ground_truth: str | Path | dict[str, Any] | GroundTruth,
-        kinds: Sequence[str] | None = None,
-        backend: str = "fast",
-        max_dets: Sequence[int] = (1, 10, 100),
-    ) -> None:
-        self.truth = (
-            ground_truth
-            if isinstance(ground_truth, GroundTruth)
-            else prepare_ground_truth(ground_truth)
-        )
-        self.kinds = kinds
-        self.backend = backend
-        self.max_dets = check_max_dets(max_dets)
-        self._records: list[dict[str, Any]] = []
+    max_dets: tuple[int, ...] = MAX_DETS
 
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """COCO result records so far: plain values, to be gathered or written as JSON."""
-        return self._records
+    def __init__(self, truth: AnnotationTable, settings: EvalSettings | None = None) -> None:
+        settings = settings or EvalSettings()
+        self.truth = truth
+        self.backend = settings.backend
+        self.iou_types = check_iou_types(settings.iou_types)
+        if settings.max_dets is not None:
+            self.max_dets = check_max_dets(settings.max_dets)
+        check_masks(truth, self.iou_types)
+        self._rows = {image: row for row, image in enumerate(truth.image_ids)}
+        self._labels = {category: label for label, category in enumerate(truth.category_ids)}
+        self.state = _State([], [], [], [], [], [])
 
-    def update(self, image_ids: Sequence[int | str], detections: Sequence[Detections]) -> None:
-        """Add the detections of some images, by their ids in the annotation file."""
-        for image_id, found in zip(image_ids, detections, strict=True):
-            self._records += found.to_coco(image_id)
+    def update(self, image_ids: Sequence[int | str], predictions: Sequence[Detections]) -> None:
+        """Add the detections of some images, by their ids in the annotation file.
 
-    def merge(self, records: Iterable[dict[str, Any]]) -> None:
-        """Add another process's records."""
-        self._records += records
+        Their `category_ids`, where they have any, name their classes; those that the ground truth
+        lacks are left out.
+        """
+        from resdet.ops.masks import encode_rle
 
-    def compute(self) -> CocoResult:
+        for image_id, detections in zip(image_ids, predictions, strict=True):
+            labels = detections.labels.cpu().numpy()
+            if detections.category_ids:
+                known = [self._labels.get(category, -1) for category in detections.category_ids]
+                labels = np.array(known, np.int64)[labels]
+            keep = np.flatnonzero(labels >= 0)
+            if len(keep) < len(labels):
+                detections, labels = detections[keep], labels[keep]
+            boxes = detections.boxes.cpu().double().numpy()
+            boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+            self.state.images.append(np.full(len(labels), self._rows[image_id]))
+            self.state.labels.append(labels)
+            self.state.scores.append(detections.scores.cpu().double().numpy())
+            self.state.boxes.append(boxes.round(3))  # as in result files
+            if detections.mask_probs is not None and len(labels):
+                rles = encode_rle(
+                    detections.mask_probs,
+                    detections.boxes,
+                    detections.image_size,
+                    paste=detections.mask_paste,
+                )
+                self.state.mask_areas.append(hotcoco.mask.area(rles))
+                self.state.codes.append("\n".join(rle["counts"] for rle in rles))
+
+    def merge(self, state: _State) -> None:
+        """Add what another process gathered on other images."""
+        for own, other in zip(self.state, state, strict=True):
+            list.extend(own, other)  # type: ignore[arg-type]  # columns of several types
+
+    @collector_paused()
+    def compute(self) -> Result:
         """Evaluate everything added so far."""
-        return evaluate_coco_full(
-            self.truth,
-            self._records,
-            kinds=self.kinds,
-            backend=self.backend,
-            max_dets=self.max_dets,
+        state, truth = self.state, self.truth
+        images, labels = _joined(state.images, np.int64), _joined(state.labels, np.int64)
+        scores = _joined(state.scores, np.float64)
+        boxes = _joined(state.boxes, np.float64).reshape(-1, 4)
+        check_scores(scores, images, truth, "detections")
+        check_boxes(boxes, images, truth, "detections")
+        table = DetectionTable(images, labels, scores, boxes)
+        iou_types = self.iou_types
+        if iou_types is None:
+            iou_types = IOU_TYPES if truth.has_masks and state.codes else ("bbox",)
+        if "segm" in iou_types:
+            sizes = truth.sizes[images].tolist()
+            codes = [code for codes in state.codes for code in codes.split("\n")]
+            table.rles = [
+                {"size": size, "counts": code} for size, code in zip(sizes, codes, strict=True)
+            ]
+            table.mask_areas = _joined(state.mask_areas, np.int64)
+        return log_notes(self.evaluate(table, iou_types))
+
+    def evaluate(self, table: DetectionTable, iou_types: Sequence[str]) -> Result:
+        return evaluate_tables(
+            self.truth, table, iou_types, backend=self.backend, max_dets=self.max_dets
         )
 
 
-def summarize(
-    precision: np.ndarray, recall: np.ndarray, max_dets: Sequence[int]
-) -> dict[str, float]:
-    """The 12 numbers from precision (T, R, K, A) at the last cap, and recall (T, K, A, M).
+def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    return np.concatenate(parts, dtype=dtype) if parts else np.zeros(0, dtype)
 
-    All but the recalls at smaller caps are taken at the last cap, whatever it is.
-    """
-    numbers = {"AP": _mean(precision[..., 0])}
-    numbers["AP50"] = _mean(precision[IOU_50, :, :, 0])
-    numbers["AP75"] = _mean(precision[IOU_75, :, :, 0])
+
+def summarize(evaluation: Evaluation, max_dets: Sequence[int]) -> dict[str, float]:
+    """The 12 numbers; all but the recalls at smaller caps are taken at the last of `max_dets`."""
+    precision, recall = evaluation.precision, evaluation.recall
+    numbers = {"AP": mean(precision[..., 0])}
+    numbers["AP50"] = mean(precision[IOU_50, :, :, 0])
+    numbers["AP75"] = mean(precision[IOU_75, :, :, 0])
     for area in (1, 2, 3):
-        numbers[f"AP{AREAS[area]}"] = _mean(precision[..., area])
+        numbers[f"AP{AREAS[area]}"] = mean(precision[..., area])
     for index, cap in enumerate(max_dets):
-        numbers[f"AR{cap}"] = _mean(recall[..., 0, index])
+        numbers[f"AR{cap}"] = mean(recall[..., 0, index])
     for area in (1, 2, 3):
-        numbers[f"AR{AREAS[area]}"] = _mean(recall[..., area, -1])
+        numbers[f"AR{AREAS[area]}"] = mean(recall[..., area, -1])
     return numbers
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: NDArray[Any]) -> float:
     """Mean of what has a value; -1 where nothing has."""
     valid = values[values > -1]
     return float(valid.mean()) if valid.size else -1.0
@@ -211,79 +304,99 @@ def check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:
     return caps
 
 
-def _choose_kinds(
-    kinds: Sequence[str] | None, truth: GroundTruth, records: Sequence[dict[str, Any]]
-) -> tuple[str, ...]:
+def check_iou_types(kinds: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The IoU types without repetition; UserError for an unknown one."""
     if kinds is None:
-        masks = truth.has_masks and all(record.get("segmentation") for record in records)
-        return KINDS if masks else ("bbox",)
+        return None
     chosen = (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(kinds))
-    unknown = [kind for kind in chosen if kind not in KINDS]
-    if unknown or not chosen:
+    if not chosen or not set(chosen) <= set(IOU_TYPES):
         raise UserError(f"kinds {list(chosen)}: the choices are bbox and segm")
-    if "segm" in chosen and truth.annotations and not truth.has_masks:
+    return chosen
+
+
+def check_masks(truth: AnnotationTable, iou_types: Sequence[str] | None) -> None:
+    """UserError where masks are to be evaluated and no object has one."""
+    if "segm" in (iou_types or ()) and len(truth.labels) and not truth.has_masks:
         raise UserError(
             f"{truth.source}: no annotation has a segmentation, so that masks cannot be evaluated; "
             "evaluate kinds=bbox, or give annotations with masks"
         )
-    return chosen
 
 
-def _class_rows(
-    precision: np.ndarray, recall: np.ndarray, truth: GroundTruth, table: DetectionTable
-) -> list[ClassRow]:
-    count = len(truth.class_names) + 1
-    wanted = [a["category_id"] for a in truth.annotations if not a["iscrowd"]]
-    num_gt = np.bincount(np.array(wanted, dtype=np.int64), minlength=count)
-    num_detections = np.bincount(table.categories, minlength=count)
+def class_rows(
+    evaluation: Evaluation, truth: AnnotationTable, table: DetectionTable, iou_type: str
+) -> list[dict[str, Any]]:
+    """A row per class, by category id; numbers are -1 where there is nothing to find."""
+    count = len(truth.class_names)
+    num_gt = np.bincount(truth.labels[~truth.crowd], minlength=count)
+    num_detections = np.bincount(table.labels, minlength=count)
     rows = []
-    for category_id, rank in truth.category_rank.items():
-        p, r = precision[:, :, rank - 1], recall[:, rank - 1, 0, -1]
+    for label in np.argsort(truth.category_ids, kind="stable").tolist():
+        precision = evaluation.precision[:, :, label]
         rows.append(
-            ClassRow(
-                category_id,
-                truth.class_names[rank - 1],
-                int(num_gt[rank]),
-                int(num_detections[rank]),
-                _mean(p[..., 0]),
-                _mean(p[IOU_50, :, 0]),
-                _mean(p[IOU_75, :, 0]),
-                _mean(p[..., 1]),
-                _mean(p[..., 2]),
-                _mean(p[..., 3]),
-                _mean(r),
-            )
+            {
+                "kind": iou_type,
+                "category_id": truth.category_ids[label],
+                "name": truth.class_names[label],
+                "num_gt": int(num_gt[label]),
+                "num_detections": int(num_detections[label]),
+                "AP": mean(precision[..., 0]),
+                "AP50": mean(precision[IOU_50, :, 0]),
+                "AP75": mean(precision[IOU_75, :, 0]),
+                "APs": mean(precision[..., 1]),
+                "APm": mean(precision[..., 2]),
+                "APl": mean(precision[..., 3]),
+                "AR": mean(evaluation.recall[:, label, 0, -1]),
+            }
         )
     return rows
 
 
+def analyze_errors(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    """TIDE's errors and calibration per IoU type.
+
+    TIDE (Bolya et al. 2020) gives the AP50 that would be gained by fixing one kind of error: wrong
+    class, poor localisation, both, duplicates, background, missed objects. Calibration compares
+    scores with the share of detections that match at IoU .50, in ten bins.
+    """
+    found: dict[str, Any] = {"tide": {}, "calibration": {}}
+    for iou_type, evaluation in evaluations.items():
+        tide, calibration = evaluation.hotcoco.tide_errors(), evaluation.hotcoco.calibration()
+        found["tide"][iou_type] = {
+            "AP50": tide["ap_base"],
+            "delta_AP50": {name: tide["delta_ap"][name] for name in TIDE_ERRORS},
+            "counts": {name: tide["counts"][name] for name in TIDE_ERRORS},
+        }
+        found["calibration"][iou_type] = {n: calibration[n] for n in ("ece", "mce", "bins")}
+    return found
+
+
 def _explain(
-    kind: str, summary: dict[str, float], truth: GroundTruth, table: DetectionTable
+    iou_type: str, summary: dict[str, float], truth: AnnotationTable, table: DetectionTable
 ) -> list[str]:
     """Clear words for numbers that are -1, or 0 although there are detections."""
     notes = []
-    objects = [a for a in truth.annotations if not a["iscrowd"]]
-    if not objects:
-        crowds = len(truth.annotations)
+    objects = ~truth.crowd
+    if not objects.any():
+        crowds = len(truth.labels)
         why = f"only {crowds} crowd regions" if crowds else "no annotations"
-        return [f"{kind}: every number is -1: {truth.source} has {why}, so nothing can be found"]
+        return [
+            f"{iou_type}: every number is -1: {truth.source} has {why}, so nothing can be found"
+        ]
     for area, words in _AREA_WORDS.items():
         if summary[f"AP{area}"] == -1:
             notes.append(
-                f"{kind}: AP{area} and AR{area} are -1: {truth.source} has no object of an area "
-                f"{words}"
+                f"{iou_type}: AP{area} and AR{area} are -1: {truth.source} has no object of an "
+                f"area {words}"
             )
-    if kind == "segm":
-        bare = sum(
-            not segmentation and not annotation["iscrowd"]
-            for annotation, segmentation in zip(truth.annotations, truth.segmentations, strict=True)
-        )
+    if iou_type == "segm" and truth.outlines is not None:
+        bare = int((objects & (truth.outlines.kinds == 0)).sum())
         if bare:
-            notes.append(f"segm: {bare} of {len(objects)} objects have no mask: counted as missed")
+            notes.append(f"segm: {bare} of {objects.sum()} objects have no mask: counted as missed")
     if summary["AP"] == 0 and len(table.scores):
         notes.append(
-            f"{kind}: AP is 0 with {len(table.scores)} detections: none overlaps an object of its "
-            "class by half; are category ids the original ones, boxes [x, y, width, height] in "
+            f"{iou_type}: AP is 0 with {len(table.scores)} detections: none overlaps an object of "
+            "its class by half; are category ids the original ones, boxes [x, y, width, height] in "
             "pixels of the original image?"
         )
     return notes

@@ -1,204 +1,312 @@
 """Reads and checks the detections of a COCO evaluation.
 
-A results file has 500,000 records. What is right in all of them is found so by column, in C; only
-where something may be wrong are they looked at one by one, for the words of the error.
+A results file has 500,000 records. They are parsed and checked by type at once, then as arrays;
+only where something is wrong are they examined one by one, to name it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
-from resdet.evaluation.coco_input import BOX_RULE, GroundTruth, check_ids, is_box
 from resdet.files.json import read_json, some
-from resdet.files.rle import Rle, are_compressed, to_rle
+from resdet.files.rle import Rle, measure_codes, to_rle
+
+BOX_RULE = "must be [x, y, width, height] in pixels: four finite numbers, no negative size"
+IOU_TYPES = ("bbox", "segm")
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass
 class DetectionTable:
-    """Checked detections as arrays; N of them, in the order given."""
+    """N checked detections as arrays."""
 
-    images: np.ndarray
-    """(N,) int64 image ranks."""
-    categories: np.ndarray
-    """(N,) int64 category ranks."""
-    scores: np.ndarray
-    """(N,) float64, finite."""
-    boxes: np.ndarray
-    """(N, 4) float64 xywh pixels; 0 where masks alone were asked for."""
-    rles: list[Rle] | None
-    """N compressed RLEs; None where boxes alone were asked for."""
+    images: Ints
+    """(N,) rows of the ground truth's images."""
+    labels: Ints
+    """(N,) labels of the ground truth."""
+    scores: Floats
+    """(N,) finite."""
+    boxes: Floats
+    """(N, 4) xywh pixels; 0 where masks alone were asked for."""
+    rles: list[Rle] | None = None
+    """N compressed RLEs of their images' sizes; None where boxes alone were asked for."""
+    mask_areas: Ints | None = None
+    """(N,) px² of the masks."""
     notes: list[str] = field(default_factory=list)
     """Sentences on what was converted or left out."""
 
+    def areas(self, iou_type: str) -> NDArray[Any]:
+        """(N,) px², by which an unmatched detection counts for a size.
 
-def prepare_detections(
-    records: Sequence[dict[str, Any]],
-    truth: GroundTruth,
-    *,
-    kinds: Sequence[str],
-    source: str = "detections",
-) -> DetectionTable:
-    """Check COCO result records against the ground truth; `source` names them in messages.
+        For masks it is the mask's, as for records without a box in pycocotools, and as Detectron2
+        does it: with the box's area, sizes would not mean the same on both sides.
+        """
+        if iou_type == "bbox":
+            return self.boxes[:, 2:].prod(axis=1)
+        assert self.mask_areas is not None, "masks were not read"
+        return self.mask_areas
 
-    Records of categories that the ground truth lacks are left out with a note, as both evaluators
-    do silently. Raises UserError for images that it lacks, for records without a needed key, for
-    scores or boxes that are not finite, and where no record has a known category.
-    """
-    image_ids = _column(records, "image_id", source)
-    check_ids(image_ids, source, "image_id")
-    category_ids = _column(records, "category_id", source)
-    check_ids(category_ids, source, "category_id")
-    values = _column(records, "score", source)
-    notes: list[str] = []
-    images = _ranks_of_images(image_ids, truth, source, notes)
-    ranks = map(truth.category_rank.get, category_ids, repeat(0))
-    categories = np.fromiter(ranks, dtype=np.int64, count=len(records))
-    if len(records) and not categories.all():
-        notes.append(_note_unknown(records, categories, truth, source))
-        kept = np.flatnonzero(categories)
-        records = [records[i] for i in kept.tolist()]
-        values = [values[i] for i in kept.tolist()]
-        images, categories = images[kept], categories[kept]
-    try:
-        scores = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{source}: a score is not a number: {error}") from None
-    wrong = np.flatnonzero(~np.isfinite(scores)).tolist()
-    if wrong:
-        raise UserError(
-            f"{source}: {len(wrong)} detections have a score that is not finite (such as "
-            f"{scores[wrong[0]]} on image {records[wrong[0]]['image_id']!r}); did training diverge?"
-        )
-    rles = _detection_rles(records, images, truth, source) if "segm" in kinds else None
-    boxes = np.zeros((len(records), 4))
-    if "bbox" in kinds:
-        boxes = _boxes(records, images, truth, source, notes)
-    return DetectionTable(images, categories, scores, boxes, rles, notes)
+    def records(self, truth: AnnotationTable) -> list[dict[str, Any]]:
+        """COCO result records with the ids of the annotation file."""
+        ids = truth.image_ids.tolist()
+        columns = [self.images.tolist(), self.labels.tolist(), self.boxes.tolist()]
+        records: list[dict[str, Any]] = [
+            {
+                "image_id": ids[image],
+                "category_id": truth.category_ids[label],
+                "bbox": box,
+                "score": score,
+            }
+            for image, label, box, score in zip(*columns, self.scores.tolist(), strict=True)
+        ]
+        for record, rle in zip(records, self.rles or [], strict=False):
+            code = rle["counts"]
+            code = code.decode() if isinstance(code, bytes) else code
+            record["segmentation"] = {"size": list(rle["size"]), "counts": code}
+        return records
+
+
+class _Mask(TypedDict):
+    size: tuple[int, int]
+    counts: str
+
+
+class _Record(msgspec.Struct, gc=False):
+    """A result record as nearly all are; others are converted to it one by one."""
+
+    image_id: int | str
+    category_id: int | str
+    score: float
+    bbox: tuple[float, float, float, float] | None = None
+    segmentation: _Mask | None = None
 
 
 def read_detections(
     detections: str | Path | Sequence[dict[str, Any]],
-) -> tuple[Sequence[dict[str, Any]], str]:
-    """The result records, and the name of their source for messages."""
+    truth: AnnotationTable,
+    iou_types: Sequence[str] | None = None,
+) -> tuple[DetectionTable, tuple[str, ...]]:
+    """Read COCO result records, or a file of them, and check them against the ground truth.
+
+    Returns them with the IoU types that can be evaluated: those given or, for None, bbox, and segm
+    where both sides have masks. Records of categories that the ground truth lacks are left out with
+    a note. Raises UserError for images that it lacks, for records without a needed key, for scores,
+    boxes or masks that are malformed, and where no record has a known category.
+    """
+    records, source = _parse(detections)
+    if iou_types is None:
+        has_masks = truth.has_masks and all(map(attrgetter("segmentation"), records))
+        iou_types = IOU_TYPES if has_masks else ("bbox",)
+    notes: list[str] = []
+    if not records:
+        notes.append(f"{source}: no detections at all: every number with objects is 0")
+    count = len(records)
+    images = _find_images(records, truth, source, notes)
+    label_of = {category: label for label, category in enumerate(truth.category_ids)}
+    found = map(label_of.get, map(attrgetter("category_id"), records), repeat(-1))
+    labels = np.fromiter(found, np.int64, count)
+    if count and labels.min() < 0:
+        notes.append(_note_unknown(records, labels, truth, source))
+        known = np.flatnonzero(labels >= 0)
+        records = [records[row] for row in known.tolist()]
+        images, labels, count = images[known], labels[known], len(known)
+    scores = np.fromiter(map(attrgetter("score"), records), np.float64, count)
+    check_scores(scores, images, truth, source)
+    table = DetectionTable(images, labels, scores, np.zeros((count, 4)), notes=notes)
+    if "segm" in iou_types:
+        table.rles, table.mask_areas = _read_masks(records, images, truth, source)
+    if "bbox" in iou_types:
+        table.boxes = _read_boxes(records, images, truth, source, notes)
+    return table, tuple(iou_types)
+
+
+def check_scores(scores: Floats, images: Ints, truth: AnnotationTable, source: str) -> None:
+    """UserError where scores (N,) of detections on `images` (N,) rows are not finite."""
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        first = int(wrong[0])
+        raise UserError(
+            f"{source}: {len(wrong)} detections have a score that is not finite (such as "
+            f"{scores[first]} on image {truth.image_ids[int(images[first])]!r}); did training "
+            "diverge?"
+        )
+
+
+def _parse(detections: str | Path | Sequence[dict[str, Any]]) -> tuple[list[_Record], str]:
+    """The records, and the name of their source for messages."""
     if not isinstance(detections, str | Path):
-        return detections, "detections"
-    records = read_json(detections, "detections in COCO result format")
+        return _convert(detections, "detections"), "detections"
+    path, source = Path(detections), str(detections)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[_Record]), source
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        pass  # the slower reader names what is wrong, and takes what is not strictly JSON
+    records = read_json(path, "detections in COCO result format")
     if not isinstance(records, list) or not set(map(type, records)) <= {dict}:
         raise UserError(
-            f"{detections}: detections are a list of objects {{image_id, category_id, bbox, score, "
+            f"{source}: detections are a list of objects {{image_id, category_id, bbox, score, "
             "segmentation}; were the two files swapped?"
         )
-    return records, str(detections)
+    return _convert(records, source), source
 
 
-def _column(records: Sequence[dict[str, Any]], key: str, source: str) -> list[Any]:
+def _convert(records: Sequence[dict[str, Any]], source: str) -> list[_Record]:
+    """Records of other types than `_Record` has keep their boxes and masks as they are."""
     try:
-        return list(map(itemgetter(key), records))
-    except (KeyError, TypeError):
-        missing = [i for i, record in enumerate(records) if key not in record]
-    raise UserError(f"{source}: {len(missing)} detections have no {key}: {some(missing)}")
+        return msgspec.convert(records, list[_Record])
+    except msgspec.ValidationError:
+        pass
+    for key in ("image_id", "category_id", "score"):
+        missing = [row for row, record in enumerate(records) if key not in record]
+        if missing:
+            raise UserError(f"{source}: {len(missing)} detections have no {key}: {some(missing)}")
+    for row, record in enumerate(records):
+        for key in ("image_id", "category_id"):
+            if not isinstance(record[key], int | float | str):
+                raise UserError(
+                    f"{source}[{row}] has {key} {record[key]!r:.60}, not a number or text"
+                )
+    try:
+        scores = [float(record["score"]) for record in records]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: a score is not a number: {error}") from None
+    return [
+        _Record(r["image_id"], r["category_id"], score, r.get("bbox"), r.get("segmentation"))
+        for r, score in zip(records, scores, strict=True)
+    ]
 
 
-def _ranks_of_images(
-    ids: Sequence[Any], truth: GroundTruth, source: str, notes: list[str]
-) -> np.ndarray:
-    """(N,) int64 ranks; ids that differ only in being text or number are taken as equal."""
-    unknown = set(ids) - truth.image_rank.keys()
-    ranks = truth.image_rank
-    if unknown:
-        as_text = {str(image): rank for image, rank in truth.image_rank.items()}
-        lost = sorted((i for i in unknown if str(i) not in as_text), key=str)
-        if lost:
-            raise UserError(
-                f"{source}: {len(lost)} image ids are not in {truth.source}: {some(lost)} (it has "
-                f"{some(truth.image_rank, 3)}); give the annotations these detections belong to, "
-                "or drop the detections of other images"
-            )
-        notes.append(f"{source}: image ids matched as text ({some(unknown, 2)})")
-        ranks = {**truth.image_rank, **{image: as_text[str(image)] for image in unknown}}
-    return np.fromiter(map(ranks.__getitem__, ids), dtype=np.int64, count=len(ids))
+def _find_images(
+    records: Sequence[_Record], truth: AnnotationTable, source: str, notes: list[str]
+) -> Ints:
+    """(N,) rows; ids that differ only in being text or number are taken as equal."""
+    row_of: dict[Any, int] = {image: row for row, image in enumerate(truth.image_ids)}
+    ids = list(map(attrgetter("image_id"), records))
+    rows = np.fromiter(map(row_of.get, ids, repeat(-1)), np.int64, len(ids))
+    if not len(rows) or rows.min() >= 0:
+        return rows
+    as_text = {str(image): row for image, row in row_of.items()}
+    unknown = {ids[row] for row in np.flatnonzero(rows < 0).tolist()}
+    lost = sorted((image for image in unknown if str(image) not in as_text), key=str)
+    if lost:
+        raise UserError(
+            f"{source}: {len(lost)} image ids are not in {truth.source}: {some(lost)} (it has "
+            f"{some(row_of, 3)}); give the annotations these detections belong to, "
+            "or drop the detections of other images"
+        )
+    notes.append(f"{source}: image ids matched as text ({some(unknown, 2)})")
+    row_of |= {image: as_text[str(image)] for image in unknown}
+    return np.fromiter(map(row_of.__getitem__, ids), np.int64, len(ids))
 
 
 def _note_unknown(
-    records: Sequence[dict[str, Any]], categories: np.ndarray, truth: GroundTruth, source: str
+    records: Sequence[_Record], labels: Ints, truth: AnnotationTable, source: str
 ) -> str:
-    unknown = [records[i]["category_id"] for i in np.flatnonzero(categories == 0).tolist()]
+    """A note on the categories that the ground truth lacks; UserError where there are no others."""
+    unknown = [records[row].category_id for row in np.flatnonzero(labels < 0).tolist()]
     ids = sorted(set(unknown), key=str)
-    known = list(truth.category_rank)
+    known = truth.category_ids
     text = f"{source}: category ids {some(ids)} are not in {truth.source} (it has {some(known)})"
-    if 0 in ids and 0 not in truth.category_rank:
+    if 0 in ids and 0 not in known:
         text += "; an id 0 suggests labels counted from 0: write the original category ids"
     if len(unknown) == len(records):
         raise UserError(f"{text}; no detection has a known category, so nothing can be evaluated")
     return f"{text}; {len(unknown)} of {len(records)} detections left out"
 
 
-def _detection_rles(
-    records: Sequence[dict[str, Any]], images: np.ndarray, truth: GroundTruth, source: str
-) -> list[Rle]:
-    segmentations: list[Any] = [record.get("segmentation") for record in records]
-    missing = [i for i, segmentation in enumerate(segmentations) if segmentation is None]
+def _read_masks(
+    records: Sequence[_Record], images: Ints, truth: AnnotationTable, source: str
+) -> tuple[list[Rle], Ints]:
+    """RLEs whose code and size fit their images, and their areas in pixels."""
+    masks: list[Any] = list(map(attrgetter("segmentation"), records))
+    missing = [row for row, mask in enumerate(masks) if mask is None]
     if missing:
         raise UserError(
-            f"{source}: {len(missing)} of {len(records)} detections have no segmentation (number "
+            f"{source}: {len(missing)} of {len(masks)} detections have no segmentation (number "
             f"{some(missing)}), which kind segm needs; evaluate kinds=bbox"
         )
-    sizes = {rank: list(size) for rank, size in truth.sizes.items()}
-    if are_compressed(segmentations, list(map(sizes.get, images.tolist()))):
-        return segmentations
-    return [
-        to_rle(segmentation, truth.sizes.get(image), f"{source}: detection {index}")
-        for index, (segmentation, image) in enumerate(
-            zip(segmentations, images.tolist(), strict=True)
-        )
-    ]
+    sizes = truth.sizes[images]
+    areas = _measure(masks, sizes)
+    for row in np.flatnonzero(areas < 0).tolist():
+        height, width = sizes[row].tolist()
+        size = (height, width) if height and width else None
+        masks[row] = to_rle(masks[row], size, f"{source}: detection {row}")
+        areas[row] = mask_utils.area(masks[row])
+    return masks, areas
 
 
-def _boxes(
-    records: Sequence[dict[str, Any]],
-    images: np.ndarray,
-    truth: GroundTruth,
+def _measure(masks: list[Any], sizes: NDArray[np.int32]) -> Ints:
+    """(N,) areas in pixels; -1 for what is not a compressed RLE of its image's size (N, 2)."""
+    try:
+        codes = "".join(map(itemgetter("counts"), masks)).encode("ascii")
+        own = np.fromiter(chain.from_iterable(map(itemgetter("size"), masks)), np.int64)
+        own = own.reshape(len(masks), 2)
+        lengths = np.fromiter(map(len, map(itemgetter("counts"), masks)), np.int64, len(masks))
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return np.full(len(masks), -1)  # polygons, or counts in a list
+    areas = measure_codes(np.frombuffer(codes, np.uint8), lengths, own.prod(axis=1))
+    areas[(own != sizes).any(axis=1)] = -1
+    return areas
+
+
+def _read_boxes(
+    records: Sequence[_Record],
+    images: Ints,
+    truth: AnnotationTable,
     source: str,
     notes: list[str],
-) -> np.ndarray:
-    """(N, 4) float64 xywh; taken from the mask where a record has no box."""
-    sound = _sound_boxes([record.get("bbox") for record in records])
-    if sound is not None:
-        return sound
-    values = []
+) -> Floats:
+    """(N, 4) xywh; taken from the mask where a record has no box."""
+    boxes: list[Any] = list(map(attrgetter("bbox"), records))
     derived = 0
-    for index, record in enumerate(records):
-        box = record.get("bbox") or None
-        item = f"{source}: detection {index} on image {record['image_id']!r}"
-        if box is None and record.get("segmentation"):
-            rle = to_rle(record["segmentation"], truth.sizes.get(int(images[index])), item)
-            box = mask_utils.toBbox(rle).tolist()
+    for row, box in enumerate(boxes):
+        if type(box) is tuple:  # checked by its type
+            continue
+        mask = records[row].segmentation
+        item = f"{source}: detection {row} on image {records[row].image_id!r}"
+        if (box is None or not len(box)) and mask:
+            height, width = truth.sizes[int(images[row])].tolist()
+            rle = to_rle(mask, (height, width) if height and width else None, item)
+            boxes[row] = mask_utils.toBbox(rle).tolist()
             derived += 1
-        if not is_box(box):
+        elif not is_box(box):
             raise UserError(f"{item}: bbox {box} {BOX_RULE}")
-        values.append(box)
     if derived:
         notes.append(f"{source}: {derived} detections without bbox: taken from their masks")
-    return np.array(values, dtype=np.float64).reshape(-1, 4)
+    values = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+    check_boxes(values, images, truth, source)
+    return values
 
 
-def _sound_boxes(boxes: list[Any]) -> np.ndarray | None:
-    """(N, 4), or None where one may not be a list of four finite numbers with sizes from 0."""
-    if set(map(type, boxes)) != {list} or set(map(len, boxes)) != {4}:
-        return None
-    if not set(map(type, chain.from_iterable(boxes))) <= {int, float}:
-        return None
+def is_box(box: Any) -> bool:
+    """Whether this is a finite xywh box."""
     try:
-        values = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
-    except OverflowError:
-        return None
-    return values if np.isfinite(values).all() and (values[:, 2:] >= 0).all() else None
+        return len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) >= 0
+    except TypeError:
+        return False
+
+
+def check_boxes(boxes: Floats, images: Ints, truth: AnnotationTable, source: str) -> None:
+    """UserError where boxes (N, 4) xywh of detections on `images` (N,) rows are malformed."""
+    wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)))
+    if len(wrong):
+        row = int(wrong[0])
+        image = truth.image_ids[int(images[row])]
+        raise UserError(
+            f"{source}: detection {row} on image {image!r}: bbox {boxes[row].tolist()} {BOX_RULE}"
+        )

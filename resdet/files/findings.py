@@ -42,14 +42,22 @@ class Finding:
 
 
 def log_findings(findings: Sequence[Finding]) -> None:
-    """One warning for each kind of finding of a file: how many, and the first few by name."""
+    """A warning per line of `summarize_findings`."""
+    for line in summarize_findings(findings):
+        logger.warning(line)
+
+
+def summarize_findings(findings: Sequence[Finding]) -> list[str]:
+    """One line per kind of finding of a file: how many, and the first few by name."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.file, finding.remedy), []).append(finding)
+    lines = []
     for (file, remedy), group in groups.items():
         first = ", ".join(f"{f.item} {f.what}" for f in group[:SHOWN])
         more = f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
-        logger.warning("%s: %d× %s%s; %s", file, len(group), first, more, remedy)
+        lines.append(f"{file}: {len(group)}× {first}{more}; {remedy}")
+    return lines
 
 
 def strict_error(findings: Sequence[Finding]) -> DataError:

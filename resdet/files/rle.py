@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -50,7 +48,7 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
         if not isinstance(counts, str | bytes):
             raise UserError(f"{item}: RLE counts must be a list or a string")
         code = counts.encode() if isinstance(counts, str) else counts
-        if not are_rle_codes([code], [height * width]):
+        if not is_code_of(code, height * width):
             raise UserError(
                 f"{item}: the counts of its RLE are broken, or do not add up to its size; encode "
                 "the mask again"
@@ -87,26 +85,6 @@ def _are_coordinates(values: Sequence[Any]) -> bool:
     return all(isinstance(v, int | float) and abs(v) <= MAX_COORDINATE for v in values)
 
 
-def are_compressed(segmentations: Sequence[Any], sizes: Sequence[list[int] | None]) -> bool:
-    """Whether all are what `to_rle` would return: compressed RLE of their images' [height, width].
-
-    False says nothing about which one differs, or whether it is wrong.
-    """
-    if set(map(type, segmentations)) != {dict}:
-        return False
-    try:
-        found = list(map(itemgetter("size"), segmentations))
-        codes = list(map(itemgetter("counts"), segmentations))
-    except KeyError:
-        return False
-    if found != sizes or set(map(type, chain.from_iterable(found))) != {int}:
-        return False
-    if set(map(type, codes)) != {str}:
-        return False
-    pixels = [height * width for height, width in found]
-    return are_rle_codes([code.encode() for code in codes], pixels)
-
-
 _CHARACTERS = bytes(range(48, 112))
 
 
@@ -129,30 +107,75 @@ def is_rle_text(code: bytes) -> bool:
     return bool(code) and not code.translate(None, _CHARACTERS) and code[-1] - 48 < _CONTINUES
 
 
-def are_rle_codes(codes: Sequence[bytes], pixels: Sequence[int]) -> bool:
-    """Whether each of `codes` is runs that add up to its number of `pixels`."""
-    if not all(map(is_rle_text, codes)):
-        return False
-    code = np.frombuffer(b"".join(codes), np.uint8)
-    offsets = np.cumsum([0, *map(len, codes)])
-    return not len(rows_with_wrong_total(code, offsets, np.array(pixels)))
-
-
 def rows_with_wrong_total(
     code: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """The rows among G codes whose runs do not add up to `pixels` (G,), or are negative.
 
-    Arguments as `read_runs`; checked a few at a time, which bounds the memory.
+    Arguments as `read_runs`.
     """
-    wrong = [np.zeros(0, np.int64)]
-    for first in range(0, len(pixels), CODES_AT_ONCE):
-        last = min(first + CODES_AT_ONCE, len(pixels))
-        start, stop = offsets[first], offsets[last]
-        bounds = offsets[first : last + 1] - start
-        failed = has_wrong_total(code[start:stop], bounds, pixels[first:last])
-        wrong.append(np.flatnonzero(failed) + first)
-    return np.concatenate(wrong)
+    return np.flatnonzero(measure_codes(code, np.diff(offsets), pixels) < 0)
+
+
+def is_code_of(code: bytes, pixels: int) -> bool:
+    """Whether `code` is runs that add up to this number of pixels."""
+    one = np.array([len(code)]), np.array([pixels])
+    return bool(measure_codes(np.frombuffer(code, np.uint8), *one)[0] >= 0)
+
+
+def measure_codes(
+    code: NDArray[np.uint8], lengths: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(G,) areas in pixels of G masks; -1 for a code that is malformed.
+
+    Args:
+        code: the bytes of all masks; lengths: (G,) bytes of each.
+        pixels: (G,) what the runs of each must add up to.
+    """
+    areas = np.full(len(lengths), -1, np.int64)
+    rows = np.flatnonzero(lengths)  # no code at all is malformed
+    bounds = np.concatenate([[0], np.cumsum(lengths[rows])])
+    for start in range(0, len(rows), CODES_AT_ONCE):
+        part = rows[start : start + CODES_AT_ONCE]
+        offsets = bounds[start : start + len(part) + 1]
+        some = code[offsets[0] : offsets[-1]]
+        areas[part] = _areas_of_some(some, offsets - offsets[0], pixels[part])
+    return areas
+
+
+def _areas_of_some(
+    code: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """`measure_codes` of a few codes, none of them empty, from `offsets` (G + 1,)."""
+    digits = code - np.uint8(48)
+    last = offsets[1:] - 1
+    broken = digits[last] >= _CONTINUES
+    digits[last] &= _CONTINUES - 1
+    if digits.max() > 63:
+        broken |= np.maximum.reduceat(digits, offsets[:-1]) > 63
+        digits &= 63
+    ends = np.flatnonzero(digits < _CONTINUES)
+    numbers = _numbers(digits, ends)
+    counts = np.diff(np.searchsorted(ends, offsets))
+    # A mask's runs of 0 and of 1 become two rows; a 0 fills up an odd number of runs.
+    pairs, is_odd = (counts + 1) // 2, counts & 1
+    stops = np.cumsum(pairs)
+    starts = stops - pairs
+    laid_out = np.zeros(2 * stops[-1], np.int64)
+    laid_out[np.arange(len(numbers)) + np.repeat(np.cumsum(is_odd) - is_odd, counts)] = numbers
+    runs = laid_out.reshape(-1, 2).T.copy()
+    # From the fourth on a run is stored as its difference from the one two before: sum these up.
+    first = runs[0, starts]
+    runs[0, starts] = 0
+    np.cumsum(runs, axis=1, out=runs)
+    before = np.where(starts > 0, runs[:, starts - 1], 0)
+    runs -= np.repeat(before, pairs, axis=1)
+    runs[0, starts] = first
+    runs[1, stops - 1] *= 1 - is_odd
+    if runs.min() < 0:
+        broken |= np.minimum.reduceat(runs, starts, axis=1).min(0) < 0
+    zeros, ones = np.add.reduceat(runs, starts, axis=1)
+    return np.where(broken | (zeros + ones != pixels), -1, ones)
 
 
 def has_wrong_total(

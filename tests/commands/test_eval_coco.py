@@ -15,8 +15,7 @@ from PIL import Image
 
 from resdet.commands.eval_coco import eval_coco_command
 from resdet.errors import UserError
-from resdet.evaluation.coco import CocoResult, evaluate_coco_full
-from resdet.evaluation.coco_report import print_tables, write_report
+from resdet.evaluation.coco import evaluate_coco_full
 
 
 @pytest.fixture
@@ -33,8 +32,9 @@ def test_detections_by_files(
 ) -> None:
     result = eval_coco_command(**files, out=tmp_path / "out", max_dets=[1, 10, 50])
     written = json.loads((tmp_path / "out" / "eval.json").read_text())
-    assert written == result.summary
-    assert list(written) == ["bbox"] and len(written["bbox"]) == 12
+    assert list(written) == ["bbox", "tide", "calibration"]
+    assert written["bbox"] == result.summary["bbox"] and len(written["bbox"]) == 12
+    assert written["tide"]["bbox"]["AP50"] == pytest.approx(written["bbox"]["AP50"])
     with (tmp_path / "out" / "per_class.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
@@ -44,7 +44,7 @@ def test_detections_by_files(
     printed = capsys.readouterr().out
     assert "AR50" in printed and f"{result.summary['bbox']['AP']:.3f}" in printed
     assert "diningtable" in printed and str(tmp_path / "out") in printed
-    assert not list((tmp_path / "out").glob("*.part"))
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_default_folder_is_beside_the_runs(
@@ -74,6 +74,8 @@ def test_files_need_no_torch(files: dict[str, Path], tmp_path: Path, repo: Path)
         ({"detections": "b.json"}, "needs --annotations"),
         ({"detections": "b", "annotations": "c", "overrides": ["a=1"]}, "key=value belongs to"),
         ({"detections": "b", "annotations": "c", "device": "cpu"}, "--device belongs to"),
+        ({"detections": "b", "annotations": "c", "precision": "fp32"}, "--precision belongs to"),
+        ({"run": "a", "lvis": True, "max_dets": [1, 2, 3]}, "leave out --max-dets"),
     ],
 )
 def test_wrong_combinations(arguments: dict[str, Any], message: str) -> None:
@@ -136,7 +138,9 @@ def test_a_run_on_its_validation_data(run_folder: Path, capsys: pytest.CaptureFi
     result = eval_coco_command(run=run_folder, device="cpu")
     assert list(result.summary) == ["bbox", "segm"]
     assert "AR200" in result.summary["segm"], "the config's caps"
-    assert json.loads((run_folder / "eval.json").read_text()) == result.summary
+    written = json.loads((run_folder / "eval.json").read_text())
+    assert {kind: written[kind] for kind in ("bbox", "segm")} == result.summary
+    assert list(written["calibration"]) == ["bbox", "segm"]
     assert (run_folder / "pr_segm.png").is_file()
     printed = capsys.readouterr().out
     assert "validation loss" in printed and "loss_mask" in printed
@@ -154,7 +158,8 @@ def test_a_checkpoint_with_options(
         device="cpu",
         out=tmp_path,
     )
-    assert list(result.summary) == list(result.per_class) == list(result.pr_curves) == ["segm"]
+    assert list(result.summary) == list(result.curves) == ["segm"]
+    assert {row["kind"] for row in result.per_class} == {"segm"}
     assert "AR15" in result.summary["segm"]
     assert {path.name for path in tmp_path.iterdir()} == {
         "eval.json",
@@ -175,7 +180,7 @@ def test_a_model_of_more_classes_than_the_data(
     """Detections of the other classes are left out, and the data's labels become the model's."""
     import torch
 
-    from resdet.commands.eval_coco import evaluate_run
+    from resdet.engine.evaluate_detection import evaluate_run
     from resdet.inference.loading import load
 
     values = torch.load(run_folder / "best.pt", weights_only=True)
@@ -194,13 +199,12 @@ def test_a_model_of_more_classes_than_the_data(
     assert found.loss is not None and 0 < found.loss < 100
     truth = json.loads((run_folder / "two.json").read_text())
     [category] = truth["categories"]
-    assert {record["category_id"] for record in found.records} == {category["id"]}
+    [row] = (row for row in found.result.per_class if row["kind"] == "bbox")
+    assert row["category_id"] == category["id"]
     model = load(tmp_path / "two.pt", device="cpu")
-    for image in truth["images"]:
-        boxes = model.predict(nuclei / "images" / image["file_name"])
-        mine = [record for record in found.records if record["image_id"] == image["id"]]
-        assert len(mine) == int((boxes.labels == 1).sum())
-        assert 0 < len(mine) < len(boxes)
+    boxes = [model.predict(nuclei / "images" / image["file_name"]) for image in truth["images"]]
+    assert row["num_detections"] == sum(int((one.labels == 1).sum()) for one in boxes)
+    assert 0 < row["num_detections"] < sum(map(len, boxes))
 
 
 def test_a_model_whose_classes_have_no_names(
@@ -208,10 +212,9 @@ def test_a_model_whose_classes_have_no_names(
 ) -> None:
     """A detector of another toolkit's layout is evaluated by the order of its classes."""
     from resdet.commands.convert import convert
-    from resdet.commands.eval_coco import evaluate_run
+    from resdet.engine.evaluate_detection import evaluate_run
 
     convert(str(run_folder), tmp_path / "two.pkl")
-    split = json.loads((run_folder / "two.json").read_text())
     data = [
         f"data.val.annotations={run_folder / 'two.json'}",
         f"data.val.images={load_values(run_folder)['images']}",
@@ -222,8 +225,7 @@ def test_a_model_whose_classes_have_no_names(
         _, found = evaluate_run(tmp_path / "two.pkl", data, device="cpu")
     assert "taken by position" in caplog.text
     _, own = evaluate_run(run_folder, device="cpu")
-    assert found.records == own.records
-    assert {record["image_id"] for record in found.records} <= {i["id"] for i in split["images"]}
+    assert found.result.per_class == own.result.per_class
 
 
 def load_values(run_folder: Path) -> dict[str, Any]:
@@ -243,10 +245,10 @@ def test_tables_on_a_terminal_and_elsewhere(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     result = evaluate_coco_full(files["annotations"], files["detections"])
-    result.per_class["bbox"][0].name = "[red]plane"
+    result.per_class[0]["name"] = "[red]plane"
     drawn, plain = Terminal(), io.StringIO()
-    print_tables(result, drawn)
-    print_tables(result, plain)
+    result.print_tables(drawn)
+    result.print_tables(plain)
     for text in (drawn.getvalue(), plain.getvalue()):
         assert "[red]plane" in text, "a name is no markup"
         assert "0.348" in text and "kind" in text and "…" not in text
@@ -260,9 +262,9 @@ def test_empty_result_is_written(tmp_path: Path) -> None:
         "categories": [{"id": 1, "name": "a"}],
     }
     result = evaluate_coco_full(truth, [])
-    assert isinstance(result, CocoResult)
-    print_tables(result, io.StringIO())
-    assert {path.name for path in write_report(result, tmp_path)} == {
+    assert result.best is None
+    result.print_tables(io.StringIO())
+    assert {path.name for path in result.write(tmp_path)} == {
         "eval.json",
         "per_class.csv",
         "pr_bbox.png",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from resdet.errors import UserError
-from resdet.evaluation.classification import ClassificationEvaluator, Scores
+from resdet.evaluation.classification import ClassificationEvaluator, Scores, unreadable
 
 PUBLISHED = {
     # Recht et al. 2018 (1806.00451), table 1: accuracy on the CIFAR-10 test set in percent
@@ -55,7 +55,7 @@ def predictions(shared_data: Path) -> dict[str, np.ndarray]:
 
 def count(logits: torch.Tensor, labels: torch.Tensor) -> ClassificationEvaluator:
     evaluator = ClassificationEvaluator(logits.shape[1])
-    evaluator.update(logits, labels, [f"image {i}" for i in range(len(labels))])
+    evaluator.update([f"image {i}" for i in range(len(labels))], (logits, labels))
     return evaluator
 
 
@@ -66,7 +66,7 @@ def test_thirty_published_models(predictions: dict[str, np.ndarray]) -> None:
         predicted = predictions[name]
         logits = torch.nn.functional.one_hot(torch.from_numpy(predicted), 10).float()
         evaluator = count(logits, labels)
-        found = evaluator.compute()
+        found = evaluator.compute().summary
         assert found["top1_percent"] == pytest.approx(PUBLISHED[name], abs=0.0501), name
         assert found["top1_percent"] == pytest.approx(100 * np.mean(predicted == labels.numpy()))
         assert (found["num_images"], found["num_broken"]) == (10_000, 0)
@@ -82,7 +82,7 @@ def test_top5_of_real_votes_equals_a_plain_count(predictions: dict[str, np.ndarr
     labels = predictions["labels"]
     votes = np.stack([np.eye(10)[predictions[name]] for name in PUBLISHED]).sum(0)
     order = np.argsort(-votes, axis=1, kind="stable")
-    found = count(torch.from_numpy(votes), torch.from_numpy(labels)).compute()
+    found = count(torch.from_numpy(votes), torch.from_numpy(labels)).compute().summary
     assert found["top1_percent"] == pytest.approx(100 * np.mean(order[:, 0] == labels))
     hits = (order[:, :5] == labels[:, None]).any(1)
     assert found["top5_percent"] == pytest.approx(100 * np.mean(hits))
@@ -91,9 +91,9 @@ def test_top5_of_real_votes_equals_a_plain_count(predictions: dict[str, np.ndarr
 
 def test_equal_logits_give_the_accuracy_of_a_guess() -> None:
     labels = torch.arange(10).repeat(7)
-    found = count(torch.zeros(70, 10), labels).compute()
+    found = count(torch.zeros(70, 10), labels).compute().summary
     assert found["top1_percent"] == pytest.approx(10) and found["top5_percent"] == pytest.approx(50)
-    diverged = count(torch.full((70, 10), torch.nan), labels).compute()
+    diverged = count(torch.full((70, 10), torch.nan), labels).compute().summary
     assert diverged == found
 
 
@@ -104,7 +104,7 @@ def test_nan_ranks_last() -> None:
 
 
 def test_fewer_than_five_classes_are_all_in_the_top() -> None:
-    found = count(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0])).compute()
+    found = count(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0])).compute().summary
     assert (found["top1_percent"], found["top5_percent"]) == (50, 100)
 
 
@@ -115,21 +115,24 @@ def test_parts_merged_are_the_whole() -> None:
     labels[[3, 50]] = -1
     names = [f"image {i}" for i in range(101)]
     whole, first, second = (ClassificationEvaluator(12) for _ in range(3))
-    whole.update(logits, labels, names)
-    first.update(logits[:40], labels[:40], names[:40])
-    second.update(logits[40:], labels[40:], names[40:])
-    first.merge(pickle.loads(pickle.dumps(second.counts())))
+    whole.update(names, (logits, labels))
+    first.update(names[:40], (logits[:40], labels[:40]))
+    second.update(names[40:], (logits[40:], labels[40:]))
+    first.merge(pickle.loads(pickle.dumps(second.state)))
     assert first.compute() == whole.compute()
     assert (first.confusion == whole.confusion).all()
-    assert first.broken == whole.broken == ["image 3", "image 50"]
-    assert whole.compute()["num_images"] == 99 and whole.compute()["num_broken"] == 2
+    assert first.state.broken == whole.state.broken == ["image 3", "image 50"]
+    result = whole.compute()
+    assert result.summary["num_images"] == 99 and result.summary["num_broken"] == 2
+    assert result.best == ("top-1 %", result.summary["top1_percent"])
+    assert "2 image(s) could not be read" in result.text()
 
 
 def test_what_cannot_be_counted_is_named() -> None:
     with pytest.raises(UserError, match=r"image 1: its label is 3, and the model has 3 classes"):
         count(torch.zeros(2, 3), torch.tensor([0, 3]))
     evaluator = ClassificationEvaluator(3)
-    evaluator.add_broken("a.jpg")
+    evaluator.update(["a.jpg"], unreadable(1, 3))
     with pytest.raises(UserError, match=r"1 could not be read, first a\.jpg"):
         evaluator.compute()
 
@@ -137,7 +140,7 @@ def test_what_cannot_be_counted_is_named() -> None:
 def test_scores_are_read_without_pickle(tmp_path: Path) -> None:
     logits = np.arange(6, dtype=np.float32).reshape(2, 3)
     scores = Scores(logits, np.array([2, 0]), ["a/ü.jpg", "b.jpg"], ["x", "y", "z"], ["c.jpg"])
-    assert scores.evaluate().compute() == {
+    assert scores.evaluate().compute().summary == {
         "top1_percent": 50,
         "top5_percent": 100,
         "num_images": 2,
@@ -149,4 +152,4 @@ def test_scores_are_read_without_pickle(tmp_path: Path) -> None:
         assert file["labels"].dtype == np.int64 and file["labels"].tolist() == [2, 0]
         assert file["files"].tolist() == ["a/ü.jpg", "b.jpg"]
         assert file["class_names"].tolist() == ["x", "y", "z"]
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.tmp"))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from resdet.data.detection.readers import read_annotations
 from resdet.evaluation.coco import CocoEvaluator, evaluate_coco, evaluate_coco_full
 from resdet.evaluation.coco_backends import BACKENDS
-from resdet.evaluation.coco_input import prepare_ground_truth
 
 KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 CASES = ("fakebbox100", "fakesegm100", "yolact_val2017_150", "voc2012_100")
@@ -91,13 +93,14 @@ def test_rows_and_curves_agree_with_the_summary(
     entry = reference["voc2012_100"]
     result = evaluate_coco_full(shared_data / entry["gt"], shared_data / entry["dt"])
     assert list(result.summary) == ["bbox"], "without masks on both sides boxes alone are evaluated"
-    rows, curves = result.per_class["bbox"], result.pr_curves["bbox"]
-    assert [row.name for row in rows][:2] == ["aeroplane", "bicycle"]
-    assert sum(row.num_gt for row in rows) == 273
-    assert sum(row.num_detections for row in rows) == 452
+    rows, curves = result.per_class, result.curves["bbox"]
+    assert [row["name"] for row in rows][:2] == ["aeroplane", "bicycle"]
+    assert sum(row["num_gt"] for row in rows) == 273
+    assert sum(row["num_detections"] for row in rows) == 452
+    assert result.best == ("bbox AP", result.summary["bbox"]["AP"])
     assert curves.shape == (10, 101, 20)
     for name, curve in (("AP", curves), ("AP50", curves[0]), ("AP75", curves[5])):
-        mean = sum(getattr(row, name) for row in rows) / len(rows)
+        mean = sum(row[name] for row in rows) / len(rows)
         assert mean == pytest.approx(entry["stats"][name], abs=1e-12)
         assert curve.mean() == pytest.approx(entry["stats"][name], abs=1e-12)
 
@@ -137,7 +140,7 @@ def test_mask_area_decides_the_size_of_detections_with_boxes_too(
     assert found["segm"] == pytest.approx(entry["stats"], abs=1e-12)
 
 
-def test_evaluator_merges_the_records_of_processes(
+def test_evaluator_merges_the_detections_of_processes(
     shared_data: Path, reference: dict[str, Any]
 ) -> None:
     import torch
@@ -145,7 +148,7 @@ def test_evaluator_merges_the_records_of_processes(
     from resdet.structures import Detections
 
     entry = reference["voc2012_100"]
-    truth = prepare_ground_truth(shared_data / entry["gt"])
+    truth = read_annotations(shared_data / entry["gt"], [])
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for record in json.loads((shared_data / entry["dt"]).read_text()):
         by_image[record["image_id"]].append(record)
@@ -153,16 +156,64 @@ def test_evaluator_merges_the_records_of_processes(
     for index, (image_id, records) in enumerate(by_image.items()):
         boxes = torch.tensor([record["bbox"] for record in records])
         boxes[:, 2:] += boxes[:, :2]
-        found = Detections(
+        detections = Detections(
             boxes,
             torch.tensor([record["score"] for record in records]),
             torch.tensor([record["category_id"] - 1 for record in records]),
             (500, 500),
             category_ids=list(range(1, 21)),
         )
-        processes[index % 2].update([image_id], [found])
+        processes[index % 2].update([image_id], [detections])
     main, other = processes
-    main.merge(json.loads(json.dumps(other.records)))
-    assert len(main.records) == 452
-    assert main.compute().summary["bbox"] == pytest.approx(entry["stats"], abs=1e-6)
-    assert main.compute().summary == main.compute().summary, "evaluating leaves nothing behind"
+    main.merge(pickle.loads(pickle.dumps(other.state)))
+    result = main.compute()
+    assert sum(row["num_detections"] for row in result.per_class) == 452
+    assert result.summary["bbox"] == pytest.approx(entry["stats"], abs=1e-6)
+    assert main.compute().summary == result.summary, "evaluating leaves nothing behind"
+
+
+def test_masks_of_a_model_are_evaluated_as_their_records(shared_data: Path) -> None:
+    """`update` keeps columns; the result file of the same detections gives the same numbers."""
+    import torch
+
+    from resdet.structures import Detections
+
+    file = shared_data / "eval_fixtures" / "instances_val2014_100.json"
+    truth = read_annotations(file, [])
+    evaluator, records = CocoEvaluator(truth), []
+    rng = torch.Generator().manual_seed(0)
+    for row in range(30):
+        objects = np.flatnonzero(truth.image_of == row)
+        boxes = torch.from_numpy(truth.boxes_xywh[objects])
+        boxes[:, 2:] += boxes[:, :2]
+        boxes += torch.randn(boxes.shape, generator=rng) * 2
+        detections = Detections(
+            boxes.float(),
+            torch.rand(len(objects), generator=rng),
+            torch.from_numpy(truth.labels[objects]),
+            tuple(truth.sizes[row].tolist()),
+            mask_probs=torch.rand((len(objects), 28, 28), generator=rng) * 0.4 + 0.4,
+            category_ids=truth.category_ids,
+        )
+        evaluator.update([truth.image_ids[row]], [detections])
+        records += detections.to_coco(truth.image_ids[row])
+    result = evaluator.compute()
+    assert list(result.summary) == ["bbox", "segm"] and result.summary["segm"]["AP"] > 0.05
+    assert result.summary == evaluate_coco(file, records)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_tide_and_calibration_belong_to_the_same_evaluation(
+    shared_data: Path, reference: dict[str, Any], kind: str
+) -> None:
+    """hotcoco leaves them empty after streaming evaluation, without an error."""
+    entry = reference[f"fake{kind}100"]
+    result = evaluate_coco_full(shared_data / entry["gt"], shared_data / entry["dt"], kinds=[kind])
+    assert result.details is not None
+    details = result.details()
+    tide, calibration = details["tide"][kind], details["calibration"][kind]
+    assert tide["AP50"] == pytest.approx(entry["stats"]["AP50"], abs=1e-12)
+    assert list(tide["counts"]) == ["Cls", "Loc", "Both", "Dupe", "Bkg", "Miss"]
+    assert tide["counts"]["Cls"] > 50 and 0.1 < tide["delta_AP50"]["Cls"] < 0.2
+    assert sum(bin_["count"] for bin_ in calibration["bins"]) > 500
+    assert 0 < calibration["ece"] < calibration["mce"] < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,7 @@ def test_area_and_iscrowd_are_filled(truth: Any, records: Any, backend: str) -> 
         del annotation["area"], annotation["iscrowd"]
     result = evaluate_coco_full(truth, records, backend=backend)
     assert result.summary["bbox"]["APs"] == result.summary["segm"]["APl"] == pytest.approx(1)
-    assert words(result.notes, "3 annotations", "area", "width × height")
-    assert words(result.notes, "3 annotations without iscrowd")
+    assert words(result.notes, "annotation 1 and 2 more", "area", "width × height")
 
 
 @both
@@ -234,7 +234,7 @@ def test_boxes_are_taken_from_masks_where_there_are_none(
     result = evaluate_coco_full(truth, records, backend=backend)
     assert result.summary["bbox"]["AP"] == pytest.approx(1)
     assert words(result.notes, "3 detections without bbox")
-    assert words(result.notes, "1 annotations without bbox")
+    assert words(result.notes, "annotation 1 has no bbox", "segmentation is taken")
 
 
 def test_mask_of_another_size_than_its_image(truth: Any, records: Any) -> None:
@@ -305,8 +305,10 @@ def test_annotations_of_unlisted_images_and_categories(
     ]
     result = evaluate_coco_full(truth, records, backend=backend)
     assert result.summary["bbox"]["AP"] == pytest.approx(1)
-    assert words(result.notes, "1 annotations left out", "image_id")
-    assert words(result.notes, "1 annotations left out", "category ids 66")
+    assert words(result.notes, "annotation 8 belongs to image 77", "left out")
+    assert words(result.notes, "annotation 9 has category_id 66", "left out")
+    with pytest.raises(UserError, match="annotation 9 has category_id 66"):
+        evaluate_coco_full(truth, records, backend=backend, strict=True)
 
 
 def test_ap_zero_with_detections_gives_a_hint(truth: Any, records: Any) -> None:
@@ -321,12 +323,9 @@ def test_ap_zero_with_detections_gives_a_hint(truth: Any, records: Any) -> None:
     ("change", "message"),
     [
         ({"images": []}, "lists no images"),
-        ({"categories": None}, "it has no categories"),
+        ({"categories": None}, "categories is None, not a list"),
         ({"categories": [{"id": 3}, {"id": 3}]}, "category ids given more than once: 3"),
-        ({"categories": [{"name": "cat"}]}, "categories need integer ids"),
-        ({"images": [{"id": 1}, {"id": 1}]}, "image ids given more than once: 1"),
-        ({"images": [{"id": [1]}]}, r"images\[0\] has id \[1\], not a number or text"),
-        ({"images": [{"id": 1, "height": "a", "width": 3}]}, "image 1 has height 'a' and width 3"),
+        ({"categories": [{"name": "cat"}]}, r"categories\[0\] needs an id \(whole number\)"),
         ({"images": [5]}, r"images\[0\] is 5, not an object"),
         ({"annotations": [5]}, r"annotations\[0\] is 5, not an object"),
         ({"categories": [5]}, r"categories\[0\] is 5, not an object"),
@@ -341,14 +340,36 @@ def test_broken_ground_truth(truth: Any, change: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"category_id": [3]}, "image_id and category_id must be numbers or text"),
-        ({"iscrowd": "no"}, "iscrowd is 'no', not 0 or 1"),
+        ({"category_id": [3]}, "annotation 1 has category_id [3], which is not among"),
+        ({"iscrowd": "no"}, "iscrowd 'no', not 0 or 1"),
+        ({"bbox": [1, 2, -3, 4]}, "bbox [1, 2, -3, 4]"),
     ],
 )
-def test_broken_annotations(truth: Any, change: dict[str, Any], message: str) -> None:
+def test_broken_annotations_are_left_out(
+    truth: Any, records: Any, change: dict[str, Any], message: str
+) -> None:
     truth["annotations"][0].update(change)
-    with pytest.raises(UserError, match=message):
-        evaluate_coco(truth, [])
+    result = evaluate_coco_full(truth, records[1:])
+    assert result.summary["bbox"]["AP"] == pytest.approx(1)
+    assert words(result.notes, message, "left out")
+    with pytest.raises(UserError, match=re.escape(message)):
+        evaluate_coco_full(truth, records[1:], strict=True)
+
+
+def test_files_without_annotations_give_results_without_metrics(
+    truth: Any, records: Any, tmp_path: Path
+) -> None:
+    del truth["annotations"]
+    for record in records:
+        record["score"] = 0.123456789
+    result = evaluate_coco_full(truth, records)
+    assert result.summary == {} and result.best is None
+    assert words(result.notes, "no annotations", "no metrics")
+    written = result.write(tmp_path)
+    assert [path.name for path in written] == ["eval.json", "detections.json"]
+    assert json.loads(written[1].read_text()) == [
+        {key: value for key, value in record.items() if key != "segmentation"} for record in records
+    ]
 
 
 @pytest.mark.parametrize("caps", [(1, 10), (10, 1, 100), (1, 1, 100), (0, 10, 100)])
@@ -381,3 +402,11 @@ def test_files_that_are_wrong_are_named_with_their_line(
     results.write_text("[\n{},\n{,\n")
     with pytest.raises(UserError, match=r"dt\.json: line 3, column 2: not valid JSON"):
         evaluate_coco(good, results)
+
+
+@pytest.mark.parametrize("form", [tuple, lambda box: [np.float32(v) for v in box], np.array])
+def test_boxes_in_other_forms_than_lists(truth: Any, records: Any, form: Any) -> None:
+    expected = evaluate_coco(truth, records)
+    for record in records[1:]:
+        record["bbox"] = form(record["bbox"])
+    assert evaluate_coco(truth, records) == expected

@@ -12,13 +12,8 @@ import numpy as np
 import pytest
 
 from resdet.errors import UserError
-from resdet.evaluation.coco_detections import prepare_detections
-from resdet.evaluation.coco_input import prepare_ground_truth
 from resdet.files.json import collector_paused, read_json
-from resdet.files.rle import are_compressed, to_rle
-
-_BYTES: bytes = to_rle({"size": [4, 4], "counts": [5, 2, 9]}, (4, 4), "a mask")["counts"]
-CODE: dict[str, Any] = {"size": [4, 4], "counts": _BYTES.decode()}
+from resdet.files.rle import to_rle
 
 
 @pytest.mark.parametrize(
@@ -70,32 +65,6 @@ def test_the_collector_goes_on_afterwards() -> None:
         gc.enable()
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"size": [4, 5], "counts": CODE["counts"]},
-        {"size": [4.0, 4], "counts": CODE["counts"]},
-        {"size": [4, 4], "counts": [5, 2, 9]},
-        {"size": [4, 4], "counts": CODE["counts"].encode()},
-        {"size": [4, 4], "counts": ""},
-        {"size": [4, 4], "counts": "o"},
-        {"size": [4, 4], "counts": "!1"},
-        {"size": [4, 4], "counts": "é1"},
-        {"size": [4, 4]},
-        {"counts": CODE["counts"]},
-        [[0, 0, 1, 0, 1, 1]],
-        None,
-    ],
-)
-def test_masks_that_need_a_closer_look(other: Any) -> None:
-    assert are_compressed([CODE, CODE], [[4, 4], [4, 4]])
-    assert not are_compressed([CODE, other], [[4, 4], [4, 4]])
-
-
-def test_a_mask_of_an_image_without_a_size_needs_a_closer_look() -> None:
-    assert not are_compressed([CODE], [None])
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e7, -1e7, 10**400, "5", None])
 @pytest.mark.parametrize("place", [0, 3, 7])
 def test_a_bad_coordinate_is_found_wherever_it_is(bad: Any, place: int) -> None:
@@ -104,20 +73,3 @@ def test_a_bad_coordinate_is_found_wherever_it_is(bad: Any, place: int) -> None:
     polygon[place] = bad
     with pytest.raises(UserError, match="a coordinate that is not a number within"):
         to_rle([polygon], (9, 9), "a mask")
-
-
-@pytest.mark.parametrize("form", [tuple, lambda box: [np.float32(v) for v in box]])
-def test_boxes_in_other_forms_than_lists(form: Any) -> None:
-    truth = prepare_ground_truth(
-        {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]}
-    )
-    boxes = [[1, 2.5, 3, 4], [0.25, 0, 7, 8]]
-    records = [
-        {"image_id": 1, "category_id": 1, "score": 1, "bbox": box} for box in (*boxes, *boxes)
-    ]
-    expected = prepare_detections(records, truth, kinds=["bbox"]).boxes
-    for record in records[2:]:
-        record["bbox"] = form(record["bbox"])
-    found = prepare_detections(records, truth, kinds=["bbox"]).boxes
-    assert np.array_equal(found, expected)
-    assert found.dtype == np.float64

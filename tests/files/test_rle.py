@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from resdet.files.rle import are_rle_codes, read_runs
+from resdet.files.rle import measure_codes, read_runs
 
 
 def write_code(counts: list[int]) -> bytes:
@@ -21,6 +21,11 @@ def write_code(counts: list[int]) -> bytes:
     return bytes(code)
 
 
+def measure(codes: list[bytes], pixels: list[int]) -> list[int]:
+    code = np.frombuffer(b"".join(codes), np.uint8)
+    return measure_codes(code, np.array([*map(len, codes)], int), np.array(pixels, int)).tolist()
+
+
 def make_masks(count: int) -> tuple[list[bytes], list[int]]:
     """Noise of all densities in masks of up to 700 pixels a side, some of them empty or full."""
     rng = np.random.default_rng(0)
@@ -35,15 +40,21 @@ def make_masks(count: int) -> tuple[list[bytes], list[int]]:
 
 
 def test_codes_of_pycocotools() -> None:
-    codes, pixels = make_masks(64)
-    assert are_rle_codes(codes, pixels)
-    assert all(are_rle_codes([code], [total]) for code, total in zip(codes, pixels, strict=True))
-    for place in range(len(codes)):
+    codes, pixels = make_masks(150)
+    areas = [
+        int(mask_utils.area({"size": [total, 1], "counts": code}))
+        for code, total in zip(codes, pixels, strict=True)
+    ]
+    assert measure(codes, pixels) == areas
+    for place in range(0, len(codes), 7):
+        assert measure([codes[place]], [pixels[place]]) == [areas[place]]
         for wrong in (-1, 1):
             changed = [*pixels]
             changed[place] += wrong
-            assert not are_rle_codes(codes, changed)
-    assert are_rle_codes([], [])
+            expected = [*areas]
+            expected[place] = -1
+            assert measure(codes, changed) == expected
+    assert measure([], []) == []
 
 
 @pytest.mark.parametrize(
@@ -54,8 +65,8 @@ def test_runs_by_hand(counts: list[int]) -> None:
     code = write_code(counts)
     listed = mask_utils.frPyObjects({"size": [3, 3], "counts": counts}, 3, 3)
     assert code == listed["counts"]
-    assert are_rle_codes([code, code, code], [9, 9, 9])
-    assert not are_rle_codes([code], [8])
+    area = sum(counts[1::2])
+    assert measure([code, code, code], [9, 8, 9]) == [area, -1, area]
     runs, bounds = read_runs(np.frombuffer(code + code, np.uint8), np.arange(3) * len(code))
     assert runs.tolist() == counts + counts
     assert bounds.tolist() == [0, len(counts), 2 * len(counts)]
@@ -79,5 +90,5 @@ def test_runs_by_hand(counts: list[int]) -> None:
 )
 def test_what_is_no_code(code: bytes) -> None:
     good = write_code([9])
-    assert not are_rle_codes([code], [9])
-    assert not are_rle_codes([good, code, good], [9, 9, 9])
+    assert measure([code], [9]) == [-1]
+    assert measure([good, code, good, code], [9] * 4) == [0, -1, 0, -1]

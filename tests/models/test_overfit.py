@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 import resdet
-from resdet.commands.eval_coco import evaluate_run
+from resdet.engine.evaluate_detection import evaluate_run
 
 # Two with crowd regions (RLE) and many objects, six with few.
 IMAGE_IDS = (195851, 313789, 13473, 52016, 65716, 67414, 70197, 71828)

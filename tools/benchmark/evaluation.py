@@ -1,19 +1,22 @@
-"""A COCO evaluation, from two files to the 12 numbers: ours, faster-coco-eval's, pycocotools'."""
+"""A COCO evaluation, from two files to the 12 numbers: resdet's and those of other packages."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from resdet.errors import UserError
-from resdet.evaluation.coco import KINDS, evaluate_coco
+from resdet.evaluation.coco import evaluate_coco
+from resdet.evaluation.coco_detections import IOU_TYPES
 from tools.benchmark.evaluation_data import EvalFiles, write_eval_files
 from tools.benchmark.report import Row, report
 from tools.benchmark.turns import Contender, Step, take_turns
@@ -21,11 +24,14 @@ from tools.benchmark.turns import Contender, Step, take_turns
 logger = logging.getLogger("resdet")
 
 REFEREE = "pycocotools"
-MAKERS = {
-    REFEREE: "make_pycocotools",
-    "faster-coco-eval": "make_faster_coco_eval",
-    "resdet": "make_resdet",
+PEERS = {
+    REFEREE: ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval"),
+    "faster-coco-eval": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
+    "ultrafast-pycocotools": ("ultrafast_pycocotools", "ultrafast_pycocotools", "COCOeval"),
+    "hotcoco": ("hotcoco", "hotcoco", "COCOeval"),
 }
+"""Packages: the modules of COCO and of the evaluator, and the evaluator's name."""
+RESDET = "resdet"
 
 
 @dataclass
@@ -62,21 +68,23 @@ class EvalTimes:
 def benchmark_eval(
     annotations: str | Path,
     *,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = IOU_TYPES,
     images: int = 5000,
     detections: int = 100,
     rounds: int = 3,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> list[EvalTimes]:
-    """Time evaluations of the objects in `annotations` and print a table for each kind.
+    """Time evaluations of the objects in `annotations` and print a table per kind.
+
+    Contenders are resdet and those of `PEERS` that are installed.
 
     At most `images` images with `detections` seeded detections each (see `evaluation_data`); a
     round is one evaluation from the two files. Each contender runs in a process of its own, whose
     peak resident memory is shown; the files are made before. With `out`, writes
     benchmark_eval_<kind>.json and .png there. Raises UserError for a file that cannot be used.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [kind for kind in kinds if kind not in IOU_TYPES]
     if unknown or not kinds:
         raise UserError(f"kinds {list(kinds)}: the choices are bbox and segm")
     if min(images, detections, rounds) < 1:
@@ -93,25 +101,27 @@ def benchmark_eval(
 def _time_kind(
     kind: str, files: EvalFiles, folder: Path, rounds: int, seed: int, out: str | Path | None
 ) -> EvalTimes:
-    numbers = {name: folder / f"{kind}_{maker}.json" for name, maker in MAKERS.items()}
+    names = [name for name in (*PEERS, RESDET) if is_installed(name)]
+    numbers = {name: folder / f"{kind}_{name}.json" for name in names}
     contenders = [
         Contender(
             name,
-            f"{__name__}:{maker}",
+            f"{__name__}:make_evaluation",
             {
+                "name": name,
                 "ground_truth": str(files.ground_truth),
                 "results": str(files.results[kind]),
                 "kind": kind,
                 "numbers": str(numbers[name]),
             },
         )
-        for name, maker in MAKERS.items()
+        for name in names
     ]
     # The first evaluation counts: a user's process makes one. Imports are made before.
     timings = take_turns(contenders, rounds=rounds, steps=1, warmup=0, device="cpu")
-    agreement = [_agree(name, numbers) for name in MAKERS if name != REFEREE]
+    agreement = [_agree(name, numbers) for name in names if name != REFEREE]
     rows = report(
-        [Row(timing, files.images, is_ours=timing.name == "resdet") for timing in timings],
+        [Row(timing, files.images, is_ours=timing.name == RESDET) for timing in timings],
         title=f"COCO evaluation of {kind}: {files.images} images, {files.detections} detections",
         unit="images",
         name=f"eval_{kind}",
@@ -141,45 +151,34 @@ def _agree(name: str, files: dict[str, Path]) -> Agreement:
     )
 
 
-def make_pycocotools(ground_truth: str, results: str, kind: str, numbers: str) -> Step:
-    """As its users write it; the 12 numbers go into the file `numbers`."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return _peer(COCO, COCOeval, ground_truth, results, kind, numbers)
+def is_installed(name: str) -> bool:
+    """Whether resdet or a package of `PEERS` is there."""
+    return name == RESDET or find_spec(PEERS[name][0].partition(".")[0]) is not None
 
 
-def make_faster_coco_eval(ground_truth: str, results: str, kind: str, numbers: str) -> Step:
-    """As its users write it; the 12 numbers go into the file `numbers`."""
-    from faster_coco_eval import COCO, COCOeval_faster
+def make_evaluation(name: str, ground_truth: str, results: str, kind: str, numbers: str) -> Step:
+    """An evaluation by resdet or, as its users write it, by a package of `PEERS`; the 12 numbers
+    go into the file `numbers`."""
+    if name == RESDET:
 
-    return _peer(COCO, COCOeval_faster, ground_truth, results, kind, numbers)
+        def evaluate() -> list[float]:
+            return list(evaluate_coco(ground_truth, results, kinds=[kind])[kind].values())
 
+    else:
+        coco_module, eval_module, evaluator = PEERS[name]
+        coco_class = importlib.import_module(coco_module).COCO
+        eval_class: Any = getattr(importlib.import_module(eval_module), evaluator)
 
-def _peer(
-    coco: Any, evaluator: Any, ground_truth: str, results: str, kind: str, numbers: str
-) -> Step:
-    def step() -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = coco(ground_truth)
-            found = truth.loadRes(results)
-            work = evaluator(truth, found, kind)
-            work.evaluate()
-            work.accumulate()
-            work.summarize()
-        _write(numbers, [float(value) for value in work.stats[:12]])
+        def evaluate() -> list[float]:
+            with contextlib.redirect_stdout(io.StringIO()):
+                truth = coco_class(ground_truth)
+                work = eval_class(truth, truth.loadRes(results), kind)
+                work.evaluate()
+                work.accumulate()
+                work.summarize()
+            return [float(value) for value in work.stats[:12]]
 
-    return step
-
-
-def make_resdet(ground_truth: str, results: str, kind: str, numbers: str) -> Step:
-    """`resdet.evaluate_coco`; the 12 numbers go into the file `numbers`."""
-
-    def step() -> None:
-        found = evaluate_coco(ground_truth, results, kinds=[kind])[kind]
-        _write(numbers, list(found.values()))
-
-    return step
+    return lambda: _write(numbers, evaluate())
 
 
 def _write(path: str, numbers: list[float]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from resdet.evaluation.coco_input import GroundTruth, prepare_ground_truth
+from resdet.data.detection.outlines import POLYGON
+from resdet.data.detection.readers import read_annotations
+from resdet.data.detection.table import AnnotationTable
 
 Polygon = NDArray[np.float64]
 """(P, 2) xy, within the unit square or in pixels."""
@@ -57,55 +58,52 @@ def write_eval_files(
     into its box. Objects without outlines get wavy ones. Raises UserError for a file that is no
     COCO annotation file.
     """
-    truth = prepare_ground_truth(annotations)
-    ids = list(truth.image_rank)[:images]
-    objects: dict[int, list[int]] = {truth.image_rank[image]: [] for image in ids}
-    for index, annotation in enumerate(truth.annotations):
-        if annotation["image_id"] in objects:
-            objects[annotation["image_id"]].append(index)
-    sizes = {rank: _size(truth, rank, inside) for rank, inside in objects.items()}
+    truth = read_annotations(annotations, [])
+    truth = truth.select_images(np.arange(len(truth.image_ids)) < images)
+    ids = truth.image_ids.tolist()
+    objects: list[list[int]] = [[] for _ in ids]
+    for index, row in enumerate(truth.image_of.tolist()):
+        objects[row].append(index)
+    sizes = [_size(truth, row, inside) for row, inside in enumerate(objects)]
     outlines = _outlines(truth, seed) if "segm" in kinds else None
-    category_ids = list(truth.category_rank)
-    all_boxes = np.array([a["bbox"] for a in truth.annotations], np.float64).reshape(-1, 4)
-    classes = np.array([a["category_id"] for a in truth.annotations], np.int64)
     ground_truth = folder / "ground_truth.json"
-    written = _write_truth(ground_truth, truth, ids, objects, sizes, outlines)
+    _write_truth(ground_truth, truth, sizes, outlines)
     results = {}
     for kind in kinds:
         results[kind] = folder / f"{kind}_results.json"
         with results[kind].open("w", encoding="utf-8") as file:
             file.write("[")
-            for number, image in enumerate(ids):
-                rank = truth.image_rank[image]
-                rng = np.random.default_rng((seed, rank))
-                made = _detect(all_boxes, classes, objects[rank], sizes[rank], detections, rng)
-                records = _records(made, kind, image, category_ids, sizes[rank], outlines)
-                file.write((", " if number else "") + json.dumps(records)[1:-1])
+            for row, image in enumerate(ids):
+                rng = np.random.default_rng((seed, row))
+                made = _detect(
+                    truth.boxes_xywh, truth.labels, objects[row], sizes[row], detections, rng
+                )
+                records = _records(made, kind, image, truth.category_ids, sizes[row], outlines)
+                file.write((", " if row else "") + json.dumps(records)[1:-1])
             file.write("]\n")
-    return EvalFiles(ground_truth, results, len(ids), written, len(ids) * detections)
+    return EvalFiles(ground_truth, results, len(ids), len(truth.labels), len(ids) * detections)
 
 
-def _size(truth: GroundTruth, rank: int, inside: Sequence[int]) -> tuple[int, int]:
-    if rank in truth.sizes:
-        return truth.sizes[rank]
-    boxes = [truth.annotations[index]["bbox"] for index in inside]
-    return (
-        max([LEAST_SIZE[0], *(math.ceil(y + h) for _, y, _, h in boxes)]),
-        max([LEAST_SIZE[1], *(math.ceil(x + w) for x, _, w, _ in boxes)]),
-    )
+def _size(truth: AnnotationTable, row: int, inside: Sequence[int]) -> tuple[int, int]:
+    height, width = truth.sizes[row].tolist()
+    if height and width:
+        return height, width
+    corners = truth.boxes_xywh[inside, :2] + truth.boxes_xywh[inside, 2:]
+    right, bottom = np.ceil(corners.max(axis=0, initial=0)).astype(int).tolist()
+    return max(LEAST_SIZE[0], bottom), max(LEAST_SIZE[1], right)
 
 
-def _outlines(truth: GroundTruth, seed: int) -> list[list[Polygon]]:
-    """Polygons of each annotation within the unit square that stands for its box."""
-    found = []
-    for annotation, segmentation in zip(truth.annotations, truth.segmentations, strict=True):
-        x, y, width, height = annotation["bbox"]
-        if isinstance(segmentation, list) and width > 0 and height > 0:
-            parts = [np.array(part, dtype=np.float64).reshape(-1, 2) for part in segmentation]
-            found.append([(part - (x, y)) / (width, height) for part in parts])
+def _outlines(truth: AnnotationTable, seed: int) -> list[list[Polygon]]:
+    """Polygons of each object within the unit square that stands for its box."""
+    assert truth.outlines is not None
+    shapes = []
+    for index, (x, y, width, height) in enumerate(truth.boxes_xywh.tolist()):
+        if truth.outlines.kinds[index] == POLYGON and width > 0 and height > 0:
+            polygons = truth.outlines.polygons(index)
+            shapes.append([(polygon - (x, y)) / (width, height) for polygon in polygons])
         else:
-            found.append([_wavy(np.random.default_rng((seed, annotation["id"], 1)))])
-    return found
+            shapes.append([_wavy(np.random.default_rng((seed, index + 1, 1)))])
+    return shapes
 
 
 def _wavy(rng: np.random.Generator) -> Polygon:
@@ -122,34 +120,34 @@ def _wavy(rng: np.random.Generator) -> Polygon:
 
 def _write_truth(
     path: Path,
-    truth: GroundTruth,
-    ids: Sequence[int | str],
-    objects: dict[int, list[int]],
-    sizes: dict[int, tuple[int, int]],
+    truth: AnnotationTable,
+    sizes: list[tuple[int, int]],
     outlines: list[list[Polygon]] | None,
-) -> int:
-    """Write the annotation file with the original ids; returns the number of its objects."""
-    category_ids = list(truth.category_rank)
+) -> None:
+    """Write the annotation file with the original ids."""
+    ids = truth.image_ids.tolist()
     annotations = []
-    for image in ids:
-        for index in objects[truth.image_rank[image]]:
-            annotation = dict(truth.annotations[index])
-            annotation["image_id"] = image
-            annotation["category_id"] = category_ids[annotation["category_id"] - 1]
-            if outlines is not None:
-                annotation["segmentation"] = truth.segmentations[index] or _polygons(
-                    outlines[index], annotation["bbox"]
-                )
-            annotations.append(annotation)
+    for index, box in enumerate(truth.boxes_xywh.tolist()):
+        annotations.append(
+            {
+                "id": index + 1,
+                "image_id": ids[truth.image_of[index]],
+                "category_id": truth.category_ids[truth.labels[index]],
+                "bbox": box,
+                "area": float(truth.areas[index]),
+                "iscrowd": int(truth.crowd[index]),
+            }
+        )
+        if outlines is not None:
+            annotations[-1]["segmentation"] = _polygons(outlines[index], box)
     images = [
         {"id": image, "height": height, "width": width}
-        for image, (height, width) in zip(ids, sizes.values(), strict=True)
+        for image, (height, width) in zip(ids, sizes, strict=True)
     ]
-    names = zip(category_ids, truth.class_names, strict=True)
+    names = zip(truth.category_ids, truth.class_names, strict=True)
     categories = [{"id": category, "name": name} for category, name in names]
     content = {"images": images, "annotations": annotations, "categories": categories}
     path.write_text(json.dumps(content), encoding="utf-8")
-    return len(annotations)
 
 
 def _polygons(outline: list[Polygon], box: Sequence[float]) -> list[list[float]]:
@@ -165,7 +163,7 @@ class _Made:
     boxes: Floats
     """(N, 4) xywh pixels."""
     categories: NDArray[np.int64]
-    """(N,) category ranks."""
+    """(N,) labels."""
     scores: Floats
     shapes: NDArray[np.int64]
     """(N,) annotations whose outlines they have."""
@@ -184,7 +182,7 @@ def _detect(
     shapes = rng.integers(0, max(1, len(classes)), count)
     # classes as often as they occur
     others = rng.integers(0, max(1, len(classes)), count)
-    categories = classes[others] if len(classes) else others + 1
+    categories = classes[others] if len(classes) else others
     scores = rng.uniform(0, 1, count) ** 3 * 0.7
     if inside:
         found = [index for index in inside if rng.uniform() < FOUND][:count]
@@ -231,7 +229,7 @@ def _records(
     """Result records; numbers are written as float32 values are, in full."""
     boxes = made.boxes.astype(np.float32).tolist()
     scores = made.scores.astype(np.float32).tolist()
-    categories = [category_ids[rank - 1] for rank in made.categories.tolist()]
+    categories = [category_ids[label] for label in made.categories.tolist()]
     if kind == "bbox":
         places: Iterator[Any] = iter(boxes)
     else:

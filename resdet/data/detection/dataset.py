@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -185,32 +185,6 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         boxes = clip_boxes(table.boxes_xywh[rows], self.table.sizes[[self.images[index]]])
         extras = {key: values[rows] for key, values in table.extras.items()}
         return Objects(boxes.astype(np.float32), table.labels[rows], outlines, extras)
-
-    def ground_truth(self) -> dict[str, Any]:
-        """A COCO dict of the table, until evaluation takes the table itself."""
-        table, ids = self.table, self.table.image_ids.tolist()
-        codes = None if table.outlines is None else table.rles().records()
-        annotations = []
-        for row, image in enumerate(table.image_of.tolist()):
-            annotations.append(
-                {
-                    "id": int(table.annotation_ids[row]),
-                    "image_id": ids[image],
-                    "category_id": self.category_ids[table.labels[row]],
-                    "bbox": table.boxes_xywh[row].tolist(),
-                    "area": float(table.areas[row]),
-                    "iscrowd": int(table.crowd[row]),
-                }
-            )
-            if codes is not None and table.outlines is not None and table.outlines.kinds[row]:
-                annotations[-1]["segmentation"] = codes[row]
-        images = [
-            {"id": key, "height": height, "width": width}
-            for key, (height, width) in zip(ids, table.sizes.tolist(), strict=True)
-        ]
-        names = zip(self.category_ids, self.class_names, strict=True)
-        categories = [{"id": key, "name": name} for key, name in names]
-        return {"images": images, "annotations": annotations, "categories": categories}
 
     def _check_size(self, index: int, height: int, width: int) -> None:
         row = int(self.images[index])

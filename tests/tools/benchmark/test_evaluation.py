@@ -81,6 +81,7 @@ def test_files_hold_the_objects_and_seeded_detections(tmp_path: Path, sized: boo
 
 def here(contenders: Sequence[Contender], **_: Any) -> list[Timing]:
     """`take_turns` in this process; the second one fails."""
+    assert [each.name for each in contenders] == ["pycocotools", "hotcoco", "resdet"]
     for each in contenders[0], contenders[2]:
         module, function = each.make.split(":")
         getattr(importlib.import_module(module), function)(**each.arguments)()
@@ -96,12 +97,14 @@ def test_numbers_are_compared_with_pycocotools(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluation, "take_turns", here)
+    only = ("pycocotools", "hotcoco", "resdet")
+    monkeypatch.setattr(evaluation, "is_installed", only.__contains__)
     source = write_truth(tmp_path, sized=True)
     found = benchmark_eval(source, images=3, detections=20, rounds=1, out=tmp_path / "out")
     assert [each.kind for each in found] == ["bbox", "segm"]
     for each in found:
         theirs, ours = each.agreement
-        assert (theirs.name, theirs.largest_difference) == ("faster-coco-eval", None)
+        assert (theirs.name, theirs.largest_difference) == ("hotcoco", None)
         assert ours.equal_as_printed
         assert ours.largest_difference == pytest.approx(0, abs=1e-12)
         assert [row["ratio"] for row in each.rows] == [1.0, None, 4.0]
@@ -112,11 +115,11 @@ def test_numbers_are_compared_with_pycocotools(
     text = capsys.readouterr().out
     assert "3 images, 60 detections" in text
     assert "resdet: equal to pycocotools to the last printed digit" in text
-    assert "faster-coco-eval: no numbers" in text
+    assert "hotcoco: no numbers" in text
 
 
 def test_numbers_that_differ_are_said_to(tmp_path: Path) -> None:
-    files = {name: tmp_path / f"{name}.json" for name in evaluation.MAKERS}
+    files = {name: tmp_path / f"{name}.json" for name in ("pycocotools", "resdet")}
     files["pycocotools"].write_text(json.dumps([0.5, -1.0, 0.25]))
     files["resdet"].write_text(json.dumps([0.5, -1.0, 0.2506]))
     differs = evaluation._agree("resdet", files)
@@ -137,7 +140,11 @@ def test_wrong_choices(tmp_path: Path, change: dict[str, Any]) -> None:
 def test_the_peer_as_its_users_write_it_runs(tmp_path: Path) -> None:
     source = write_truth(tmp_path, sized=True)
     files = write_eval_files(source, tmp_path, kinds=("segm",), images=3, detections=10, seed=0)
-    numbers = tmp_path / "numbers.json"
-    places = (str(files.ground_truth), str(files.results["segm"]), "segm", str(numbers))
-    evaluation.make_faster_coco_eval(*places)()
-    assert len(json.loads(numbers.read_text())) == 12
+    assert evaluation.is_installed("hotcoco")
+    written = []
+    for name in ("pycocotools", "hotcoco"):
+        numbers = tmp_path / f"{name}.json"
+        places = (str(files.ground_truth), str(files.results["segm"]), "segm", str(numbers))
+        evaluation.make_evaluation(name, *places)()
+        written.append(json.loads(numbers.read_text()))
+    assert len(written[0]) == 12 and written[1] == pytest.approx(written[0])

@@ -1,0 +1,52 @@
+"""What a validation of either task returns, in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resdet.engine import distributed
+from resdet.engine.distributed import Processes
+from resdet.evaluation import Result
+
+
+@dataclass
+class Validation:
+    """One pass over data.val."""
+
+    result: Result
+    losses: dict[str, float]
+    """Mean over the images, by name; empty where not computed."""
+    seconds: float
+    draw: Callable[[Path], object] | None = None
+    """Draws some images with their predictions into a file; in the main process alone."""
+
+    @property
+    def loss(self) -> float | None:
+        """Sum of the losses; None where not computed."""
+        return sum(self.losses.values()) if self.losses else None
+
+    def line(self) -> dict[str, Any]:
+        """Metrics and losses for log.jsonl."""
+        return {
+            "eval": self.result.summary,
+            "val_loss": self.loss,
+            "val_losses": self.losses,
+            "eval_s": round(self.seconds, 2),
+        }
+
+    def text(self) -> str:
+        """The same for a person."""
+        return self.result.text() + ("" if self.loss is None else f"; val loss {self.loss:.4f}")
+
+
+def share(validation: Validation | None, processes: Processes) -> Validation:
+    """The main process's validation in every process, without what only files are made of."""
+    light = validation
+    if validation is not None and processes.world_size > 1:
+        result = replace(validation.result, per_class=[], curves={}, details=None)
+        light = replace(validation, result=result, draw=None)
+    shared: Validation = distributed.broadcast(light, processes)
+    return shared if validation is None else validation

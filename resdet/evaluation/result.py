@@ -1,0 +1,137 @@
+"""What every metric returns, and how it is written and printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from numpy.typing import NDArray
+
+from resdet.errors import UserError
+from resdet.files.writing import write_csv, write_json, write_text
+from resdet.viz.tables import print_table
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What a metric is built with beside the ground truth."""
+
+    iou_types: tuple[str, ...] | None = None
+    """bbox and segm; None is whatever ground truth and detections have."""
+    max_dets: tuple[int, ...] | None = None
+    """Ascending caps on the detections per image and class; None is the metric's own."""
+    backend: str = "fast"
+
+
+class Evaluator(Protocol):
+    """One metric: sees predictions batch by batch, in any number of processes.
+
+    Each process updates its own evaluator. The main process merges the `state` of the others into
+    its own and computes the result.
+    """
+
+    @property
+    def state(self) -> Any:
+        """What was gathered so far; it is pickled to reach another process."""
+        ...
+
+    def update(self, image_ids: Sequence[int | str], predictions: Any) -> None:
+        """Add the predictions of some images, by their ids in the annotation file.
+
+        Detectors give `Detections` whose labels are those of the ground truth.
+        """
+        ...
+
+    def merge(self, state: Any) -> None:
+        """Add what another process gathered on other images."""
+        ...
+
+    def compute(self) -> Result:
+        """Evaluate everything gathered so far."""
+        ...
+
+
+@dataclass
+class Result:
+    """The outcome of one evaluation, the same for every metric."""
+
+    summary: dict[str, Any]
+    """Numbers by name, or by group and name, for log.jsonl and eval.json."""
+    best: tuple[str, float] | None
+    """Name and value that best.pt is chosen by, higher is better; None if there is no value."""
+    words: str
+    """The summary for people, in one line."""
+    per_class: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of per_class.csv: a name and numbers, first a group where the summary has groups."""
+    curves: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """By group (T, R, K) precision at T IoU thresholds, R recalls and K classes; -1 for classes
+    without objects. Drawn as pr_GROUP.png."""
+    details: Callable[[], dict[str, Any]] | None = None
+    """Further numbers for eval.json that take longer to compute than the summary."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what was repaired, left out or has no value."""
+    records: list[dict[str, Any]] | None = None
+    """COCO result records, where there are no annotations to evaluate them against: written as
+    detections.json."""
+
+    def text(self) -> str:
+        return self.words
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write eval.json, per_class.csv and the curves; returns their paths.
+
+        Raises UserError where the folder cannot be written.
+        """
+        from resdet.viz.plots import plot_pr_curves
+
+        folder = Path(folder)
+        numbers = self.summary | (self.details() if self.details else {})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            paths = [write_json(folder / "eval.json", numbers)]
+            if self.records is not None:
+                paths.append(write_text(folder / "detections.json", json.dumps(self.records)))
+            if self.per_class:
+                paths.append(write_csv(folder / "per_class.csv", self.per_class))
+            for group, precision in self.curves.items():
+                title = f"Precision and recall, {group}"
+                paths.append(plot_pr_curves(precision, folder / f"pr_{group}.png", title=title))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None
+        return paths
+
+    def print_tables(self, file: TextIO | None = None) -> None:
+        """The summary, and the classes that have objects or predictions."""
+        groups = {name: each for name, each in self.summary.items() if isinstance(each, dict)}
+        plain = {name: each for name, each in self.summary.items() if name not in groups}
+        if plain:
+            print_table("", list(plain), [[*map(_cell, plain.values())]], file)
+        if groups:
+            header = ["kind", *next(iter(groups.values()))]
+            rows = [[name, *map(_cell, each.values())] for name, each in groups.items()]
+            print_table("", header, rows, file)
+        for group in dict.fromkeys(row.get("kind") for row in self.per_class):
+            shown = [row for row in self.per_class if row.get("kind") == group and _occurs(row)]
+            if shown:
+                columns = [name for name in shown[0] if name not in ("kind", "category_id")]
+                header = [_HEADINGS.get(name, name) for name in columns]
+                rows = [[_cell(row[name]) for name in columns] for row in shown]
+                print_table(f"{group or 'all'}, per class", header, rows, file)
+
+
+_HEADINGS = {"name": "class", "num_gt": "objects", "num_detections": "found"}
+
+
+def _occurs(row: dict[str, Any]) -> bool:
+    """Whether a class has any of what its row counts; rows without counts are all shown."""
+    counts = [value for name, value in row.items() if name.startswith("num_")]
+    return not counts or any(counts)
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-1" if value == -1 else f"{value:.3f}"
