@@ -41,6 +41,19 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--annotations", metavar="GT.json", help="their ground truth, a COCO annotation file"
     )
+    _add_metric(parser)
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for eval.json and the plots; default: the run's folder, or runs/eval_<name of "
+        "the detections>",
+    )
+    options.add_device(parser)
+    options.add_precision(parser)
+    options.add_imports(parser)
+
+
+def _add_metric(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kinds",
         metavar="bbox,segm",
@@ -71,15 +84,6 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make an error of whatever would be repaired or left out of the annotations",
     )
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        help="folder for eval.json and the plots; default: the run's folder, or runs/eval_<name of "
-        "the detections>",
-    )
-    options.add_device(parser)
-    options.add_precision(parser)
-    options.add_imports(parser)
 
 
 def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

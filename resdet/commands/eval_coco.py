@@ -63,31 +63,42 @@ def eval_coco_command(
             changes.append(f"eval.backend={backend}")
         result, folder = _evaluate_run(run, changes, kinds, device, precision, strict=strict)
     else:
-        if annotations is None:
-            raise UserError(
-                "--detections needs --annotations GT.json, the ground truth in COCO format"
-            )
         of_run = {"key=value": overrides, "--device": device, "--precision": precision}
-        for name, given in of_run.items():
-            if given:
-                raise UserError(f"{name} belongs to a run; with --detections nothing is computed")
+        for name in (name for name, given in of_run.items() if given):
+            raise UserError(f"{name} belongs to a run; with --detections nothing is computed")
         assert detections is not None
-        if lvis:
-            result = evaluate_lvis(annotations, detections, kinds=kinds, strict=strict)
-        else:
-            result = evaluate_coco_full(
-                annotations,
-                detections,
-                kinds=kinds,
-                backend=backend or "fast",
-                max_dets=max_dets or MAX_DETS,
-                strict=strict,
-            )
+        result = _evaluate_files(
+            annotations, detections, kinds, max_dets, backend or "fast", lvis=lvis, strict=strict
+        )
         folder = Path("runs") / f"eval_{Path(detections).stem}"
     paths = result.write(out or folder)
     result.print_tables()
     print(f"\nwritten to {paths[0].parent}: {', '.join(path.name for path in paths)}")
     return result
+
+
+def _evaluate_files(
+    annotations: str | Path | None,
+    detections: str | Path,
+    kinds: Sequence[str] | None,
+    max_dets: Sequence[int] | None,
+    backend: str,
+    *,
+    lvis: bool,
+    strict: bool,
+) -> Result:
+    if annotations is None:
+        raise UserError("--detections needs --annotations GT.json, the ground truth in COCO format")
+    if lvis:
+        return evaluate_lvis(annotations, detections, kinds=kinds, strict=strict)
+    return evaluate_coco_full(
+        annotations,
+        detections,
+        kinds=kinds,
+        backend=backend,
+        max_dets=max_dets or MAX_DETS,
+        strict=strict,
+    )
 
 
 def _evaluate_run(

@@ -84,11 +84,8 @@ def validate_classifier(
         evaluator.update(batch.paths, (logits, batch.labels))
         problems += batch.problems
         num_images += int((batch.labels >= 0).sum())
-        losses.append(
-            nn.functional.cross_entropy(
-                logits, batch.labels, ignore_index=-1, reduction="sum"
-            ).double()
-        )
+        sums = nn.functional.cross_entropy(logits, batch.labels, ignore_index=-1, reduction="sum")
+        losses.append(sums.double())
         if len(shown) < num_pictures:
             shown += _shown(model, batch, logits, num_pictures - len(shown))
     model.train(was_training)
@@ -103,13 +100,9 @@ def validate_classifier(
         for problem in (problem for part in parts for problem in part[3]):
             logger.warning(f"left out of the validation: {problem}")
         result = evaluator.compute()
-        loss = sum(part[1] for part in parts) / sum(part[2] for part in parts)
-        validation = Validation(
-            result,
-            {"loss_cross_entropy": loss},
-            time.perf_counter() - start,
-            partial(pictures.draw_labelled, shown),
-        )
+        loss = {"loss_cross_entropy": sum(p[1] for p in parts) / sum(p[2] for p in parts)}
+        draw = partial(pictures.draw_labelled, shown)
+        validation = Validation(result, loss, time.perf_counter() - start, draw)
     return share(validation, processes)
 
 

@@ -27,6 +27,7 @@ from resdet.evaluation.coco_detections import (
     check_scores,
     read_detections,
 )
+from resdet.evaluation.coco_result import AREAS, IOU_50, IOU_75, make_result, mean
 from resdet.evaluation.result import EvalSettings, Result
 from resdet.files.findings import Finding, strict_error, summarize_findings
 from resdet.files.json import collector_paused
@@ -37,14 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("resdet")
 
 MAX_DETS = (1, 10, 100)
-IOU_50, IOU_75 = 0, 5
-AREAS = ("", "s", "m", "l")
-_AREA_WORDS = {
-    "s": "up to 32² px²",
-    "m": "from 32² to 96² px²",
-    "l": "from 96² px²",
-}
-TIDE_ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 
 
 def evaluate_coco(
@@ -136,41 +129,6 @@ def evaluate_tables(
         iou_type: summarize(evaluation, max_dets) for iou_type, evaluation in evaluations.items()
     }
     return make_result(truth, table, evaluations, summary)
-
-
-def make_result(
-    truth: AnnotationTable,
-    table: DetectionTable,
-    evaluations: dict[str, Evaluation],
-    summary: dict[str, dict[str, float]],
-) -> Result:
-    """The numbers with everything around them; none for files without annotations."""
-    if not evaluations:
-        note = f"{truth.source}: it has no annotations, so there are no metrics"
-        records = table.records(truth)
-        return Result({}, None, "no metrics without annotations", notes=[note], records=records)
-    result = Result(summary, choose_best(summary), in_words(summary))
-    for iou_type, evaluation in evaluations.items():
-        result.per_class += class_rows(evaluation, truth, table, iou_type)
-        result.curves[iou_type] = evaluation.precision[:, :, :, 0]
-        result.notes += _explain(iou_type, summary[iou_type], truth, table)
-    if all(evaluation.hotcoco for evaluation in evaluations.values()):
-        result.details = partial(analyze_errors, evaluations)
-    return result
-
-
-def choose_best(summary: dict[str, dict[str, float]]) -> tuple[str, float] | None:
-    """AP of masks where there are any, else of boxes; None without objects."""
-    iou_type = list(summary)[-1]
-    value = summary[iou_type]["AP"]
-    return None if value == -1 else (f"{iou_type} AP", value)
-
-
-def in_words(summary: dict[str, dict[str, float]]) -> str:
-    return "; ".join(
-        f"{iou_type} AP {numbers['AP']:.4f} AP50 {numbers['AP50']:.4f} AP75 {numbers['AP75']:.4f}"
-        for iou_type, numbers in summary.items()
-    )
 
 
 class _State(NamedTuple):
@@ -290,12 +248,6 @@ def summarize(evaluation: Evaluation, max_dets: Sequence[int]) -> dict[str, floa
     return numbers
 
 
-def mean(values: NDArray[Any]) -> float:
-    """Mean of what has a value; -1 where nothing has."""
-    valid = values[values > -1]
-    return float(valid.mean()) if valid.size else -1.0
-
-
 def check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:
     """The three caps; UserError where they are not three ascending numbers from 1."""
     caps = tuple(int(cap) for cap in max_dets)
@@ -321,82 +273,3 @@ def check_masks(truth: AnnotationTable, iou_types: Sequence[str] | None) -> None
             f"{truth.source}: no annotation has a segmentation, so that masks cannot be evaluated; "
             "evaluate kinds=bbox, or give annotations with masks"
         )
-
-
-def class_rows(
-    evaluation: Evaluation, truth: AnnotationTable, table: DetectionTable, iou_type: str
-) -> list[dict[str, Any]]:
-    """A row per class, by category id; numbers are -1 where there is nothing to find."""
-    count = len(truth.class_names)
-    num_gt = np.bincount(truth.labels[~truth.crowd], minlength=count)
-    num_detections = np.bincount(table.labels, minlength=count)
-    rows = []
-    for label in np.argsort(truth.category_ids, kind="stable").tolist():
-        precision = evaluation.precision[:, :, label]
-        rows.append(
-            {
-                "kind": iou_type,
-                "category_id": truth.category_ids[label],
-                "name": truth.class_names[label],
-                "num_gt": int(num_gt[label]),
-                "num_detections": int(num_detections[label]),
-                "AP": mean(precision[..., 0]),
-                "AP50": mean(precision[IOU_50, :, 0]),
-                "AP75": mean(precision[IOU_75, :, 0]),
-                "APs": mean(precision[..., 1]),
-                "APm": mean(precision[..., 2]),
-                "APl": mean(precision[..., 3]),
-                "AR": mean(evaluation.recall[:, label, 0, -1]),
-            }
-        )
-    return rows
-
-
-def analyze_errors(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
-    """TIDE's errors and calibration per IoU type.
-
-    TIDE (Bolya et al. 2020) gives the AP50 that would be gained by fixing one kind of error: wrong
-    class, poor localisation, both, duplicates, background, missed objects. Calibration compares
-    scores with the share of detections that match at IoU .50, in ten bins.
-    """
-    found: dict[str, Any] = {"tide": {}, "calibration": {}}
-    for iou_type, evaluation in evaluations.items():
-        tide, calibration = evaluation.hotcoco.tide_errors(), evaluation.hotcoco.calibration()
-        found["tide"][iou_type] = {
-            "AP50": tide["ap_base"],
-            "delta_AP50": {name: tide["delta_ap"][name] for name in TIDE_ERRORS},
-            "counts": {name: tide["counts"][name] for name in TIDE_ERRORS},
-        }
-        found["calibration"][iou_type] = {n: calibration[n] for n in ("ece", "mce", "bins")}
-    return found
-
-
-def _explain(
-    iou_type: str, summary: dict[str, float], truth: AnnotationTable, table: DetectionTable
-) -> list[str]:
-    """Clear words for numbers that are -1, or 0 although there are detections."""
-    notes = []
-    objects = ~truth.crowd
-    if not objects.any():
-        crowds = len(truth.labels)
-        why = f"only {crowds} crowd regions" if crowds else "no annotations"
-        return [
-            f"{iou_type}: every number is -1: {truth.source} has {why}, so nothing can be found"
-        ]
-    for area, words in _AREA_WORDS.items():
-        if summary[f"AP{area}"] == -1:
-            notes.append(
-                f"{iou_type}: AP{area} and AR{area} are -1: {truth.source} has no object of an "
-                f"area {words}"
-            )
-    if iou_type == "segm" and truth.outlines is not None:
-        bare = int((objects & (truth.outlines.kinds == 0)).sum())
-        if bare:
-            notes.append(f"segm: {bare} of {objects.sum()} objects have no mask: counted as missed")
-    if summary["AP"] == 0 and len(table.scores):
-        notes.append(
-            f"{iou_type}: AP is 0 with {len(table.scores)} detections: none overlaps an object of "
-            "its class by half; are category ids the original ones, boxes [x, y, width, height] in "
-            "pixels of the original image?"
-        )
-    return notes

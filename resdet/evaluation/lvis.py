@@ -17,17 +17,10 @@ import numpy as np
 
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
-from resdet.evaluation.coco import (
-    AREAS,
-    IOU_50,
-    IOU_75,
-    CocoEvaluator,
-    evaluate_files,
-    make_result,
-    mean,
-)
+from resdet.evaluation.coco import CocoEvaluator, evaluate_files
 from resdet.evaluation.coco_backends import Evaluation, run_lvis
 from resdet.evaluation.coco_detections import DetectionTable
+from resdet.evaluation.coco_result import AREAS, IOU_50, IOU_75, make_result, mean
 from resdet.evaluation.result import Result
 
 MAX_DETS = 300
