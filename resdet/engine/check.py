@@ -36,21 +36,18 @@ def check_run(
         logger.info(f"note: {folder} exists; training there needs --resume")
     run = Run(out, config, None)
     training = prepare(run, processes, strict=strict, decode_all=True)
-    first = training.task.load_steps(
-        training.plan, start_step=0, end_step=1, processes=processes, workers=0
-    )
-    parts = next(first)
+    micro_batches = next(training.task.load_steps(0, 1, workers=0))
     if processes.is_main:
         make_folder(out)
-        training.task.draw_batch(parts, 0, out / "train_batch.jpg")
+        training.task.draw_batch(micro_batches, 0, out / "train_batch.jpg")
         logger.info(f"drew one batch: {out / 'train_batch.jpg'}")
-    shapes = ", ".join(str(part.shape) for part in parts)
+    shapes = ", ".join(str(batch.shape) for batch in micro_batches)
     logger.info(f"first batch: {shapes}")
-    estimate = estimate_memory(training, len(parts[0].paths), processes.device)
+    estimate = estimate_memory(training, len(micro_batches[0].paths), processes.device)
     listed = ", ".join(f"{name} {size:.0f}" for name, size in estimate.items())
     logger.info(f"memory: about {sum(estimate.values()):.0f} MiB per process ({listed})")
     if processes.device.type == "cuda":
-        update(training, parts, 0, processes)
+        update(training, micro_batches, 0, processes)
         peak = torch.cuda.max_memory_allocated(processes.device) / MIB
         logger.info(f"memory: {peak:.0f} MiB at the peak of a real update with this batch")
     logger.info("checked; nothing was trained")
@@ -67,15 +64,15 @@ def estimate_memory(training: Training, num_images: int, device: torch.device) -
     weights = _mib(list(model.state_dict().values()))
     trained = _mib([p for p in model.parameters() if p.requires_grad])
     moments = 2 if config.optim.name != "sgd" else 1 if config.optim.momentum else 0
-    part, area = training.task.check_part()
+    batch, area = training.task.small_batch()
     model.train()
     saved = _SavedBytes(model)
     # for two images nothing is worth compiling
     eager = torch.compiler.set_stance("force_eager")
     with eager, saved.counting(), training.precision.autocast():
-        losses, _ = training.task.losses(model, part.to(device), seed=config.train.seed, step=0)
+        losses, _ = training.task.losses(model, batch.to(device), seed=config.train.seed, step=0)
         torch.stack(list(losses.values())).sum()
-    scale = num_images / len(part.paths) * max(1.0, training.task.largest_area() / area)
+    scale = num_images / len(batch.paths) * max(1.0, training.task.largest_area() / area)
     return {
         "weights": weights,
         "gradients": trained,

@@ -16,12 +16,13 @@ from resdet.config.classification import ClassificationConfig
 from resdet.data.classification.cifar import CifarData
 from resdet.data.classification.samples import ClassificationBatch, collate_classification
 from resdet.data.classification.transforms import progressive_side
-from resdet.data.loader import TrainPlan, train_loader
+from resdet.data.loader import TrainPlan
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_classification import val_batches, validate_classifier
 from resdet.engine.precise_bn import recompute_statistics
 from resdet.engine.signals import StopRequest
+from resdet.engine.task import Task
 from resdet.engine.validation import Validation
 from resdet.errors import UserError
 from resdet.evaluation import Evaluator, build_evaluator
@@ -53,10 +54,11 @@ MAX_CLASSES = 20
 """Classes counted by name in the log."""
 
 
-class ClassificationTask:
+class ClassificationTask(Task):
     """See `resdet.engine.task.Task`."""
 
     kind = "classifier"
+    config: ClassificationConfig
 
     def __init__(
         self,
@@ -95,7 +97,16 @@ class ClassificationTask:
             check_frozen(config, self.model.backbone)
             for line in load_start_classifier(self.model, start):
                 logger.info(line)
-        self._digest = self.train_data.digest()
+        self.processes, self.class_names = processes, names
+        self.collate = collate_classification
+        self.uses_workers = not isinstance(self.train_data, CifarData)
+        self.data_digest = self.train_data.digest()
+        self.plan = TrainPlan(
+            num_images=len(self.train_data),
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            repeats=config.data.repeated_augmentation,
+        )
         if isinstance(self.train_data, CifarData):
             # 45,000 images are 138 MB: a batch is then a gather on the device
             self.train_data = self.train_data.to(processes.device)
@@ -111,14 +122,6 @@ class ClassificationTask:
         )
         self.teacher = self._load_teacher(processes)
         self._problems: list[str] = []
-
-    @property
-    def has_validation(self) -> bool:
-        return self.val_data is not None
-
-    @property
-    def uses_workers(self) -> bool:
-        return not isinstance(self.train_data, CifarData)
 
     def _load_teacher(self, processes: Processes) -> Classifier | None:
         spec = self.config.loss.teacher
@@ -143,76 +146,49 @@ class ClassificationTask:
         for tensor in teacher.state_dict().values():
             digest.update(tensor.cpu().numpy().tobytes())
         # a teacher that was trained on would make a resumed run another one
-        self._digest += f", taught by {digest.hexdigest()[:16]}"
+        self.data_digest += f", taught by {digest.hexdigest()[:16]}"
         logger.info(f"teacher: {spec}")
         return teacher
 
-    def identity(self) -> dict[str, Any]:
-        return {"class_names": list(self.model.class_names), "category_ids": []}
-
-    def digest(self) -> str:
-        return self._digest
-
-    def make_plan(self) -> TrainPlan:
-        return TrainPlan(
-            num_images=len(self.train_data),
-            batch_size=self.config.train.batch_size,
-            seed=self.config.train.seed,
-            repeats=self.config.data.repeated_augmentation,
-        )
-
     def load_steps(
-        self,
-        plan: TrainPlan,
-        *,
-        start_step: int,
-        end_step: int,
-        processes: Processes,
-        workers: int,
+        self, start_step: int, end_step: int, workers: int
     ) -> Generator[list[ClassificationBatch]]:
-        accumulate = self.config.train.accumulate
-        if isinstance(self.train_data, CifarData):
-            return _gathered_steps(
-                self.train_data, plan, range(start_step, end_step), processes, accumulate
-            )
-        steps = train_loader(
-            self.train_data,
-            plan,
-            start_step=start_step,
-            end_step=end_step,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            accumulate=accumulate,
-            workers=workers,
-            pin_memory=processes.device.type == "cuda",
-            collate=collate_classification,
-        )
-        assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
-        return steps
+        """See `Task`; CIFAR's are gathered on the device."""
+        data, accumulate = self.train_data, self.config.train.accumulate
+        if not isinstance(data, CifarData):
+            yield from super().load_steps(start_step, end_step, workers)
+            return
+        share = self.processes.rank, self.processes.world_size
+        size = distributed.images_per_part(self.plan.batch_size, share[1], accumulate)
+        first = share[0] * accumulate * size
+        for step in range(start_step, end_step):
+            keys = self.plan.batch(step)
+            begins = range(first, first + accumulate * size, size)
+            yield [data.batch(keys[begin : begin + size]) for begin in begins]
 
     def losses(
-        self, wrapped: nn.Module, part: ClassificationBatch, *, seed: int, step: int
+        self, wrapped: nn.Module, batch: ClassificationBatch, *, seed: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        self._problems += [f"left out of step {step + 1}: {each}" for each in part.problems]
-        images, targets = self.augment(part, seed=seed, step=step)
+        self._problems += [f"left out of step {step + 1}: {each}" for each in batch.problems]
+        images, targets = self.augment(batch, seed=seed, step=step)
         outputs = wrapped(images)
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = self.teacher(self._as_teacher_sees(images))[0]
         named = self.loss(outputs, targets, teacher)
-        others = {"error_percent": error_percent(outputs[0].detach(), part.labels)}
+        others = {"error_percent": error_percent(outputs[0].detach(), batch.labels)}
         return named, others
 
     def take_problems(self) -> list[str]:
-        found, self._problems = self._problems, []
-        return found
+        problems, self._problems = self._problems, []
+        return problems
 
-    def augment(self, part: ClassificationBatch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    def augment(self, batch: ClassificationBatch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """The network's input, and labels (B,) or, where images are mixed, rows (B, K)."""
         section = self.config.data.augment
-        images, device = part.images, part.images.device
-        epochs, indices = torch.tensor(part.keys).unbind(1)
+        images, device = batch.images, batch.images.device
+        epochs, indices = torch.tensor(batch.keys).unbind(1)
         # of an image's repeats each has an epoch of its own
         on_host = keys = epochs * 0x9E3779B1 + indices
         if section.pca_std or section.erase_prob:
@@ -229,7 +205,7 @@ class ClassificationTask:
                 keys=on_host,
                 seed=seed,
             )
-        targets = part.labels
+        targets = batch.labels
         height, width = x.shape[-2:]
         mix = draw_mix(
             (height, width),
@@ -237,8 +213,8 @@ class ClassificationTask:
             cutmix_alpha=section.cutmix,
             seed=seed,
             step=step,
-            # no two parts of a step begin with the same key
-            part=(part.keys[0][0] << 32) | part.keys[0][1],
+            # no two micro-batches of a step start with the same key
+            part=(batch.keys[0][0] << 32) | batch.keys[0][1],
         )
         if mix is not None:
             x, targets = mix_batch(x, targets, mix, num_classes=self.model.num_classes)
@@ -261,43 +237,31 @@ class ClassificationTask:
         x = (images * own.pixel_std + means[0] - means[1]) / other.pixel_std
         return x.contiguous(memory_format=torch.channels_last) if other.channels_last else x
 
-    def image_names(self, parts: Sequence[ClassificationBatch]) -> list[str]:
-        return [path for part in parts for path in part.paths]
+    def image_names(self, micro_batches: Sequence[ClassificationBatch]) -> list[str]:
+        return [path for batch in micro_batches for path in batch.paths]
 
-    def settle(
-        self, processes: Processes, precision: Precision, workers: int, total_steps: int
-    ) -> None:
+    def finalize(self, precision: Precision, workers: int, total_steps: int) -> None:
         """Recompute batch norm statistics over the last steps' images, not mixed or erased."""
         count = self.config.train.precise_bn_images
         if not count:
             return
         with precision.autocast():
-            batches = self._settling_batches(count, processes, workers, total_steps)
-            found = recompute_statistics(self.model, batches, processes)
-        if not found:
+            batches = self._last_batches(count, workers, total_steps)
+            num_images = recompute_statistics(self.model, batches, self.processes)
+        if not num_images:
             raise UserError(
-                "train.precise_bn_images: parts of one image have no statistics; raise "
+                "train.precise_bn_images: micro-batches of one image have no statistics; raise "
                 "train.batch_size or set it to 0"
             )
-        logger.info(f"batch norm statistics recomputed over {found} images")
+        logger.info(f"batch norm statistics recomputed over {num_images} images")
 
-    def _settling_batches(
-        self, count: int, processes: Processes, workers: int, total_steps: int
-    ) -> Iterator[Tensor]:
+    def _last_batches(self, count: int, workers: int, total_steps: int) -> Iterator[Tensor]:
         """Normalised batches of this process's share of `count` training images."""
-        config = self.config
-        steps = max(1, -(-min(count, len(self.train_data)) // config.train.batch_size))
-        batches = self.load_steps(
-            self.make_plan(),
-            # the last ones have the size that training ended with
-            start_step=max(0, total_steps - steps),
-            end_step=total_steps,
-            processes=processes,
-            workers=workers,
-        )
-        for parts in batches:
-            for part in parts:
-                moved = part.to(processes.device)
+        steps = max(1, -(-min(count, len(self.train_data)) // self.config.train.batch_size))
+        # the last ones have the size that training ended with
+        for micro_batches in self.load_steps(max(0, total_steps - steps), total_steps, workers):
+            for batch in micro_batches:
+                moved = batch.to(self.processes.device)
                 readable = moved.labels >= 0
                 # one image alone may have maps of one pixel, which have no variance
                 if readable.sum() > 1:
@@ -330,11 +294,13 @@ class ClassificationTask:
         with naming_imports(self.config):
             return build_evaluator(self.config.eval.metric, self.model.class_names)
 
-    def draw_batch(self, parts: Sequence[ClassificationBatch], step: int, path: Path) -> None:
-        """The images as the network gets them, so with what was cropped, mixed and erased."""
-        part = parts[0].to(self.model.device)
+    def draw_batch(
+        self, micro_batches: Sequence[ClassificationBatch], step: int, path: Path
+    ) -> None:
+        """The images as the network gets them: cropped, mixed and erased."""
+        batch = micro_batches[0].to(self.model.device)
         with torch.no_grad():
-            x, _ = self.augment(part, seed=self.config.train.seed, step=step)
+            x, _ = self.augment(batch, seed=self.config.train.seed, step=step)
         model = self.model
         mean = model.pixel_mean
         if mean.shape[-2:] != x.shape[-2:]:
@@ -343,38 +309,26 @@ class ClassificationTask:
         if model.channel_order == "bgr":
             pixels = pixels.flip(1)
         arrays = pixels[: pictures.MAX_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
-        labels = part.labels[: pictures.MAX_IMAGES].tolist()
+        labels = batch.labels[: pictures.MAX_IMAGES].tolist()
         names = readable_names(model.class_names)
         named = [names[label] if label >= 0 else "unreadable" for label in labels]
         pictures.draw_labelled(list(zip(arrays, named, strict=True)), path)
 
-    def check_part(self) -> tuple[ClassificationBatch, int]:
-        keys = self.make_plan().batch(0)[:2]
-        if isinstance(self.train_data, CifarData):
-            part = self.train_data.batch(keys)
-        else:
-            part = collate_classification([self.train_data[key] for key in keys])
-        height, width = part.shape[-2:]
+    def small_batch(self) -> tuple[ClassificationBatch, int]:
         # two images, as batch norm has no statistics of one pixel
-        return part, height * width
+        keys = self.plan.batch(0)[:2]
+        if isinstance(self.train_data, CifarData):
+            batch = self.train_data.batch(keys)
+        else:
+            batch = collate_classification([self.train_data[key] for key in keys])
+        height, width = batch.shape[-2:]
+        return batch, height * width
 
     def largest_area(self) -> int:
         data = self.config.data
         points = data.progressive
         sides = [progressive_side(points, int(epoch), data.size) for epoch, _ in points]
         return max(sides, default=data.size) ** 2
-
-
-def _gathered_steps(
-    data: CifarData, plan: TrainPlan, steps: range, processes: Processes, accumulate: int
-) -> Generator[list[ClassificationBatch]]:
-    """This process's parts of each step, gathered on the device."""
-    size = distributed.images_per_part(plan.batch_size, processes.world_size, accumulate)
-    first = processes.rank * accumulate * size
-    for step in steps:
-        keys = plan.batch(step)
-        begins = range(first, first + accumulate * size, size)
-        yield [data.batch(keys[begin : begin + size]) for begin in begins]
 
 
 def error_percent(logits: Tensor, labels: Tensor) -> Tensor:

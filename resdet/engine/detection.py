@@ -6,10 +6,9 @@ import hashlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,11 +16,12 @@ from torch import Tensor, nn
 from resdet.config.detection import DetectionConfig
 from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset
-from resdet.data.loader import TrainPlan, train_loader
+from resdet.data.loader import TrainPlan
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_detection import check_classes, check_truth, evaluate, make_evaluator
 from resdet.engine.signals import StopRequest
+from resdet.engine.task import Task
 from resdet.engine.validation import Validation
 from resdet.errors import UserError
 from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
@@ -36,10 +36,11 @@ MAX_CLASSES = 20
 """Classes counted by name in the log, the commonest first."""
 
 
-class DetectionTask:
+class DetectionTask(Task):
     """See `resdet.engine.task.Task`."""
 
     kind = "detector"
+    config: DetectionConfig
 
     def __init__(
         self,
@@ -60,79 +61,29 @@ class DetectionTask:
         self.model: RCNN = make_model(start, self.train_data, processes, is_new=is_new)
         if self.val_data is not None:  # an unknown metric fails now, not after an epoch
             make_evaluator(config, self.model, self.val_data)
-
-    @property
-    def has_validation(self) -> bool:
-        return self.val_data is not None
-
-    @property
-    def uses_workers(self) -> bool:
-        return True
-
-    def identity(self) -> dict[str, Any]:
-        return {
-            "class_names": list(self.model.class_names),
-            "category_ids": list(self.model.category_ids),
-        }
-
-    def digest(self) -> str:
-        data = self.train_data
-        digest = hashlib.sha256(np.ascontiguousarray(data.sizes).tobytes())
-        digest.update(repr((list(data.image_ids), list(data.class_names))).encode())
-        return f"{len(data)} images, {digest.hexdigest()[:16]}"
-
-    def make_plan(self) -> TrainPlan:
-        sizes, config = self.train_data.sizes, self.config
-        return TrainPlan(
+        self.processes = processes
+        self.class_names, self.category_ids = self.model.class_names, self.model.category_ids
+        self.collate = partial(collate, multiple=self.model.size_divisibility)
+        self.data_digest = digest_of(self.train_data)
+        sizes = self.train_data.sizes
+        self.plan = TrainPlan(
             num_images=len(self.train_data),
             batch_size=config.train.batch_size,
             seed=config.train.seed,
             aspect_ratios=sizes[:, 1] / sizes[:, 0] if config.data.aspect_grouping else None,
         )
 
-    def load_steps(
-        self,
-        plan: TrainPlan,
-        *,
-        start_step: int,
-        end_step: int,
-        processes: Processes,
-        workers: int,
-    ) -> Generator[list[Batch]]:
-        steps = train_loader(
-            self.train_data,
-            plan,
-            start_step=start_step,
-            end_step=end_step,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            accumulate=self.config.train.accumulate,
-            workers=workers,
-            pin_memory=processes.device.type == "cuda",
-            collate=partial(collate, multiple=self.model.size_divisibility),
-        )
-        assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
-        return steps
-
     def losses(
-        self, wrapped: nn.Module, part: Batch, *, seed: int, step: int
+        self, wrapped: nn.Module, batch: Batch, *, seed: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return wrapped(part.images, part.targets, seed=seed, step=step), {}
+        return wrapped(batch.images, batch.targets, seed=seed, step=step), {}
 
-    def image_names(self, parts: Sequence[Batch]) -> list[str]:
+    def image_names(self, micro_batches: Sequence[Batch]) -> list[str]:
         return [
             f"{path} (id {image_id})"
-            for part in parts
-            for path, image_id in zip(part.paths, part.targets.image_ids, strict=True)
+            for batch in micro_batches
+            for path, image_id in zip(batch.paths, batch.targets.image_ids, strict=True)
         ]
-
-    def take_problems(self) -> list[str]:
-        return []
-
-    def settle(
-        self, processes: Processes, precision: Precision, workers: int, total_steps: int
-    ) -> None:
-        pass
 
     def validate(
         self,
@@ -157,17 +108,23 @@ class DetectionTask:
             num_pictures=pictures.MAX_IMAGES,
         )
 
-    def draw_batch(self, parts: Sequence[Batch], step: int, path: Path) -> None:
-        pictures.draw_batch(parts, self.model.class_names, path)
+    def draw_batch(self, micro_batches: Sequence[Batch], step: int, path: Path) -> None:
+        pictures.draw_batch(micro_batches, self.model.class_names, path)
 
-    def check_part(self) -> tuple[Batch, int]:
-        sample = self.train_data[self.make_plan().batch(0)[0]]
-        batch = collate([sample], self.model.size_divisibility)
+    def small_batch(self) -> tuple[Batch, int]:
+        batch = self.collate([self.train_data[self.plan.batch(0)[0]]])
         height, width = batch.images.images.shape[-2:]
         return batch, height * width
 
     def largest_area(self) -> int:
         return largest_area(self.config, self.train_data.sizes, self.model.size_divisibility)
+
+
+def digest_of(data: DetectionDataset) -> str:
+    """The number of images, and a fingerprint of their sizes, ids and classes."""
+    digest = hashlib.sha256(np.ascontiguousarray(data.sizes).tobytes())
+    digest.update(repr((list(data.image_ids), list(data.class_names))).encode())
+    return f"{len(data)} images, {digest.hexdigest()[:16]}"
 
 
 def load_data(

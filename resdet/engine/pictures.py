@@ -22,14 +22,14 @@ NUM_BATCHES = 2
 SCORE_THRESH = 0.5
 
 
-def draw_batch(parts: Sequence[Batch], class_names: Sequence[str], path: Path) -> None:
+def draw_batch(micro_batches: Sequence[Batch], class_names: Sequence[str], path: Path) -> None:
     """The first images of a training step as the model gets them, with their ground truth."""
     drawn: list[Image.Image] = []
-    for part in parts:
-        for index in range(min(len(part.paths), MAX_IMAGES - len(drawn))):
-            height, width = part.images.sizes[index].tolist()
-            image = part.images.images[index, :, :height, :width]
-            drawn.append(draw_targets(image, target_of(part, index), class_names))
+    for batch in micro_batches:
+        for index in range(min(len(batch.paths), MAX_IMAGES - len(drawn))):
+            height, width = batch.images.sizes[index].tolist()
+            image = batch.images.images[index, :, :height, :width]
+            drawn.append(draw_targets(image, target_of(batch, index), class_names))
     _save(grid(drawn, max_side=MAX_SIDE), path)
 
 

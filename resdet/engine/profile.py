@@ -26,15 +26,15 @@ SYNCS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize
 """Calls in which the host waits for the GPU."""
 
 
-def each_waited_for(batches: Iterable[list[Any]]) -> Iterator[list[Any]]:
-    """The same batches, the wait for each named."""
-    source = iter(batches)
+def data_waits_profiled(steps: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    """The same steps, with the wait for each of them profiled."""
+    source = iter(steps)
     while True:
         with profiled("data wait"):
-            batch = next(source, None)
-        if batch is None:
+            micro_batches = next(source, None)
+        if micro_batches is None:
             return
-        yield batch
+        yield micro_batches
 
 
 class StepProfile:

@@ -72,10 +72,11 @@ class Training:
         values = checkpoint.contents(
             self.task.kind,
             config_to_dict(self.config),
-            **self.task.identity(),
-            step=step,
-            model=self.model.state_dict(),
-            ema=self.ema.averages if self.ema else None,
+            self.task.class_names,
+            self.task.category_ids,
+            step,
+            self.model.state_dict(),
+            self.ema.averages if self.ema else None,
         )
         return values | {
             "optimizer": self.optimizer.state_dict(),
@@ -83,7 +84,7 @@ class Training:
             "best": self.best,
             "validation_is_due": validation_is_due,
             "threads": self.threads,
-            "data": self.task.digest(),
+            "data": self.task.data_digest,
             "adapted": asdict(self.adapted),
             "recent": list(self.recent),
         }
@@ -108,14 +109,14 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
 
     UserError for whatever would make the run fail later.
     """
-    config, found = run.config, run.checkpoint
-    threads = hardware.set_threads(config.train.threads, found["threads"] if found else None)
+    config, state = run.config, run.checkpoint
+    threads = hardware.set_threads(config.train.threads, state["threads"] if state else None)
     hardware.set_determinism(config.train.deterministic, processes.device)
     hardware.seed_all(config.train.seed)
     precision = hardware.choose_precision(config.train.precision, processes.device)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     distributed.images_per_part(batch_size, processes.world_size, accumulate)
-    task = make_task(config, processes, is_new=found is None, strict=strict, decode_all=decode_all)
+    task = make_task(config, processes, is_new=state is None, strict=strict, decode_all=decode_all)
     # what the task has filled in, such as the network that model.weights names
     run.config = config = task.config
     if processes.is_main:
@@ -128,8 +129,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         recomputes=bool(config.model.backbone.activation_checkpointing),
     )
     model.set_compiled(compiled)
-    plan = task.make_plan()
-    schedule = make_schedule(config, plan)
+    schedule = make_schedule(config, task.plan)
     training = Training(
         config=config,
         task=task,
@@ -138,7 +138,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         workers=hardware.default_workers(config.data.workers, processes.local_world_size)
         if task.uses_workers
         else 0,
-        plan=plan,
+        plan=task.plan,
         schedule=schedule,
         adapted=schedule.begin(),
         model=task.model,
@@ -147,9 +147,9 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         scaler=torch.amp.GradScaler(processes.device.type, enabled=precision.name == "fp16"),
         ema=EMA(task.model, config.train.ema_decay) if config.train.ema_decay else None,
     )
-    if found:
-        check_data(found, task.digest())
-        training.restore(found)
+    if state:
+        check_data(state, task.data_digest)
+        training.restore(state)
     has_kernels = processes.device.type == "cuda" and not isinstance(config, ClassificationConfig)
     logger.info(
         f"device: {processes.device} × {processes.world_size} process(es), {threads} thread(s), "
@@ -245,11 +245,11 @@ def make_optimizer(config: AnyConfig, model: nn.Module) -> torch.optim.Optimizer
     )
 
 
-def check_data(found: dict[str, Any], digest: str) -> None:
-    """UserError where the training data is not what the run began with."""
-    if found["data"] != digest:
+def check_data(state: dict[str, Any], digest: str) -> None:
+    """UserError where the training data is not what the run started with."""
+    if state["data"] != digest:
         raise UserError(
-            f"data.train changed since this run began: {found['data']} then, {digest} "
+            f"data.train changed since this run started: {state['data']} then, {digest} "
             "now; put the old files back, or start a new run by --run-dir with "
             "model.weights set to this one"
         )

@@ -17,29 +17,29 @@ from resdet.profiling import profiled
 
 
 def update(
-    training: Training, parts: list[Any], step: int, processes: Processes
+    training: Training, micro_batches: list[Any], step: int, processes: Processes
 ) -> dict[str, Tensor]:
-    """One optimizer update from the parts of update number `step`, counted from 0.
+    """One optimizer update from the micro-batches of update number `step`, counted from 0.
 
-    Returns the total loss, each named loss and the task's other numbers (means over the parts)
-    and, where gradients are clipped, their norm before that; all still on the device.
+    Returns the total loss, each named loss and the task's other numbers (means over the
+    micro-batches) and, where gradients are clipped, their norm before that; all on the device.
     """
     t, config = training, training.config
     # Whatever draws random numbers depends on (seed, step, process) alone.
     hardware.seed_all(config.train.seed, step, processes.rank)
     sums: dict[str, Tensor] = {}
-    for index, data in enumerate(parts):
+    count = len(micro_batches)
+    for number, batch in enumerate(micro_batches, start=1):
         with profiled("to the device"):
-            data = data.to(processes.device)
-        is_last = index == len(parts) - 1
-        with exchange(t.wrapped, is_last):
+            batch = batch.to(processes.device)
+        with exchange(t.wrapped, is_last=number == count):
             with profiled("forward"), t.precision.autocast():
-                losses, others = t.task.losses(t.wrapped, data, seed=config.train.seed, step=step)
-            loss = torch.stack(list(losses.values())).sum() / len(parts)
+                losses, others = t.task.losses(t.wrapped, batch, seed=config.train.seed, step=step)
+            loss = torch.stack(list(losses.values())).sum() / count
             with profiled("backward"):
                 t.scaler.scale(loss).backward()
-        for name, value in {"loss": loss * len(parts), **losses, **others}.items():
-            share = value.detach() / len(parts)
+        for name, value in {"loss": loss * count, **losses, **others}.items():
+            share = value.detach() / count
             sums[name] = sums[name] + share if name in sums else share
     if config.optim.clip_norm is not None:
         t.scaler.unscale_(t.optimizer)
@@ -55,8 +55,8 @@ def update(
     return sums
 
 
-def exchange(wrapped: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Processes average their gradients once a step, in the backward pass of its last part."""
+def exchange(wrapped: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+    """Processes average their gradients once per step, in the backward pass of its last batch."""
     if isinstance(wrapped, DistributedDataParallel) and not is_last:
         return wrapped.no_sync()
     return nullcontext()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.config.loading import AnyConfig
-from resdet.data.loader import TrainPlan
+from resdet.data.loader import TrainPlan, train_loader
 from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation
@@ -27,67 +27,63 @@ class Model(Protocol):
     def set_compiled(self, compiled: bool) -> None: ...
 
 
-class Task(Protocol):
-    """One kind of training: its data, its model, its losses and its metrics."""
+class Task:
+    """One kind of training: its data, its model, its losses and its metrics.
+
+    A step's images come in micro-batches, one for each forward pass of this process.
+    """
 
     kind: str
     """Of its checkpoints: detector or classifier."""
+    config: AnyConfig
+    processes: Processes
+    model: nn.Module
+    train_data: Any
+    val_data: Any = None
+    plan: TrainPlan
+    """Which images make up each step."""
+    collate: Callable[[list[Any]], Any]
+    """Samples to a micro-batch."""
+    data_digest: str
+    """A fingerprint of the training data, so that a resumed run meets the same."""
+    class_names: Sequence[str]
+    category_ids: Sequence[int] = ()
+    uses_workers: bool = True
+    """Whether its images are read by loader processes."""
 
-    @property
-    def config(self) -> AnyConfig: ...
-
-    @property
-    def has_validation(self) -> bool: ...
-
-    @property
-    def uses_workers(self) -> bool:
-        """Whether its images are read by loader processes."""
-        ...
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    def identity(self) -> dict[str, Any]:
-        """class_names and category_ids of checkpoints, plain values."""
-        ...
-
-    def digest(self) -> str:
-        """A fingerprint of the training data, so that a resumed run meets the same."""
-        ...
-
-    def make_plan(self) -> TrainPlan: ...
-
-    def load_steps(
-        self,
-        plan: TrainPlan,
-        *,
-        start_step: int,
-        end_step: int,
-        processes: Processes,
-        workers: int,
-    ) -> Generator[list[Any]]:
-        """This process's parts of each step from start_step to before end_step."""
-        ...
+    def load_steps(self, start_step: int, end_step: int, workers: int) -> Generator[list[Any]]:
+        """This process's micro-batches of each step from start_step to before end_step."""
+        steps = train_loader(
+            self.train_data,
+            self.plan,
+            start_step=start_step,
+            end_step=end_step,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
+            accumulate=self.config.train.accumulate,
+            workers=workers,
+            pin_memory=self.processes.device.type == "cuda",
+            collate=self.collate,
+        )
+        assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
+        return steps
 
     def losses(
-        self, wrapped: nn.Module, part: Any, *, seed: int, step: int
+        self, wrapped: nn.Module, batch: Any, *, seed: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Named losses, to be summed, and other numbers to be logged; all still on the device."""
-        ...
+        raise NotImplementedError
 
-    def image_names(self, parts: Sequence[Any]) -> list[str]:
+    def image_names(self, micro_batches: Sequence[Any]) -> list[str]:
         """Each image of a step, for messages."""
-        ...
+        raise NotImplementedError
 
     def take_problems(self) -> list[str]:
         """What was left out of the steps since the last call, in this process."""
-        ...
+        return []
 
-    def settle(
-        self, processes: Processes, precision: Precision, workers: int, total_steps: int
-    ) -> None:
+    def finalize(self, precision: Precision, workers: int, total_steps: int) -> None:
         """What is done to the model once, after the last update."""
-        ...
 
     def validate(
         self,
@@ -98,16 +94,16 @@ class Task(Protocol):
         stop: StopRequest | None,
     ) -> Validation | None:
         """Metrics on data.val; None where a stop was requested meanwhile."""
-        ...
+        raise NotImplementedError
 
-    def draw_batch(self, parts: Sequence[Any], step: int, path: Path) -> None:
+    def draw_batch(self, micro_batches: Sequence[Any], step: int, path: Path) -> None:
         """The first images of update number `step`, counted from 0, as the model gets them."""
-        ...
+        raise NotImplementedError
 
-    def check_part(self) -> tuple[Any, int]:
-        """A batch of one image, and its area in pixels, to estimate memory by."""
-        ...
+    def small_batch(self) -> tuple[Any, int]:
+        """A batch of an image or two, and its area in pixels, to estimate memory by."""
+        raise NotImplementedError
 
     def largest_area(self) -> int:
         """Pixels of the largest padded image that training can meet."""
-        ...
+        raise NotImplementedError

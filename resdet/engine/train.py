@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 from resdet import hardware
 from resdet.config.loading import AnyConfig, override_config, train_command
@@ -14,7 +13,7 @@ from resdet.engine import distributed, optim, pictures
 from resdet.engine.check import check_run
 from resdet.engine.distributed import Processes
 from resdet.engine.log import Pace, RunLog, cut_log, start_console
-from resdet.engine.profile import StepProfile, each_waited_for
+from resdet.engine.profile import StepProfile, data_waits_profiled
 from resdet.engine.run_folder import Run, choose_folder, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
@@ -101,7 +100,7 @@ def run_training(run: Run, training: Training, processes: Processes, stop: StopR
 def run_steps(
     folder: Path, training: Training, processes: Processes, log: RunLog, stop: StopRequest
 ) -> None:
-    """The loop. An update is made of every part of a step; a step counts from 1 once it is done."""
+    """The loop: an update sums the gradients of a step's micro-batches; steps count from 1."""
     t, config = training, training.config
     watch, pace = LossWatch(processes, t.recent), Pace()
     if t.validation_is_due:
@@ -111,19 +110,20 @@ def run_steps(
     t.model.train()
     wanted = config.train.profile and processes.is_main
     with (
-        closing(load_steps(t, processes)) as batches,
+        closing(t.task.load_steps(t.start_step, t.total_steps, t.workers)) as steps,
         closing(StepProfile(folder / "profile", processes.device, wanted=wanted)) as profile,
     ):
-        for step, parts in enumerate(each_waited_for(batches), start=t.start_step + 1):
+        for step, micro_batches in enumerate(data_waits_profiled(steps), start=t.start_step + 1):
             lr = t.schedule.lr_at(step - 1, t.adapted)
             optim.set_lr(t.optimizer, lr)
-            watch.add(step, update(t, parts, step - 1, processes), t.task.image_names(parts))
+            losses = update(t, micro_batches, step - 1, processes)
+            watch.add(step, losses, t.task.image_names(micro_batches))
             profile.after_step()
             pace.add(config.train.batch_size)
             log.advance()
 
             is_stopping = distributed.any_process(bool(stop), processes)
-            is_evaluating = t.task.has_validation and t.is_due(step, config.eval.every)
+            is_evaluating = t.task.val_data is not None and t.is_due(step, config.eval.every)
             is_saving = t.is_due(step, config.checkpoint.every)
             is_logging = t.is_due(step, config.log.every)
             # at steps of its own, so that log.every changes no number
@@ -145,9 +145,9 @@ def run_steps(
             with pace.paused():
                 if step <= pictures.NUM_BATCHES and processes.is_main:
                     path = folder / "plots" / f"train_batch{step}.jpg"
-                    t.task.draw_batch(parts, step - 1, path)
+                    t.task.draw_batch(micro_batches, step - 1, path)
                 if step == t.total_steps:
-                    settle(t, processes)
+                    finalize(t)
                 if is_stopping:
                     leave(folder, t, step, processes, stop, validation_is_due=is_evaluating)
                 if is_evaluating and not validate(folder, t, step, processes, log, stop):
@@ -167,24 +167,13 @@ def name_problems(training: Training, processes: Processes) -> int:
     return len(problems)
 
 
-def load_steps(training: Training, processes: Processes) -> Generator[list[Any]]:
-    """The steps that are left, each as this process's parts of it."""
-    return training.task.load_steps(
-        training.plan,
-        start_step=training.start_step,
-        end_step=training.total_steps,
-        processes=processes,
-        workers=training.workers,
-    )
-
-
-def settle(training: Training, processes: Processes) -> None:
+def finalize(training: Training) -> None:
     """What the task does to the model after the last update; to its averaged weights as well."""
     t = training
-    t.task.settle(processes, t.precision, t.workers, t.total_steps)
+    t.task.finalize(t.precision, t.workers, t.total_steps)
     if t.ema:
         with t.ema.in_model():
-            t.task.settle(processes, t.precision, t.workers, t.total_steps)
+            t.task.finalize(t.precision, t.workers, t.total_steps)
 
 
 def validate(

@@ -38,8 +38,8 @@ def make_backbone(section: BackboneConfig) -> nn.Module:
     twice = [name for name in given if name in section.options]
     if twice:
         raise UserError(
-            f"model.backbone.options: {', '.join(twice)} is given in model.backbone."
-            f"{twice[0]}; give it there alone"
+            f"model.backbone.options: {', '.join(twice)} is given in model.backbone.{twice[0]} as "
+            "well; give it there only"
         )
     backbone = build_backbone(section.name, {**given, **section.options})
     if section.norm_eps is not None:

@@ -240,7 +240,7 @@ def test_the_other_task_is_named(cifar, finished, tiny, tmp_path):
         UserError, match=r"this config is for classification; run it with python tools/train_cls"
     ):
         resdet.train(cifar, schema=DetectionConfig, run_dir=tmp_path / "run")
-    with pytest.raises(UserError, match=r"a run of classification; go on with it by tools/train_c"):
+    with pytest.raises(UserError, match=r"a run of classification; resume it with python tools"):
         resdet.train(None, schema=DetectionConfig, run_dir=finished, resume=True)
 
 
@@ -273,8 +273,8 @@ def test_another_backbone_lists_the_keys(folders, tiny, tmp_path):
     [
         ("data.holdout=4", "data.holdout: only CIFAR has it"),
         ("data.download=true", "data.download: only CIFAR has it.*set data.format=cifar10"),
-        ("model.backbone.options={norm: gn}", "norm is given beside model.backbone.norm"),
-        ("train.precise_bn_images=1", "parts of one image have no statistics"),
+        ("model.backbone.options={norm: gn}", "norm is given in model.backbone.norm as well"),
+        ("train.precise_bn_images=1", "micro-batches of one image have no statistics"),
     ],
 )
 def test_what_folders_do_not_have_is_named(folders, tmp_path, override, message):

@@ -8,7 +8,7 @@ import json
 import torch
 
 from resdet.engine import profile
-from resdet.engine.profile import StepProfile, each_waited_for
+from resdet.engine.profile import StepProfile, data_waits_profiled
 from resdet.engine.train import train
 from resdet.profiling import profiled
 from tests.engine.cls_data import write_cifar10
@@ -39,7 +39,7 @@ def test_a_run_writes_table_and_trace(tmp_path, monkeypatch) -> None:
 def test_a_run_that_ends_early_has_fewer_steps_in_it(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(profile, "SKIPPED", 1)
     steps = StepProfile(tmp_path / "profile", torch.device("cpu"), wanted=True)
-    for _ in each_waited_for([[0], [1], [2]]):
+    for _ in data_waits_profiled([[0], [1], [2]]):
         with profiled("forward"):
             torch.ones(3).sum()
         steps.after_step()

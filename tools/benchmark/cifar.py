@@ -102,19 +102,12 @@ def make_ours(
     processes = distributed.start(device)
     training: Training = prepare(Run(Path(), config, None), processes, strict=False)
     training.model.train()
-    batches = training.task.load_steps(
-        training.plan,
-        start_step=0,
-        end_step=training.total_steps,
-        processes=processes,
-        workers=training.workers,
-    )
-    steps = iter(enumerate(batches))
+    steps = enumerate(training.task.load_steps(0, training.total_steps, training.workers))
 
     def step() -> None:
-        number, parts = next(steps)
+        number, micro_batches = next(steps)
         optim.set_lr(training.optimizer, training.schedule.lr_at(number, training.adapted))
-        update(training, parts, number, processes)
+        update(training, micro_batches, number, processes)
 
     return step
 
