@@ -251,7 +251,7 @@ class Classification:
         )
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A record a class: label, name (as in the data), words (for people) and score."""
+        """One record per class: label, name (as in the data), words (for people) and score."""
         rows = zip(self.labels.tolist(), self.names, self.scores.tolist(), strict=True)
         return [
             {"label": label, "name": self.class_names[label], "words": words, "score": score}

@@ -118,7 +118,7 @@ RULES = (
         "the file is stored beside it",
     ),
     rule(
-        r"\b(?:go|goes|going|went|gone) on\b",
+        r"\b(?:go|goes|going|went|gone) on\b(?!\s+(?:top|sys))",
         "write 'continues' or 'resumes'",
         "the run goes on where it was",
         "the run resumes where it stopped",

@@ -89,7 +89,7 @@ def _compare(row: Published) -> Compared:
 
 
 def compare_table(rows: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row a network."""
+    """Header, and one row per network."""
     header = ["network", "data", "layers", "parameters", "as published", "error %"]
     return header, [
         [

@@ -140,7 +140,7 @@ def _network(path: Path) -> str:
 
 
 def curve_table(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row a run: iterations, final training and validation error, best validation."""
+    """Header, and per run iterations, final training and validation error, best validation."""
     header = ["run", "network", "iterations", "training error %", "validation error %", "best %"]
     rows = [
         [

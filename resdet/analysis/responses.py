@@ -164,7 +164,7 @@ def run_responses(spec: str, *, name: str, num_images: int, device: torch.device
 
 
 def _read(data: Any, keys: list[tuple[int, int]]) -> ClassificationBatch:
-    """The (epoch, index) `keys` of a set whole in memory, or of one with a file an image."""
+    """The (epoch, index) `keys` of a set that is in memory, or of one with one file per image."""
     if isinstance(data, CifarData):
         return data.batch(keys)
     return collate_classification([data[key] for key in keys])

@@ -35,7 +35,7 @@ def fill_convert(parser: argparse.ArgumentParser) -> None:
         dest="origin",
         metavar="ORIGIN[:NAME]",
         help="what a file of another toolkit is: detectron2, torchvision or timm, and its model's "
-        "name, where the file does not tell",
+        "name, if the file does not identify it",
     )
     parser.add_argument(
         "--to",

@@ -32,7 +32,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_CHECKPOINT … [key=value …]",
         help="run folders (best.pt, else last.pt), checkpoint files, or published names like "
         "torchvision:resnet50.IMAGENET1K_V2 and timm:resnet50.a1_in1k, with averaged weights where "
-        "they are kept. Then config keys, on top of each one's own config: data.val.root=DIR, "
+        "they are kept. Then config keys that override each run's config: data.val.root=DIR, "
         "data.holdout=0, data.test_size=288; the last of a key counts",
     )
     parser.add_argument(
@@ -58,8 +58,8 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="folder for the results, with a folder a run where there are several; default: each "
-        "run's own, and runs/eval_<names> for what belongs to several",
+        help="folder for the results, with one subfolder per run if there are several; default: "
+        "each run's own, and runs/eval_<names> for results of several",
     )
     options.add_device(parser)
     options.add_precision(parser)

@@ -42,16 +42,16 @@ class TrainPlan:
     Every epoch is a new permutation cut into ceil(num_images / batch_size) batches, so that each
     image comes at least once; a batch that lacks images takes the epoch's first ones (of its
     group, with aspect ratios) once more. With aspect ratios, batches are of landscape or of
-    portrait images, but for at most one an epoch that both leave over.
+    portrait images, except for at most one per epoch with the rest of both.
 
-    With `repeats`, each image of a batch comes that many times in it, augmented anew each time
+    With `repeats`, a batch has each of its images that many times, augmented differently
     (Hoffer et al. 2020). An epoch keeps its number of steps and so sees 1 / repeats of the images,
     as torchvision's and timm's samplers do. The repeats are batch_size / repeats positions apart,
     which spreads them over the processes; where that is no whole number, some images come once
     less.
 
     Args:
-        batch_size: images an update, over all processes, repeats included.
+        batch_size: images per update, over all processes, repeats included.
         aspect_ratios: (num_images,) width / height, or None for no grouping; not with `repeats`.
     """
 
@@ -236,7 +236,7 @@ def train_loader(
     """This process's slice of each step from start_step to before end_step, in `accumulate` parts.
 
     The same tensors for any number of workers, and for any start. A batch is what `collate` makes
-    of the samples: a `Batch` unless told otherwise.
+    of the samples: a `Batch` by default.
 
     Raises:
         DataError: the batch can't be split so, or a file or annotation turns out to be bad.

@@ -62,7 +62,7 @@ def summarize_findings(findings: Sequence[Finding]) -> list[str]:
 
 def strict_error(findings: Sequence[Finding]) -> DataError:
     """The error of findings that can't be passed over; it lists the first `LISTED` of them."""
-    lines = [f"{len(findings)} finding(s) in the data have to be mended first:"]
+    lines = [f"{len(findings)} finding(s) in the data have to be fixed first:"]
     lines += [f"  {finding}" for finding in findings[:LISTED]]
     if len(findings) > LISTED:
         lines.append(f"  and {len(findings) - LISTED} more")
@@ -94,7 +94,7 @@ def missing_data_message(missing: Iterable[str | Path]) -> str:
 
 CLASS_LAYOUT = """\
 Images to classify are expected as
-  ROOT/train/CLASS/*.jpg    one folder a class, named as the class
+  ROOT/train/CLASS/*.jpg    one folder per class, named as the class
   ROOT/val/CLASS/*.jpg      the same classes, or some of them
 given by data.root=ROOT, or each by itself: data.train.root=FOLDER data.val.root=FOLDER. Instead of
 class folders there can be tar shards, which datasets/prepare_shards.py makes."""

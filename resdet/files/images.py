@@ -19,7 +19,7 @@ from resdet.errors import UserError
 from resdet.files.findings import DataError
 
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-"""Pillow's modes of more than 8 bits a channel."""
+"""Pillow's modes with more than 8 bits per channel."""
 
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
@@ -30,7 +30,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
     The EXIF orientation is applied, gray is repeated, palettes and CMYK are converted, alpha is
     dropped (as Detectron2 and torchvision do, so hidden colours show), of several frames the first
-    is taken. More than 8 bits a channel are scaled by `to_8_bits`. Decoding is Pillow's, whose
+    is taken. More than 8 bits per channel are scaled by `to_8_bits`. Decoding is Pillow's, whose
     pixels Detectron2's published numbers were measured on.
 
     Raises:
@@ -149,7 +149,7 @@ class EncodedImage:
             DataError: the file is damaged or cut short.
         """
         if self._is_upright_jpeg():
-            # A file without its end is left to Pillow: some OpenCV fill in gray without a word.
+            # A truncated file is left to Pillow: some versions of OpenCV fill in gray silently.
             array = cv2.imdecode(np.frombuffer(self.data, np.uint8), REDUCTIONS[reduce])
             if array is not None:
                 return np.asarray(array, np.uint8)

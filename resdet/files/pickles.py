@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from resdet.errors import UserError
 
-# How many tuples may lie within each other: Python hashes them recursively, and without a limit.
+# How deep tuples may be nested: Python hashes them recursively, and without a limit.
 MAX_NESTED = 100
 # Booleans, integers, floats and complex numbers; no objects, strings, dates or records.
 PLAIN_DTYPE = re.compile(r"[<>=|]?[biufc]\d{1,2}")
@@ -54,8 +54,8 @@ def read_pickle(path: str | Path) -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except PickleError as error:
         raise UserError(
-            f"{path} cannot be read as a pickle of weights: {error}. Get the file anew from where "
-            "it was published; of a file of your own keep named arrays alone"
+            f"{path} cannot be read as a pickle of weights: {error}. Download the file again "
+            "from where it was published; in a file of your own keep named arrays only"
         ) from error
 
 

@@ -53,8 +53,8 @@ def resize_antialiased(
         return resize_exactly(pixels, *size, interpolation)
     if not (pixels.flags.writeable and pixels.flags.c_contiguous):
         pixels = pixels.copy()  # torch warns of arrays that it could not write to
-    # The batch's axis comes first: made after the others are turned, it has a stride by which torch
-    # does not see that pixels lie side by side, and takes twice the time to lay planes.
+    # The batch axis comes first: added after the permutation, its stride would hide from torch that
+    # pixels are contiguous, and copying to planes would take twice the time.
     batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     resized = F.interpolate(batch, size, mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()

@@ -99,7 +99,7 @@ _MOST_DIGITS = 7
 
 
 CODES_AT_ONCE = 128
-"""What lies in the second cache: twice as quick as 4,096."""
+"""As many as fit the second-level cache: twice as fast as 4,096."""
 
 
 def is_rle_text(code: bytes) -> bool:

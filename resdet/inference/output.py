@@ -74,7 +74,7 @@ class VideoFile:
         if self.path is None:
             return
         frame = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-        # The writer drops frames of another size without a word.
+        # The writer silently drops frames of another size.
         if frame.shape[1::-1] != self._size:
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(frame)

@@ -56,7 +56,7 @@ class Picture:
     frame: int | None
     """Frame number from 0; None for an image."""
     fps: float
-    """Frames a second of the video; 0 for an image."""
+    """Frames per second of the video; 0 for an image."""
     pixels: np.ndarray
     """(H, W, 3) uint8 RGB."""
     prepared: Tensor
@@ -198,7 +198,7 @@ def _prepared(
 
 
 def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray | None]]:
-    """(number, frames a second, (H, W, 3) uint8 RGB) a frame; a single None where there is none."""
+    """Per frame (number, frames per second, (H, W, 3) uint8 RGB); a single None without frames."""
     capture = cv2.VideoCapture(str(source.path))
     try:
         fps = capture.get(cv2.CAP_PROP_FPS)

@@ -82,8 +82,8 @@ class RCNN(nn.Module):
 
     @property
     def size_divisibility(self) -> int:
-        """What batches are padded to a multiple of, as Detectron2 pads them: 32 under a pyramid,
-        which halves maps evenly; without one an image is padded to its batch alone."""
+        """Batches are padded to a multiple of this, as in Detectron2: 32 for a pyramid, which
+        halves maps evenly; without one, images are padded to the largest of their batch only."""
         return 32 if isinstance(self.fpn, FPN) else 1
 
     @property

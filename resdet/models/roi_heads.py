@@ -69,7 +69,7 @@ class RoIHeads(nn.Module):
         super().__init__()
         if len(stages) > 1 and not all(stage.class_agnostic for stage in stages):
             raise UserError(
-                "model.roi.box_head.class_agnostic: several stages refine one box a proposal; "
+                "model.roi.box_head.class_agnostic: several stages refine one box per proposal; "
                 "set it to true"
             )
         self.stages = nn.ModuleList(stages)

@@ -144,7 +144,7 @@ class RPN(nn.Module):
         return logits, deltas
 
     def anchors(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """(H·W·A, 4) xyxy pixels a level."""
+        """(H·W·A, 4) xyxy pixels per level."""
         grids = [(feature.shape[-2], feature.shape[-1]) for feature in features]
         spacings = [(stride, stride) for stride in self.strides]
         if self.anchor_spacing == "rounded":
@@ -216,7 +216,7 @@ class RPN(nn.Module):
         anchors: Sequence[Tensor],
         sizes: Tensor,
     ) -> Proposals:
-        """The best proposals an image: top-k a level, decode, clip, NMS a level, top-k an image."""
+        """The best proposals of each image: top-k per level, decode, clip, NMS per level, top-k."""
         pre_nms_topk = self.pre_nms_topk[0 if self.training else 1]
         post_nms_topk = self.post_nms_topk[0 if self.training else 1]
         batch, slots = len(sizes), max(min(pre_nms_topk, logit.shape[1]) for logit in logits)

@@ -73,8 +73,8 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: floa
 
     `boxes` (N, 4) xyxy, `scores` (N,), `groups` (N,) int64 ≥ 0. A GPU takes all groups in one call,
     moved apart by offsets, in float64: in float32 they would coarsen the coordinates (1/64 px past
-    an offset of 2^17). On a CPU the cost grows with the square of the boxes in a call, so many
-    boxes are a call a group.
+    an offset of 2^17). On a CPU the cost grows with the square of the boxes per call, so many
+    boxes take one call per group.
     """
     if len(boxes) == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)

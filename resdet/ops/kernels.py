@@ -35,8 +35,8 @@ def turned_off() -> Iterator[None]:
 def choose(device: torch.device) -> tuple[bool, str]:
     """Whether `device` runs the kernels, and the reason for the log.
 
-    They are tried once on a small example beside torchvision's: a warning tells of a compiler that
-    is missing or results that differ, and torchvision's are used then.
+    They are compared once with torchvision's on a small example. If the compiler is missing or the
+    results differ, a warning reports it, and torchvision's are used.
     """
     if device.type != "cuda":
         return False, "off: not a GPU"

@@ -209,7 +209,7 @@ def _runs(mask: np.ndarray, window: Window, num_pixels: int, height: int) -> lis
     starts, stops = (np.nonzero(changes == sign) for sign in (1, -1))
     first = (starts[0] + x1) * height + starts[1] + y1
     end = (stops[0] + x1) * height + stops[1] + y1
-    # a run down to the bottom goes on at the top of the next column
+    # a run that reaches the bottom continues at the top of the next column
     apart = first[1:] != end[:-1]
     first = first[np.concatenate([[True], apart])] if len(first) else first
     end = end[np.concatenate([apart, [True]])] if len(end) else end

@@ -38,7 +38,7 @@ def pool_rois(
     """(N, C, size, size) from levels (B, C, H, W) at `boxes` (N, 4) pixels of `images` (N,) int64.
 
     Aligned with adaptive sampling (0) is Detectron2's RoIAlignV2; torchvision's detectors are not
-    aligned and take 2 samples a bin and side. Strides are powers of 2, finest first.
+    aligned and take 2 samples per bin and side. Strides are powers of 2, finest first.
     A CPU without `fixed_slots` groups the regions (`pool_rows`), and a GPU runs our kernels where
     it can (`pool_levels`); both results have their channels last. Otherwise no shape depends on the
     regions: those that are aligned are pooled from one map that holds all levels. Those that are

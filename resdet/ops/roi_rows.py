@@ -24,7 +24,7 @@ groups of regions."""
 
 @dataclass
 class _Axis:
-    """Where the bins of N regions lie along one axis of their map."""
+    """The positions of the bins of N regions along one axis of their map."""
 
     first: Tensor
     """(N, bins) int64: the first cell of each bin's window."""

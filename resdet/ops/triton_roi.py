@@ -2,7 +2,7 @@
 """RoIAlign on a pyramid's levels at once, forward and backward, as kernels for a GPU.
 
 torchvision's kernel takes one contiguous float32 map at a time and reads and writes each value by
-itself. Here maps lie with their channels last in the format they have, a program pools one bin of
+itself. Here maps keep their format with channels last, a program pools one bin of
 one region over all channels, and reads every cell of a map under the bin once, since the bilinear
 weights of the bin's samples are a product of what they are across and down.
 """

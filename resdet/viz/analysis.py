@@ -26,7 +26,7 @@ CIFAR_MAX_ERROR = 20.0
 def plot_curves(
     curves: Sequence[Curve], path: str | Path, *, max_error: float | None = None
 ) -> Path:
-    """Training error (thin, dashed) and validation error (bold) over iterations, a colour a run.
+    """Training (thin, dashed) and validation error (bold) over iterations, one colour per run.
 
     Plain and residual networks have a panel each where both are there (He et al. 2016, figure 6).
     The axis ends at `max_error` percent; without it at 20, or higher where a run ends above that.

@@ -153,7 +153,7 @@ def _render(
     small = num_classes == 1 and len(corners) > 0 and float(np.median(sides)) < TINY_SIDE
     if mask_probs is None or not small:
         frame = line if mask_probs is None else max(1, line // 2)
-        # best last, so that it lies on top
+        # best last, so that it is on top
         for box, color in zip(corners[::-1].tolist(), colors[::-1], strict=True):
             x1, y1, x2, y2 = box
             canvas.rectangle(
@@ -168,7 +168,7 @@ def _render(
 def label_map(probs: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> np.ndarray:
     """(H, W) int32: which mask owns each pixel, counted from 1; 0 is none.
 
-    Each mask is pasted only within its box. Small objects lie over large ones, so that a
+    Each mask is pasted only within its box. Small objects are drawn over large ones, so that a
     person on a horse stays visible.
     """
     height, width = image_size
@@ -246,7 +246,7 @@ def _write_labels(
 
 
 def _places(box: list[float], plate: tuple[float, float], size: tuple[int, int]) -> list[Rectangle]:
-    """Where the plate of a box may lie, moved into the image: above, inside, below."""
+    """Possible places for the plate of a box, moved into the image: above, inside, below."""
     x1, y1, x2, y2 = box
     wide, high = plate
     origins = [(x1, y1 - high), (x1, y1), (x2 - wide, y1 - high), (x1, y2), (x2 - wide, y2 - high)]

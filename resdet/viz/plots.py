@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
-"""Okabe & Ito's palette, told apart with colour-blind eyes as well."""
+"""Okabe & Ito's palette, which colour-blind people can distinguish too."""
 _KIND_COLORS = {"bbox": COLORS[0], "segm": COLORS[1]}
 _MAX_CLASS_CURVES = 30
 

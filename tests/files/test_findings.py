@@ -118,7 +118,7 @@ def test_repairs_keep_the_object(tmp_path: Path, change: dict[str, Any], message
     ids = data.table.annotation_ids.tolist()
     assert len(set(ids)) == 2 and min(ids) > 0
     assert (data.table.areas > 0).all() and not data.table.crowd.any()
-    with pytest.raises(DataError, match="have to be mended"):
+    with pytest.raises(DataError, match="have to be fixed"):
         dataset(*source, strict=True)
 
 

@@ -100,7 +100,7 @@ def test_what_is_refused_is_named(
         read_pickle("w.pkl")
     text = str(caught.value)
     assert text.startswith("w.pkl cannot be read as a pickle of weights: ")
-    assert name in text and "refused" in text and "anew" in text
+    assert name in text and "refused" in text and "Download the file again" in text
     assert not Path("proof").exists()
 
 

@@ -91,7 +91,7 @@ class Outlines:
 
 
 def rle_outlines(codes: list[bytes]) -> Outlines:
-    """Outlines from COCO's compressed run-length codes, one an object."""
+    """Outlines from COCO's compressed run-length codes, one per object."""
     count = len(codes)
     return Outlines(
         np.full(count, RLE, np.uint8),
@@ -131,7 +131,7 @@ def rasterise(
         affine: from pixels of the image as stored to those of `boxes`.
         image_size: (height, width) of the image as stored.
     Returns:
-        (G, rows, columns) uint8 0/1: whether the centre of a cell lies inside the outline.
+        (G, rows, columns) uint8 0/1: whether the centre of a cell is inside the outline.
     """
     masks = np.ones((len(outlines), *grid), np.uint8)
     polygons = np.flatnonzero(outlines.kinds == POLYGON)
@@ -159,7 +159,7 @@ def fill_polygons(
 ) -> NDArray[np.uint8]:
     """Fills T polygons, each on a grid laid over its own box, by the even-odd rule.
 
-    All polygons at once: each edge gives one crossing a row of cells that it passes, the sorted
+    All polygons at once: each edge gives one crossing per row of cells that it passes, the sorted
     crossings are the run lengths of the result. A polygon may reach out of its box.
 
     Args:

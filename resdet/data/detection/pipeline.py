@@ -196,7 +196,7 @@ def build_transform(entry: Any, where: str) -> A.BasicTransform | A.BaseCompose:
 
 
 def _check_arguments(kind: type, arguments: dict[str, Any], where: str) -> None:
-    # 2.0.8 only warns about arguments that it does not know, and goes on with defaults.
+    # 2.0.8 only warns about unknown arguments, and continues with defaults.
     parameters = list(inspect.signature(kind).parameters)
     for key in arguments:
         if key not in parameters:

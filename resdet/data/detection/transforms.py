@@ -261,7 +261,7 @@ def place_objects(
         cut_rows = rows[cut[rows]]
         boxes[cut_rows] = tighten(outlines.select(cut_rows), boxes[cut_rows], affine, source_size)
         rows = rows[_short_sides(boxes[rows]) > least[rows]]
-    # float32 first, so that masks lie in the very boxes that the model sees
+    # float32 first, so that masks fit the very boxes that the model sees
     final = boxes[rows].astype(np.float32)
     masks = rasterise(
         outlines if len(rows) == len(outlines) else outlines.select(rows),

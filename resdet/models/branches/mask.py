@@ -57,7 +57,7 @@ class MaskHead(nn.Module):
         self, features: RoIFeatures, samples: BranchSamples, targets: TargetBatch
     ) -> dict[str, Tensor]:
         """loss_mask. Each region learns the mask of its own class alone, so that classes do not
-        compete; its target is the part of the object's mask that lies inside the proposal."""
+        compete; its target is the part of the object's mask inside the proposal."""
         assert targets.masks is not None, "data without masks are refused before training"
         logits = self(samples.pool(features, self.pool_size), samples.labels)
         with torch.no_grad():

@@ -146,7 +146,7 @@ def test_bad_headers_are_found_at_the_start(
     assert "1×" in caplog.text
     everything = open_images(tmp_path, transform=TEST, decode_all=True)
     assert len(everything) == 3 and len(everything.findings) == 2
-    with pytest.raises(DataError, match=r"1 finding\(s\) .* have to be mended"):
+    with pytest.raises(DataError, match=r"1 finding\(s\) .* have to be fixed"):
         open_images(tmp_path, transform=TEST, strict=True)
 
 

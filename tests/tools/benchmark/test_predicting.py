@@ -38,7 +38,7 @@ def test_both_find_the_same(given: dict[str, Any], tmp_path: Path) -> None:
     alone, note = predicting.make_network(work=work)
     whole = predicting.make_predict(work=work, out=str(tmp_path / "out"))
     assert alone() == whole() == whole() == 30
-    assert note == "10.0 detections an image"
+    assert note == "10.0 detections per image"
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 30
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
