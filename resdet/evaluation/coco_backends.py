@@ -1,6 +1,6 @@
 """Runs hotcoco (the fast one) or pycocotools (the referee) on checked ground truth and detections.
 
-Both trust their input: a short code or a repeated id gives a wrong number in silence. Here they
+Both trust their input: a short code or a repeated id silently gives a wrong number. Here they
 only ever see checked arrays, with images and categories numbered by rank (which keeps their order,
 hence the order of equal scores) and annotations from 1, since both take a match with an annotation
 of id 0 for no match. Protocol: Lin et al. 2014, as pycocotools implements it.

@@ -155,7 +155,7 @@ def _parse(detections: str | Path | Sequence[dict[str, Any]]) -> tuple[list[_Rec
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[_Record]), source
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        pass  # the slower reader names what is wrong, and takes what is not strictly JSON
+        pass  # the slower reader reports the fault, and accepts JSON that is not strict
     records = read_json(path, "detections in COCO result format")
     if not isinstance(records, list) or not set(map(type, records)) <= {dict}:
         raise UserError(
