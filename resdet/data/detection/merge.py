@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.data.detection.outlines import Outlines
-from resdet.data.detection.table import AnnotationTable, Ragged
+from resdet.data.detection.columns import OutlineColumns, RaggedColumn, join_extras
+from resdet.data.detection.table import OBJECT_FIELDS, AnnotationTable, Ragged
 from resdet.data.names import Ids, pack_ids, pack_names
 from resdet.files.findings import DataError
 
@@ -94,44 +94,42 @@ def _relabel_lists(lists: Ragged, new: NDArray[np.int64]) -> Ragged:
 
 def _concatenate(tables: Sequence[AnnotationTable]) -> AnnotationTable:
     first = tables[0]
-    image_starts = np.cumsum([0, *(len(table.image_ids) for table in tables)])
-    file_starts = np.cumsum([0, *(len(table.files) for table in tables)])
-    outlines = [table.outlines for table in tables if table.outlines is not None]
-    shapes = [{key: v.shape[1:] for key, v in table.extras.items()} for table in tables]
-    for table, shape in zip(tables, shapes, strict=True):
-        if shape != shapes[0]:
-            raise DataError(
-                f"{table.source}: data.extras: values {shape or 'none'} (key and shape), those "
-                f"of {first.source} are {shapes[0] or 'none'}; make the files agree"
-            )
-    in_all = [key for key in first.image_extras if all(key in t.image_extras for t in tables)]
-    return AnnotationTable(
+    images = np.cumsum([0, *(len(table.image_ids) for table in tables)])
+    files = np.cumsum([0, *(len(table.files) for table in tables)])
+    objects = {
+        key: np.concatenate([getattr(table, key) for table in tables]) for key in OBJECT_FIELDS
+    }
+    objects["image_of"] += np.repeat(images[:-1], [len(table.labels) for table in tables])
+    objects["annotation_ids"] = unique_ids(objects["annotation_ids"])
+    file_of_image = np.concatenate([table.file_of_image for table in tables])
+    file_of_image += np.repeat(files[:-1], np.diff(images)).astype(np.int32)
+    outlines, lists = OutlineColumns(), {key: RaggedColumn(np.int64) for key in first.image_extras}
+    for table in tables:
+        if table.outlines is not None:
+            outlines.extend(table.outlines)
+        for key in [key for key in lists if key not in table.image_extras]:
+            del lists[key]
+        for key, column in lists.items():
+            column.extend(table.image_extras[key].values, table.image_extras[key].lengths)
+    try:
+        extras = {key: join_extras([t.extras[key] for t in tables]) for key in first.extras}
+    except ValueError:
+        raise DataError(
+            f"{', '.join(t.source for t in tables)}: data.extras: not equally many numbers per "
+            "object in all files; make the files agree, or leave the key out"
+        ) from None
+    return replace(
+        first,
         files=[file for table in tables for file in table.files],
-        class_names=first.class_names,
-        category_ids=first.category_ids,
         image_ids=_unique_image_ids(tables),
-        file_of_image=np.concatenate(
-            [t.file_of_image + start for t, start in zip(tables, file_starts, strict=False)]
-        ).astype(np.int32),
+        file_of_image=file_of_image,
         file_names=pack_names(name for table in tables for name in table.file_names),
         sizes=np.concatenate([table.sizes for table in tables]),
-        image_of=np.concatenate(
-            [t.image_of + start for t, start in zip(tables, image_starts, strict=False)]
-        ),
-        boxes_xywh=np.concatenate([table.boxes_xywh for table in tables]),
-        labels=np.concatenate([table.labels for table in tables]),
-        areas=np.concatenate([table.areas for table in tables]),
-        crowd=np.concatenate([table.crowd for table in tables]),
-        difficult=np.concatenate([table.difficult for table in tables]),
-        ignored=np.concatenate([table.ignored for table in tables]),
-        annotation_ids=unique_ids(np.concatenate([table.annotation_ids for table in tables])),
-        outlines=_concatenate_outlines(outlines) if len(outlines) == len(tables) else None,
-        extras={key: np.concatenate([t.extras[key] for t in tables]) for key in first.extras},
-        image_extras={
-            key: _concatenate_ragged([t.image_extras[key] for t in tables]) for key in in_all
-        },
-        class_extras=first.class_extras,
+        outlines=None if first.outlines is None else outlines.outlines(),
+        extras=extras,
+        image_extras={key: column.ragged() for key, column in lists.items()},
         has_annotations=all(table.has_annotations for table in tables),
+        **objects,  # type: ignore[arg-type]
     )
 
 
@@ -160,27 +158,3 @@ def unique_ids(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     result = ids.copy()
     result[is_new] = np.arange(is_new.sum()) + ids.max(initial=0) + 1
     return result
-
-
-def _concatenate_ragged(lists: Sequence[Ragged]) -> Ragged:
-    return Ragged(
-        np.concatenate([each.values for each in lists]), _offsets([each.offsets for each in lists])
-    )
-
-
-def _offsets(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Offsets of ragged arrays put one after the other."""
-    starts = np.cumsum([0, *(part[-1] for part in parts)])
-    moved = [part[1:] + start for part, start in zip(parts, starts, strict=False)]
-    return np.concatenate([np.zeros(1, np.int64), *moved])
-
-
-def _concatenate_outlines(outlines: Sequence[Outlines]) -> Outlines:
-    return Outlines(
-        np.concatenate([each.kinds for each in outlines]),
-        _offsets([each.part_offsets for each in outlines]),
-        _offsets([each.point_offsets for each in outlines]),
-        np.concatenate([each.points for each in outlines]),
-        _offsets([each.rle_offsets for each in outlines]),
-        np.concatenate([each.rle for each in outlines]),
-    )

@@ -13,6 +13,12 @@ from resdet.data.detection.outlines import POLYGON, RLE, Outlines, ragged_rows
 from resdet.data.names import Ids, Names
 from resdet.errors import UserError
 
+OBJECT_FIELDS = (
+    *("image_of", "boxes_xywh", "labels", "areas"),
+    *("crowd", "difficult", "ignored", "annotation_ids"),
+)
+"""The fields of `AnnotationTable` that are one array over the objects."""
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -28,6 +34,11 @@ class Ragged:
 
     def __getitem__(self, row: int) -> NDArray[Any]:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(rows,) values of each row."""
+        return np.diff(self.offsets)
 
     def select(self, rows: NDArray[np.int64]) -> Ragged:
         positions, offsets = ragged_rows(self.offsets, rows)
@@ -126,16 +137,9 @@ class AnnotationTable:
         """All images and the objects `rows`, in that order."""
         return replace(
             self,
-            image_of=self.image_of[rows],
-            boxes_xywh=self.boxes_xywh[rows],
-            labels=self.labels[rows],
-            areas=self.areas[rows],
-            crowd=self.crowd[rows],
-            difficult=self.difficult[rows],
-            ignored=self.ignored[rows],
-            annotation_ids=self.annotation_ids[rows],
             outlines=None if self.outlines is None else self.outlines.select(rows),
             extras={key: values[rows] for key, values in self.extras.items()},
+            **{key: getattr(self, key)[rows] for key in OBJECT_FIELDS},
         )
 
     def select_images(self, keep: NDArray[np.bool_]) -> AnnotationTable:

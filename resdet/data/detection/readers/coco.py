@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from resdet.data.detection.columns import Column, RaggedColumn
 from resdet.data.detection.readers.coco_file import CocoFile
 from resdet.data.detection.readers.coco_objects import Objects
-from resdet.data.detection.readers.columns import Column, RaggedColumn
 from resdet.data.detection.readers.source import Source
-from resdet.data.detection.table import AnnotationTable, Ragged
+from resdet.data.detection.table import AnnotationTable
 from resdet.data.names import pack_ids, pack_names
 from resdet.files.findings import DROPPED, DataError, Finding
 from resdet.files.json import collector_paused, some
@@ -35,25 +35,23 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
     """
     file = CocoFile(source.path, source.data)
     categories = _Categories(file)
-    images = _Images(file.path, categories.label_of, findings)
-    if not source.classes_only:
-        images.read(file)
+    if source.classes_only:
+        file.lists |= {"images": [], "annotations": []}
+    images = _Images(file, categories.label_of, findings)
     sizes = images.sizes.array()
-    objects = Objects(source, images.row_of, sizes, categories.label_of, findings)
-    if not source.classes_only:
-        objects.read(file)
+    objects = Objects(source, images.row_of, sizes, categories.label_of, findings).read(file)
     return AnnotationTable(
         files=[source.path],
         class_names=categories.names,
         category_ids=categories.ids,
         image_ids=pack_ids(list(images.row_of)),
-        file_of_image=np.zeros(len(images.row_of), np.int32),
+        file_of_image=np.zeros(len(sizes), np.int32),
         file_names=pack_names(images.names),
         sizes=sizes,
-        image_extras=images.extras(),
+        image_extras={key: lists.ragged() for key, lists in images.lists.items()},
         class_extras=categories.extras,
-        has_annotations="annotations" in file,
-        **objects.columns(),
+        has_annotations="annotations" in file.lists,
+        **objects,
     )
 
 
@@ -88,53 +86,40 @@ class _Categories:
 
 
 class _Images:
-    """The images of a file, those left out for a fault of their own reported."""
+    """The images of a file; those left out for a fault of their own are reported."""
 
-    def __init__(self, path: str, label_of: dict[Any, int], findings: list[Finding]) -> None:
-        self.path, self.findings, self.label_of = path, findings, label_of
+    def __init__(self, file: CocoFile, label_of: dict[Any, int], findings: list[Finding]) -> None:
         self.row_of: dict[int | str, int] = {}
         """Row by id; ids in the order of rows."""
         self.names: list[str] = []
         self.sizes = Column(np.int32, 2)
-        self.lists = {key: RaggedColumn(np.int64) for key in IMAGE_LISTS}
-        self.listed: set[str] = set()
-
-    def read(self, file: CocoFile) -> None:
+        self.lists: dict[str, RaggedColumn] = {}
         for chunk in file.chunks("images", IMAGE_KEYS):
-            sizes = [
-                (_side(record.get("height")), _side(record.get("width")))
-                for position, record in enumerate(chunk.records, chunk.first)
-                if self._add(position, record)
-            ]
-            self.sizes.extend(sizes)
+            for row, record in enumerate(chunk.records):
+                name, what = _file_name(record), self._fault(record)
+                if what is None:
+                    self._add(record, name, label_of)
+                else:
+                    item = f"{chunk.item(row)} ({name})" if name else chunk.item(row)
+                    findings.append(Finding(file.path, item, what, DROPPED))
 
-    def _add(self, position: int, record: dict[str, Any]) -> bool:
+    def _fault(self, record: dict[str, Any]) -> str | None:
         key = record.get("id")
-        if type(key) is float and key.is_integer():
-            key = int(key)
-        name = _file_name(record)
-        what = None
-        if type(key) is not int and type(key) is not str:
-            what = "has no id (whole number or text)"
-        elif key in self.row_of:
-            what = "has the id of another image"
-        if what is not None:
-            item = f"image {key!r}" if key is not None else f"images[{position}]"
-            item += f" ({name})" if name else ""
-            self.findings.append(Finding(self.path, item, what, DROPPED))
-            return False
-        self.row_of[key] = len(self.row_of)  # type: ignore[index]
-        self.names.append(name)
-        for list_key, column in self.lists.items():
-            ids = record.get(list_key)
-            if isinstance(ids, list):
-                self.listed.add(list_key)
-            labels = [self.label_of[i] for i in ids if i in self.label_of] if ids else []
-            column.extend(labels, [len(labels)])
-        return True
+        if not isinstance(key, (int, str)) and not (isinstance(key, float) and key.is_integer()):
+            return "has no id (whole number or text)"
+        return "has the id of another image" if key in self.row_of else None
 
-    def extras(self) -> dict[str, Ragged]:
-        return {key: self.lists[key].ragged() for key in IMAGE_LISTS if key in self.listed}
+    def _add(self, record: dict[str, Any], name: str, label_of: dict[Any, int]) -> None:
+        key, row = record["id"], len(self.row_of)
+        self.row_of[key if type(key) is str else int(key)] = row
+        self.names.append(name)
+        self.sizes.extend([_side(record.get("height")), _side(record.get("width"))])
+        for list_key in IMAGE_LISTS:
+            if not row and list_key in record:
+                self.lists[list_key] = RaggedColumn(np.int64)
+            if list_key in self.lists:
+                labels = [label_of[i] for i in record.get(list_key) or [] if i in label_of]
+                self.lists[list_key].extend(labels, [len(labels)])
 
 
 def _file_name(record: dict[str, Any]) -> str:

@@ -23,17 +23,19 @@ LAYOUT = "COCO needs lists of images, annotations and categories"
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some records of a list, one after the other."""
+    """Some records of a list."""
 
-    first: int
-    """Position of the first in the list."""
+    name: str
+    """What messages call a record."""
+    positions: Sequence[int]
+    """Places in the list."""
     records: list[dict[str, Any]]
     """With the keys asked for, and of content in memory all others."""
     texts: list[msgspec.Raw] | None
     """The records' JSON; None for content in memory."""
 
-    def column(self, key: str, default: Any = None) -> list[Any]:
-        return [record.get(key, default) for record in self.records]
+    def column(self, key: str) -> list[Any]:
+        return [record.get(key) for record in self.records]
 
     def whole(self, row: int) -> dict[str, Any]:
         """A record with all its keys."""
@@ -41,6 +43,17 @@ class Chunk:
             return self.records[row]
         record: dict[str, Any] = msgspec.json.decode(self.texts[row])
         return record
+
+    def item(self, row: int) -> str:
+        """What messages call a record: its id, or its place without one."""
+        key = self.records[row].get("id")
+        return f"{self.name}s[{self.positions[row]}]" if key is None else f"{self.name} {key!r}"
+
+    def select(self, rows: Sequence[int]) -> Chunk:
+        """The records `rows`."""
+        texts = None if self.texts is None else [self.texts[row] for row in rows]
+        positions = [self.positions[row] for row in rows]
+        return Chunk(self.name, positions, [self.records[row] for row in rows], texts)
 
 
 class CocoFile:
@@ -66,21 +79,21 @@ class CocoFile:
         decode: Callable[[Any], Any] = msgspec.json.Decoder(wanted).decode
         first, count = 0, len(self.lists.get(key, ()))
         while first < count:
-            entries = self.lists[key][first : first + CHUNK]
-            if not isinstance(entries[0], msgspec.Raw):
-                for row, entry in enumerate(entries):
-                    if not isinstance(entry, dict):
-                        where = f"{self.path}: {key}[{first + row}]"
-                        raise DataError(f"{where} is {entry!r:.60}, not an object")
-                yield Chunk(first, entries, None)
-            else:
+            records = self.lists[key][first : first + CHUNK]
+            places, texts = range(first, first + len(records)), None
+            if isinstance(records[0], msgspec.Raw):
+                texts = records
                 try:
-                    records = list(map(decode, entries))
+                    records = list(map(decode, texts))
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     # An entry that is no object, or what only the standard parser takes, as 1e400.
                     self.lists = _lists(self.path, _parse(self.path))
                     continue
-                yield Chunk(first, records, entries)
+            for place, record in zip(places, records, strict=True):
+                if not isinstance(record, dict):
+                    where = f"{self.path}: {key}[{place}]"
+                    raise DataError(f"{where} is {record!r:.60}, not an object")
+            yield Chunk(key.removesuffix("s"), places, records, texts)
             first += CHUNK
 
 

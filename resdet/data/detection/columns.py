@@ -21,7 +21,7 @@ class Column:
 
     def extend(self, values: Any) -> None:
         """Adds (n, *shape) values."""
-        self.bytes += np.ascontiguousarray(values, self.dtype).tobytes()
+        self.bytes += np.asarray(values, self.dtype).tobytes()
 
     def array(self) -> NDArray[Any]:
         """All values so far; afterwards the column must not grow."""
@@ -63,3 +63,17 @@ class OutlineColumns:
         return Outlines(
             self.kinds.array(), parts, points.offsets, points.values, rle.offsets, rle.values
         )
+
+
+def join_extras(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays (n, …) as one; those of shape (n, 0), which have no values, become 0.
+
+    Raises:
+        ValueError: their shapes do not agree.
+    """
+    shape = next((array.shape[1:] for array in arrays if array.shape[1:] != (0,)), (0,))
+    filled = [
+        np.zeros((len(array), *shape), bool) if array.shape[1:] == (0,) else array
+        for array in arrays
+    ]
+    return np.concatenate(filled) if filled else np.zeros((0, 0))
