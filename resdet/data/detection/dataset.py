@@ -169,7 +169,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
             masks=None if result.masks is None else torch.from_numpy(result.masks),
             image_key=index,
             image_id=self.table.image_ids[int(self.images[index])],
-            extra={key: torch.from_numpy(values) for key, values in result.extras.items()},
+            extra={key: _tensor(values) for key, values in result.extras.items()},
         )
         pixels = to_planes(result.image)
         return Sample(pixels, target, (image.shape[0], image.shape[1]), str(path))
@@ -257,6 +257,11 @@ def read_dataset(
         raise strict_error(findings)
     log_findings(findings)
     return dataset
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    """Fractions as float32, as the boxes are."""
+    return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float64 else values)
 
 
 def _no_images(
