@@ -85,36 +85,13 @@ def _are_coordinates(values: Sequence[Any]) -> bool:
     return all(isinstance(v, int | float) and abs(v) <= MAX_COORDINATE for v in values)
 
 
-_CHARACTERS = bytes(range(48, 112))
-
-
 _CONTINUES = 0x20
-
-
 _NEGATIVE = 0x10
-
-
 _MOST_DIGITS = 7
 """32 bits: no image has more pixels."""
 
-
 CODES_AT_ONCE = 128
 """As many as fit the second-level cache: twice as fast as 4,096."""
-
-
-def is_rle_text(code: bytes) -> bool:
-    """Whether `code` is one number or more, of any size."""
-    return bool(code) and not code.translate(None, _CHARACTERS) and code[-1] - 48 < _CONTINUES
-
-
-def rows_with_wrong_total(
-    code: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The rows among G codes whose runs do not add up to `pixels` (G,), or are negative.
-
-    Arguments as `read_runs`.
-    """
-    return np.flatnonzero(measure_codes(code, np.diff(offsets), pixels) < 0)
 
 
 def is_code_of(code: bytes, pixels: int) -> bool:
@@ -178,24 +155,13 @@ def _areas_of_some(
     return np.where(broken | (zeros + ones != pixels), -1, ones)
 
 
-def has_wrong_total(
-    code: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(G,) whose runs do not add up to `pixels` (G,), or are negative; arguments as `read_runs`."""
-    if not len(pixels):
-        return np.zeros(0, bool)
-    runs, bounds = read_runs(code, offsets)
-    firsts = bounds[:-1]
-    return (np.add.reduceat(runs, firsts) != pixels) | (np.minimum.reduceat(runs, firsts) < 0)
-
-
 def read_runs(
     code: NDArray[np.uint8], offsets: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Reads the codes of G masks at once.
 
     Args:
-        code: the bytes of all masks, which `is_rle_text`; offsets: (G + 1,) first byte of each.
+        code: the bytes of all masks, none malformed; offsets: (G + 1,) first byte of each.
     Returns:
         The runs of all masks, of 0 and 1 in turn, and (G + 1,) the first run of each.
     """

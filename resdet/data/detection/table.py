@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from resdet.data.detection.outlines import POLYGON, RLE, Outlines, ragged_rows
 from resdet.data.names import Ids, Names
 from resdet.errors import UserError
+from resdet.files.rle import measure_codes
 
 OBJECT_FIELDS = (
     *("image_of", "boxes_xywh", "labels", "areas"),
@@ -207,6 +208,4 @@ def _encode(
 def outline_areas(outlines: Outlines, sizes: NDArray[np.int32]) -> NDArray[np.float64]:
     """(A,) pixels that each outline covers in images of (A, 2) sizes, as pycocotools counts."""
     code, offsets = _encode(outlines, sizes)
-    records = Codes(code, offsets, sizes).records()
-    # One at a time: pycocotools 2.0.11 with numpy 2.4 overflows on lists of 256 and more.
-    return np.array([float(coco_mask.area(record)) for record in records])
+    return measure_codes(code, np.diff(offsets), sizes.prod(axis=1, dtype=np.int64)).astype(float)

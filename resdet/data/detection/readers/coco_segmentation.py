@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from resdet.data.detection.outlines import BOX, POLYGON, RLE, Outlines
 from resdet.errors import UserError
-from resdet.files.rle import MAX_COORDINATE, Rle, is_rle_text, rows_with_wrong_total, to_rle
+from resdet.files.rle import MAX_COORDINATE, Rle, measure_codes, to_rle
 
 NO_OUTLINE = "training takes its box as its mask, evaluation of masks counts it as missed"
 
@@ -47,7 +47,12 @@ def parse_outlines(
         elif each:
             doubtful.append(row)
     doubtful += _bad_polygons(polygons)
-    doubtful += _bad_codes(codes, np.flatnonzero(kinds == RLE).tolist(), sizes)
+    coded = np.flatnonzero(kinds == RLE)
+    text = b"".join(codes)  # only these rows have any
+    lengths = np.array([len(codes[row]) for row in coded], np.int64)
+    pixels = sizes[coded].astype(np.int64).prod(axis=1)
+    areas = measure_codes(np.frombuffer(text, np.uint8), lengths, pixels)
+    doubtful += coded[areas < 0].tolist()
     for row in sorted(doubtful):
         kinds[row], polygons[row], codes[row] = BOX, [], b""
         try:
@@ -74,15 +79,6 @@ def parse_outlines(
 
 def _offsets(counts: Any) -> NDArray[np.int64]:
     return np.cumsum([0, *counts], dtype=np.int64)
-
-
-def _bad_codes(codes: Sequence[bytes], rows: Sequence[int], sizes: NDArray[np.int32]) -> list[int]:
-    """Those of `rows` whose code is not one of an image of its size."""
-    whole = [row for row in rows if is_rle_text(codes[row])]
-    text = np.frombuffer(b"".join(codes[row] for row in whole), np.uint8)
-    pixels = sizes[whole].astype(np.int64).prod(axis=1)
-    wrong = rows_with_wrong_total(text, _offsets(len(codes[row]) for row in whole), pixels)
-    return [whole[index] for index in wrong.tolist()] + sorted(set(rows) - set(whole))
 
 
 def _bad_polygons(polygons: Sequence[list[list[Any]]]) -> list[int]:
