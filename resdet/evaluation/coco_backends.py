@@ -110,7 +110,7 @@ def load_hotcoco(
 ) -> tuple[Any, Any]:
     """Ground truth and detections as hotcoco.COCO."""
     images, categories = _listed(truth, ranks)
-    masks: list[Any] | None = truth.rles().records() if iou_type == "segm" else None
+    masks: list[Any] | None = truth.rles() if iou_type == "segm" else None
     gt = hotcoco.COCO.from_arrays(
         images,
         categories,
@@ -169,7 +169,7 @@ def _pycocotools(
         ranks.categories[truth.labels],
         truth.boxes_xywh,
         truth.areas,
-        truth.rles().records() if is_segm else None,
+        truth.rles() if is_segm else None,
         iscrowd=truth.crowd.astype(int),
     )
     dt_records = _records(

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from resdet.data.detection.outlines import POLYGON, RLE, Outlines, ragged_rows
 from resdet.data.names import Ids, Names
 from resdet.errors import UserError
-from resdet.files.rle import measure_codes
+from resdet.files.rle import Rle, measure_codes
 
 OBJECT_FIELDS = (
     *("image_of", "boxes_xywh", "labels", "areas"),
@@ -44,26 +44,6 @@ class Ragged:
     def select(self, rows: NDArray[np.int64]) -> Ragged:
         positions, offsets = ragged_rows(self.offsets, rows)
         return Ragged(self.values[positions], offsets)
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A mask per object as COCO's compressed run-length code."""
-
-    code: NDArray[np.uint8]
-    """The bytes of all codes, object after object."""
-    offsets: NDArray[np.int64]
-    """(A + 1,) first byte of each object's code."""
-    sizes: NDArray[np.int32]
-    """(A, 2) height, width of each mask in pixels: those of its image."""
-
-    def records(self) -> list[dict[str, Any]]:
-        """The same as pycocotools' {size, counts}."""
-        text, ends = self.code.tobytes(), self.offsets.tolist()
-        return [
-            {"size": size, "counts": text[start:stop]}
-            for size, start, stop in zip(self.sizes.tolist(), ends, ends[1:], strict=False)
-        ]
 
 
 @dataclass(frozen=True)
@@ -159,7 +139,7 @@ class AnnotationTable:
             image_extras={k: lists.select(rows) for k, lists in self.image_extras.items()},
         )
 
-    def rles(self) -> Codes:
+    def rles(self) -> list[Rle]:
         """Masks of all objects as pycocotools encodes them; empty ones for those without outlines.
 
         Raises:
@@ -174,38 +154,34 @@ class AnnotationTable:
                 f"{self.file_of(image)}: {self.image_name(image)}: polygons need the height and "
                 "width of their image; add them to the file's images, or evaluate kinds=bbox"
             )
-        return Codes(*_encode(outlines, sizes), sizes)
+        codes = _encode(outlines, sizes)
+        return [{"size": s, "counts": c} for s, c in zip(sizes.tolist(), codes, strict=True)]
 
 
-def _encode(
-    outlines: Outlines, sizes: NDArray[np.int32]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The codes of outlines in images of (A, 2) `sizes`, and the first byte of each."""
+def _encode(outlines: Outlines, sizes: NDArray[np.int32]) -> list[bytes]:
+    """COCO's compressed run-length codes of outlines in images of (A, 2) `sizes`."""
     codes = [b""] * len(outlines)
-    text, ends = outlines.rle.tobytes(), outlines.rle_offsets.tolist()
-    parts, points = outlines.part_offsets.tolist(), outlines.point_offsets.tolist()
+    parts = outlines.part_offsets.tolist()
+    points = (2 * outlines.point_offsets).tolist()
     flat = outlines.points.reshape(-1)
-    for row, (kind, (height, width)) in enumerate(
-        zip(outlines.kinds.tolist(), sizes.tolist(), strict=True)
-    ):
+    for row, (kind, size) in enumerate(zip(outlines.kinds.tolist(), sizes.tolist(), strict=True)):
         if kind == RLE:
-            codes[row] = text[ends[row] : ends[row + 1]]
-        elif kind == POLYGON:
-            polygons = [
-                flat[2 * points[part] : 2 * points[part + 1]]
-                for part in range(parts[row], parts[row + 1])
-            ]
-            encoded = coco_mask.frPyObjects(polygons, height, width)
-            one = encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded)
-            codes[row] = one["counts"]
-        else:
-            empty = {"size": [height, width], "counts": [height * width]}
-            codes[row] = coco_mask.frPyObjects(empty, height, width)["counts"]
-    offsets = np.cumsum([0, *map(len, codes)], dtype=np.int64)
-    return np.frombuffer(b"".join(codes), np.uint8), offsets
+            first, last = outlines.rle_offsets[row : row + 2]
+            codes[row] = outlines.rle[first:last].tobytes()
+            continue
+        shapes: Any = {"size": size, "counts": [size[0] * size[1]]}  # no pixel
+        if kind == POLYGON:
+            own = range(parts[row], parts[row + 1])
+            shapes = [flat[points[part] : points[part + 1]] for part in own]
+        encoded = coco_mask.frPyObjects(shapes, *size)
+        one = coco_mask.merge(encoded) if isinstance(encoded, list) else encoded
+        codes[row] = one["counts"]
+    return codes
 
 
 def outline_areas(outlines: Outlines, sizes: NDArray[np.int32]) -> NDArray[np.float64]:
     """(A,) pixels that each outline covers in images of (A, 2) sizes, as pycocotools counts."""
-    code, offsets = _encode(outlines, sizes)
-    return measure_codes(code, np.diff(offsets), sizes.prod(axis=1, dtype=np.int64)).astype(float)
+    codes = _encode(outlines, sizes)
+    lengths = np.array([len(code) for code in codes], np.int64)
+    pixels = sizes.prod(axis=1, dtype=np.int64)
+    return measure_codes(np.frombuffer(b"".join(codes), np.uint8), lengths, pixels).astype(float)

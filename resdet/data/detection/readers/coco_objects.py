@@ -30,7 +30,7 @@ LARGEST_ID = 2**53
 KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult", "ignore")
 
 ABSENT = {
-    "id": "numbers are given, as evaluators take a match with id 0 for none",
+    "id": "renumbered, as evaluators take a match with id 0 for none",
     "iscrowd": "0 (not a crowd) is taken",
     "area": "the area of the outline, or else of the box (width × height), is taken",
     "segmentation": NO_OUTLINE,
