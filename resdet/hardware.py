@@ -139,7 +139,7 @@ def choose_device(wanted: str | None, local_rank: int) -> torch.device:
 def set_threads(configured: int | None, recorded: int | None) -> int:
     """CPU threads of this process: the config's, else the resumed run's, else torch's choice.
 
-    Sums are split over the threads, so a resumed run is bit-exact only with the same number.
+    Sums are split over the threads, so that a resumed run is bit-exact only with as many.
     """
     threads = configured or recorded
     if threads is not None and threads != torch.get_num_threads():
@@ -195,7 +195,7 @@ def memory_mb(device: torch.device) -> float:
 
 
 def default_workers(configured: int | None, local_world_size: int) -> int:
-    """`data.workers`, else up to 4 per process, leaving each training process its own core."""
+    """`data.workers`, else up to 4 per process, leaving each training process a core of its own."""
     if configured is not None:
         return configured
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 KEEP = 2**31 - 1
-"""Free bytes to keep before any are returned: the most that glibc accepts."""
+"""Bytes that may be free before any are given back: the most that glibc takes."""
 
 LARGE = 2**25
 """Bytes from which an array is fetched from the system by itself: the most that glibc takes.
@@ -18,9 +18,9 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 def keep_memory() -> bool:
     """Keep what this process frees, if its C library is glibc; returns whether it is.
 
-    By default arrays of megabytes are allocated from the system one by one and returned to it, and
-    the next ones need new pages, four kilobytes each: up to half of the time of a
-    sample in a worker, a fourteenth of a training step of a detector on a CPU.
+    By default arrays of megabytes are fetched from the system one by one and go back to it, and
+    their pages, four kilobytes each, are mapped again for the next ones: up to half of the time of
+    a sample in a worker, a fourteenth of a training step of a detector on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

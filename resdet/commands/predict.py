@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from resdet.errors import UserError
 from resdet.inference.loading import load
-from resdet.inference.output import Finished, Output, finish, former_drawings
+from resdet.inference.output import Finished, Output, finish, former_drawings, open_output
 from resdet.inference.sources import Failure, Picture, Source, list_sources, read_pictures
 from resdet.models.classifier import Classifier
 from resdet.models.predict import inference_mode
@@ -103,7 +103,7 @@ def predict_sources(
     writing: deque[Future[None]] = deque()
     console = Console(stderr=True)
     with (
-        Output(folder, detects=isinstance(model, RCNN)) as output,
+        open_output(folder, detects=isinstance(model, RCNN)) as output,
         ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
         # One thread, so that records and frames are written in order.
         ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
 import numpy as np
 
 from resdet.errors import UserError
+from resdet.files.writing import open_atomic
 from resdet.inference.sources import WRITTEN_VIDEO_SUFFIXES, Picture
 from resdet.structures import Classification, Detections
 from resdet.viz.classification import draw_classification
@@ -25,33 +26,26 @@ DETECTIONS, IMAGES = "detections.json", "images.json"
 PREDICTIONS = "predictions.json"
 """A classifier's: what images.json has of an image, and its classes."""
 JPEG_QUALITY = 92
+Extend = Callable[[Iterable[dict[str, Any]]], None]
 # MPEG-4 is in every OpenCV wheel, motion JPEG in OpenCV itself.
 CODECS = tuple(zip(("mp4v", "MJPG"), WRITTEN_VIDEO_SUFFIXES, strict=True))
 
 
-class JsonList:
-    """A JSON array on disk that grows by records and appears under its name when complete."""
+@contextmanager
+def json_list(path: Path) -> Iterator[Extend]:
+    """A JSON array on disk that grows by the records given to the function, and appears under its
+    name when complete; after an error the file before it stays."""
+    with open_atomic(path) as file:
+        separator = "[\n"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._beside = path.with_name(path.name + ".partial")
-        self._file = self._beside.open("w", encoding="utf-8")
-        self._file.write("[")
-        self._separator = "\n"
+        def extend(records: Iterable[dict[str, Any]]) -> None:
+            nonlocal separator
+            for record in records:
+                file.write(separator + json.dumps(record, ensure_ascii=False))
+                separator = ",\n"
 
-    def extend(self, records: Iterable[dict[str, Any]]) -> None:
-        for record in records:
-            self._file.write(self._separator + json.dumps(record, ensure_ascii=False))
-            self._separator = ",\n"
-
-    def close(self, complete: bool) -> None:
-        """End the array; an incomplete one is removed and the file before it stays."""
-        self._file.write("\n]\n")
-        self._file.close()
-        if complete:
-            self._beside.replace(self.path)
-        else:
-            self._beside.unlink()
+        yield extend
+        file.write("\n]\n" if separator == ",\n" else "[\n]\n")
 
 
 class VideoFile:
@@ -98,15 +92,15 @@ class Finished:
 
 
 def finish(
-    picture: Picture, image_id: int, found: Detections | Classification, out: Path
+    picture: Picture, image_id: int, prediction: Detections | Classification, out: Path
 ) -> Finished:
     """Draw, save the drawing below `out`, and encode the masks; safe to run in any thread."""
     source, frame = picture.source, picture.frame
     target = source.target if frame is None else source.target / f"frame_{frame:06d}.jpg"
-    if isinstance(found, Detections):
-        drawn = draw(picture.pixels, found)
+    if isinstance(prediction, Detections):
+        drawn = draw(picture.pixels, prediction)
     else:
-        drawn = draw_classification(picture.pixels, found)
+        drawn = draw_classification(picture.pixels, prediction)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(target, quality=JPEG_QUALITY)
@@ -123,36 +117,29 @@ def finish(
         "drawn": target.relative_to(out).as_posix(),
     }
     pixels = None if frame is None else np.asarray(drawn)
-    if isinstance(found, Detections):
-        return Finished(picture, pixels, found.to_coco(image_id), entry)
-    return Finished(picture, pixels, [], {**entry, "classes": found.to_records()})
+    if isinstance(prediction, Detections):
+        return Finished(picture, pixels, prediction.to_coco(image_id), entry)
+    return Finished(picture, pixels, [], {**entry, "classes": prediction.to_records()})
 
 
 class Output:
-    """The folder of a prediction; a context that completes its files when all went well."""
+    """The files of a prediction beside its pictures: records, and videos of drawn frames."""
 
-    def __init__(self, folder: Path, *, detects: bool) -> None:
-        """`detects` writes detections.json and images.json, else predictions.json alone."""
-        self.folder = folder
-        self.detects = detects
+    def __init__(self, extend_images: Extend, extend_detections: Extend | None) -> None:
         self.num_detections = 0
+        self._extend_images, self._extend_detections = extend_images, extend_detections
         self._video: VideoFile | None = None
         self._video_source: Path | None = None
 
-    def __enter__(self) -> Output:
-        self._detections = JsonList(self.folder / DETECTIONS) if self.detects else None
-        self._images = JsonList(self.folder / (IMAGES if self.detects else PREDICTIONS))
-        return self
-
     def write(self, finished: Finished) -> None:
         """Add one picture's records; pictures come in order, the frames of a video in a row."""
-        if self._detections is not None:
-            self._detections.extend(finished.records)
-        self._images.extend([finished.entry])
+        if self._extend_detections is not None:
+            self._extend_detections(finished.records)
+        self._extend_images([finished.entry])
         self.num_detections += len(finished.records)
         picture = finished.picture
         if picture.source.target != self._video_source:
-            self._end_video()
+            self.end_video()
         if finished.drawn is not None:
             if self._video is None:
                 target, (height, width) = picture.source.target, finished.drawn.shape[:2]
@@ -160,21 +147,22 @@ class Output:
                 self._video_source = target
             self._video.add(finished.drawn)
 
-    def _end_video(self) -> None:
+    def end_video(self) -> None:
         if self._video is not None:
             self._video.close()
         self._video = self._video_source = None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end_video()
-        for file in (self._detections, self._images):
-            if file is not None:
-                file.close(complete=kind is None)
+
+@contextmanager
+def open_output(folder: Path, *, detects: bool) -> Iterator[Output]:
+    """Completes its files below `folder` when all went well: detections.json and images.json of a
+    model that `detects`, else predictions.json alone."""
+    with ExitStack() as files:
+        images = files.enter_context(json_list(folder / (IMAGES if detects else PREDICTIONS)))
+        records = files.enter_context(json_list(folder / DETECTIONS)) if detects else None
+        output = Output(images, records)
+        files.callback(output.end_video)
+        yield output
 
 
 def former_drawings(folder: Path) -> set[Path]:

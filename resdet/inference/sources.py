@@ -198,7 +198,7 @@ def _prepared(
 
 
 def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray | None]]:
-    """Per frame (number, frames per second, (H, W, 3) uint8 RGB); a single None without frames."""
+    """(number, frames per second, (H, W, 3) uint8 RGB) of each frame; one None if there is none."""
     capture = cv2.VideoCapture(str(source.path))
     try:
         fps = capture.get(cv2.CAP_PROP_FPS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from resdet.models.layers import conv_norm_relu, normal_init, xavier_uniform
 from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
+from resdet.models.regions import RoISamples
 from resdet.ops.box_coder import decode_boxes
 
 
@@ -78,14 +78,9 @@ class BoxHead(nn.Module):
         """Boxes (R, K or 1, 4) xyxy pixels from deltas of that shape at proposals (R, 4)."""
         return decode_boxes(deltas, proposals[:, None, :], self.box_weights)
 
-    def losses(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        samples: BoxSamples,
-    ) -> tuple[Tensor, Tensor]:
-        """loss_cls, the mean cross-entropy over valid samples, and loss_box, summed over positives
-        and divided by all valid samples (Detectron2's normaliser). Scalars."""
+    def losses(self, logits: Tensor, deltas: Tensor, samples: RoISamples) -> tuple[Tensor, Tensor]:
+        """Scalars loss_cls, the mean cross-entropy over valid samples, and loss_box, summed over
+        positives and divided by all valid samples (Detectron2's normaliser); of flat samples."""
         count = samples.valid.sum()
         cls = F.cross_entropy(logits, samples.labels, reduction="none")
         cls = torch.where(samples.valid, cls, cls.new_zeros(())).sum()
@@ -114,17 +109,3 @@ def _first_as_convolution(layer: nn.Linear, maps: Tensor) -> Tensor:
     """
     weight = layer.weight.view(layer.out_features, *maps.shape[1:])
     return F.conv2d(maps, weight, layer.bias).flatten(1)
-
-
-@dataclass
-class BoxSamples:
-    """R proposals that a box stage is trained on."""
-
-    boxes: Tensor
-    """(R, 4) xyxy pixels."""
-    labels: Tensor
-    """(R,) int64 0..K, K is background."""
-    gt_boxes: Tensor
-    """(R, 4) xyxy pixels of the matched object; anything for background."""
-    valid: Tensor
-    """(R,) bool."""

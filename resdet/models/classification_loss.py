@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resdet.models.losses import full_precision, mean_over_processes
+from resdet.ops.mix import soft_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,9 @@ class ClassificationLoss:
     def _each(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss (B,) of each image; rows that do not count hold anything finite."""
         if self.name == "bce":
-            rows = _rows(targets, logits)
+            if targets.ndim == 1:
+                targets = soft_targets(targets, logits.shape[1])
+            rows = targets.to(logits.dtype)
             if self.bce_target_thresh is not None:
                 rows = (rows > self.bce_target_thresh).to(logits.dtype)
             rows = self._smooth(rows)
@@ -89,11 +92,3 @@ class ClassificationLoss:
         found = F.log_softmax(logits / t, dim=1)
         divergence = F.kl_div(found, wanted, reduction="none", log_target=True)
         return divergence.sum(dim=1) * t**2
-
-
-def _rows(targets: Tensor, logits: Tensor) -> Tensor:
-    """Labels as rows (B, K) with a 1; rows stay."""
-    if targets.ndim == 2:
-        return targets.to(logits.dtype)
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    return (targets[:, None] == classes).to(logits.dtype)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.backbones.heads import Head
-from resdet.files.images import ImageInput
-from resdet.models.predict import predict
+from resdet.models.predict import Predictor
 from resdet.models.views import make_views, view_logits
 from resdet.ops.normalize import normalize_pixels
 from resdet.structures import Classification
@@ -23,12 +22,13 @@ TOP = 5
 """Classes of an answer."""
 
 
-class Classifier(nn.Module):
+class Classifier(Predictor[Classification]):
     """Backbone and head, and what turns pixels into their input.
 
     Its state dict has `backbone.…`, `head.…`, `pixel_mean` and `pixel_std`.
     """
 
+    config: ClassificationConfig | None
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -47,8 +47,7 @@ class Classifier(nn.Module):
         class_names: Sequence[str],
         config: ClassificationConfig | None = None,
     ) -> None:
-        """`pixel_mean` is (3,), or (3, H, W) for a mean of each pixel, 0..255; `precision` and
-        `is_imported` are explained in `predict.Model`."""
+        """`pixel_mean` is (3,), or (3, H, W) for a mean of each pixel, 0..255."""
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -63,23 +62,11 @@ class Classifier(nn.Module):
         self.interpolation: Literal["bilinear", "bicubic"] = interpolation
         self.class_names = list(class_names)
         self.config = config
-        self.precision: str | None = None
-        self.is_imported = False
         self._logits: Any = self.logits
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def place(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        """Move to a device and number format, in the memory layout that `normalize` gives."""
-        self.to(device, dtype)
-        if self.channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def set_compiled(self, compiled: bool) -> None:
         """Run backbone and head through torch.compile, or eagerly again."""
@@ -113,29 +100,6 @@ class Classifier(nn.Module):
         logits: tuple[Tensor, ...] = self._logits(images)
         return logits
 
-    def predict(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        *,
-        score_thresh: float | None = None,
-        batch_size: int = 1,
-        precision: str | None = None,
-        channel_order: str = "rgb",
-    ) -> Classification | list[Classification]:
-        """The best classes by the centre crop, on the CPU; a list for a list of images.
-
-        `score_thresh` (0..1) leaves out classes that score at or below it. The rest as
-        `RCNN.predict`.
-        """
-        return predict(
-            self,
-            images,
-            score_thresh=score_thresh,
-            batch_size=batch_size,
-            precision=precision,
-            channel_order=channel_order,
-        )
-
     def prepare(self, pixels: np.ndarray) -> Tensor:
         """The centre crop (3, S, S) uint8 of `pixels` (H, W, 3) uint8 RGB."""
         views = make_views(
@@ -153,7 +117,6 @@ class Classifier(nn.Module):
         original_sizes: Sequence[tuple[int, ...]] = (),
         score_thresh: float | None = None,
     ) -> list[Classification]:
-        """Classes of crops as `prepare` gives them, within `inference_mode`."""
         logits = view_logits(self, torch.stack(list(images)), dense=False)
         probabilities = logits.softmax(1).cpu()
         # sorted by the rule of the metric: of equal scores the first class

@@ -18,8 +18,8 @@ def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
 
     DDP averages gradients over processes, so the local sum is divided by the mean local count:
     the averaged gradient is then that of one process with the whole batch. A count of 0 gives 0.
-    Without gradients, as in validation, where processes may have unlike numbers of batches, each
-    divides by its own count and waits for nobody.
+    Without gradients, as in validation, processes may have different numbers of batches, and each
+    divides by its own count without waiting for the others.
     """
     count = count.detach().to(total.dtype)
     if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
@@ -49,19 +49,20 @@ def box_loss_sum(
     l1 and smooth_l1 (Girshick 2015, 2.3) compare deltas; giou (Rezatofighi et al. 2019) compares
     decoded boxes. Rows that are not selected may hold anything finite.
     """
-    # Rows that do not count get a unit box: what is masked out must be finite, gradients included.
+    # Rows that do not count get a unit box: where() still differentiates the side that it drops,
+    # and 0 · inf would be NaN.
     unit = torch.zeros_like(anchors)
     unit[..., 2:] = 1
     anchors = torch.where(selected[..., None], anchors, unit)
     gt_boxes = torch.where(selected[..., None], gt_boxes, unit)
     deltas = full_precision(deltas)
     if loss == "giou":
-        each = giou_loss(decode_boxes(deltas, anchors, weights), gt_boxes.to(deltas.dtype))
+        loss_per_row = giou_loss(decode_boxes(deltas, anchors, weights), gt_boxes.to(deltas.dtype))
     else:
         targets = encode_boxes(gt_boxes, anchors, weights).to(deltas.dtype)
         if loss == "l1":
-            each = F.l1_loss(deltas, targets, reduction="none").sum(dim=-1)
+            loss_per_row = F.l1_loss(deltas, targets, reduction="none").sum(dim=-1)
         else:
-            each = F.smooth_l1_loss(deltas, targets, reduction="none", beta=smooth_l1_beta)
-            each = each.sum(dim=-1)
-    return torch.where(selected, each, each.new_zeros(())).sum()
+            elements = F.smooth_l1_loss(deltas, targets, reduction="none", beta=smooth_l1_beta)
+            loss_per_row = elements.sum(dim=-1)
+    return torch.where(selected, loss_per_row, loss_per_row.new_zeros(())).sum()

@@ -1,16 +1,15 @@
-"""Predictions on images that a user names, for detectors and classifiers alike."""
+"""What trained detectors and classifiers share: their device, precision and predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.config.loading import AnyConfig
 from resdet.errors import UserError
 from resdet.files.images import ImageInput, to_rgb
 from resdet.hardware import Precision, choose_precision
@@ -19,82 +18,91 @@ from resdet.structures import Classification, Detections
 Prediction = TypeVar("Prediction", Detections, Classification)
 
 
-class Model(Protocol):
-    """What `inference_mode` needs of a model."""
+class Predictor(nn.Module, Generic[Prediction]):
+    """A network with the buffer `pixel_mean`, that predicts on images in their own sizes."""
 
-    precision: str | None
+    config: Any
+    """The config it was made from; None without one."""
+    channels_last: bool
+    precision: str | None = None
     """What `resdet.load` was asked for; None takes train.precision of the config."""
-    is_imported: bool
-    """Whether the weights are another toolkit's."""
+    is_imported: bool = False
+    """Whether the weights are another toolkit's, whose numbers are those of fp32."""
 
     @property
-    def config(self) -> AnyConfig | None: ...
+    def device(self) -> torch.device:
+        return self.get_buffer("pixel_mean").device
 
-    @property
-    def device(self) -> torch.device: ...
-
-    def modules(self) -> Iterator[nn.Module]: ...
-
-    def eval(self) -> object: ...
-
-
-class Predictor(Model, Protocol[Prediction]):
-    """What `predict` needs of a model."""
+    def place(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Move to a device and number format, in the memory layout that `normalize` gives."""
+        self.to(device, dtype)
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prepare(self, pixels: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 RGB → (3, h, w) at the size that the network sees."""
+        """(H, W, 3) uint8 RGB → (3, h, w), 0..255, at the size that the network sees."""
+        raise NotImplementedError
 
     def predict_prepared(
         self,
         images: Sequence[Tensor],
         original_sizes: Sequence[tuple[int, ...]],
-        score_thresh: float | None,
+        score_thresh: float | None = None,
     ) -> list[Prediction]:
-        """Predictions on the CPU of one batch, within `inference_mode`."""
+        """Predictions on the CPU of one batch from `prepare`, within `inference_mode`."""
+        raise NotImplementedError
 
+    def predict(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        score_thresh: float | None = None,
+        batch_size: int = 1,
+        precision: str | None = None,
+        channel_order: str = "rgb",
+    ) -> Prediction | list[Prediction]:
+        """`Detections` in pixels of each original image, or the `Classification` of its centre
+        crop, on the CPU; a list for a list of images.
 
-def predict(
-    model: Predictor[Prediction],
-    images: ImageInput | Sequence[ImageInput],
-    *,
-    score_thresh: float | None,
-    batch_size: int,
-    precision: str | None,
-    channel_order: str,
-) -> Prediction | list[Prediction]:
-    """See `RCNN.predict` and `Classifier.predict`."""
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; give at least 1")
-    if score_thresh is not None and not 0 <= score_thresh <= 1:
-        raise UserError(f"score_thresh is {score_thresh}; give a score from 0 to 1")
-    if channel_order not in ("rgb", "bgr"):
-        raise UserError(f"channel_order is {channel_order!r}; give 'rgb' or 'bgr'")
-    is_list = isinstance(images, Sequence) and not isinstance(images, str)
-    all_images: Sequence[ImageInput] = images if is_list else [images]  # type: ignore[assignment, list-item]
-    predictions: list[Prediction] = []
-    with inference_mode(model, precision):
-        for start in range(0, len(all_images), batch_size):
-            arrays = []
-            for position, image in enumerate(all_images[start : start + batch_size], start):
-                try:
-                    pixels = to_rgb(image)
-                except UserError as error:
-                    if len(all_images) == 1:
-                        raise
-                    raise UserError(f"image {position} of the list: {error}") from error
-                if channel_order == "bgr" and isinstance(image, np.ndarray):
-                    pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-                arrays.append(pixels)
-            prepared = [model.prepare(array) for array in arrays]
-            sizes = [array.shape[:2] for array in arrays]
-            predictions += model.predict_prepared(prepared, sizes, score_thresh)
-    return predictions if is_list else predictions[0]
+        An image is a path, a Pillow image, or an (H, W, 3) uint8 array, whose channels are RGB or,
+        with `channel_order` bgr, OpenCV's BGR. Predictions that score at or below `score_thresh`
+        (0..1) are left out; None is a detector's own threshold, and the five best classes.
+        `precision` is auto, fp32, bf16 or fp16 for this call; None as in `precision_of`. The
+        training mode is as before afterwards. Raises UserError that names the image which cannot
+        be used, and its position in the list.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; give at least 1")
+        if score_thresh is not None and not 0 <= score_thresh <= 1:
+            raise UserError(f"score_thresh is {score_thresh}; give a score from 0 to 1")
+        if channel_order not in ("rgb", "bgr"):
+            raise UserError(f"channel_order is {channel_order!r}; give 'rgb' or 'bgr'")
+        is_list = isinstance(images, Sequence) and not isinstance(images, str)
+        all_images: Sequence[Any] = images if is_list else [images]  # type: ignore[assignment]
+        predictions: list[Prediction] = []
+        with inference_mode(self, precision):
+            for start in range(0, len(all_images), batch_size):
+                arrays = []
+                for position, image in enumerate(all_images[start : start + batch_size], start):
+                    try:
+                        pixels = to_rgb(image)
+                    except UserError as error:
+                        if len(all_images) == 1:
+                            raise
+                        raise UserError(f"image {position} of the list: {error}") from error
+                    if channel_order == "bgr" and isinstance(image, np.ndarray):
+                        pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+                    arrays.append(pixels)
+                prepared = [self.prepare(array) for array in arrays]
+                sizes = [array.shape[:2] for array in arrays]
+                predictions += self.predict_prepared(prepared, sizes, score_thresh)
+        return predictions if is_list else predictions[0]
 
 
 @contextmanager
-def inference_mode(model: Model, precision: str | None = None) -> Iterator[None]:
-    """Evaluation mode without gradients in the precision of `precision_of`; the model's training
-    mode is restored afterwards."""
+def inference_mode(model: Predictor[Any], precision: str | None = None) -> Iterator[None]:
+    """Evaluation mode without gradients in the precision of `precision_of`; the training mode is
+    restored afterwards."""
     chosen = precision_of(model, precision)
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -107,16 +115,17 @@ def inference_mode(model: Model, precision: str | None = None) -> Iterator[None]
             module.training = training
 
 
-def precision_of(model: Model, wanted: str | None = None) -> Precision:
+def precision_of(model: Predictor[Any], wanted: str | None = None) -> Precision:
     """The precision a trained model computes in: `wanted`, else what `resdet.load` was asked for,
     else train.precision of its config (fp32 without a config).
 
     A config that trained in fp16 on a GPU counts as auto on a CPU, which has no fp16.
     """
-    asked = wanted or model.precision
-    if asked is not None:
-        return choose_precision(asked, model.device, key="precision", is_imported=model.is_imported)
-    configured = "fp32" if model.config is None else model.config.train.precision
-    if configured == "fp16" and model.device.type != "cuda":
-        configured = "auto"
-    return choose_precision(configured, model.device, is_imported=model.is_imported)
+    key, asked = "precision", wanted or model.precision
+    if asked is None:
+        key, asked = "train.precision", "fp32"
+        if model.config is not None:
+            asked = model.config.train.precision
+        if asked == "fp16" and model.device.type != "cuda":
+            asked = "auto"
+    return choose_precision(asked, model.device, key=key, is_imported=model.is_imported)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.files.images import ImageInput
 from resdet.files.pixels import resize_image
 from resdet.models.fpn import FPN, OneMap
-from resdet.models.predict import predict
+from resdet.models.predict import Predictor
 from resdet.models.regions import RoIDetections
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
     from resdet.config.detection import DetectionConfig
 
 
-class RCNN(nn.Module):
+class RCNN(Predictor[Detections]):
     """Faster, Mask and Cascade R-CNN (Ren et al. 2015, He et al. 2017, Cai & Vasconcelos 2018).
 
     `forward` gives losses, `infer` detections of a prepared batch, `predict` those of any images.
     """
+
+    config: DetectionConfig
 
     def __init__(
         self,
@@ -52,8 +53,7 @@ class RCNN(nn.Module):
     ) -> None:
         """`pixel_mean` and `pixel_std` (3,) are 0..255, in `channel_order` rgb or bgr.
 
-        `config` is kept for whoever saves or describes the model; `predict` alone reads its
-        precision. `precision` and `is_imported` are explained in `predict.Model`.
+        `config` is kept for whoever saves or describes the model, and for `precision_of`.
         """
         super().__init__()
         self.backbone = backbone
@@ -68,8 +68,6 @@ class RCNN(nn.Module):
         self.test_resize_method, self.mask_paste = test_resize_method, mask_paste
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config = config
-        self.precision: str | None = None
-        self.is_imported = False
         self._features: Callable[[Tensor], dict[str, Tensor]] = self.pyramid
 
     @property
@@ -82,23 +80,15 @@ class RCNN(nn.Module):
 
     @property
     def size_divisibility(self) -> int:
-        """Batches are padded to a multiple of this, as in Detectron2: 32 for a pyramid, which
-        halves maps evenly; without one, images are padded to the largest of their batch only."""
+        """What the sides of batches are a multiple of, as in Detectron2: 32 under a pyramid, whose
+        maps then halve evenly, and 1 without one."""
         return 32 if isinstance(self.fpn, FPN) else 1
 
-    @property
-    def device(self) -> torch.device:
-        return self.get_buffer("pixel_mean").device
-
     def place(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        """Move to a device and number format, in the memory layout that `normalize` gives.
-
-        Slots become fixed on a GPU and counted on a CPU, see `set_fixed_slots`.
-        """
-        self.to(device, dtype)
+        """As `Predictor.place`; slots become fixed on a GPU and counted on a CPU, see
+        `set_fixed_slots`."""
+        super().place(device, dtype)
         self.set_fixed_slots(device.type == "cuda")
-        if self.channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def fixed_slots(self) -> bool:
@@ -167,7 +157,7 @@ class RCNN(nn.Module):
         `score_thresh` replaces the model's own. Boxes that are empty in the original are dropped.
         Masks are not pasted yet.
         """
-        # before the network is under way: a copy from the host waits for what a GPU is doing
+        # Before the network starts: a copy from the host would wait for what the GPU is doing.
         originals = torch.tensor(list(original_sizes), device=images.sizes.device)
         batch = self.detect(images, score_thresh)
         scale = (originals / images.sizes).flip(1).repeat(1, 2).to(batch.boxes.dtype)
@@ -205,32 +195,6 @@ class RCNN(nn.Module):
         levels = self._roi_levels(pyramid)
         return self.roi_heads.detect(levels, proposals, images.sizes, score_thresh)
 
-    def predict(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        *,
-        score_thresh: float | None = None,
-        batch_size: int = 1,
-        precision: str | None = None,
-        channel_order: str = "rgb",
-    ) -> Detections | list[Detections]:
-        """Detections on the CPU, in pixels of each original image; a list for a list of images.
-
-        An image is a path, a Pillow image, or an (H, W, 3) uint8 array, whose channels are RGB or,
-        with `channel_order` bgr, OpenCV's BGR. `score_thresh` (0..1) replaces the model's own, and
-        `precision` (auto, fp32, bf16, fp16; see `precision_of`) its own, for this call. The model's
-        training mode is as before afterwards. Raises UserError that names the image which cannot be
-        used, and its position in the list.
-        """
-        return predict(
-            self,
-            images,
-            score_thresh=score_thresh,
-            batch_size=batch_size,
-            precision=precision,
-            channel_order=channel_order,
-        )
-
     def prepare(self, pixels: np.ndarray) -> Tensor:
         """(3, h, w) at the model's test size, 0..255, of `pixels` (H, W, 3) uint8 RGB.
 
@@ -247,11 +211,10 @@ class RCNN(nn.Module):
         original_sizes: Sequence[tuple[int, ...]],
         score_thresh: float | None = None,
     ) -> list[Detections]:
-        """Detections on the CPU of images as `prepare` gives them, within `inference_mode`."""
         batch = collate_images(images, self.size_divisibility).to(self.device)
         sizes = [(int(height), int(width)) for height, width in original_sizes]
         return [image.cpu() for image in self.infer(batch, sizes, score_thresh)]
 
     def _roi_levels(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """The RPN sees p2…p6, the heads p2…p5 (Lin et al. 2017, 4.2); of one map both see it."""
+        """The RPN sees p2…p6, the heads p2…p5 (Lin et al. 2017, 4.2); a single map serves both."""
         return pyramid[: len(self.roi_heads.strides)]

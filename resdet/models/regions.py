@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from resdet.ops.roi_pool import pool_rois
-from resdet.structures import TargetBatch
+from resdet.structures import TargetBatch, map_tensors
 
 
 @dataclass
@@ -41,6 +41,27 @@ class RoIFeatures:
             sampling_ratio=self.sampling_ratio,
         )
         return pooled if self.res5 is None else self.res5(pooled)
+
+
+@dataclass
+class RoISamples:
+    """Fixed-size slots (B, S) of the proposals that are trained on, positives first; or some of
+    them, flat (R,)."""
+
+    boxes: Tensor
+    """(B, S, 4) xyxy pixels; 0 in empty slots."""
+    labels: Tensor
+    """(B, S) int64 0..K, K is background and empty."""
+    gt_boxes: Tensor
+    """(B, S, 4) xyxy pixels of the matched object."""
+    objects: Tensor
+    """(B, S) int64 position of the matched object in its image."""
+    valid: Tensor
+    """(B, S) bool."""
+
+    def at(self, rows: Tensor) -> RoISamples:
+        """Flat, those at the positions `rows` (R,) among all B · S slots."""
+        return map_tensors(self, lambda values: values.flatten(0, 1)[rows])
 
 
 @dataclass

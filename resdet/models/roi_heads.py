@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -11,32 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet.errors import UserError
-from resdet.models.box_head import BoxHead, BoxSamples
-from resdet.models.regions import Branch, BranchSamples, RoIDetections, RoIFeatures
+from resdet.models.box_head import BoxHead
+from resdet.models.regions import Branch, BranchSamples, RoIDetections, RoIFeatures, RoISamples
 from resdet.models.rpn import Proposals
 from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group, nms_of_groups
 from resdet.ops.matcher import match_boxes
 from resdet.ops.sampler import random_order, sample_slots
-from resdet.structures import TargetBatch
+from resdet.structures import TargetBatch, map_tensors
 
 STREAM = 1
 """Random stream of the proposal sampling, see `random_order`."""
-
-
-@dataclass
-class RoISamples:
-    """Fixed-size slots of the proposals that are trained on, positives first."""
-
-    boxes: Tensor
-    """(B, S, 4) xyxy pixels; 0 in empty slots."""
-    labels: Tensor
-    """(B, S) int64 0..K, K is background and empty."""
-    gt_boxes: Tensor
-    """(B, S, 4) xyxy pixels of the matched object."""
-    objects: Tensor
-    """(B, S) int64 position of the matched object in its image."""
-    valid: Tensor
-    """(B, S) bool."""
 
 
 class RoIHeads(nn.Module):
@@ -129,7 +112,11 @@ class RoIHeads(nn.Module):
     def sample(
         self, proposals: Proposals, targets: TargetBatch, *, seed: int, step: int
     ) -> RoISamples:
-        """Append the objects to the proposals, match, and draw those that are trained on."""
+        """Append the objects to the proposals, match, and draw those that are trained on.
+
+        The appended objects are perfect proposals: the heads have positives to learn from while the
+        RPN is still poor (Detectron's `add_gt_as_proposals`).
+        """
         boxes = torch.cat([proposals.boxes, targets.boxes.to(proposals.boxes.dtype)], dim=1)
         usable = torch.cat([proposals.valid, targets.valid], dim=1)
         matches, labels = self._match(boxes, usable, targets, self.foreground_ious[0])
@@ -179,17 +166,13 @@ class RoIHeads(nn.Module):
         losses: dict[str, Tensor] = {}
         for number, head in enumerate(self.box_heads):
             if number > 0:
+                # The stage before moved the boxes towards the objects, so that a higher IoU still
+                # leaves enough positives: each stage learns from better boxes (Cascade, 4.2).
                 samples = self._relabel(samples, targets, self.foreground_ious[number])
             rows, images = self._rows(samples.valid)
-            boxes = samples.boxes.flatten(0, 1)[rows]
-            pooled = features.pool(boxes, images, self.box_pool_size)
+            flat = samples.at(rows)
+            pooled = features.pool(flat.boxes, images, self.box_pool_size)
             logits, deltas = head(_scale_gradient(pooled, 1 / len(self.stages)))
-            flat = BoxSamples(
-                boxes,
-                samples.labels.flatten()[rows],
-                samples.gt_boxes.flatten(0, 1)[rows],
-                samples.valid.flatten()[rows],
-            )
             suffix = f"_stage{number + 1}" if len(self.stages) > 1 else ""
             loss_cls, loss_box = head.losses(logits, deltas, flat)
             losses["loss_cls" + suffix], losses["loss_box" + suffix] = loss_cls, loss_box
@@ -225,17 +208,18 @@ class RoIHeads(nn.Module):
         """
         # Positives come first, so that these slots hold all of them.
         slots = min(int(self.num_samples * self.positive_fraction), samples.valid.shape[1])
-        valid = samples.valid[:, :slots] & (samples.labels[:, :slots] < self.num_classes)
-        rows, images = self._rows(valid)
+        first = map_tensors(samples, lambda values: values[:, :slots])
+        rows, images = self._rows(first.valid & (first.labels < self.num_classes))
+        flat = first.at(rows)
         if shared is not None:
             shared = shared[self._places(samples.valid, slots)[rows]]
         return BranchSamples(
-            samples.boxes[:, :slots].flatten(0, 1)[rows],
-            samples.labels[:, :slots].flatten()[rows].clamp(max=self.num_classes - 1),
-            samples.gt_boxes[:, :slots].flatten(0, 1)[rows],
+            flat.boxes,
+            flat.labels.clamp(max=self.num_classes - 1),
+            flat.gt_boxes,
             images,
-            samples.objects[:, :slots].flatten()[rows],
-            valid.flatten()[rows],
+            flat.objects,
+            flat.valid & (flat.labels < self.num_classes),
             shared,
         )
 
@@ -288,6 +272,7 @@ class RoIHeads(nn.Module):
             large = is_at_least(box, self.min_detection_size)
             roi, label, box = roi[large], label[large], box[large]
         score, image = scores[roi, label], images[roi]
+        # One call for the batch: a group is a class of an image, and groups do not suppress others.
         kept = nms_by_group(box, score, image * self.num_classes + label, self.nms_thresh)
         # Best first, and stable: sorting by image leaves the order within each.
         kept = kept[torch.argsort(image[kept], stable=True)]
@@ -302,13 +287,13 @@ class RoIHeads(nn.Module):
     ) -> RoIDetections:
         """As `_suppress` from scores (B, R, K + 1), boxes (B, R, K or 1, 4) and valid (B, R).
 
-        All shapes are fixed up to the end, where a GPU is waited for once.
+        All shapes are fixed up to the last step, the only one that waits for a GPU.
         """
         finite = torch.isfinite(scores).all(dim=2) & torch.isfinite(boxes).all(dim=(2, 3))
         usable = (scores[..., :-1] > score_thresh) & (valid & finite)[..., None]
         if self.min_detection_size > 0:
             usable &= is_at_least(boxes, self.min_detection_size)
-        # (B, K, R): a class is a group, best first
+        # (B, K, R): a class is a group, best first; what is not usable sinks to its end
         ranked = scores[..., :-1].masked_fill(~usable, -torch.inf).transpose(1, 2)
         ranked, order = ranked.sort(dim=2, descending=True, stable=True)
         by_class = boxes.transpose(1, 2).expand(-1, self.num_classes, -1, -1)
@@ -336,7 +321,7 @@ class RoIHeads(nn.Module):
         )
 
     def _places(self, valid: Tensor, slots: int) -> Tensor:
-        """Of the first `slots` of each image, flat: their positions in what `_rows` picks."""
+        """Of the first `slots` of each image, flat: their positions among the rows of `_rows`."""
         rows, _ = self._rows(valid)
         places = torch.zeros(valid.numel(), dtype=torch.int64, device=valid.device)
         places[rows] = torch.arange(len(rows), device=valid.device)
@@ -358,7 +343,8 @@ class RoIHeads(nn.Module):
 
 
 def _scale_gradient(x: Tensor, scale: float) -> Tensor:
-    """x itself, with its gradient times `scale`: Detectron2's balance of cascade stages."""
+    """x itself, with its gradient times `scale`: the maps below get the mean of the gradients of
+    all cascade stages, not their sum, as in Detectron2."""
     if scale == 1:
         return x
     fixed = x.detach()

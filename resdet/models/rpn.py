@@ -75,7 +75,7 @@ class RPN(nn.Module):
         smooth_l1_beta: float,
         loss_normalizer: str,
     ) -> None:
-        """An anchor size or a list of them a level, as many at each; `pre_nms_topk` and
+        """One anchor size or a list of them per level, equally many at each; `pre_nms_topk` and
         `post_nms_topk` are (train, test)."""
         super().__init__()
         if len(anchor_sizes) != len(strides):
@@ -87,12 +87,12 @@ class RPN(nn.Module):
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.num_samples, self.positive_fraction = num_samples, positive_fraction
         self.pre_nms_topk, self.post_nms_topk = pre_nms_topk, post_nms_topk
-        sizes = [[each] if isinstance(each, int | float) else list(each) for each in anchor_sizes]
-        if len({len(each) for each in sizes}) > 1:
+        sizes = [[size] if isinstance(size, int | float) else list(size) for size in anchor_sizes]
+        if len({len(of_level) for of_level in sizes}) > 1:
             raise UserError(
                 f"model.rpn.anchor_sizes: {anchor_sizes} has levels of "
-                f"{' and '.join(str(len(each)) for each in sizes)} sizes; give as many for each, "
-                "since one predictor serves all levels"
+                f"{' and '.join(str(len(of_level)) for of_level in sizes)} sizes; give as many for "
+                "each, since one predictor serves all levels"
             )
         self.nms_thresh, self.min_size = nms_thresh, min_size
         self.fixed_slots = False
@@ -120,7 +120,7 @@ class RPN(nn.Module):
         seed: int = 0,
         step: int = 0,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """Features (B, C, H, W) a level and true sizes (B, 2) → proposals; losses with targets."""
+        """Features (B, C, H, W) per level, true sizes (B, 2) → proposals; losses with targets."""
         logits, deltas = self.predict(features)
         anchors = self.anchors(features)
         losses: dict[str, Tensor] = {}
@@ -134,7 +134,7 @@ class RPN(nn.Module):
         return proposals, losses
 
     def predict(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits (B, H·W·A) and deltas (B, H·W·A, 4) a level, in the order of the anchors."""
+        """Logits (B, H·W·A) and deltas (B, H·W·A, 4) per level, in the order of the anchors."""
         logits, deltas = [], []
         for feature in features:
             hidden = self.conv(feature)
@@ -187,6 +187,7 @@ class RPN(nn.Module):
         Both are sums divided by `num_samples` × images, as Detectron2 normalises them, or by the
         anchors that were really sampled, as torchvision does.
         """
+        # one logit per anchor, object or not: a sigmoid in place of the paper's softmax of two
         picked = full_precision(logits.gather(1, samples.positions))
         cls = F.binary_cross_entropy_with_logits(
             picked, samples.positive.to(picked.dtype), reduction="none"
@@ -216,7 +217,11 @@ class RPN(nn.Module):
         anchors: Sequence[Tensor],
         sizes: Tensor,
     ) -> Proposals:
-        """The best proposals of each image: top-k per level, decode, clip, NMS per level, top-k."""
+        """The best proposals per image: top-k per level, decode, clip, NMS per level, top-k of all.
+
+        NMS per level alone (Lin et al. 2017, 4.1): boxes of different levels differ in size, so
+        that few of them overlap enough to suppress each other.
+        """
         pre_nms_topk = self.pre_nms_topk[0 if self.training else 1]
         post_nms_topk = self.post_nms_topk[0 if self.training else 1]
         batch, slots = len(sizes), max(min(pre_nms_topk, logit.shape[1]) for logit in logits)
@@ -225,6 +230,7 @@ class RPN(nn.Module):
         scores = boxes.new_full((batch, len(logits), slots), -torch.inf)
         counts = torch.zeros((batch, len(logits)), dtype=torch.int64, device=boxes.device)
         for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
+            # only the best are decoded and go through NMS: an image has about 200,000 anchors
             top, position = logit.topk(min(pre_nms_topk, logit.shape[1]), dim=1)
             delta = delta.gather(1, position[..., None].expand(-1, -1, 4))
             count = top.shape[1]
@@ -235,7 +241,7 @@ class RPN(nn.Module):
         usable = is_nonempty(boxes) & torch.isfinite(scores)
         if self.min_size > 0:
             usable &= is_at_least(boxes, self.min_size)
-        # empty ones suppress nothing
+        # Boxes that are not usable become empty, and empty ones suppress nothing.
         boxes = torch.where(usable[..., None], boxes, 0)
         keep = nms_of_groups(
             boxes.flatten(0, 1), counts.flatten(), self.nms_thresh, fixed_slots=self.fixed_slots

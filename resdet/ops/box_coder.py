@@ -20,6 +20,8 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> Te
     wx, wy, ww, wh = weights
     width, height, center_x, center_y = _sizes_and_centers(anchors)
     box_width, box_height, box_x, box_y = _sizes_and_centers(boxes)
+    # Shifts relative to the anchor's size and logarithms of scales: the same numbers for small and
+    # large boxes. The weights bring them to about unit variance.
     dx = (box_x - center_x) / width * wx
     dy = (box_y - center_y) / height * wy
     dw = torch.log(box_width / width) * ww

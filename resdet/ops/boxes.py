@@ -53,6 +53,9 @@ def is_at_least(boxes: Tensor, size: float) -> Tensor:
 def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """1 − GIoU (…,), 0..2, of boxes (…, 4) pair by pair (Rezatofighi et al. 2019).
 
+    The hull is the smallest box around both. The share of it that neither covers pulls boxes
+    together that do not overlap, where the IoU is 0 and has no gradient.
+
     torchvision's function of this kind selects by a mask, which makes a GPU wait for the host.
     """
     eps = 1e-7
@@ -71,10 +74,9 @@ def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: float) -> Tensor:
     """NMS within each group: positions kept (n,) int64, best score first.
 
-    `boxes` (N, 4) xyxy, `scores` (N,), `groups` (N,) int64 ≥ 0. A GPU takes all groups in one call,
-    moved apart by offsets, in float64: in float32 they would coarsen the coordinates (1/64 px past
-    an offset of 2^17). On a CPU the cost grows with the square of the boxes per call, so many
-    boxes take one call per group.
+    `boxes` (N, 4) xyxy, `scores` (N,), `groups` (N,) int64 ≥ 0. A GPU takes all groups in one call.
+    On a CPU the cost grows with the square of the boxes in a call, so that many boxes are one call
+    per group.
     """
     if len(boxes) == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
@@ -94,8 +96,11 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: floa
 
 
 def _apart(boxes: Tensor, groups: Tensor, all_boxes: Tensor) -> Tensor:
-    """Boxes (N, 4) in float64, those of unlike groups (N,) moved so far that they cannot overlap:
-    by as much per group as all of `all_boxes` span."""
+    """Boxes (N, 4), each group (N,) shifted by its number times what `all_boxes` span.
+
+    Boxes of different groups then cannot overlap, and one NMS call serves all groups. In float64,
+    since in float32 the shift would coarsen the coordinates (to 1/64 px past 2^17).
+    """
     span = (all_boxes.amax() - all_boxes.amin() + 1).double()
     return boxes.double() + (groups.double() * span)[:, None]
 
@@ -122,6 +127,7 @@ def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float, *, fixed_slo
             kept = nms(_apart(own, group, boxes), -rank.double(), iou_thresh)
         else:
             kept = nms_by_group(own, -rank.double(), group, iou_thresh)
+        # what was a candidate is dropped, and what NMS keeps comes back
         some[group, rank] = False
         some[group[kept], rank[kept]] = True
     return keep

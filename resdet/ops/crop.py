@@ -39,7 +39,7 @@ def pad_crop_flip(
     places = ((rows * wide)[:, :, None] + columns[:, None, :]).flatten(1)  # (B, H·W)
     padded = F.pad(images, (pad, pad, pad, pad))
     if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
-        # The three values of a pixel are contiguous: one look-up per pixel instead of three.
+        # The channels of a pixel are adjacent: one look-up per pixel in place of three.
         starts = torch.arange(batch, device=images.device) * (height + 2 * pad) * wide
         pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
         chosen = pixels.index_select(0, (places + starts[:, None]).flatten())

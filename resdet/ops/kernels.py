@@ -5,38 +5,23 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms, roi_align
 
-_is_on = True
-
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels take tensors like `x`: on a GPU, where `choose` says so."""
-    return _is_on and x.is_cuda and choose(x.device)[0]
-
-
-@contextmanager
-def turned_off() -> Iterator[None]:
-    """Within it torchvision's kernels run, to compare the two."""
-    global _is_on
-    before, _is_on = _is_on, False
-    try:
-        yield
-    finally:
-        _is_on = before
+    """Whether the kernels take tensors like `x`: on a GPU, where `choose` allows them."""
+    return x.is_cuda and choose(x.device)[0]
 
 
 @functools.cache
 def choose(device: torch.device) -> tuple[bool, str]:
     """Whether `device` runs the kernels, and the reason for the log.
 
-    They are compared once with torchvision's on a small example. If the compiler is missing or the
-    results differ, a warning reports it, and torchvision's are used.
+    They are tried once on a small example beside torchvision's. If a compiler is missing or results
+    differ, a warning reports it and torchvision's are used.
     """
     if device.type != "cuda":
         return False, "off: not a GPU"

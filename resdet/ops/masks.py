@@ -1,6 +1,6 @@
 """Masks between their three forms: M×M in the gt box, m×m in the proposal, and the whole image.
 
-All three resamplings are separable, so each is two small matrix products a mask and no loop.
+All three resamplings are separable, so that each is two small matrix products per mask and no loop.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor
 
 # Elements pasted at once: bounds the memory of images with hundreds of detections.
 MAX_PASTE_ELEMENTS = 2**26
+THRESHOLD = 0.5
+"""Of the probability of a pixel in the mask."""
 Window = tuple[int, int, int, int]
 """x1, y1, x2, y2 in whole pixels, the last two outside."""
 
@@ -35,6 +37,9 @@ def resample_masks(masks: Tensor, gt_boxes: Tensor, boxes: Tensor, size: int) ->
     `masks` (N, M, M) is 0/1. A cell is 1 where the object covers at least half of it (Mask R-CNN,
     He et al. 2017, 3: the target is the object within the RoI at m×m).
     """
+    # The proposal's edges in cells of the object's M×M mask: each of its m×m cells covers parts of
+    # some rows and columns. What it covers of the object is the sum over rows and columns of
+    # (share of the row) × mask × (share of the column): two small matrix products per mask.
     grid = masks.shape[-1]
     gt_sizes = (gt_boxes[:, 2:] - gt_boxes[:, :2]).clamp(min=1e-6)
     starts = (boxes[:, :2] - gt_boxes[:, :2]) / gt_sizes * grid
@@ -125,7 +130,6 @@ def paste_in_windows(
     probs: Tensor,
     boxes: Tensor,
     image_size: tuple[int, int],
-    threshold: float = 0.5,
     *,
     paste: str = "continuous",
 ) -> Iterator[tuple[Window, Tensor]]:
@@ -134,35 +138,34 @@ def paste_in_windows(
     put, reaches = PASTES[paste]
     for row, window in enumerate(_windows(boxes, probs.shape[-1], image_size, paste)):
         pasted = put(probs[row : row + 1], boxes[row : row + 1], window)[0]
-        yield window, reaches(pasted, threshold)
+        yield window, reaches(pasted, THRESHOLD)
 
 
 def paste_masks(
     probs: Tensor,
     boxes: Tensor,
     image_size: tuple[int, int],
-    threshold: float = 0.5,
     *,
     paste: str = "continuous",
 ) -> Tensor:
     """Masks (N, H, W) bool from probabilities (N, m, m) inside `boxes` (N, 4) in image pixels.
 
     `paste` continuous: bilinear at pixel centres in continuous coordinates, zero outside, then
-    ≥ `threshold` (Mask R-CNN, He et al. 2017, appendix; the convention of Detectron2). rounded:
-    resized to the box at whole pixels, then > `threshold` (the convention of torchvision).
+    ≥ .5 (Mask R-CNN, He et al. 2017, appendix; the convention of Detectron2). rounded:
+    resized to the box at whole pixels, then > .5 (the convention of torchvision).
     """
     if probs.is_cuda:
-        return _paste_in_parts(probs.float(), boxes.float(), image_size, threshold, paste)
+        return _paste_in_parts(probs.float(), boxes.float(), image_size, paste)
     out = torch.zeros((len(probs), *image_size), dtype=torch.bool, device=probs.device)
     # most boxes are a small part of the image
-    parts = paste_in_windows(probs, boxes, image_size, threshold, paste=paste)
+    parts = paste_in_windows(probs, boxes, image_size, paste=paste)
     for row, ((x1, y1, x2, y2), mask) in enumerate(parts):
         out[row, y1:y2, x1:x2] = mask
     return out
 
 
 def _paste_in_parts(
-    probs: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float, paste: str
+    probs: Tensor, boxes: Tensor, image_size: tuple[int, int], paste: str
 ) -> Tensor:
     """As `paste_masks`, many masks at once in the whole image."""
     height, width = image_size
@@ -171,7 +174,7 @@ def _paste_in_parts(
     part, whole = max(1, MAX_PASTE_ELEMENTS // (height * width)), (0, 0, width, height)
     for start in range(0, len(probs), part):
         rows = slice(start, start + part)
-        reaches(put(probs[rows], boxes[rows], whole), threshold, out=out[rows])
+        reaches(put(probs[rows], boxes[rows], whole), THRESHOLD, out=out[rows])
     return out
 
 
@@ -179,7 +182,6 @@ def encode_rle(
     probs: Tensor,
     boxes: Tensor,
     image_size: tuple[int, int],
-    threshold: float = 0.5,
     *,
     paste: str = "continuous",
 ) -> list[dict[str, Any]]:
@@ -187,7 +189,7 @@ def encode_rle(
     from pycocotools import mask as coco_mask
 
     height, width = image_size
-    parts = paste_in_windows(probs, boxes, image_size, threshold, paste=paste)
+    parts = paste_in_windows(probs, boxes, image_size, paste=paste)
     runs = [
         {"size": [height, width], "counts": _runs(mask.numpy(), window, height * width, height)}
         for window, mask in parts
@@ -209,7 +211,7 @@ def _runs(mask: np.ndarray, window: Window, num_pixels: int, height: int) -> lis
     starts, stops = (np.nonzero(changes == sign) for sign in (1, -1))
     first = (starts[0] + x1) * height + starts[1] + y1
     end = (stops[0] + x1) * height + stops[1] + y1
-    # a run that reaches the bottom continues at the top of the next column
+    # a run down to the bottom continues at the top of the next column
     apart = first[1:] != end[:-1]
     first = first[np.concatenate([[True], apart])] if len(first) else first
     end = end[np.concatenate([apart, [True]])] if len(end) else end

@@ -1,4 +1,8 @@
-"""Which object each anchor or proposal belongs to (Faster R-CNN, Ren et al. 2015, 3.1.2)."""
+"""Which object each anchor or proposal belongs to (Faster R-CNN, Ren et al. 2015, 3.1.2).
+
+Boxes that overlap an object well learn to find it, boxes that overlap none learn the background,
+and those in between are left out, since either answer would be half wrong.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +40,14 @@ def match_boxes(
     ):
         # (b, G, N); −1 where there is no object, so that it is nobody's best
         iou = pairwise_iou(objects, candidates).masked_fill_(~valid[:, :, None], -1.0)
+        # Each box belongs to the object that it overlaps most …
         best_iou, match = iou.max(dim=1)
         label = torch.full_like(match, -1, dtype=torch.int8)
         label.masked_fill_(best_iou < background_iou, 0)
         label.masked_fill_(best_iou >= foreground_iou, 1)
         if best_of_each_object:
+            # … and small or oddly shaped objects, which no anchor overlaps by `foreground_iou`, get
+            # their best anchors all the same: otherwise nothing would ever learn them.
             best_of_object = iou.amax(dim=2, keepdim=True)
             tied = (iou == best_of_object) & (best_of_object > 0)
             label.masked_fill_(tied.any(dim=1), 1)

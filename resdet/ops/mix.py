@@ -1,7 +1,7 @@
 """Mixup, CutMix and random erasing of a batch, on the device that holds it.
 
-Nothing here reads a value back from the device. Mixup and CutMix take one draw per batch, on the
-host; erasing draws for each image, on the device.
+Nothing here reads a value back from the device. Mixup and CutMix take one draw per batch, which the
+host makes and knows; erasing draws for each image, on the device.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def draw_mix(
     """Draw the mix for a batch of images of `size` (height, width); None where both alphas are 0.
 
     Mixup takes its share from Beta(alpha, alpha) (Zhang et al. 2018); CutMix takes 1 − the box's
-    area from it, the centre anywhere; the part outside the image is cut off and not counted
+    area from it, the centre anywhere, and what is outside the image is cut off and not counted
     (Yun et al. 2019, 3.1). With both, each batch takes one of them with equal chance, as timm and
-    torchvision do. A pure function of (seed, step, part): `part` sets apart the batches of one
-    step, such as those of several processes.
+    torchvision do. A pure function of (seed, step, part): `part` distinguishes the batches of
+    one step, such as those of several processes.
     """
     if mixup_alpha == 0 and cutmix_alpha == 0:
         return None

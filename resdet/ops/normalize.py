@@ -9,7 +9,7 @@ from torch import Tensor
 def normalize_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(images − mean) / std, bit-exactly, in new memory of the images' layout.
 
-    Written with operators, each result would need its own memory, allocated for every
+    Written with operators, each result is memory of its own, which a CPU fetches again for every
     batch, and in channels_last memory a mean of three values makes loops of three: together 25
     times as long (32 images of 224 pixels: 31 ms and 1.2 ms on one core).
 
@@ -21,6 +21,6 @@ def normalize_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     if not x.is_contiguous(memory_format=torch.channels_last) or mean.shape[1:] != (1, 1):
         return x.sub_(mean).div_(std)
     width = x.shape[-1]
-    rows = x.permute(0, 2, 3, 1).flatten(2)  # a view: pixels are contiguous
+    rows = x.permute(0, 2, 3, 1).flatten(2)  # a view: pixels are side by side
     rows.sub_(mean.flatten().repeat(width)).div_(std.flatten().repeat(width))
     return x

@@ -19,6 +19,7 @@ CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 
 def assign_levels(boxes: Tensor, min_level: int, max_level: int) -> Tensor:
     """Pyramid level (N,) int64 of each box (N, 4): a 224-pixel box belongs to p4 (FPN, eq. 1)."""
+    # Each level halves the resolution, so that regions of all sizes cover about as many cells.
     size = box_area(boxes).clamp(min=0).sqrt()
     level = torch.floor(CANONICAL_LEVEL + torch.log2(size / CANONICAL_SIZE + 1e-8))
     return level.clamp(min_level, max_level).long()

@@ -24,7 +24,7 @@ groups of regions."""
 
 @dataclass
 class _Axis:
-    """The positions of the bins of N regions along one axis of their map."""
+    """Where the bins of N regions are along one axis of their map."""
 
     first: Tensor
     """(N, bins) int64: the first cell of each bin's window."""
@@ -67,8 +67,8 @@ def pool_rows(
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
         rows = (levels == level).nonzero()[:, 0]
         if len(rows) > 0:
-            found = _groups(feature, rois[rows], scale, size, aligned, sampling_ratio)
-            groups += [_Group(level, rows[own], *rest) for own, rest in found]
+            for own, bags in _groups(feature, rois[rows], scale, size, aligned, sampling_ratio):
+                groups.append(_Group(level, rows[own], *bags))
     tables = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features]
     pooled: Tensor = _WeightedRows.apply(  # type: ignore[no-untyped-call]
         groups, len(rois) * size * size, *tables
@@ -90,10 +90,11 @@ def _groups(
     across = _axis(boxes[:, 0], sides[:, 0], size, width, sampling_ratio)
     down = _axis(boxes[:, 1], sides[:, 1], size, height, sampling_ratio)
     image = rois[:, 0].long()
-    kinds = down.window * (WINDOWS[-1] + 1) + across.window
-    for kind in torch.unique(kinds).tolist():
-        picked = (kinds == kind).nonzero()[:, 0]
-        tall, wide = divmod(kind, WINDOWS[-1] + 1)
+    # regions whose windows have the same height and width have as many cells per bin: one call
+    shapes = down.window * (WINDOWS[-1] + 1) + across.window
+    for shape in torch.unique(shapes).tolist():
+        picked = (shapes == shape).nonzero()[:, 0]
+        tall, wide = divmod(shape, WINDOWS[-1] + 1)
         y = down.first[picked, :, None] + torch.arange(tall)
         x = across.first[picked, :, None] + torch.arange(wide)
         # cells past the border have no weight
@@ -108,6 +109,10 @@ def _groups(
 
 def _axis(start: Tensor, length: Tensor, bins: int, cells: int, sampling_ratio: int) -> _Axis:
     """Windows and weights of regions from `start` (N,) on, `length` (N,) long, in cells."""
+    # A bin's value is the mean of its samples, and a sample at position p is the bilinear mix of
+    # the cells around p: cell c weighs max(0, 1 − |p − c|) along each axis, a hat around p. The
+    # mean over a bin's grid of samples is thus a weighted sum of cells, whose weights are
+    # (mean of the hats along y) × (mean of the hats along x). This computes one of the two.
     bin_size = length / bins
     if sampling_ratio > 0:
         samples = torch.full_like(bin_size, sampling_ratio)
@@ -117,7 +122,7 @@ def _axis(start: Tensor, length: Tensor, bins: int, cells: int, sampling_ratio: 
     bin_start = start[:, None] + torch.arange(bins, dtype=start.dtype) * bin_size[:, None]
     step = (number + 0.5) * (bin_size / samples)[:, None]
     position = bin_start[:, :, None] + step[:, None, :]
-    # samples further than a cell outside the map count as zeros
+    # Samples further than a cell outside the map count as zeros; others move to its border.
     counts = (position >= -1) & (position <= cells) & (number < samples[:, None, None])
     position = position.clamp(0, cells - 1)
     first = position[..., 0].floor()
@@ -166,7 +171,11 @@ class _WeightedRows(torch.autograd.Function):
 
 
 def _transposed(groups: Sequence[_Group], grad: Tensor, bins: int, num_cells: int) -> Tensor:
-    """(num_cells, C): what `grad` (num_bins, C) gives to each cell of the groups' level."""
+    """(num_cells, C): what `grad` (num_bins, C) gives to each cell of the groups' level.
+
+    The forward pass is a sparse matrix of weights times the table; this is its transpose times the
+    gradient. Sorted by cell, the entries of a cell are one bag, summed in a fixed order.
+    """
     cells = torch.cat([group.index for group in groups])
     weights = torch.cat([group.weights for group in groups])
     number = torch.arange(bins, dtype=torch.int32)

@@ -33,7 +33,7 @@ def _host_key(seed: int, step: int, stream: int) -> int:
 def uniform(keys: Tensor, *, seed: int, step: int, stream: int) -> Tensor:
     """Random numbers in [0, 1), float32 of 24 bits, one for each of `keys`, int64 of any shape.
 
-    A pure function of (seed, step, stream, key). `stream` sets apart the uses within one step.
+    A pure function of (seed, step, stream, key). `stream` separates the uses within one step.
     Times any integer n up to 2^24 and cut to an integer, they are below n.
     """
     mixed = _mix((keys + _host_key(seed, step, stream)) & 0xFFFFFFFF)
@@ -51,7 +51,7 @@ def normal(keys: Tensor, *, seed: int, step: int, stream: int) -> Tensor:
 def random_order(image_keys: Tensor, count: int, *, seed: int, step: int, stream: int) -> Tensor:
     """Distinct random keys (B, count) int64 ≥ 0 for `image_keys` (B,) int64; to shuffle by.
 
-    A pure function of (seed, step, stream, image key, position). `stream` sets apart the uses
+    A pure function of (seed, step, stream, image key, position). `stream` separates the uses
     within one step. `count` is below 2^24.
     """
     assert count < 1 << _INDEX_BITS
@@ -72,13 +72,16 @@ def sample_slots(
     then negatives, then empty slots.
     """
     max_positives = int(num_samples * positive_fraction)
+    # The largest random keys win: topk draws without replacement, with no loop and no count. First
+    # the positives, at most their share …
     slots = min(num_samples, labels.shape[1])
     positive_keys = torch.where(labels == 1, order, -1)
     chosen = positive_keys.topk(min(max_positives, labels.shape[1]), dim=1)
     positive_rank = order.new_zeros(order.shape).scatter_(
         1, chosen.indices, (chosen.values >= 0).long()
     )
-    # Chosen positives rank above every negative, all others are out.
+    # … then they are lifted above every negative, and one more topk fills the slots: the chosen
+    # positives, then random negatives. Ignored and surplus boxes keep key −1 and come last.
     above = 1 << (32 + _INDEX_BITS)
     keys = torch.where(labels == 0, order, -1)
     keys = torch.where(positive_rank > 0, order + above, keys)

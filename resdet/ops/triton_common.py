@@ -12,5 +12,5 @@ MAX_LEVELS = 5
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Triton starts kernels on the current device, even if their tensors are on another."""
+    """Triton starts kernels on the current device, wherever their tensors are."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

@@ -2,7 +2,7 @@
 """RoIAlign on a pyramid's levels at once, forward and backward, as kernels for a GPU.
 
 torchvision's kernel takes one contiguous float32 map at a time and reads and writes each value by
-itself. Here maps keep their format with channels last, a program pools one bin of
+itself. Here maps have their channels last and keep their number format, a program pools one bin of
 one region over all channels, and reads every cell of a map under the bin once, since the bilinear
 weights of the bin's samples are a product of what they are across and down.
 """
@@ -138,7 +138,7 @@ def pool_levels(
 ) -> Tensor:
     """(N, C, size, size) in the features' format from up to 5 levels (B, C, H, W), channels last.
 
-    `levels` (N,) int64 tells each region's map, `rois` (N, 5) float32 its image and box in pixels
+    `levels` (N,) int64 is each region's map, `rois` (N, 5) float32 its image and box in pixels
     of the image; the rest as `pool_rois`. The same samples and borders as torchvision's, summed in
     float32. Only features get gradients, and these add up in no fixed order.
     """

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from resdet.errors import UserError
 from resdet.files.images import to_rgb
-from resdet.ops.masks import paste_masks
+from resdet.ops.masks import paste_in_windows
 from resdet.structures import Detections, Target
 from resdet.viz import palette
 
@@ -63,7 +62,9 @@ def draw(
         f"{_name(names, label)} {score:.2f}"
         for label, score in zip(labels, shown.scores.tolist(), strict=True)
     ]
-    return _render(pixels, shown.boxes, shown.labels, texts, shown.mask_probs, len(names))
+    return _render(
+        pixels, shown.boxes, shown.labels, texts, shown.mask_probs, len(names), shown.mask_paste
+    )
 
 
 def draw_targets(
@@ -135,6 +136,7 @@ def _render(
     texts: list[str],
     mask_probs: Tensor | None,
     num_classes: int,
+    paste: str = "continuous",
 ) -> Image.Image:
     """`pixels` (H, W, 3) with boxes (N, 4), their `texts` and masks (N, m, m) inside the boxes."""
     height, width = pixels.shape[:2]
@@ -143,7 +145,7 @@ def _render(
     corners = boxes.double().numpy()
     if mask_probs is not None:
         colors = palette.by_instance(corners, margin=2 * line)
-        owner = label_map(mask_probs, boxes, (height, width))
+        owner = label_map(mask_probs, boxes, (height, width), paste)
         pixels = _blend_masks(pixels, owner, colors, line)
     else:
         colors = palette.by_class(labels.numpy())
@@ -165,24 +167,20 @@ def _render(
     return picture
 
 
-def label_map(probs: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> np.ndarray:
+def label_map(
+    probs: Tensor, boxes: Tensor, image_size: tuple[int, int], paste: str = "continuous"
+) -> np.ndarray:
     """(H, W) int32: which mask owns each pixel, counted from 1; 0 is none.
 
-    Each mask is pasted only within its box. Small objects are drawn over large ones, so that a
-    person on a horse stays visible.
+    Masks are pasted as in `paste_masks`. Small objects cover large ones, so that a person on a
+    horse stays visible.
     """
-    height, width = image_size
-    owner = np.zeros((height, width), dtype=np.int32)
-    low = boxes[:, :2].floor().clamp(min=0).long()
-    high = boxes[:, 2:].ceil().minimum(torch.tensor([width, height])).long()
+    owner = np.zeros(image_size, dtype=np.int32)
+    pasted = list(paste_in_windows(probs, boxes, image_size, paste=paste))
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     for i in areas.argsort(descending=True).tolist():
-        (x1, y1), (x2, y2) = low[i].tolist(), high[i].tolist()
-        if x2 <= x1 or y2 <= y1:
-            continue
-        local = boxes[i : i + 1] - boxes.new_tensor([x1, y1, x1, y1])
-        inside = paste_masks(probs[i : i + 1], local, (y2 - y1, x2 - x1))[0].numpy()
-        owner[y1:y2, x1:x2][inside] = i + 1
+        (x1, y1, x2, y2), mask = pasted[i]
+        owner[y1:y2, x1:x2][mask.numpy()] = i + 1
     return owner
 
 
@@ -246,7 +244,7 @@ def _write_labels(
 
 
 def _places(box: list[float], plate: tuple[float, float], size: tuple[int, int]) -> list[Rectangle]:
-    """Possible places for the plate of a box, moved into the image: above, inside, below."""
+    """Places for the plate of a box, moved into the image: above, inside, below."""
     x1, y1, x2, y2 = box
     wide, high = plate
     origins = [(x1, y1 - high), (x1, y1), (x2 - wide, y1 - high), (x1, y2), (x2 - wide, y2 - high)]

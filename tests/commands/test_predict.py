@@ -112,7 +112,7 @@ def test_a_folder_is_drawn_and_written(
     assert {record["image_id"] for record in detections} == {1, 2, 3, 4}
     assert detections[0]["segmentation"]["size"] == [256, 256]
     assert "1 files are neither image nor video" in caplog.text
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob("*.tmp"))
 
 
 def test_records_are_those_of_predict(
@@ -206,7 +206,7 @@ def test_an_error_keeps_the_former_files(
     with pytest.raises(UserError, match="No space left"):
         run(run_folder, [images], out)
     assert (out / "detections.json").read_bytes() == before
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob("*.tmp"))
 
 
 def test_reading_ahead_is_bounded_ordered_and_ends() -> None:

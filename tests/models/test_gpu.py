@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,7 +90,9 @@ def waits() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("ratio, aligned", [(0, True), (2, False)])
-def test_regions_of_a_whole_step(dtype: torch.dtype, ratio: int, aligned: bool) -> None:
+def test_regions_of_a_whole_step(
+    dtype: torch.dtype, ratio: int, aligned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """2,000 regions of 256 channels: pooled values and gradients as by torchvision's kernel."""
     generator = torch.Generator("cuda").manual_seed(0)
     maps = [
@@ -102,18 +104,19 @@ def test_regions_of_a_whole_step(dtype: torch.dtype, ratio: int, aligned: bool) 
     boxes = scattered(2000, generator)
     images = torch.arange(2000, device="cuda") % 2
     pools = []
-    for context in (nullcontext, kernels.turned_off):
-        with context():
-            pooled = pool_rois(
-                maps,
-                (4, 8, 16, 32),
-                boxes,
-                images,
-                7,
-                fixed_slots=False,
-                aligned=aligned,
-                sampling_ratio=ratio,
-            )
+    for turned_off in (False, True):
+        if turned_off:
+            monkeypatch.setattr(kernels, "usable", lambda x: False)
+        pooled = pool_rois(
+            maps,
+            (4, 8, 16, 32),
+            boxes,
+            images,
+            7,
+            fixed_slots=False,
+            aligned=aligned,
+            sampling_ratio=ratio,
+        )
         pools.append([pooled, *torch.autograd.grad(pooled.float().square().sum(), maps)])
     bound = 1e-5 if dtype == torch.float32 else 1e-2
     for ours, theirs in zip(*pools, strict=True):
@@ -121,13 +124,13 @@ def test_regions_of_a_whole_step(dtype: torch.dtype, ratio: int, aligned: bool) 
         assert difference <= bound * theirs.float().abs().max()
 
 
-def test_nms_of_many_groups() -> None:
+def test_nms_of_many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator("cuda").manual_seed(0)
     boxes = scattered(40 * 2000, generator).view(40, 2000, 4)
     counts = torch.randint(0, 2001, (40,), device="cuda", generator=generator)
     ours = nms_of_groups(boxes, counts, 0.7, fixed_slots=True)
-    with kernels.turned_off():
-        theirs = nms_of_groups(boxes, counts, 0.7, fixed_slots=True)
+    monkeypatch.setattr(kernels, "usable", lambda x: False)
+    theirs = nms_of_groups(boxes, counts, 0.7, fixed_slots=True)
     # IoU that is .7 but for rounding
     assert int((ours != theirs).sum()) <= 4
 

@@ -143,7 +143,7 @@ def test_a_folder_is_drawn_and_written(
         assert scores == pytest.approx(found.scores.tolist(), abs=1e-6)
         with Image.open(out / record["drawn"]) as drawn:
             assert drawn.height > record["height"] and drawn.width >= record["width"]
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob("*.tmp"))
 
 
 def test_a_threshold_leaves_out_classes(run_folder: Path, images: Path, tmp_path: Path) -> None:
