@@ -76,7 +76,8 @@ def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float) -> Tensor:
     """(G, N) bool: what greedy NMS keeps of the first `counts` (G,) int32 boxes of each group.
 
     `boxes` (G, N, 4) xyxy are sorted best first; a box whose IoU with a better one that is kept is
-    above `iou_thresh` is dropped. Computed in the boxes' own format. Empty boxes are kept and suppress nothing.
+    above `iou_thresh` is dropped. Computed in the boxes' own format. Empty boxes are kept and
+    suppress nothing.
     """
     groups, num_boxes = boxes.shape[:2]
     keep = torch.zeros((groups, num_boxes), dtype=torch.int8, device=boxes.device)

@@ -61,8 +61,8 @@ def test_real_models_are_better_together(shared_data: Path) -> None:
         for name in ("resnet_basic_32", "resnet_basic_44", "resnet_basic_56"):
             logits = 6 * np.eye(10, dtype=np.float32)[file[name]]
             members.append(Scores(logits, labels, [str(i) for i in range(10_000)], NAMES))
-    alone = [each.evaluate().compute()["top1_percent"] for each in members]
-    together = ensemble(members, ["32", "44", "56"]).evaluate().compute()["top1_percent"]
+    alone = [each.evaluate().compute().summary["top1_percent"] for each in members]
+    together = ensemble(members, ["32", "44", "56"]).evaluate().compute().summary["top1_percent"]
     assert alone == pytest.approx([92.52, 93.01, 93.30])
     assert together > max(alone)
 

@@ -41,7 +41,7 @@ def test_pasting_in_parts_or_windows_is_the_same(paste: str, monkeypatch) -> Non
     probs, boxes = blobs(9, 28), random_boxes(9, extent=60)
     masks = paste_masks(probs, boxes, (70, 90), paste=paste)
     monkeypatch.setattr(ops, "MAX_PASTE_ELEMENTS", 70 * 90 * 2)
-    assert torch.equal(ops._paste_in_parts(probs, boxes, (70, 90), 0.5, paste), masks)
+    assert torch.equal(ops._paste_in_parts(probs, boxes, (70, 90), paste), masks)
     decoded = coco_mask.decode(encode_rle(probs, boxes, (70, 90), paste=paste))
     assert np.array_equal(decoded.transpose(2, 0, 1), masks.numpy())
 
