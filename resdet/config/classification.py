@@ -31,9 +31,9 @@ class ClassificationModelConfig(Section):
     num_classes: Positive | None = None
     """Classes; null means from the data."""
     weights: str | None = None
-    """Start weights of the whole classifier: a checkpoint, a run folder, or a published
-    name as torchvision:resnet50.IMAGENET1K_V2 or timm:resnet50.a1_in1k; with another number of
-    classes, the last layer keeps its random start."""
+    """Start weights of the whole classifier: a checkpoint, a run folder, or a published name such
+    as torchvision:resnet50.IMAGENET1K_V2 or timm:resnet50.a1_in1k; with another number of classes,
+    the last layer keeps its random start."""
     backbone: BackboneConfig = BackboneConfig()
     dropout: Fraction | None = None
     """Dropout before the last layer; null is the network's own."""
@@ -94,16 +94,17 @@ class ClassificationAugmentConfig(Section):
 
 class ClassificationDataConfig(Section):
     format: Literal["auto", "folder", "shards", "cifar10", "cifar100"] = "auto"
-    """How the images are stored; auto looks at the folder."""
+    """How the images are stored; auto detects it from the folder."""
     root: str | None = None
-    """Short for both: ROOT/train and ROOT/val, or ROOT itself for CIFAR."""
+    """Shorthand for both roots: ROOT/train and ROOT/val, or ROOT itself for CIFAR."""
     train: ClassificationSplitConfig = ClassificationSplitConfig()
     val: ClassificationSplitConfig | None = ClassificationSplitConfig()
     """Null trains without validation."""
     holdout: NonNegative = 0
-    """CIFAR: the last so many training images are data.val, in place of the test set."""
+    """CIFAR: validate on this many images from the end of the training set instead of the test
+    set."""
     download: bool = False
-    """CIFAR: fetch the archive where it is missing."""
+    """CIFAR: download the archive if it is missing."""
     classes: list[str] | None = None
     """Class folders to keep, in label order; null keeps all, sorted by name."""
     size: Positive = 224
@@ -118,9 +119,9 @@ class ClassificationDataConfig(Section):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of every resize, antialiased."""
     repeated_augmentation: Positive = 1
-    """Copies of each image in a step, each augmented by itself (Hoffer et al. 2020)."""
+    """Copies of each image in a step, augmented independently (Hoffer et al. 2020)."""
     workers: NonNegative | None = None
-    """Loader processes for each training process; null means up to 4, as the cores allow."""
+    """Loader processes per training process; null means up to 4, depending on the cores."""
     augment: ClassificationAugmentConfig = ClassificationAugmentConfig()
 
 
@@ -137,7 +138,7 @@ class ClassificationLossConfig(Section):
     teacher_weight: Fraction = 0.5
     """Share of the teacher's loss."""
     teacher_temperature: PositiveFloat = 1.0
-    """Softmax temperature of both in it."""
+    """Softmax temperature of student and teacher in this loss."""
 
     @model_validator(mode="after")
     def _nothing_in_vain(self) -> ClassificationLossConfig:
@@ -152,7 +153,7 @@ class ClassificationOptimConfig(OptimConfig):
     lr: PositiveFloat = 0.1
     """Learning rate at `reference_batch` images per update, scaled linearly to the batch."""
     reference_batch: Positive = 256
-    """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
+    """The batch size that `lr` (and, with `train.epochs`, `milestones`) are given for."""
     norm_weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of norm layers' scale and shift."""
     milestones: Annotated[list[Positive], Ascending] = []
@@ -162,8 +163,8 @@ class ClassificationOptimConfig(OptimConfig):
     """Linear warm-up, in steps."""
     warmup_until_error_percent: Annotated[float, Field(gt=0, lt=100)] | None = None
     """Hold lr × `warmup_factor` until the training error falls below this (the paper's ResNet-110:
-    80, with warmup_factor .1); in place of the linear warm-up. Of mixed images the error is that
-    of the image with the larger share."""
+    80, with warmup_factor .1); replaces the linear warm-up. For mixed images, the error is that of
+    the image with the larger share."""
 
     @model_validator(mode="after")
     def _low_rate(self) -> ClassificationOptimConfig:
@@ -177,7 +178,7 @@ class ClassificationOptimConfig(OptimConfig):
 
 class ClassificationTrainConfig(TrainConfig):
     batch_size: Positive = 256
-    """Images per update, over all processes and accumulated parts."""
+    """Images per update, over all processes and micro-batches."""
     precise_bn_images: NonNegative = 0
     """Images over which batch norm statistics are recomputed after the last update, for last.pt;
     0 keeps them."""
@@ -189,7 +190,7 @@ class ClassificationEvalConfig(Section):
     batch_size: Positive = 128
     """Images per forward pass, in each process."""
     metric: str = "accuracy"
-    """accuracy, or one that a module of yours adds."""
+    """accuracy, or a metric that a module in `imports` adds."""
 
 
 class ClassificationConfig(Section):

@@ -50,7 +50,7 @@ class AugmentConfig(Section):
     vertical_flip_prob: Fraction = 0.0
     """Chance of a vertical flip."""
     crop: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    """Random crop [height, width] in pixels after the resize; smaller images stay whole."""
+    """Random crop [height, width] in pixels after the resize; smaller images are not cropped."""
     albumentations: list[dict[str, Any]] = []
     """Transforms in order, each {name: ColorJitter, p: 0.5, …}: class name and its arguments."""
 
@@ -80,13 +80,13 @@ class DataConfig(Section):
     keep_empty: bool = False
     """Train on images without objects too."""
     extras: list[str] = []
-    """Keys of further numbers per object, which branches of the user's own learn."""
+    """Keys of further numbers per object in the annotation file, for branches of your own."""
     mask_size: Annotated[int, Field(ge=28)] = 112
     """M: gt masks are rasterised at M×M inside their gt box."""
     aspect_grouping: bool = True
     """Batches of landscape or of portrait images, so that less is padded."""
     workers: NonNegative | None = None
-    """Loader processes for each training process; null means up to 4, as the cores allow."""
+    """Loader processes per training process; null means up to 4, depending on the cores."""
     augment: AugmentConfig = AugmentConfig()
     test_resize: TestResizeConfig = TestResizeConfig()
 
@@ -96,7 +96,7 @@ class OptimConfig(Section):
     lr: PositiveFloat = 0.02
     """Learning rate at `reference_batch` images per update, scaled linearly to the batch."""
     reference_batch: Positive = 16
-    """The batch that `lr` (and, with `train.epochs`, `milestones`) belong to."""
+    """The batch size that `lr` (and, with `train.epochs`, `milestones`) are given for."""
     momentum: Fraction = 0.9
     """sgd only."""
     nesterov: bool = False
@@ -111,12 +111,12 @@ class OptimConfig(Section):
     clip_norm: PositiveFloat | None = None
     """Largest total gradient norm; null does not clip (lamb clips at 1 by itself)."""
     schedule: Literal["multistep", "cosine", "plateau"] = "multistep"
-    """plateau multiplies by `gamma` where validation has not improved `patience` times in a row."""
+    """plateau multiplies by `gamma` when validation has not improved `patience` times in a row."""
     milestones: Annotated[list[Positive], Ascending] = [210000, 250000]
     """Steps where the rate is multiplied by `gamma`; with `train.epochs` they are steps of
     `reference_batch` images and are scaled to the batch."""
     milestone_epochs: Annotated[list[PositiveFloat], Ascending] = []
-    """The same in epochs, whatever the batch; in place of `milestones`."""
+    """The same in epochs, for any batch size; replaces `milestones`."""
     gamma: Fraction = 0.1
     patience: Positive = 3
     """plateau: validations without a better metric before the rate drops."""
@@ -125,7 +125,7 @@ class OptimConfig(Section):
     warmup_steps: NonNegative = 1000
     """Linear warm-up, in steps."""
     warmup_epochs: NonNegativeFloat | None = None
-    """The same in epochs; in place of `warmup_steps`."""
+    """The same in epochs; replaces `warmup_steps`."""
     warmup_factor: Fraction = 0.001
     """Start of the warm-up, relative to lr."""
 
@@ -140,21 +140,20 @@ class OptimConfig(Section):
 
 class TrainConfig(Section):
     epochs: PositiveFloat | None = None
-    """Passes over the training set; give this or `max_steps`."""
+    """Passes over the training set; set this or `max_steps`."""
     max_steps: Positive | None = None
-    """Optimizer updates; give this or `epochs`."""
+    """Optimizer updates; set this or `epochs`."""
     batch_size: Positive = 16
-    """Images per update, over all processes and accumulated parts."""
+    """Images per update, over all processes and micro-batches."""
     accumulate: Positive = 1
-    """Parts an update is split into, to save memory."""
+    """Micro-batches per update; more of them save memory."""
     seed: NonNegative = 0
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
-    """auto: bf16 where the processor computes with it, else fp32; fp64 is for parity checks."""
+    """auto: bf16 if the processor supports it, else fp32; fp64 is for parity checks."""
     channels_last: bool = True
     """Memory layout of the convolutions."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU where a compiler is
-    found."""
+    """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU with a compiler."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of averaged weights, used in evaluation and prediction; null keeps none."""
     deterministic: bool = True
@@ -162,8 +161,8 @@ class TrainConfig(Section):
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of a training process; null is torch's choice, recorded for exact resuming."""
     profile: bool = False
-    """Profile three steps after the first ten: a table of the parts of a step, and a trace, in the
-    folder profile of the run."""
+    """Profile three steps after the first ten: where a step spends its time as a table, and a
+    trace, in the run's folder profile."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -177,7 +176,7 @@ class LogConfig(Section):
     every: Positive = 20
     """Steps between lines of log.jsonl."""
     tensorboard: bool = True
-    """Write TensorBoard events beside it."""
+    """Write TensorBoard events too."""
 
 
 class CheckpointConfig(Section):
@@ -193,9 +192,9 @@ class EvalConfig(Section):
     max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
     """Detections per image that AR1, AR10 and AP / AR100 count."""
     metric: str = "coco"
-    """coco, lvis (for LVIS annotation files), or one that a module of yours adds."""
+    """coco, lvis (for LVIS annotation files), or a metric that a module in `imports` adds."""
     backend: Literal["fast", "hotcoco", "pycocotools"] = "fast"
-    """fast (hotcoco) or the slow reference; the same numbers."""
+    """fast (hotcoco), or pycocotools, the slow reference with the same numbers."""
     val_loss: bool = True
     """Compute the losses on data.val too."""
 

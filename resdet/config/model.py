@@ -28,15 +28,15 @@ AnchorSizes = list[PositiveFloat | Annotated[list[PositiveFloat], Field(min_leng
 
 class BackboneConfig(Section):
     name: str | None = "resnet50"
-    """A name of `resdet.list_backbones()`; null takes the network of `model.weights`."""
+    """A name from `resdet.list_backbones()`; null takes the network of `model.weights`."""
     weights: str | None = None
-    """Start weights: a checkpoint file, a run folder, or a published name as
+    """Start weights: a checkpoint file, a run folder, or a published name such as
     torchvision:resnet101.IMAGENET1K_V1, timm:resnet50.a1_in1k or
     detectron2:ImageNetPretrained/MSRA/R-50."""
     norm: Norm | None = None
     """Normalisation layers; null means the backbone's own default (bn; none for VGG)."""
     norm_eps: NonNegativeFloat | None = None
-    """Added to the variance in its norms; null is the backbone's own (1e-5), torchvision's first
+    """Added to the variance in its norms; null is the backbone's own (1e-5); torchvision's first
     COCO detectors have 0."""
     shortcut: Literal["A", "B", "C"] | None = None
     """ResNet shortcuts: A zero-pads, B projects where sizes differ, C projects always; null is the
@@ -66,8 +66,8 @@ class FPNConfig(Section):
 
 class RPNConfig(Section):
     anchor_sizes: AnchorSizes = [32.0, 64.0, 128.0, 256.0, 512.0]
-    """Square root of the anchor area in pixels, one for each of p2…p6, or a list for each level
-    (without a pyramid there is one level: [[32, 64, 128, 256, 512]])."""
+    """Square root of the anchor area in pixels, one per level p2…p6, or one list per level (without
+    a pyramid there is one level: [[32, 64, 128, 256, 512]])."""
     aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
     """Anchor height / width."""
     round_anchors: bool = False
@@ -88,18 +88,18 @@ class RPNConfig(Section):
     pre_nms_topk_train: Positive = 2000
     """Proposals kept per level before NMS, in training."""
     pre_nms_topk_test: Positive = 1000
-    """The same at test time."""
+    """Proposals kept per level before NMS, at test time."""
     post_nms_topk_train: Positive = 1000
     """Proposals kept per image after NMS, in training."""
     post_nms_topk_test: Positive = 1000
-    """The same at test time."""
+    """Proposals kept per image after NMS, at test time."""
     nms_thresh: Fraction = 0.7
     """NMS IoU of proposals, within each level."""
     min_size: NonNegativeFloat = 0.0
-    """Proposals narrower or lower than this many pixels are dropped, and empty ones always."""
+    """Proposals narrower or lower than this, in pixels, are dropped; empty ones always are."""
     loss_normalizer: Literal["num_samples", "sampled"] = "num_samples"
-    """What both losses are divided by: num_samples × images (Detectron2), or the anchors that were
-    actually sampled (torchvision)."""
+    """Divisor of both losses: num_samples × images (Detectron2), or the number of sampled anchors
+    (torchvision)."""
     box_loss: BoxLoss = "l1"
     """Loss on the anchor deltas (giou: on the decoded boxes)."""
     smooth_l1_beta: PositiveFloat = 0.1111
@@ -123,11 +123,11 @@ class BoxHeadConfig(Section):
     num_convs: NonNegative = 0
     """3×3 convolutions first: 0 (and num_fcs 2) is 2fc, 4 with num_fcs 1 is 4conv1fc."""
     conv_dim: Positive = 256
-    """Their channels."""
+    """Channels of these convolutions."""
     num_fcs: NonNegative = 2
     """Fully connected layers."""
     fc_dim: Positive = 1024
-    """Their width."""
+    """Width of these layers."""
     norm: Norm = "none"
     """Norm after each convolution."""
     pool_size: Positive = 7
@@ -151,7 +151,7 @@ class MaskHeadConfig(Section):
     num_convs: NonNegative = 4
     """3×3 convolutions before the deconvolution."""
     conv_dim: Positive = 256
-    """Their channels."""
+    """Channels of these convolutions."""
     norm: Norm = "none"
     """Norm after each convolution."""
     pool_size: Positive = 14
@@ -159,8 +159,8 @@ class MaskHeadConfig(Section):
     class_agnostic: bool = False
     """One mask per detection instead of one per class."""
     paste: Literal["continuous", "rounded"] = "continuous"
-    """Where masks go in the image: bilinear at the box itself (Detectron2), or resized to the box
-    at whole pixels (torchvision)."""
+    """How masks are pasted: bilinear at the exact box (Detectron2), or resized to the box in whole
+    pixels (torchvision)."""
 
 
 class RoIConfig(Section):
@@ -177,7 +177,8 @@ class RoIConfig(Section):
     positive_fraction: Fraction = 0.25
     """Largest share of positives among them; these train the mask head."""
     aligned: bool = True
-    """RoIAlign at pixel centres, half a pixel off the corners; false is torchvision's detectors."""
+    """RoIAlign at pixel centres, half a pixel off the corners; false as in torchvision's
+    detectors."""
     sampling_ratio: NonNegative = 0
     """Samples per bin and side of RoIAlign; 0 adapts to the box, torchvision's detectors take 2."""
 
@@ -196,11 +197,11 @@ class ModelConfig(Section):
     """Start weights of the whole detector: a checkpoint, a run folder, or a published one by name,
     detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x."""
     class_map: dict[str, str] = {}
-    """Classes here, each with the class of `model.weights` whose predictors it starts from;
-    those of the same name need no entry."""
+    """Maps classes of this run to the classes of `model.weights` whose predictors they start from;
+    classes of the same name need no entry."""
     backbone: BackboneConfig = BackboneConfig()
     fpn: FPNConfig | None = FPNConfig()
-    """Null: no pyramid; the heads use c4 (box_head.type res5), else on c5 (DC5, with
+    """Null: no pyramid; the heads use c4 (box_head.type res5) or c5 (DC5, with
     backbone.res5_dilation 2)."""
     rpn: RPNConfig = RPNConfig()
     roi: RoIConfig = RoIConfig()
@@ -217,7 +218,7 @@ class ModelConfig(Section):
     detections_per_image: Positive = 100
     """Detections kept per image."""
     min_detection_size: NonNegativeFloat = 0.0
-    """Detections narrower or lower than this many pixels are dropped before NMS; 0 keeps all."""
+    """Detections narrower or lower than this, in pixels, are dropped before NMS; 0 keeps all."""
 
     @model_validator(mode="after")
     def _class_map(self) -> ModelConfig:
