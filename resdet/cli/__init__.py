@@ -108,11 +108,13 @@ def _overview() -> str:
 COMMANDS = {
     "train-det": Command("train a detector from a config", fill_train_det, run_train_det),
     "train-cls": Command("train a classifier from a config", fill_train_cls, run_train_cls),
-    "eval-coco": Command("COCO metrics of a run or of a file", fill_eval_coco, run_eval_coco),
-    "eval-cls": Command("accuracy of classifiers", fill_eval_cls, run_eval_cls),
-    "analyze": Command("what networks cost, and how they train", fill_analyze, run_analyze),
-    "predict": Command("draw and save what a model finds", fill_predict, run_predict),
-    "convert": Command("weights to another toolkit's layout", fill_convert, run_convert),
+    "eval-coco": Command(
+        "evaluate a detector, or a file of detections", fill_eval_coco, run_eval_coco
+    ),
+    "eval-cls": Command("evaluate classifiers", fill_eval_cls, run_eval_cls),
+    "analyze": Command("count and compare networks and runs", fill_analyze, run_analyze),
+    "predict": Command("detect or classify in images and videos", fill_predict, run_predict),
+    "convert": Command("convert weights to another toolkit's layout", fill_convert, run_convert),
 }
 
 

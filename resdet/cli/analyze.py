@@ -37,9 +37,9 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
         "       %(prog)s --compare | --responses RUN … | --curves RUN … [--out DIR]"
     )
     parser.description = (
-        "What networks cost: weighted layers, parameters, multiply-adds of one image, memory. How "
-        "they compare: depth\nand parameters beside GoogLeNet, Highway and FitNet. How trained "
-        "ones respond, and how their training went."
+        "Count the weighted layers, parameters, multiply-adds per image and memory of networks; "
+        "compare them with\npublished ones; draw the responses of trained networks, and the "
+        "training curves of runs."
     )
     parser.epilog = (
         "Examples:\n"
@@ -52,8 +52,8 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
         "arguments",
         nargs="*",
         metavar="NAME_OR_CONFIG … [key=value …]",
-        help="names of the registry (resdet.list_backbones()), YAML files, or names of shipped "
-        "configs; of a detector the backbone is counted. Then config keys, for each of them",
+        help="backbones (resdet.list_backbones()), YAML files, or names of included configs; for a "
+        "detector, its backbone is counted. Then config keys, applied to each of them",
     )
     _fill_figures(parser)
     parser.add_argument(
@@ -63,8 +63,8 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         metavar="H[xW]",
         type=_image_size,
-        help="pixels to count for, height first; default: what the config tests at, 224 (32 for "
-        "CIFAR's networks) for a name",
+        help="image size in pixels, height first; default: the config's test size, 224 for a name "
+        "(32 for CIFAR's networks)",
     )
     parser.add_argument(
         "--out",
@@ -75,7 +75,7 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         metavar="DEVICE",
-        help="of --responses: cpu, cuda or cuda:1; default: a GPU where there is one",
+        help="with --responses: cpu, cuda or cuda:1; default: a GPU if there is one",
     )
     options.add_imports(parser)
 
@@ -100,8 +100,8 @@ def _fill_figures(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=at_least_one,
         default=1000,
-        help="of --responses: validation images to measure on, spread over the set; "
-        "default %(default)s",
+        help="with --responses: number of validation images, spread over the set; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--curves",
@@ -114,7 +114,7 @@ def _fill_figures(parser: argparse.ArgumentParser) -> None:
         "--max-error",
         metavar="PERCENT",
         type=_percent,
-        help="of --curves: where the error axis ends; default: 20, or more where a run ends above",
+        help="with --curves: end of the error axis; default: 20, or more if a run ends above it",
     )
 
 

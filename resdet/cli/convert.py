@@ -12,8 +12,8 @@ def fill_convert(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Convert weights between resdet's checkpoints, torchvision's state dicts and Detectron2's "
         "files.\nThe layout follows from OUT's ending: .pt is resdet's, with config and class "
-        "names inside;\n.pkl is Detectron2's, with its config beside it as .yaml; .pth is either's "
-        "and needs --to."
+        "names inside;\n.pkl is Detectron2's, with its config beside it as .yaml; .pth is used by "
+        "torchvision and\nDetectron2 and needs --to."
     )
     parser.epilog = (
         "Examples:\n"
@@ -34,14 +34,14 @@ def fill_convert(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="origin",
         metavar="ORIGIN[:NAME]",
-        help="what a file of another toolkit is: detectron2, torchvision or timm, and its model's "
-        "name, if the file does not identify it",
+        help="origin of the file: detectron2, torchvision or timm, and its model's name if the "
+        "file does not identify it",
     )
     parser.add_argument(
         "--to",
         dest="target",
         choices=("resdet", "torchvision", "detectron2"),
-        help="the layout to write; default: what OUT's ending belongs to",
+        help="the layout to write; default: that of OUT's ending",
     )
 
 

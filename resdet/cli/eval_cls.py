@@ -14,10 +14,10 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "[--ensemble]\n       [--out DIR] [--device DEVICE]"
     )
     parser.description = (
-        "Top-1 and top-5 accuracy of classifiers on their data.val, in percent: a table, and in "
-        "each run's folder\neval.json, scores.npz (logits float32 (N, K), labels, files, "
-        "class_names) and confusion.png. Of several crops or\nscales, logits are the logarithm of "
-        "the mean softmax. Images that cannot be read are named, counted and left out."
+        "Evaluate classifiers on their data.val: top-1 and top-5 accuracy in percent as a table, "
+        "and in each run's folder\neval.json, scores.npz (logits float32 (N, K), labels, files, "
+        "class_names) and confusion.png. With several crops or\nscales, logits are the logarithm "
+        "of the mean softmax. Images that cannot be read are named, counted and left out."
     )
     parser.epilog = (
         "Examples:\n"
@@ -30,10 +30,11 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "arguments",
         nargs="*",
         metavar="RUN_OR_CHECKPOINT … [key=value …]",
-        help="run folders (best.pt, else last.pt), checkpoint files, or published names like "
-        "torchvision:resnet50.IMAGENET1K_V2 and timm:resnet50.a1_in1k, with averaged weights where "
-        "they are kept. Then config keys that override each run's config: data.val.root=DIR, "
-        "data.holdout=0, data.test_size=288; the last of a key counts",
+        help="run folders (best.pt, else last.pt), checkpoint files, or published names such "
+        "as torchvision:resnet50.IMAGENET1K_V2 and timm:resnet50.a1_in1k; averaged weights are "
+        "used if there are any. Then config keys that override each run's config: "
+        "data.val.root=DIR, data.holdout=0, data.test_size=288; if a key is given twice, the last "
+        "one counts",
     )
     parser.add_argument(
         "--crops",
@@ -47,13 +48,13 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "--scales",
         metavar="A,B,…",
         type=_short_sides,
-        help="short sides of dense in pixels; default 224,256,384,480,640 at a data.test_size of "
-        "224, in proportion at others",
+        help="short sides for dense in pixels; default: 224,256,384,480,640 at a data.test_size of "
+        "224, and in proportion at others",
     )
     parser.add_argument(
         "--ensemble",
         action="store_true",
-        help="also the mean of the runs' softmax, as one more line",
+        help="also evaluate the mean of the runs' softmax",
     )
     parser.add_argument(
         "--out",

@@ -14,10 +14,10 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "       %(prog)s --detections R.json --annotations GT.json [options]"
     )
     parser.description = (
-        "COCO or LVIS metrics of a model on its data.val, or of a file of detections: a table of "
-        "the numbers per kind and\nper class, eval.json (fractions of 1; with TIDE's errors and "
-        "calibration), per_class.csv, and PR curves. Without\nannotations, as in COCO's test-dev "
-        "files, detections.json alone."
+        "Evaluate a model on its data.val, or a file of detections, by COCO's or LVIS's metric. "
+        "Prints a table per kind and\nper class, and writes eval.json (fractions of 1, TIDE's "
+        "errors, calibration), per_class.csv and precision-recall\ncurves. If the images have no "
+        "annotations, as in COCO's test-dev files, it writes detections.json only."
     )
     parser.epilog = (
         "Examples:\n"
@@ -29,14 +29,14 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "arguments",
         nargs="*",
         metavar="RUN_OR_CHECKPOINT [key=value …]",
-        help="a run folder (its best.pt, else last.pt), a checkpoint, or a published name like "
-        "torchvision:maskrcnn_resnet50_fpn_v2, with averaged weights "
-        f"where they are kept. Then {OVERRIDES_HELP}",
+        help="a run folder (its best.pt, else last.pt), a checkpoint, or a published name such as "
+        "torchvision:maskrcnn_resnet50_fpn_v2; averaged weights are used if there are any. "
+        f"Then {OVERRIDES_HELP}",
     )
     parser.add_argument(
         "--detections",
         metavar="R.json",
-        help="detections in COCO's result format, instead of a run",
+        help="evaluate detections in COCO's result format instead of a run",
     )
     parser.add_argument(
         "--annotations", metavar="GT.json", help="their ground truth, a COCO annotation file"
@@ -64,7 +64,7 @@ def _add_metric(parser: argparse.ArgumentParser) -> None:
         "--max-dets",
         metavar="1,10,100",
         type=max_dets,
-        help="three caps on the detections per image: for AR, AR, and AP with the last AR; "
+        help="three caps on the detections per image, for AR, AR, and AP with the last AR; "
         "default: eval.max_dets of the run, 1,10,100 for a file",
     )
     parser.add_argument(
@@ -76,13 +76,13 @@ def _add_metric(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lvis",
         action="store_true",
-        help="evaluate by LVIS's rules: classes that an image is annotated for, 300 detections per "
-        "image; the annotations must be an LVIS file",
+        help="evaluate by LVIS's rules: only the classes an image is annotated for, 300 detections "
+        "per image; needs LVIS annotations",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="make an error of whatever would be repaired or left out of the annotations",
+        help="stop if any annotation or detection would have to be dropped or repaired",
     )
 
 

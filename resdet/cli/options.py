@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 OVERRIDES_HELP = (
-    "config keys on top of the file, typed as in YAML: optim.lr=1e-3, model.roi.mask_head=null, "
-    "data.classes=[cat,dog], model.roi.stages.0.foreground_iou=.6; the last one of a key counts"
+    "config keys that override the file, typed as in YAML: optim.lr=1e-3, "
+    "model.roi.mask_head=null, data.classes=[cat,dog], model.roi.stages.0.foreground_iou=.6; if a "
+    "key is given twice, the last one counts"
 )
 
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
@@ -102,7 +103,7 @@ def prepare(
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", metavar="DEVICE", help="cpu, cuda or cuda:1; default: a GPU where there is one"
+        "--device", metavar="DEVICE", help="cpu, cuda or cuda:1; default: a GPU if there is one"
     )
 
 
@@ -111,5 +112,5 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         help="number format of the network; default: that of the run's config (auto). auto is bf16 "
-        "where the processor computes in it, and fp32 for imported weights",
+        "if the processor supports it, and fp32 for imported weights",
     )

@@ -14,16 +14,16 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         "[--batch-size N] [--device DEVICE] [--precision P]"
     )
     parser.description = (
-        "Find objects in images and videos, or classify them. DIR gets the drawn images and, of a "
-        "detector, detections.json\n(COCO's result format, original category ids) and images.json "
-        "(id, file_name, size, frame); of a classifier\npredictions.json (file and five best "
-        "classes)."
+        "Detect objects in images and videos, or classify them. DIR receives the drawn images. A "
+        "detector also writes\ndetections.json (COCO's result format, original category ids) and "
+        "images.json (id, file_name, size, frame),\na classifier predictions.json (file and five "
+        "best classes)."
     )
     parser.epilog = "Example:\n  %(prog)s runs/demo_nuclei datasets/nuclei/images --out runs/drawn"
     parser.add_argument(
         "model",
         metavar="RUN_OR_CHECKPOINT",
-        help="a run folder, a checkpoint, or a published name like "
+        help="a run folder, a checkpoint, or a published name such as "
         "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x",
     )
     parser.add_argument(
@@ -37,8 +37,8 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         "--score-thresh",
         metavar="S",
         type=fraction,
-        help="leave out what scores at or below this, 0 to 1; default .5 for a detector, all five "
-        "classes for a classifier",
+        help="drop detections or classes that score at or below this, 0 to 1; default: .5 for a "
+        "detector, all five classes for a classifier",
     )
     parser.add_argument(
         "--batch-size",

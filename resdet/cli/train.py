@@ -34,8 +34,8 @@ def _fill_train(
         "[--strict]"
     )
     parser.description = (
-        f"{what}: one YAML in, a run folder out. The folder holds config.yaml, log.jsonl, "
-        "TensorBoard\nevents, last.pt, best.pt, eval.json and plots/."
+        f"{what} from one YAML file. The run folder receives config.yaml, log.jsonl, TensorBoard "
+        "events,\nlast.pt, best.pt, eval.json and plots/."
     )
     door = command_line(command).removeprefix("python ")
     parser.epilog = (
@@ -50,20 +50,20 @@ def _fill_train(
         "arguments",
         nargs="*",
         metavar="CONFIG [key=value …]",
-        help="a YAML file, or the name of a shipped config (demo_nuclei)"
-        f"{default}; with --resume it may be left out. Then {OVERRIDES_HELP}",
+        help="a YAML file, or the name of an included config (demo_nuclei)"
+        f"{default}; optional with --resume. Then {OVERRIDES_HELP}",
     )
     parser.add_argument(
         "--run-dir",
         metavar="DIR",
-        help="folder of the run; default runs/<name of CONFIG>. One that exists is refused without "
-        "--resume",
+        help="folder of the run; default: runs/<name of CONFIG>. An existing folder is refused "
+        "without --resume",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the last checkpoint of the run folder; a key that differs from the "
-        "run's is refused by name",
+        help="continue from the last checkpoint of the run folder; keys that differ from the run's "
+        "are refused",
     )
     options.add_device(parser)
     options.add_imports(parser)
@@ -75,15 +75,15 @@ def _fill_train(
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="stop at anything in the data that would be dropped or repaired",
+        help="stop if anything in the data would have to be dropped or repaired",
     )
     parser.add_argument(
         "--help-config",
         metavar="PREFIX",
         nargs="?",
         const="",
-        help="print every config key with its default, type and meaning, or those that start with "
-        "PREFIX, such as model.rpn, and stop",
+        help="print every config key, or those that start with PREFIX (such as model.rpn), with "
+        "default, type and meaning, and stop",
     )
 
 
