@@ -19,9 +19,9 @@ from resdet.config.find import find_config
 from resdet.config.loading import ConfigError, override_config
 from resdet.errors import UserError
 from resdet.factory.backbone import make_backbone
-from resdet.factory.classification import build_classifier, resolve_classifier
+from resdet.factory.classification import build_classifier
 from resdet.factory.imports import load_named_config
-from resdet.factory.network import resolve_detector
+from resdet.factory.network import resolve_config
 
 SMALL_STRIDE = 8
 """A network whose last map has at most this stride is made for CIFAR's 32×32 pixels."""
@@ -96,7 +96,7 @@ def _strides(backbone: nn.Module) -> dict[str, int]:
 def _count_classifier(
     name: str, config: ClassificationConfig, image_size: tuple[int, int] | None
 ) -> Network:
-    config = resolve_classifier(config).config
+    config = resolve_config(config).config
     num_classes = (
         config.model.num_classes
         or len(config.data.classes or ())
@@ -111,7 +111,7 @@ def _count_classifier(
 def _count_backbone(
     name: str, config: DetectionConfig, image_size: tuple[int, int] | None
 ) -> Network:
-    config = resolve_detector(config).config
+    config = resolve_config(config).config
     with torch.device("meta"):
         backbone = make_backbone(config.model.backbone)
     short = config.data.test_resize.short_edge

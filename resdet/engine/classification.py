@@ -26,12 +26,11 @@ from resdet.engine.task import Task
 from resdet.engine.validation import Validation
 from resdet.errors import UserError
 from resdet.evaluation import Evaluator, build_evaluator
+from resdet.factory import load_start_weights
 from resdet.factory.backbone import check_frozen
 from resdet.factory.classification import (
     build_classifier,
     load_classifier,
-    load_start_classifier,
-    resolve_classifier,
 )
 from resdet.factory.classification_data import (
     Data,
@@ -40,6 +39,7 @@ from resdet.factory.classification_data import (
     measured_mean,
 )
 from resdet.factory.imports import naming_imports
+from resdet.factory.network import resolve_config
 from resdet.hardware import Precision
 from resdet.models.classification_loss import ClassificationLoss
 from resdet.models.classifier import Classifier
@@ -73,7 +73,7 @@ class ClassificationTask(Task):
 
         UserError for whatever would make the run fail later.
         """
-        start = resolve_classifier(config)
+        start = resolve_config(config)
         self.config = config = start.config
         self.train_data: Data = build_classification_train_data(
             config, strict=strict, decode_all=decode_all
@@ -95,7 +95,7 @@ class ClassificationTask(Task):
         distributed.check_norms(self.model, processes)
         if is_new:
             check_frozen(config, self.model.backbone)
-            for line in load_start_classifier(self.model, start):
+            for line in load_start_weights(self.model, start):
                 logger.info(line)
         self.processes, self.class_names = processes, names
         self.collate = collate_classification

@@ -26,7 +26,7 @@ from resdet.engine.validation import Validation
 from resdet.errors import UserError
 from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
 from resdet.factory.backbone import check_frozen
-from resdet.factory.network import Resolved, resolve_detector
+from resdet.factory.network import Resolved, resolve_config
 from resdet.hardware import Precision
 from resdet.models.rcnn import RCNN
 
@@ -55,7 +55,7 @@ class DetectionTask(Task):
 
         UserError for whatever would make the run fail later.
         """
-        start = resolve_detector(config)
+        start = resolve_config(config)
         self.config = config = start.config
         self.train_data, self.val_data = load_data(config, strict=strict, decode_all=decode_all)
         self.model: RCNN = make_model(start, self.train_data, processes, is_new=is_new)

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from resdet.backbones.resnet import ResNet
 from resdet.config.classification import ClassificationConfig
-from resdet.factory import classification, detection
+from resdet.config.loading import override_config
+from resdet.factory.classes import classification_classes, detection_classes
+from resdet.factory.classification import build_classifier
+from resdet.factory.detection import build_model
 from resdet.factory.imports import load_named_config
+from resdet.factory.network import Resolved, resolve_config
+from resdet.interop.fitting import load_backbone, load_classifier_weights, load_detector
+from resdet.interop.reading import Reading
+from resdet.interop.weights import is_published
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
 
@@ -24,6 +36,36 @@ def build(
     Raises UserError for what a user can fix.
     """
     named = load_named_config(config, overrides)
-    if isinstance(named, ClassificationConfig):
-        return classification.build_from_config(named, weights)
-    return detection.build_from_config(named, weights)
+    if weights not in (None, "config"):
+        named = override_config(named, [f"model.weights={weights}"], "build(weights=…)")
+    start = resolve_config(named)
+    model: RCNN | Classifier
+    if isinstance(start.config, ClassificationConfig):
+        names = classification_classes(start.config)
+        model = build_classifier(start.config, class_names=names)
+    else:
+        names, ids = detection_classes(start.config)
+        model = build_model(start.config, class_names=names, category_ids=ids)
+    if weights is not None:
+        load_start_weights(model, start)
+        model.is_imported = is_published(start.config.model.weights or "")
+    return model.eval()
+
+
+def load_start_weights(model: RCNN | Classifier, start: Resolved[Any]) -> list[str]:
+    """Load `model.weights`, or else `model.backbone.weights`; returns log lines."""
+    section = start.config.model
+    plain = section.model_dump(mode="json")
+    if section.weights is not None:
+        weights = start.weights or section.weights
+        if isinstance(model, Classifier):
+            return load_classifier_weights(model, weights, Reading.of(plain))
+        return load_detector(model, weights, plain)
+    if section.backbone.weights is None:
+        return []
+    res5 = None if isinstance(model, Classifier) else model.roi_heads.res5
+    joined: AbstractContextManager[None] = nullcontext()
+    if isinstance(model.backbone, ResNet) and isinstance(res5, nn.Sequential):
+        joined = model.backbone.joined(res5)
+    with joined:
+        return load_backbone(model.backbone, section.backbone.weights, Reading.of(plain))

@@ -13,13 +13,11 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import diff_configs, override_config
 from resdet.errors import UserError, command_line
 from resdet.factory.backbone import make_backbone
-from resdet.factory.classes import classification_classes
 from resdet.factory.imports import naming_imports
-from resdet.factory.network import Resolved, resolve_classifier, stored_config
-from resdet.interop.fitting import load_backbone, load_classifier_weights, load_exactly
+from resdet.factory.network import stored_config
+from resdet.interop.fitting import load_exactly
 from resdet.interop.loaded import LoadedWeights
-from resdet.interop.reading import Reading
-from resdet.interop.weights import is_published, read_weights
+from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
 
 TRAINED_SIDE = 224
@@ -77,29 +75,6 @@ def make_head(backbone: nn.Module, num_classes: int, dropout: float | None) -> n
         window=TRAINED_SIDE // strides[last],
         dropout=dropout or 0.0,
     )
-
-
-def load_start_classifier(model: Classifier, start: Resolved[ClassificationConfig]) -> list[str]:
-    """Load `model.weights`, or else `model.backbone.weights`; returns log lines."""
-    section = start.config.model
-    reading = Reading.of(section.model_dump(mode="json"))
-    if section.weights is not None:
-        return load_classifier_weights(model, start.weights or section.weights, reading)
-    if section.backbone.weights is not None:
-        return load_backbone(model.backbone, section.backbone.weights, reading)
-    return []
-
-
-def build_from_config(config: ClassificationConfig, weights: str | None) -> Classifier:
-    """See `resdet.build`."""
-    if weights not in (None, "config"):
-        config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
-    start = resolve_classifier(config)
-    model = build_classifier(start.config, class_names=classification_classes(start.config))
-    if weights is not None:
-        load_start_classifier(model, start)
-        model.is_imported = is_published(start.config.model.weights or "")
-    return model.eval()
 
 
 def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = ()) -> Classifier:

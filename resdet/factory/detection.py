@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 from torch import nn
 
@@ -12,13 +11,10 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.loading import override_config
 from resdet.errors import UserError, command_line
 from resdet.factory.backbone import detection_backbone
-from resdet.factory.classes import detection_classes
 from resdet.factory.imports import naming_imports
-from resdet.factory.network import Resolved, resolve_detector, stored_config
-from resdet.interop.fitting import load_backbone, load_detector, load_exactly
+from resdet.factory.network import stored_config
+from resdet.interop.fitting import load_exactly
 from resdet.interop.loaded import LoadedWeights
-from resdet.interop.reading import Reading
-from resdet.interop.weights import is_published
 from resdet.models.box_head import BoxHead
 from resdet.models.branches import make_branch
 from resdet.models.fpn import FPN, OneMap
@@ -163,19 +159,6 @@ def _roi_heads(
     )
 
 
-def build_from_config(config: DetectionConfig, weights: str | None) -> RCNN:
-    """See `resdet.build`."""
-    if weights not in (None, "config"):
-        config = override_config(config, [f"model.weights={weights}"], "build(weights=…)")
-    start = resolve_detector(config)
-    class_names, category_ids = detection_classes(start.config)
-    model = build_model(start.config, class_names=class_names, category_ids=category_ids)
-    if weights is not None:
-        load_start_weights(model, start)
-        model.is_imported = is_published(start.config.model.weights or "")
-    return model.eval()
-
-
 def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN:
     """The detector that a checkpoint holds, on the CPU, in evaluation mode.
 
@@ -206,19 +189,3 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
     load_exactly(model, weights)
     model.is_imported = weights.is_imported
     return model.eval()
-
-
-def load_start_weights(model: RCNN, start: Resolved[DetectionConfig]) -> list[str]:
-    """Load `model.weights`, or else `model.backbone.weights`; returns log lines."""
-    section = start.config.model
-    plain = section.model_dump(mode="json")
-    if section.weights is not None:
-        return load_detector(model, start.weights or section.weights, plain)
-    if section.backbone.weights is None:
-        return []
-    res5 = model.roi_heads.res5
-    joined: AbstractContextManager[None] = nullcontext()
-    if isinstance(model.backbone, ResNet) and isinstance(res5, nn.Sequential):
-        joined = model.backbone.joined(res5)
-    with joined:
-        return load_backbone(model.backbone, section.backbone.weights, Reading.of(plain))

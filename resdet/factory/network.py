@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict
 from resdet.errors import UserError
@@ -20,8 +19,10 @@ logger = logging.getLogger("resdet")
 
 OWN_KEYS = ("num_classes", "weights", "class_map")
 """Of section `model`: what belongs to a run and its data, and not to a network."""
-
-
+EXAMPLES = {
+    "detector": "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x",
+    "classifier": "torchvision:resnet50.IMAGENET1K_V2",
+}
 C = TypeVar("C", bound=AnyConfig)
 
 
@@ -46,39 +47,31 @@ def stored_config(weights: LoadedWeights, schema: type[C]) -> C:
     return config
 
 
-def resolve_config(config: AnyConfig) -> Resolved[Any]:
-    """The config of either task with the network that its weights name, see `resolve_detector`."""
-    return (
-        resolve_classifier(config)
-        if isinstance(config, ClassificationConfig)
-        else resolve_detector(config)
-    )
+def resolve_config(config: C) -> Resolved[C]:
+    """The config with the network that `model.weights` holds, where `model.backbone.name` is null.
 
-
-def resolve_detector(config: DetectionConfig) -> Resolved[DetectionConfig]:
-    """The config with the detector that `model.weights` holds, where `model.backbone.name` is null.
-
-    The whole section `model` of the weights' own config is taken, and how images are resized at
-    test time (`data.test_resize.method`); the keys that this config sets, to whatever value, come
-    on top: dicts merge, lists replace, and null clears.
+    The whole section `model` of the weights' own config is taken, and for a detector how images are
+    resized at test time (`data.test_resize.method`); the keys that this config sets, to whatever
+    value, come on top: dicts merge, lists replace, and null clears.
 
     Raises UserError where nothing names a network.
     """
     if config.model.backbone.name is not None:
         return Resolved(config)
+    kind = "detector" if isinstance(config, DetectionConfig) else "classifier"
     spec = config.model.weights
     if spec is None:
         raise UserError(
             "model.backbone.name: null takes the network of model.weights, and that is null too; "
-            "give model.weights=RUN, a published detector such as "
-            "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x, or a name of "
+            f"give model.weights=RUN, a published {kind} such as {EXAMPLES[kind]}, or a name of "
             "resdet.list_backbones()"
         )
-    refuse_classifier(spec)
+    if kind == "detector":
+        refuse_classifier(spec)
     weights = read_weights(spec)
-    if weights.kind != "detector":
+    if weights.kind != kind:
         raise UserError(
-            f"model.weights: {weights.source} holds a {weights.kind} and no detector; it belongs "
+            f"model.weights: {weights.source} holds a {weights.kind} and no {kind}; it belongs "
             "to model.backbone.weights, beside model.backbone.name"
         )
     theirs = weights.config or {}
@@ -87,63 +80,31 @@ def resolve_detector(config: DetectionConfig) -> Resolved[DetectionConfig]:
             f"model.weights: {weights.source} does not name its network; give "
             "model.backbone.name as well"
         )
+    model = {key: value for key, value in theirs["model"].items() if key not in OWN_KEYS}
+    # the whole network's weights are loaded, not those that its backbone once started from
+    model["backbone"] = {**(model.get("backbone") or {}), "weights": None}
+    mean = weights.state.get("pixel_mean")
+    if isinstance(model.get("pixel_mean"), str) and mean is not None and mean.ndim == 3:
+        # a measured mean comes with the weights
+        model["pixel_mean"] = [round(value, 4) for value in mean.double().mean((1, 2)).tolist()]
     asked = config.model.model_dump(mode="json", exclude_unset=True)
     asked.get("backbone", {}).pop("name", None)
-    model = {key: value for key, value in theirs["model"].items() if key not in OWN_KEYS}
-    # the whole detector's weights are loaded, not those that its backbone once started from
-    model["backbone"] = {**(model.get("backbone") or {}), "weights": None}
     values = config_to_dict(config)
     values["model"] = _merged(model, asked)
-    method = ((theirs.get("data") or {}).get("test_resize") or {}).get("method")
-    if method is not None and "method" not in config.data.test_resize.model_fields_set:
-        values["data"]["test_resize"]["method"] = method
+    if isinstance(config, DetectionConfig):
+        method = ((theirs.get("data") or {}).get("test_resize") or {}).get("method")
+        if method is not None and "method" not in config.data.test_resize.model_fields_set:
+            values["data"]["test_resize"]["method"] = method
     resolved = config_from_dict(values, f"model.weights={spec}")
-    assert isinstance(resolved, DetectionConfig), "a detection config stays one"
-    logger.info("network of %s: %s", spec, describe_network(resolved))
+    assert isinstance(resolved, type(config)), "a config keeps its task"
+    logger.info("network of %s: %s", spec, _describe(resolved))
     return Resolved(resolved, weights)
 
 
-def resolve_classifier(config: ClassificationConfig) -> Resolved[ClassificationConfig]:
-    """The config with the network that `model.weights` names, where it leaves that open.
-
-    From a run come the backbone's options, dropout and pixel values too; what the config sets
-    besides comes on top of them.
-
-    Raises UserError where nothing names a network.
-    """
-    if config.model.backbone.name is not None:
-        return Resolved(config)
-    spec = config.model.weights
-    if spec is None:
-        raise UserError(
-            "model.backbone.name: null takes the network of model.weights, and that is null too; "
-            "give model.weights=RUN or a name of resdet.list_backbones()"
-        )
-    weights = read_weights(spec)
-    if weights.kind != "classifier" or weights.config is None:
-        raise UserError(
-            f"model.weights: {weights.source} does not name its network; give "
-            "model.backbone.name as well"
-        )
-    model = config_to_dict(stored_config(weights, ClassificationConfig))["model"]
-    for key in ("weights", "num_classes"):
-        model.pop(key)
-    model["backbone"] = {**model["backbone"], "weights": None}
-    measured = weights.state.get("pixel_mean")
-    if isinstance(model["pixel_mean"], str) and measured is not None and measured.ndim == 3:
-        # the measured mean comes with the weights
-        model["pixel_mean"] = [round(value, 4) for value in measured.double().mean((1, 2)).tolist()]
-    values = config_to_dict(config)
-    # what differs from the defaults was asked for, and comes on top of the checkpoint's
-    asked = config.model.model_dump(mode="json", exclude_defaults=True)
-    own = {key: value for key, value in asked.pop("backbone", {}).items() if key != "name"}
-    backbone = {**model["backbone"], **own}
-    backbone["options"] = {**model["backbone"]["options"], **own.get("options", {})}
-    values["model"] = {**values["model"], **model, **asked, "backbone": backbone}
-    resolved = config_from_dict(values, f"model.weights={spec}")
-    assert isinstance(resolved, ClassificationConfig)
-    logger.info("network of %s: %s", spec, resolved.model.backbone.name)
-    return Resolved(resolved, weights)
+def _describe(config: AnyConfig) -> str:
+    if isinstance(config, DetectionConfig):
+        return describe_network(config)
+    return str(config.model.backbone.name)
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 import resdet
 from resdet.config import ClassificationConfig, load_config
 from resdet.errors import UserError
-from resdet.factory.classification import resolve_classifier
+from resdet.factory.network import resolve_config
 from resdet.files import checkpoint
 from tests.engine.cls_data import CIFAR_YAML, FOLDER_YAML, write_cifar10, write_folders
 from tests.engine.conftest import assert_same_end, log_of, losses_of
@@ -203,7 +203,7 @@ def test_what_is_asked_for_comes_on_top_of_the_network_of_the_weights(folders, f
     overrides = ["model.backbone.name=null", f"model.weights={finished}", "model.dropout=0.5"]
     overrides += ["model.backbone.freeze_at=2", "model.backbone.stochastic_depth=0.1"]
     config = load_config(folders, overrides, schema=ClassificationConfig)
-    section = resolve_classifier(config).config.model
+    section = resolve_config(config).config.model
     assert section.dropout == 0.5
     assert (section.backbone.freeze_at, section.backbone.stochastic_depth) == (2, 0.1)
     assert section.backbone.options == {"depth": 8}

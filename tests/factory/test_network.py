@@ -12,7 +12,7 @@ import torch
 import resdet
 from resdet.config.loading import config_to_dict, load_config
 from resdet.errors import UserError
-from resdet.factory.network import resolve_detector
+from resdet.factory.network import resolve_config
 from resdet.interop import weights as reading
 from tests.models.tiny import tiny_model
 
@@ -68,7 +68,7 @@ def tiny_config(changes: dict[str, Any]) -> Any:
 def test_the_whole_section_comes_from_the_weights(own, tmp_path, caplog):
     spec = write(tmp_path / "w.pt", CHANGES)
     with caplog.at_level(logging.INFO, logger="resdet"):
-        config = resolve_detector(load_config(own, [f"model.weights={spec}"])).config
+        config = resolve_config(load_config(own, [f"model.weights={spec}"])).config
     model = config.model
     assert (model.backbone.name, model.backbone.stride_in_1x1) == ("resnet50", True)
     assert (model.channel_order, model.pixel_std) == ("bgr", [1, 1, 1])
@@ -86,7 +86,7 @@ def test_the_whole_section_comes_from_the_weights(own, tmp_path, caplog):
     assert "resnet50 with norm gn, FPN of 16 channels, 1 box stage of 2 layers of 32, masks" in (
         caplog.text
     )
-    assert resolve_detector(config).config is config
+    assert resolve_config(config).config is config
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_the_whole_section_comes_from_the_weights(own, tmp_path, caplog):
 def test_a_key_that_is_set_comes_on_top(own, tmp_path, override, read):
     there = {**CHANGES, "score_thresh": 0.5, "roi": {"stages": [{"box_weights": [20, 20, 10, 10]}]}}
     spec = write(tmp_path / "w.pt", there)
-    assert not read(resolve_detector(load_config(own, [f"model.weights={spec}"])).config)
-    assert read(resolve_detector(load_config(own, [f"model.weights={spec}", override])).config)
+    assert not read(resolve_config(load_config(own, [f"model.weights={spec}"])).config)
+    assert read(resolve_config(load_config(own, [f"model.weights={spec}", override])).config)
 
 
 def test_a_mask_head_of_ones_own_on_boxes(own, tmp_path):
     spec = write(tmp_path / "w.pt", {"roi": {"mask_head": None}})
     overrides = [f"model.weights={spec}", "model.roi.mask_head.num_convs=2"]
-    head = resolve_detector(load_config(own, overrides)).config.model.roi.mask_head
+    head = resolve_config(load_config(own, overrides)).config.model.roi.mask_head
     assert (head.num_convs, head.conv_dim) == (2, 256)
 
 
@@ -129,18 +129,18 @@ def test_a_mask_head_of_ones_own_on_boxes(own, tmp_path):
 def test_weights_that_name_no_detector(own, tmp_path, more, message):
     spec = write(tmp_path / "w.pt", CHANGES, **more)
     with pytest.raises(UserError, match=message):
-        resolve_detector(load_config(own, [f"model.weights={spec}"]))
+        resolve_config(load_config(own, [f"model.weights={spec}"]))
 
 
 def test_nothing_names_a_network(own, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"null takes the network of model\.weights, and that is n"):
-        resolve_detector(load_config(own))
+        resolve_config(load_config(own))
     with pytest.raises(UserError, match=r"null takes the network of model\.weights"):
         resdet.train(own, run_dir=tmp_path / "run", device="cpu")
     # a classifier is refused before it is downloaded
     monkeypatch.setattr(reading, "read_weights", None)
     with pytest.raises(UserError, match="is a classifier and no detector"):
-        resolve_detector(load_config(own, ["model.weights=torchvision:resnet50.IMAGENET1K_V1"]))
+        resolve_config(load_config(own, ["model.weights=torchvision:resnet50.IMAGENET1K_V1"]))
 
 
 def test_build_takes_the_network_of_its_weights(own, tmp_path):

@@ -19,7 +19,8 @@ from resdet.backbones import build_backbone
 from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import config_from_dict
 from resdet.errors import UserError
-from resdet.factory.classification import build_trained_classifier, resolve_classifier
+from resdet.factory.classification import build_trained_classifier
+from resdet.factory.network import resolve_config
 from resdet.interop.fitting import load_backbone, load_classifier_weights
 from resdet.interop.reading import Reading
 from resdet.interop.torchvision import classifiers as interop
@@ -278,7 +279,7 @@ def test_the_published_network_settles_a_config(cache: Path, published: Path) ->
     }
     config = config_from_dict(values, "the test")
     assert isinstance(config, ClassificationConfig)
-    section = resolve_classifier(config).config.model
+    section = resolve_config(config).config.model
     assert (section.backbone.name, section.backbone.stochastic_depth) == ("resnet18", 0.1)
     assert (section.weights, section.pixel_std) == (SPEC, [58.395, 57.12, 57.375])
 
