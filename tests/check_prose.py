@@ -53,7 +53,7 @@ NOT_A_NOUN = (
     r"|where|which|while|with|within|without|writes)\b)"
 )
 COUNTED = (
-    r"(?:anchors|annotations|bits|boxes|bytes|classes|detections|epochs|faults|files|folders|frames"
+    r"(?:anchors|annotations|bits|boxes|bytes|classes|detections|epochs|faults|files|folders|frames|milliseconds"
     r"|images|iterations|kernels|logits|MB|MiB|GB|GiB|ms|objects|operations|pictures|pixels|proposals"
     r"|px|regions|scores|seconds|steps|tensors|tokens|work)"
 )
@@ -77,7 +77,7 @@ class Rule:
 
 def rule(pattern: str, advice: str, refused: str, accepted: str) -> Rule:
     # a phrase may be wrapped anywhere
-    compiled = re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE)
+    compiled = re.compile(re.sub(r"(?<!here) ", r"\\s+", pattern), re.IGNORECASE)
     return Rule(compiled, advice, refused, accepted)
 
 
@@ -172,6 +172,13 @@ RULES = (
         "write 'does not support' or 'has no'",
         "its kernel knows no bf16",
         "its kernel does not support bf16",
+    ),
+    rule(
+        # fine are `there is no X`, `is no longer` and other comparatives
+        r"(?<!there )(?<!where )\b(?:is|are) no (?!more|less|such|need|one|worse|\w+er\b)",
+        "write 'is not a'",
+        "the file is no checkpoint",
+        "the file is not a checkpoint; there is no other, and it is no longer read",
     ),
     rule(
         r"\bwithout a word\b|\bin silence\b",

@@ -1,7 +1,7 @@
 """Layers, parameters, multiply-adds and memory of a network, counted without computing anything.
 
 One image goes through the network on the meta device, where tensors have shapes and no values.
-Counted is what the operations are given, so a convolution that is no module counts as well.
+Operations are counted, not modules, so that a functional convolution counts as well.
 """
 
 from __future__ import annotations

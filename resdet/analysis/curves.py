@@ -71,15 +71,15 @@ def read_curves(runs: Sequence[str]) -> list[Curve]:
 def read_curve(run: str, name: str) -> Curve:
     """The errors in a run's log.jsonl; a line that is cut short is passed over.
 
-    Raises UserError for a folder without a log, and for one of a run that is no classification.
+    Raises UserError for a folder without a log, and for a run that is not a classification.
     """
     path = _folder(run) / "log.jsonl"
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise UserError(
-            f"{run}: {path} cannot be read ({error.strerror}); give the folder of a run that "
-            "tools/train_cls.py has begun"
+            f"{run}: {path} cannot be read ({error.strerror}); give the folder of a run of "
+            "train-cls"
         ) from None
     records = [record for line in lines if (record := _record(line)) is not None]
     train = [(r["step"], r.get("error_percent")) for r in records if "loss" in r]

@@ -130,6 +130,6 @@ def _count(name: str, model: nn.Module, image_size: tuple[int, int]) -> NetworkC
     except RuntimeError as error:
         height, width = image_size
         raise UserError(
-            f"{name} takes no images of {height}×{width} pixels ({error}); give others by "
+            f"{name} does not accept images of {height}×{width} pixels ({error}); choose another "
             "--image-size"
         ) from error

@@ -112,7 +112,7 @@ def _layers_in_order(model: nn.Module, images: Tensor) -> list[tuple[nn.Module, 
     with torch.inference_mode(), _hooked(watched, see):
         model(images)
     if not norms:
-        raise UserError("no 3×3 convolution in this network, and their responses are compared")
+        raise UserError("this network has no 3×3 convolutions, whose responses are compared")
     if None in norms.values():
         return [(conv, conv) for conv in norms]
     return [(conv, norm) for conv, norm in norms.items() if norm is not None]
@@ -137,7 +137,7 @@ def run_responses(spec: str, *, name: str, num_images: int, device: torch.device
     """Responses of a run folder or checkpoint on the validation images of its own config.
 
     `num_images` of them are taken, evenly spread over the set; images that can't be read are left
-    out. Raises UserError where `spec` is no classifier or has no validation images to read.
+    out. Raises UserError if `spec` is not a classifier or has no validation images to read.
     """
     model = load_classifier(spec)
     assert model.config is not None, "a run's classifier carries its config"

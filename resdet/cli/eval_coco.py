@@ -76,8 +76,8 @@ def _add_metric(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lvis",
         action="store_true",
-        help="evaluate by LVIS's rules: only the classes an image is annotated for, 300 detections "
-        "per image; needs LVIS annotations",
+        help="evaluate by LVIS's rules: only classes that an image is annotated for, 300 "
+        "detections per image; needs LVIS annotations",
     )
     parser.add_argument(
         "--strict",

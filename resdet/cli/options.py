@@ -20,7 +20,7 @@ _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 def split_overrides(
     items: Sequence[str], parser: argparse.ArgumentParser, what: str
 ) -> tuple[str | None, list[str]]:
-    """Positional arguments → the one that is no `key=value`, or None, and the overrides."""
+    """Positional arguments → the one that is not a `key=value`, or None, and the overrides."""
     overrides = [item for item in items if _OVERRIDE.match(item)]
     others = [item for item in items if not _OVERRIDE.match(item)]
     if len(others) > 1:

@@ -16,7 +16,7 @@ def _ascending(values: list[Any]) -> list[Any]:
 
 def _range(values: list[float]) -> list[float]:
     if values[0] > values[1]:
-        raise ValueError(f"{values} is no range; give the smaller number first")
+        raise ValueError(f"{values} is not a range; give the smaller number first")
     return values
 
 

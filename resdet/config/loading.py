@@ -123,7 +123,7 @@ def _read_layers(path: Path, parents: tuple[Path, ...]) -> Layer:
     resolved = path.resolve()
     if resolved in parents:
         chain = " → ".join(shown(p) for p in (*parents[parents.index(resolved) :], resolved))
-        raise ConfigError(f"_base_ goes in a circle: {chain}")
+        raise ConfigError(f"_base_ files refer to each other: {chain}")
     layer = parse(_read_text(path), shown(path))
     bases = layer.values.pop("_base_", [])
     place = layer.places.pop(("_base_",), layer.name)
@@ -173,7 +173,9 @@ def _parse_override(text: str) -> tuple[KeyPath, Any, str]:
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(f"override {text!r}: write key=value, such as optim.lr=0.01")
     if not value.strip():
-        raise ConfigError(f"override {text!r}: no value; {key}=null clears it, {key}='' is no text")
+        raise ConfigError(
+            f"override {text!r}: no value; {key}=null clears it, {key}='' is an empty text"
+        )
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     return path, parse_value(value, f"override {text}"), f"override {text}"
 

@@ -47,7 +47,7 @@ class TrainPlan:
     With `repeats`, a batch has each of its images that many times, augmented differently
     (Hoffer et al. 2020). An epoch keeps its number of steps and so sees 1 / repeats of the images,
     as torchvision's and timm's samplers do. The repeats are batch_size / repeats positions apart,
-    which spreads them over the processes; where that is no whole number, some images come once
+    which spreads them over the processes; if that is not a whole number, some images come once
     less.
 
     Args:

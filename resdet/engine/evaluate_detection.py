@@ -106,7 +106,7 @@ def make_evaluator(
     iou_types: tuple[str, ...] = ("bbox", "segm") if model.has_masks else ("bbox",)
     if kinds is not None:
         if not kinds or not set(kinds) <= set(iou_types):
-            raise UserError(f"kinds {list(kinds)}: the model finds {' and '.join(iou_types)}")
+            raise UserError(f"kinds {list(kinds)}: the model predicts {' and '.join(iou_types)}")
         iou_types = tuple(kinds)
     section = config.eval
     settings = EvalSettings(iou_types, tuple(section.max_dets), section.backend)
@@ -253,7 +253,7 @@ def check_truth(dataset: DetectionDataset, *, masks: bool, source: str) -> None:
     if masks and len(dataset.table.labels) and not dataset.table.has_masks:
         raise UserError(
             f"{source}: no annotation has a segmentation, and the model has a mask head; "
-            "set model.roi.mask_head=null to find boxes only, or give annotations with masks"
+            "set model.roi.mask_head=null to evaluate boxes only, or give annotations with masks"
         )
 
 

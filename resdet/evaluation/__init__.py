@@ -42,6 +42,6 @@ def build_evaluator(name: str, truth: Any, settings: EvalSettings | None = None)
     """The metric `name` on this ground truth; NotRegistered for an unknown name."""
     if name not in METRICS:
         raise NotRegistered(
-            f"eval.metric: {name!r} is no metric; the choices are {', '.join(METRICS)}"
+            f"eval.metric: {name!r} is not a metric; the choices are {', '.join(METRICS)}"
         )
     return METRICS[name](truth, settings or EvalSettings())

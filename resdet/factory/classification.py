@@ -80,8 +80,8 @@ def make_head(backbone: nn.Module, num_classes: int, dropout: float | None) -> n
 def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = ()) -> Classifier:
     """The classifier that a checkpoint holds, on the CPU, in evaluation mode.
 
-    `overrides` are put on top of its own config. Raises UserError where the file is no
-    checkpoint of a run, or the overrides make another network of it.
+    `overrides` change its own config. Raises UserError if the file is not a checkpoint of a run,
+    or if the overrides change the network.
     """
     if weights.kind == "detector":
         raise UserError(
@@ -89,8 +89,8 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
         )
     if weights.kind != "classifier" or weights.config is None or not weights.class_names:
         raise UserError(
-            f"{weights.source} is no checkpoint of a classification run; give the run folder or "
-            "its best.pt, or of a file from elsewhere its source, as in torchvision:resnet50"
+            f"{weights.source} is not a checkpoint of a classification run; give the run folder or "
+            "its best.pt, or for a file of another toolkit its source, such as torchvision:resnet50"
         )
     config = stored_config(weights, ClassificationConfig)
     if overrides:

@@ -150,8 +150,8 @@ def _check_disk(config: ClassificationConfig) -> None:
     ):
         if is_given:
             raise UserError(
-                f"{key}: only CIFAR has it, and {split_root(config, 'train')} is no CIFAR; where "
-                "it is to be one, set data.format=cifar10 or cifar100"
+                f"{key}: only CIFAR has it, and {split_root(config, 'train')} is not CIFAR; if it "
+                "should be, set data.format=cifar10 or cifar100"
             )
 
 

@@ -162,8 +162,8 @@ def _roi_heads(
 def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN:
     """The detector that a checkpoint holds, on the CPU, in evaluation mode.
 
-    `overrides` are put on top of its own config. Raises UserError where the file is no
-    checkpoint of a run, or the overrides make another network of it.
+    `overrides` change its own config. Raises UserError if the file is not a checkpoint of a run,
+    or if the overrides change the network.
     """
     if weights.kind == "classifier":
         raise UserError(
@@ -176,8 +176,8 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
         )
     if weights.kind != "detector" or weights.config is None or not weights.class_names:
         raise UserError(
-            f"{weights.source} holds weights without a config and class names: it is no checkpoint "
-            "of a resdet run; give the run folder or its best.pt"
+            f"{weights.source} holds weights without a config and class names: it is not a "
+            "checkpoint of a resdet run; give the run folder or its best.pt"
         )
     config = stored_config(weights, DetectionConfig)
     if overrides:

@@ -83,7 +83,7 @@ def load(path: str | Path) -> dict[str, Any]:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: holds more than tensors and plain values, or is no checkpoint at all; "
+            f"{path}: holds more than tensors and plain values, or is not a checkpoint; "
             "give a checkpoint that resdet wrote"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

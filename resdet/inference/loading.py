@@ -39,7 +39,7 @@ def load(
     `precision` is auto, fp32, bf16 or fp16, and holds for every `predict` that asks for no other;
     None is train.precision of a run, which is auto by default. auto is bf16 where the processor
     computes in it, and fp32 for imported weights.
-    Raises UserError for a file that is no detector or classifier, and for a wrong `source`.
+    Raises UserError for a file that is neither detector nor classifier, and for a wrong `source`.
     """
     import_modules(imports)
     weights = read_weights(str(path), source)

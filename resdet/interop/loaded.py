@@ -38,7 +38,7 @@ class LoadedWeights:
     def detection_config(self) -> DetectionConfig:
         """The config of a detector; UserError for other weights and for unknown configs."""
         if self.kind != "detector" or self.config is None:
-            raise UserError(f"{self.source} is no detector with a config; give such a one")
+            raise UserError(f"{self.source} is not a detector with a config; give another file")
         config = config_from_dict(self.config, self.source)
         assert isinstance(config, DetectionConfig), "a detector has a detection config"
         return config

@@ -115,7 +115,7 @@ def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWei
                 f"{source} holds none of timm's plain ResNets, {', '.join(NETWORKS)}; give "
                 f"source={PREFIX}NAME.TAG to see what differs"
             )
-        assert network is not None, "None is no key"
+        assert network is not None, "None is not a key"
         name = network
     is_guessed = "." not in name
     if is_guessed and name in TAGS:

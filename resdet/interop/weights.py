@@ -107,7 +107,8 @@ def checkpoint_path(spec: str | Path) -> Path:
                 if (path / name).is_file():
                     return path / name
             raise UserError(
-                f"{path} has neither best.pt nor last.pt: it is no run folder, or no step is done"
+                f"{path} has neither best.pt nor last.pt: it is not a run folder, or has no "
+                "checkpoint yet"
             )
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -150,7 +151,7 @@ def _import_as(source: str, state: dict[str, Tensor], path: Path) -> LoadedWeigh
 
 def _refuse_origin(given: str, origin: str) -> None:
     hint = did_you_mean(origin, ORIGINS, f"it reads {', '.join(ORIGINS)}", most=1)
-    raise UserError(f"{given}: resdet reads no weights of {origin!r}; {hint}")
+    raise UserError(f"{given}: resdet does not read weights of {origin!r}; {hint}")
 
 
 def _from_checkpoint(values: dict[str, Any], path: Path) -> LoadedWeights:

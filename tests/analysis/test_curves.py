@@ -89,7 +89,7 @@ def test_families(name: str, family: str) -> None:
 
 
 def test_what_is_no_classification_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"log\.jsonl cannot be read .*train_cls"):
+    with pytest.raises(UserError, match=r"log\.jsonl cannot be read .*train-cls"):
         read_curve(str(tmp_path), "x")
     lines = [json.dumps({"step": 1, **TRAIN}), json.dumps({"step": 1, "eval": {"bbox": {"AP": 1}}})]
     detector = write_run(tmp_path / "detector", "resnet50", lines)

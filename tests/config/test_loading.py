@@ -53,7 +53,7 @@ def test_bases_merge_in_order_dicts_merge_and_lists_replace(write):
 def test_a_circle_of_bases_is_named(write):
     write("a.yaml", "_base_: b.yaml")
     write("b.yaml", "_base_: a.yaml")
-    assert error_of("a.yaml") == "_base_ goes in a circle: a.yaml → b.yaml → a.yaml"
+    assert error_of("a.yaml") == "_base_ files refer to each other: a.yaml → b.yaml → a.yaml"
 
 
 def test_two_bases_may_share_a_third(write):

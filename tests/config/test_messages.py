@@ -46,7 +46,7 @@ def error_of(folder: Path, body: str, overrides: list[str] | None = None) -> str
         ),
         (
             "data: {augment: {resize: {lsj_scale: [2, 1]}}}",
-            "data.augment.resize.lsj_scale: [2.0, 1.0] is no range; give the smaller number first",
+            "data.augment.resize.lsj_scale: [2.0, 1.0] is not a range; give the smaller",
         ),
         (
             "model:\n  rpn: {foreground_iou: 0.1}",

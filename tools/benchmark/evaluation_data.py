@@ -55,8 +55,8 @@ def write_eval_files(
 
     Most objects of `annotations` get a close detection; the rest repeat objects loosely or are
     false, and scores fall with the distance. A detection's mask is an object's, moved and scaled
-    into its box. Objects without outlines get wavy ones. Raises UserError for a file that is no
-    COCO annotation file.
+    into its box. Objects without outlines get wavy ones. Raises UserError for a file that is not
+    a COCO annotation file.
     """
     truth = read_annotations(annotations, [])
     truth = truth.select_images(np.arange(len(truth.image_ids)) < images)

@@ -67,7 +67,7 @@ def benchmark_predict(
     Returns:
         The rows of the table; the ratio of the second is the share of the network's rate.
     Raises:
-        UserError: no image in the folder, or weights that are no detector.
+        UserError: no image in the folder, or weights that are not a detector.
     """
     place = str(hardware.choose_device(device, 0))
     with tempfile.TemporaryDirectory(prefix="resdet_benchmark_") as name:

@@ -132,7 +132,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         try:
             return self.source.open(index)
         except FileNotFoundError as error:
-            raise DataError(f"{self.name(index)}: no such image file any more") from error
+            raise DataError(f"{self.name(index)}: the image file no longer exists") from error
         except OSError as error:
             raise DataError(f"{self.name(index)}: can't be read ({error.strerror})") from error
 

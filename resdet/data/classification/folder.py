@@ -52,7 +52,7 @@ def read_class_folders(
 ) -> FileImages:
     """The images of each class folder and of folders inside it, sorted by class and path.
 
-    Hidden files are ignored; other files that are no images, and classes without images, are
+    Hidden files are ignored; other files that are not images, and classes without images, are
     findings. See `label_order` for the classes.
 
     Raises:

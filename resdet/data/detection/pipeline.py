@@ -34,7 +34,7 @@ class Pipeline:
 
     Photometric transforms (ImageOnlyTransform) change pixels only. As soon as a spatial one is
     among them, outlines become dense masks of the whole image and are encoded again, which costs
-    tens of milliseconds an image; boxes then are those of the masks. Composed transforms (OneOf,
+    tens of milliseconds per image; boxes then are those of the masks. Composed transforms (OneOf,
     SomeOf, Sequential …) take `transforms`, a list of the same form.
 
     Args:
@@ -67,7 +67,7 @@ class Pipeline:
         if spatial:
             names = ", ".join(dict.fromkeys(type(leaf).__name__ for leaf in spatial))
             logger.info(
-                "%s: %s move pixels on dense masks, which is slow (tens of milliseconds an "
+                "%s: %s move pixels on dense masks, which is slow (tens of milliseconds per "
                 "image); data.augment has flips, resizes, jitter and crops that are fast",
                 KEY,
                 names,

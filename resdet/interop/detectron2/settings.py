@@ -125,7 +125,7 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as a config of Detectron2: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} is no config of Detectron2: it holds no sections")
+        raise UserError(f"{path} is not a config of Detectron2: it has no sections")
     base = values.pop("_BASE_", None)
     below = read_yaml(path.parent / str(base), (*above, path)) if base else {}
     return {**below, **_flat(values)}

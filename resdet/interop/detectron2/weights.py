@@ -36,7 +36,7 @@ CONSTANTS = re.compile(r"(^|\.)(cell_anchors\.\d+|pixel_mean|pixel_std|num_batch
 # Of ImageNet networks: the classifier, and a bias of the stem that Detectron2 drops too.
 BACKBONE_REST = ("fc1000", "pred", "stem.fc", "stem.conv1.bias", "fc.", "linear")
 BLOCKS_OF_RES4 = {2: 18, 6: 50, 23: 101, 36: 152}
-"""Depths by the residual blocks of res4 (34 has 6 too, which are no bottlenecks)."""
+"""Depths by the residual blocks of res4 (34 has 6 too, but not bottlenecks)."""
 
 
 def fetch(name: str) -> Path:

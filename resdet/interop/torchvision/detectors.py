@@ -219,7 +219,7 @@ def _norm(state: Mapping[str, Tensor], prefix: str, source: str) -> str:
     if f"{prefix}.weight" not in state:
         return "none"
     if f"{prefix}.running_mean" not in state:
-        raise UserError(f"{source}: {prefix} is no batch norm, which torchvision's detectors have")
+        raise UserError(f"{source}: {prefix} is not a batch norm, as in torchvision's detectors")
     return "bn" if f"{prefix}.{COUNTER}" in state else "frozen_bn"
 
 

@@ -66,7 +66,7 @@ def our_name(key: str, num_convs: int, source: str) -> str:
         if key.startswith(theirs):
             return ours + key.removeprefix(theirs)
     raise UserError(
-        f"{source}: {key} is no tensor of resdet's detectors; they have boxes and masks, on ResNets"
+        f"{source}: {key} is not a tensor of resdet's detectors (boxes and masks, on ResNets)"
     )
 
 

@@ -281,11 +281,11 @@ def broken(change: str) -> dict[str, Tensor]:
     ("change", "words"),
     [
         ("no RPN", "no rpn.head.cls_logits.weight: it is truncated"),
-        ("keypoints", "keypoint_head.0.weight is no tensor of resdet"),
+        ("keypoints", "keypoint_head.0.weight is not a tensor of resdet"),
         ("scalar", r"cls_score.weight has shape \(\); it is damaged"),
         ("blocks", "backbone is none of resnet18, "),
         ("wide", "backbone is none of resnet18, "),
-        ("gn", "bn1 is no batch norm"),
+        ("gn", "bn1 is not a batch norm"),
         ("anchors", "9 anchors per position"),
         ("narrow", "not a square of 5 channels"),
     ],

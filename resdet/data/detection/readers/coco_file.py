@@ -86,7 +86,7 @@ class CocoFile:
                 try:
                     records = list(map(decode, texts))
                 except (msgspec.DecodeError, UnicodeDecodeError):
-                    # An entry that is no object, or what only the standard parser takes, as 1e400.
+                    # Not an object, or an entry that only the standard parser accepts (1e400).
                     self.lists = _lists(self.path, _parse(self.path))
                     continue
             for place, record in zip(places, records, strict=True):

@@ -208,7 +208,7 @@ class Objects:
 
 
 def _ids(values: Sequence[Any]) -> NDArray[np.int64]:
-    """(n,) ids; 0 for those that are no positive whole numbers."""
+    """(n,) ids; 0 for those that are not positive whole numbers."""
     usable = (type(v) in (int, float) and 0 < v <= LARGEST_ID and v == int(v) for v in values)
     return np.array([v if ok else 0 for v, ok in zip(values, usable, strict=True)], np.int64)
 
