@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from rich.progress import Progress
 from resdet.errors import UserError
 from resdet.inference.loading import load
 from resdet.inference.output import Finished, Output, finish, former_drawings, open_output
-from resdet.inference.sources import Failure, Picture, Source, list_sources, read_pictures
+from resdet.inference.sources import Picture, Source, list_sources, read_pictures
 from resdet.models.classifier import Classifier
 from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
@@ -99,7 +99,7 @@ def predict_sources(
     if isinstance(model, RCNN) and score_thresh is None:
         score_thresh = DETECTION_THRESH
     workers = max(1, min(4, (os.cpu_count() or 1) // 2))
-    image_ids, failures = count(1), 0
+    image_ids, failures = count(1), list[UserError]()
     writing: deque[Future[None]] = deque()
     console = Console(stderr=True)
     with (
@@ -107,17 +107,14 @@ def predict_sources(
         ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
         # One thread, so that records and frames are written in order.
         ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,
-        closing(read_pictures(sources, model.prepare, workers=workers)) as pictures,
+        closing(read_pictures(sources, model.prepare, workers=workers)) as futures,
         inference_mode(model),
         Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
     ):
         total = None if any(source.is_video for source in sources) else len(sources)
         task = bar.add_task("images", total=total)
-        for batch in _batches(pictures, batch_size):
-            if isinstance(batch, Failure):
-                failures += 1
-                log.error("%s", batch.message)
-                continue
+        pictures = _readable(futures, failures)
+        while batch := list(islice(pictures, batch_size)):
             predictions: Sequence[Detections | Classification] = model.predict_prepared(
                 [picture.prepared for picture in batch],
                 [picture.pixels.shape[:2] for picture in batch],
@@ -131,25 +128,18 @@ def predict_sources(
             bar.advance(task, len(batch))
         for future in writing:
             future.result()
-    return Done(next(image_ids) - 1, failures, output.num_detections)
+    return Done(next(image_ids) - 1, len(failures), output.num_detections)
 
 
 def _write(output: Output, made: Future[Finished]) -> None:
     output.write(made.result())
 
 
-def _batches(
-    pictures: Iterator[Picture | Failure], batch_size: int
-) -> Iterator[list[Picture] | Failure]:
-    """Up to `batch_size` pictures in a row; failures between them are passed on at once."""
-    batch: list[Picture] = []
-    for picture in pictures:
-        if isinstance(picture, Failure):
-            yield picture
-            continue
-        batch.append(picture)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _readable(futures: Iterator[Future[Picture]], failures: list[UserError]) -> Iterator[Picture]:
+    """The pictures in order; files that cannot be read are named in the log and collected."""
+    for future in futures:
+        try:
+            yield future.result()
+        except UserError as error:
+            log.error("%s", error)
+            failures.append(error)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -63,14 +61,6 @@ class Picture:
     """(3, h, w) uint8 at the model's test size."""
 
 
-@dataclass
-class Failure:
-    """A file that could not be read."""
-
-    source: Source
-    message: str
-
-
 def list_sources(
     inputs: Sequence[str | Path], out: Path, former: Iterable[Path] = ()
 ) -> tuple[list[Source], int]:
@@ -83,26 +73,26 @@ def list_sources(
     Raises UserError for an input that does not exist, and where nothing is left.
     """
     out, former = out.resolve(), set(former)
-    found: list[tuple[Path, str]] = []
+    files: list[tuple[Path, str]] = []
     skipped = 0
     for given in inputs:
         path = Path(given).expanduser()
         if path.is_file():
-            found.append((path, path.name))
+            files.append((path, path.name))
         elif path.is_dir():
-            files, others = _search(path, out, former)
-            found += [(file, file.relative_to(path).as_posix()) for file in files]
+            inside, others = _search(path, out, former)
+            files += [(file, file.relative_to(path).as_posix()) for file in inside]
             skipped += others
         else:
             raise UserError(f"{given}: no such image, folder or video")
-    if not found:
+    if not files:
         raise UserError(
             f"{', '.join(map(str, inputs))}: no image or video in there ({skipped} other files); "
             f"known are {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
         )
-    taken = {str(path.resolve()).lower() for path, _ in found}
+    taken = {str(path.resolve()).lower() for path, _ in files}
     sources = []
-    for path, name in found:
+    for path, name in files:
         is_video = path.suffix.lower() in VIDEO_SUFFIXES
         target = _free_target(out, name, is_video, taken, former)
         sources.append(Source(path, name, target, is_video))
@@ -147,53 +137,40 @@ def _free_target(out: Path, name: str, is_video: bool, taken: set[str], former: 
 
 def read_pictures(
     sources: Sequence[Source], prepare: Callable[[np.ndarray], Tensor], *, workers: int
-) -> Generator[Picture | Failure]:
+) -> Generator[Future[Picture]]:
     """Images and video frames in order, decoded and resized by `workers` threads.
 
-    At most a few pictures for each worker are held, however long the videos are.
+    The result of a file that cannot be read is a UserError that names it. At most a few pictures
+    for each worker are in memory, however long the videos are.
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="resdet-read") as pool:
-        submitted = in_background(_submit(sources, prepare, pool), depth=2 * workers)
-        with closing(submitted):
-            for future in submitted:
-                yield future.result()
+    return run_ahead(_tasks(sources, prepare), workers)
 
 
-def _submit(
-    sources: Sequence[Source], prepare: Callable[[np.ndarray], Tensor], pool: ThreadPoolExecutor
-) -> Iterator[Future[Picture | Failure]]:
+def _tasks(
+    sources: Sequence[Source], prepare: Callable[[np.ndarray], Tensor]
+) -> Iterator[Callable[[], Picture]]:
     for source in sources:
         if source.is_video:
             # Frames are decoded one after the other, here; only the resize is shared out.
             for frame, fps, pixels in _frames(source):
-                make: Callable[[], Picture | Failure]
-                if pixels is None:
-                    make = partial(Failure, source, f"{source.path}: {VIDEO_TROUBLE}")
-                else:
-                    make = partial(_prepared, source, frame, fps, pixels, prepare)
-                yield pool.submit(make)
+                yield partial(_picture, source, prepare, frame, fps, pixels)
         else:
-            yield pool.submit(_read, source, prepare)
+            yield partial(_picture, source, prepare)
 
 
-VIDEO_TROUBLE = "no frame can be read; it is damaged or of an unknown codec: convert it to .mp4"
-
-
-def _read(source: Source, prepare: Callable[[np.ndarray], Tensor]) -> Picture | Failure:
-    try:
-        pixels = read_image(source.path)
-    except UserError as error:
-        return Failure(source, str(error))
-    return _prepared(source, None, 0.0, pixels, prepare)
-
-
-def _prepared(
+def _picture(
     source: Source,
-    frame: int | None,
-    fps: float,
-    pixels: np.ndarray,
     prepare: Callable[[np.ndarray], Tensor],
+    frame: int | None = None,
+    fps: float = 0.0,
+    pixels: np.ndarray | None = None,
 ) -> Picture:
+    if pixels is None and source.is_video:
+        raise UserError(
+            f"{source.path}: no frame can be read; it is damaged or of an unknown codec: convert "
+            "it to .mp4"
+        )
+    pixels = read_image(source.path) if pixels is None else pixels
     return Picture(source, frame, fps, pixels, prepare(pixels))
 
 
@@ -219,43 +196,24 @@ def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray | None]]:
         capture.release()
 
 
-def in_background(items: Iterator[T], depth: int) -> Generator[T]:
-    """The items in order, made by one thread that runs at most `depth` of them ahead.
+def run_ahead(tasks: Iterator[Callable[[], T]], workers: int) -> Generator[Future[T]]:
+    """The tasks' futures in order, run by `workers` threads, at most two per worker ahead.
 
-    An exception in `items` is raised here; when the caller stops early, the thread ends too.
+    One more thread takes the tasks from their iterator, which may be slow itself. Its exceptions
+    are raised here; when the caller stops early, the threads end too.
     """
-    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
+    starter = ThreadPoolExecutor(1, thread_name_prefix="resdet-ahead")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="resdet-read")
 
-    def put(entry: tuple[str, T | BaseException | None]) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
+    def start() -> Future[T] | None:
+        task = next(tasks, None)
+        return None if task is None else pool.submit(task)
 
-    def fill() -> None:
-        try:
-            for item in items:
-                put(("item", item))
-                if stop.is_set():
-                    return
-            put(("end", None))
-        except BaseException as error:  # handed over to the caller
-            put(("error", error))
-
-    thread = threading.Thread(target=fill, name="resdet-ahead", daemon=True)
-    thread.start()
     try:
-        while True:
-            kind, value = ready.get()
-            if kind == "item":
-                yield value  # type: ignore[misc]
-            elif kind == "error":
-                assert isinstance(value, BaseException)
-                raise value
-            else:
-                return
+        waiting = deque(starter.submit(start) for _ in range(2 * workers))
+        while (future := waiting.popleft().result()) is not None:
+            waiting.append(starter.submit(start))
+            yield future
     finally:
-        stop.set()
-        thread.join()
+        starter.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)

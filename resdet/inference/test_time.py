@@ -8,10 +8,10 @@ it (Simonyan & Zisserman 2015, 3.2; He et al. 2016, 3.4).
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from resdet.files.findings import DataError
 from resdet.inference.ensemble import log_mean_softmax
-from resdet.inference.sources import in_background
+from resdet.inference.sources import run_ahead
 from resdet.models.classifier import Classifier
 from resdet.models.views import Views, view_logits
 
@@ -100,21 +100,23 @@ def score_images(
     would change the numbers. The model is in evaluation mode, and gradients are off.
     """
     queues = _Queues(batch_size * views.size**2)
-    found: dict[int, dict[int, Tensor]] = defaultdict(dict)
+    done: dict[int, dict[int, Tensor]] = defaultdict(dict)
 
     def run(batch: list[_Stack]) -> Iterator[tuple[int, Tensor]]:
         pictures = torch.cat([stack.views for stack in batch])
         logits = view_logits(model, pictures, dense=views.crops == "dense").cpu()
         for stack, each in zip(batch, logits.unflatten(0, (len(batch), -1)), strict=True):
-            parts = found[stack.index]
+            parts = done[stack.index]
             parts[stack.part] = each
             if len(parts) == max(1, len(views.scales)):
                 # always in the order of the stacks, whichever came first
-                every = torch.cat([parts[part] for part in sorted(found.pop(stack.index))])
+                every = torch.cat([parts[part] for part in sorted(done.pop(stack.index))])
                 yield stack.index, every[0] if len(every) == 1 else log_mean_softmax(every)
 
-    with closing(_read_ahead(dataset, views, workers)) as items:
-        for index, stacks in items:
+    tasks = (partial(_cut, dataset, views, index) for index in range(len(dataset)))
+    with closing(run_ahead(tasks, workers)) as futures:
+        for future in futures:
+            index, stacks = future.result()
             if isinstance(stacks, DataError):
                 yield index, stacks
                 continue
@@ -126,19 +128,9 @@ def score_images(
         yield from run(batch)
 
 
-def _read_ahead(
-    dataset: Images, views: Views, workers: int
-) -> Generator[tuple[int, list[Tensor] | DataError]]:
-    """Every image's views in order, read and cut by `workers` threads, a few images ahead."""
-
-    def cut(index: int) -> tuple[int, list[Tensor] | DataError]:
-        try:
-            return index, views(dataset.read(index))
-        except DataError as error:
-            return index, error
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="resdet-read") as pool:
-        made = (pool.submit(cut, index) for index in range(len(dataset)))
-        with closing(in_background(made, depth=2 * workers)) as futures:
-            for future in futures:
-                yield future.result()
+def _cut(dataset: Images, views: Views, index: int) -> tuple[int, list[Tensor] | DataError]:
+    """An image's views, or why it cannot be read."""
+    try:
+        return index, views(dataset.read(index))
+    except DataError as error:
+        return index, error

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.models.layers import conv_norm_relu, normal_init, xavier_uniform
+from resdet.models.layers import conv_stack, normal_init, xavier_uniform
 from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
 from resdet.models.regions import RoISamples
 from resdet.ops.box_coder import decode_boxes
@@ -44,11 +44,7 @@ class BoxHead(nn.Module):
         self.average = average
         self.box_weights = tuple(box_weights)
         self.box_loss, self.smooth_l1_beta = box_loss, smooth_l1_beta
-        convs, channels = [], in_channels
-        for _ in range(num_convs):
-            convs.append(conv_norm_relu(channels, conv_dim, norm))
-            channels = conv_dim
-        self.convs = nn.Sequential(*convs)
+        self.convs, channels = conv_stack(in_channels, conv_dim, num_convs, norm)
         fcs: list[nn.Module] = []
         width = channels if average else channels * pool_size**2
         for _ in range(num_fcs):

@@ -21,6 +21,12 @@ def conv_norm_relu(c_in: int, c_out: int, norm: str, *, relu: bool = True) -> nn
     return nn.Sequential(*layers)
 
 
+def conv_stack(c_in: int, width: int, count: int, norm: str) -> tuple[nn.Sequential, int]:
+    """`count` such convolutions of `width` channels, and the channels that come out."""
+    convs = [conv_norm_relu(width if i else c_in, width, norm) for i in range(count)]
+    return nn.Sequential(*convs), width if count else c_in
+
+
 def xavier_uniform(layer: nn.Conv2d | nn.Linear) -> None:
     """Uniform in ±sqrt(3 / fan-in), bias 0 (Caffe2's XavierFill, which Detectron's numbers use)."""
     nn.init.kaiming_uniform_(layer.weight, a=1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +21,7 @@ from resdet.models.rpn import RPN
 from resdet.ops.boxes import clip_boxes, is_nonempty
 from resdet.ops.normalize import normalize_pixels
 from resdet.profiling import profiled
-from resdet.structures import Detections, ImageBatch, TargetBatch, collate_images
+from resdet.structures import Detections, ImageBatch, TargetBatch, collate_images, map_tensors
 
 if TYPE_CHECKING:
     from resdet.config.detection import DetectionConfig
@@ -165,28 +168,30 @@ class RCNN(Predictor[Detections]):
         rows = is_nonempty(boxes).nonzero()[:, 0]
         image = torch.arange(len(original_sizes), device=rows.device)
         counts = (batch.images[rows] == image[:, None]).sum(dim=1).tolist()
-        values = {"boxes": boxes, "scores": batch.scores, "labels": batch.labels, **batch.extra}
-        split = {
-            name: (value.float() if value.is_floating_point() else value)[rows].split(counts)
-            for name, value in values.items()
+        batch = map_tensors(replace(batch, boxes=boxes), lambda values: values[rows])
+        ends = list(accumulate(counts))
+        return [
+            self._detections(map_tensors(batch, itemgetter(slice(end - count, end))), size)
+            for end, count, size in zip(ends, counts, original_sizes, strict=True)
+        ]
+
+    def _detections(self, image: RoIDetections, size: tuple[int, int]) -> Detections:
+        """The detections of one image, of its original (height, width), in its pixels."""
+        extra = {
+            name: values.float() if values.is_floating_point() else values
+            for name, values in image.extra.items()
         }
-        detections = []
-        for position, (height, width) in enumerate(original_sizes):
-            own = {name: parts[position] for name, parts in split.items()}
-            detections.append(
-                Detections(
-                    own.pop("boxes"),
-                    own.pop("scores"),
-                    own.pop("labels"),
-                    image_size=(int(height), int(width)),
-                    mask_probs=own.pop("mask_probs", None),
-                    class_names=self.class_names,
-                    category_ids=self.category_ids,
-                    mask_paste=self.mask_paste,
-                    extra=own,
-                )
-            )
-        return detections
+        return Detections(
+            image.boxes.float(),
+            image.scores.float(),
+            image.labels,
+            image_size=(int(size[0]), int(size[1])),
+            mask_probs=extra.pop("mask_probs", None),
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            mask_paste=self.mask_paste,
+            extra=extra,
+        )
 
     def detect(self, images: ImageBatch, score_thresh: float | None = None) -> RoIDetections:
         """Detections of a batch in its own pixels, before they are split by image."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from resdet.commands.predict import predict_command
 from resdet.errors import UserError
 from resdet.files.checkpoint import save
 from resdet.inference.loading import load
-from resdet.inference.sources import in_background, list_sources
+from resdet.inference.sources import list_sources, run_ahead
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
 from tests.models.tiny_detector import write_checkpoint
@@ -212,19 +213,22 @@ def test_an_error_keeps_the_former_files(
 def test_reading_ahead_is_bounded_ordered_and_ends() -> None:
     made: list[int] = []
 
-    def numbers() -> Any:
+    def tasks() -> Any:
         for number in range(100):
             made.append(number)
-            yield number
+            yield partial(int, number)
 
-    ahead = in_background(numbers(), depth=3)
-    assert [next(ahead) for _ in range(10)] == list(range(10))
+    ahead = run_ahead(tasks(), workers=2)
+    assert [next(ahead).result() for _ in range(10)] == list(range(10))
     ahead.close()
-    assert len(made) <= 10 + 3 + 2
+    assert len(made) <= 10 + 2 * 2
 
     def failing() -> Any:
-        yield 1
+        yield partial(int, "no number")
         raise OSError("disk gone")
 
+    ahead = run_ahead(failing(), workers=1)
+    with pytest.raises(ValueError, match="no number"):
+        next(ahead).result()
     with pytest.raises(OSError, match="disk gone"):
-        list(in_background(failing(), depth=2))
+        next(ahead)

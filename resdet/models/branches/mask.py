@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.models.layers import conv_norm_relu, normal_init
+from resdet.models.layers import conv_stack, normal_init
 from resdet.models.losses import full_precision, mean_over_processes
 from resdet.models.regions import BranchSamples, RoIDetections, RoIFeatures
 from resdet.ops.masks import resample_masks
@@ -32,11 +32,7 @@ class MaskHead(nn.Module):
     ) -> None:
         super().__init__()
         self.class_agnostic, self.pool_size = class_agnostic, pool_size
-        convs, channels = [], in_channels
-        for _ in range(num_convs):
-            convs.append(conv_norm_relu(channels, conv_dim, norm))
-            channels = conv_dim
-        self.convs = nn.Sequential(*convs)
+        self.convs, channels = conv_stack(in_channels, conv_dim, num_convs, norm)
         self.deconv = nn.ConvTranspose2d(channels, conv_dim, 2, stride=2)
         nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
         assert self.deconv.bias is not None
