@@ -61,7 +61,7 @@ def draw_labelled(pictures: Sequence[tuple[np.ndarray, str]], path: Path) -> Non
 
 
 def draw_curves(folder: Path) -> None:
-    """Losses, learning rate, and AP or accuracy of a run folder's log.jsonl."""
+    """Losses, learning rate and metrics of a run folder's log.jsonl."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     plot_training([json.loads(line) for line in lines], folder / "plots")
 

@@ -150,15 +150,12 @@ class CocoEvaluator:
     images × pixels.
     """
 
-    max_dets: tuple[int, ...] = MAX_DETS
-
     def __init__(self, truth: AnnotationTable, settings: EvalSettings | None = None) -> None:
         settings = settings or EvalSettings()
         self.truth = truth
         self.backend = settings.backend
         self.iou_types = check_iou_types(settings.iou_types)
-        if settings.max_dets is not None:
-            self.max_dets = check_max_dets(settings.max_dets)
+        self.max_dets = check_max_dets(settings.max_dets or MAX_DETS)
         check_masks(truth, self.iou_types)
         self._rows = {image: row for row, image in enumerate(truth.image_ids)}
         self._labels = {category: label for label, category in enumerate(truth.category_ids)}

@@ -27,12 +27,10 @@ MAX_DETS = 300
 
 
 class LvisEvaluator(CocoEvaluator):
-    """LVIS's metric as an `Evaluator`; the last of `max_dets` is the cap per image."""
-
-    max_dets = (MAX_DETS,)
+    """LVIS's metric as an `Evaluator`; COCO's `max_dets` do not apply."""
 
     def evaluate(self, table: DetectionTable, iou_types: Sequence[str]) -> Result:
-        return evaluate_tables(self.truth, table, iou_types, max_dets=self.max_dets[-1])
+        return evaluate_tables(self.truth, table, iou_types)
 
 
 def evaluate_lvis(

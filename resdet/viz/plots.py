@@ -1,4 +1,4 @@
-"""Curves as PNG files: training (losses, learning rate, AP over time) and precision–recall.
+"""Curves as PNG files: training (losses, learning rate, metrics) and precision–recall.
 
 Drawn on figures of their own (no pyplot, no global state), so that training loops can call them.
 """
@@ -17,17 +17,16 @@ from matplotlib.ticker import MaxNLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
 """Okabe & Ito's palette, which colour-blind people can distinguish too."""
-_KIND_COLORS = {"bbox": COLORS[0], "segm": COLORS[1]}
 _MAX_CLASS_CURVES = 30
 
 
 def plot_training(log_records: Sequence[Mapping[str, Any]], out_dir: str | Path) -> list[Path]:
-    """Draw losses.png, lr.png, and ap.png or accuracy.png from the lines of log.jsonl; returns
-    what was written.
+    """Draw losses.png, lr.png and metrics.png from the lines of log.jsonl; returns what was
+    written.
 
     Training records have step, loss, each named loss_…, lr and, of classifiers, error_percent;
-    evaluation records have step, eval ({"bbox": {"AP": …}, …} or {"top1_percent": …}) and perhaps
-    val_loss. A plot without any record is not written.
+    evaluation records have step, eval (numbers by name, or by group and name) and perhaps val_loss.
+    A plot without any record is not written.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -39,10 +38,8 @@ def plot_training(log_records: Sequence[Mapping[str, Any]], out_dir: str | Path)
     if any("lr" in record for record in train):
         written.append(_plot_lr(train, out / "lr.png"))
     metrics = [record for record in evals if record.get("eval")]
-    if any("top1_percent" in record["eval"] for record in metrics):
-        written.append(_plot_accuracy(train, metrics, out / "accuracy.png"))
-    elif metrics:
-        written.append(_plot_ap(evals, out / "ap.png"))
+    if metrics:
+        written.append(_plot_metrics(train, metrics, out / "metrics.png"))
     return written
 
 
@@ -163,56 +160,48 @@ def _plot_lr(train: Sequence[Mapping[str, Any]], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _plot_accuracy(
+def _plot_metrics(
     train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]], path: Path
 ) -> Path:
-    """Top-1 accuracy in training (faint) and top-1 and top-5 in validation, the best marked."""
-    figure, axes = new_figure("Accuracy", width=6.4, height=4.4)
+    """The first number (bold) and the second (dashed) of each group over steps, the best marked;
+    of classifiers also the accuracy in training."""
+    figure, axes = new_figure("Validation", width=6.4, height=4.4)
     known = [record for record in train if "error_percent" in record]
-    steps = [record["step"] for record in known]
-    values = np.array([100 - record["error_percent"] for record in known])
-    axes.plot(steps, values, color=COLORS[2], alpha=0.7, lw=1.2, label="top-1 in training")
-    steps = [record["step"] for record in evals]
-    lines = (("top1_percent", "top-1", "-", COLORS[0]), ("top5_percent", "top-5", "--", "0.5"))
-    for key, name, line, color in lines:
-        found = [record["eval"][key] for record in evals]
-        best = int(np.argmax(found))
-        label = f"{name}: best {found[best]:.2f}"
-        axes.plot(steps, found, "o", ls=line, lw=1.8, ms=3.5, color=color, label=label)
-        if key == "top1_percent":
-            axes.plot(steps[best], found[best], "o", ms=9, mfc="none", mec=color, mew=1.6)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-    axes.set(xlabel="step", ylabel="accuracy (%)", ylim=(None, 100.5))
-    axes.legend(loc="best", framealpha=0.92)
-    return save_figure(figure, path)
-
-
-def _plot_ap(evals: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """AP (bold) and AP50 (dashed) of each kind over steps, the best AP marked."""
-    figure, axes = new_figure("Validation AP", width=6.4, height=4.4)
-    for kind, color in _KIND_COLORS.items():
-        for key, line in (("AP", "-"), ("AP50", "--")):
-            points = [
-                (record["step"], record["eval"][kind][key])
-                for record in evals
-                if key in (record.get("eval") or {}).get(kind, {})
-            ]
+    if known:
+        values = [100 - record["error_percent"] for record in known]
+        steps = [record["step"] for record in known]
+        axes.plot(steps, values, color=COLORS[2], alpha=0.7, lw=1.2, label="accuracy in training")
+    series = [(record["step"], _groups(record["eval"])) for record in evals]
+    names = list(dict.fromkeys(group for _, groups in series for group in groups))
+    for color, group in zip(COLORS, names, strict=False):
+        first = next(groups[group] for _, groups in series if group in groups)
+        for name, line in zip(first, ("-", "--"), strict=False):
+            points = [(step, groups.get(group, {}).get(name, -1)) for step, groups in series]
             points = [(step, value) for step, value in points if value > -1]
             if not points:
                 continue
-            steps, values = zip(*points, strict=True)
-            label = f"{kind} {key}: best {max(values):.3f}"
-            width = 2 if key == "AP" else 1.4
+            steps, values = map(list, zip(*points, strict=True))
+            best = int(np.argmax(values))
+            label = f"{group} {name.removesuffix('_percent')}: best {values[best]:.4g}".strip()
+            width = 2 if line == "-" else 1.4
             axes.plot(steps, values, "o", ls=line, lw=width, color=color, ms=3.5, label=label)
-            if key == "AP":
-                best = int(np.argmax(values))
+            if line == "-":
                 axes.plot(steps[best], values[best], "o", ms=9, mfc="none", mec=color, mew=1.6)
-    high = axes.get_ylim()[1]
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-    axes.set(xlabel="step", ylabel="AP (fraction of 1)", ylim=(0, min(1.02, max(high, 0.05))))
+    is_percent = any(
+        name.endswith("_percent") for _, groups in series for name in groups.get("", ())
+    )
+    axes.set(xlabel="step", ylabel="percent" if is_percent else "fraction of 1")
     if axes.get_lines():
         axes.legend(loc="best", framealpha=0.92)
     return save_figure(figure, path)
+
+
+def _groups(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """A log line's metrics by group; numbers without one are group "", counts are left out."""
+    groups = {name: dict(each) for name, each in metrics.items() if isinstance(each, Mapping)}
+    plain = {name: each for name, each in metrics.items() if isinstance(each, float)}
+    return {"": plain, **groups} if plain else groups
 
 
 def _val_loss(record: Mapping[str, Any]) -> float | None:

@@ -42,7 +42,7 @@ def test_the_folder_holds_what_was_promised(finished):
     names = {path.name for path in finished.iterdir()}
     assert names >= {"config.yaml", "log.jsonl", "tensorboard", "last.pt", "best.pt", "eval.json"}
     plots = {path.name for path in (finished / "plots").iterdir()}
-    assert plots >= {"losses.png", "lr.png", "accuracy.png", "train_batch1.jpg"}
+    assert plots >= {"losses.png", "lr.png", "metrics.png", "train_batch1.jpg"}
     assert "val_predictions.jpg" in plots
 
 

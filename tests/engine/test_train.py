@@ -27,7 +27,13 @@ def test_the_folder_holds_what_was_promised(finished):
     names = {path.name for path in finished.iterdir()}
     assert names >= {"config.yaml", "log.jsonl", "tensorboard", "last.pt", "best.pt", "eval.json"}
     plots = {path.name for path in (finished / "plots").iterdir()}
-    assert plots >= {"losses.png", "lr.png", "ap.png", "train_batch1.jpg", "val_predictions.jpg"}
+    assert plots >= {
+        "losses.png",
+        "lr.png",
+        "metrics.png",
+        "train_batch1.jpg",
+        "val_predictions.jpg",
+    }
     assert not list(finished.rglob("*.tmp"))
 
 

@@ -31,7 +31,7 @@ def ink(path: Path) -> float:
 
 def test_training_plots(tmp_path: Path) -> None:
     written = plot_training(make_log(100), tmp_path / "plots")
-    assert [path.name for path in written] == ["losses.png", "lr.png", "ap.png"]
+    assert [path.name for path in written] == ["losses.png", "lr.png", "metrics.png"]
     assert all(0.01 < ink(path) < 0.5 for path in written)
     assert len(list((tmp_path / "plots").iterdir())) == 3
 
@@ -52,7 +52,7 @@ def test_gaps_in_the_log_are_passed_over(tmp_path: Path) -> None:
     log.append({"step": 400, "eval": {"bbox": {"AP": -1.0, "AP50": -1.0}}, "val_loss": None})
     assert len(plot_training(log, tmp_path)) == 3
     only_minus_one = [log[-1]]
-    assert [p.name for p in plot_training(only_minus_one, tmp_path / "b")] == ["ap.png"]
+    assert [p.name for p in plot_training(only_minus_one, tmp_path / "b")] == ["metrics.png"]
 
 
 def test_smoothing_is_centred_and_not_misled_by_spikes() -> None:
