@@ -19,7 +19,7 @@ from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.loader import TrainPlan
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate_detection import check_classes, check_truth, evaluate, make_evaluator
+from resdet.engine.evaluate_detection import check_classes, evaluate, make_evaluator
 from resdet.engine.signals import StopRequest
 from resdet.engine.task import Task
 from resdet.engine.validation import Validation
@@ -144,7 +144,6 @@ def load_data(
     describe_data("data.val", val_data)
     source = str(config.data.val.annotations)
     check_classes(val_data, train_data.class_names, source)
-    check_truth(val_data, masks=config.model.roi.mask_head is not None, source=source)
     return train_data, val_data
 
 

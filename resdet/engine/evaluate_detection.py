@@ -146,7 +146,6 @@ def evaluate_run(
     source = str(config.data.val.annotations)
     name_classes(model, dataset, source)
     check_classes(dataset, model.class_names, source, fewer=True)
-    check_truth(dataset, masks="segm" in (kinds or ("segm",)) and model.has_masks, source=source)
     logger.info(
         f"{loaded.source}: evaluating on {len(dataset)} images of {source}, precision "
         f"{chosen.name} ({chosen.reason})"
@@ -246,15 +245,6 @@ def _mean_losses(
     for _, count, values in sorted(rows):
         sums = [s + count * value for s, value in zip(sums, values, strict=True)]
     return {name: s / total for name, s in zip(names, sums, strict=True)} if total else {}
-
-
-def check_truth(dataset: DetectionDataset, *, masks: bool, source: str) -> None:
-    """UserError where masks are to be evaluated and no object has one."""
-    if masks and len(dataset.table.labels) and not dataset.table.has_masks:
-        raise UserError(
-            f"{source}: no annotation has a segmentation, and the model has a mask head; "
-            "set model.roi.mask_head=null to evaluate boxes only, or give annotations with masks"
-        )
 
 
 def model_labels(data_names: Sequence[str], class_names: Sequence[str]) -> Tensor:

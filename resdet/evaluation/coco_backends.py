@@ -163,30 +163,11 @@ def _pycocotools(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    is_segm = iou_type == "segm"
-    gt_records = _records(
-        ranks.images[truth.image_of],
-        ranks.categories[truth.labels],
-        truth.boxes_xywh,
-        truth.areas,
-        truth.rles() if is_segm else None,
-        iscrowd=truth.crowd.astype(int),
-    )
-    dt_records = _records(
-        ranks.images[table.images],
-        ranks.categories[table.labels],
-        table.boxes,
-        table.areas(iou_type),
-        table.rles if is_segm else None,
-        iscrowd=np.zeros(len(table.images), int),
-        score=table.scores,
-    )
-    images, categories = _listed(truth, ranks)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         both = []
-        for records in (gt_records, dt_records):
+        for side in load_hotcoco(truth, table, ranks, iou_type):
             coco = COCO()
-            coco.dataset = {"images": images, "categories": categories, "annotations": records}
+            coco.dataset = side.dataset
             coco.createIndex()
             both.append(coco)
         evaluation = COCOeval(*both, iou_type)
@@ -212,22 +193,3 @@ def _listed(
     ):
         category["frequency"] = frequency
     return images, categories
-
-
-def _records(
-    images: Ints,
-    categories: Ints,
-    boxes: NDArray[np.float64],
-    areas: NDArray[Any],
-    masks: list[Any] | None,
-    **columns: NDArray[Any],
-) -> list[dict[str, Any]]:
-    """Annotation records with ids from 1."""
-    named = {"image_id": images, "category_id": categories, "bbox": boxes, "area": areas, **columns}
-    values = zip(*(column.tolist() for column in named.values()), strict=True)
-    records = [
-        {"id": id_, **dict(zip(named, row, strict=True))} for id_, row in enumerate(values, 1)
-    ]
-    for record, mask in zip(records, masks or [], strict=bool(masks)):
-        record["segmentation"] = mask
-    return records

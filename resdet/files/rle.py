@@ -124,35 +124,16 @@ def _areas_of_some(
     code: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """`measure_codes` of a few codes, none of them empty, from `offsets` (G + 1,)."""
-    digits = code - np.uint8(48)
-    last = offsets[1:] - 1
+    digits, last = code - np.uint8(48), offsets[1:] - 1
     broken = digits[last] >= _CONTINUES
-    digits[last] &= _CONTINUES - 1
+    digits[last] &= _CONTINUES - 1  # a number may not continue in the next code
     if digits.max() > 63:
         broken |= np.maximum.reduceat(digits, offsets[:-1]) > 63
-        digits &= 63
-    ends = np.flatnonzero(digits < _CONTINUES)
-    numbers = _numbers(digits, ends)
-    counts = np.diff(np.searchsorted(ends, offsets))
-    # A mask's runs of 0 and of 1 become two rows; a 0 fills up an odd number of runs.
-    pairs, is_odd = (counts + 1) // 2, counts & 1
-    stops = np.cumsum(pairs)
-    starts = stops - pairs
-    laid_out = np.zeros(2 * stops[-1], np.int64)
-    laid_out[np.arange(len(numbers)) + np.repeat(np.cumsum(is_odd) - is_odd, counts)] = numbers
-    runs = laid_out.reshape(-1, 2).T.copy()
-    # From the fourth on a run is stored as its difference from the one two before: sum these up.
-    first = runs[0, starts]
-    runs[0, starts] = 0
-    np.cumsum(runs, axis=1, out=runs)
-    before = np.where(starts > 0, runs[:, starts - 1], 0)
-    runs -= np.repeat(before, pairs, axis=1)
-    runs[0, starts] = first
-    runs[1, stops - 1] *= 1 - is_odd
-    if runs.min() < 0:
-        broken |= np.minimum.reduceat(runs, starts, axis=1).min(0) < 0
-    zeros, ones = np.add.reduceat(runs, starts, axis=1)
-    return np.where(broken | (zeros + ones != pixels), -1, ones)
+    runs, bounds = read_runs((digits & np.uint8(63)) + np.uint8(48), offsets)
+    starts = bounds[:-1]
+    broken |= (np.add.reduceat(runs, starts) != pixels) | (np.minimum.reduceat(runs, starts) < 0)
+    places = np.arange(len(runs)) - np.repeat(starts, np.diff(bounds))
+    return np.where(broken, -1, np.add.reduceat(runs * (places & 1), starts))
 
 
 def read_runs(
