@@ -213,7 +213,7 @@ def test_the_stride_of_a_bottleneck_must_agree(tmp_path):
     ("spec", "words"),
     [
         ("torchvison:resnet50.IMAGENET1K_V1", "'torchvison'; did you mean torchvision?"),
-        ("mmdet:mask_rcnn", "no weights of 'mmdet'; it reads detectron2, torchvision, timm"),
+        ("mmdet:mask_rcnn", "not read weights of 'mmdet'; it reads detectron2, torchvision, timm"),
         ("torchvision:maskrcnn_resnet50_fpn_v3", "did you mean maskrcnn_resnet50_fpn"),
         ("torchvision:resnet51.IMAGENET1K_V1", "no classifier 'resnet51'; did you mean"),
         ("detectron2:COCO-Detection/faster_rcnn_R_50_FPN_2x", "did you mean COCO-Detection/faster"),
@@ -232,7 +232,7 @@ def test_wrong_sources(tmp_path: Path, detector: TinyDetector) -> None:
     with pytest.raises(UserError, match="is a checkpoint of resdet: leave out source='timm'"):
         read_weights(spec, "timm")
     torch.save(detector.backbone.state_dict(), tmp_path / "w.pt")
-    with pytest.raises(UserError, match=r"source='timn:resnet18': resdet reads no .*mean timm"):
+    with pytest.raises(UserError, match=r"source='timn:resnet18': resdet does not read .*mean timm"):
         read_weights(str(tmp_path / "w.pt"), "timn:resnet18")
     with pytest.raises(UserError, match="belongs to a file"):
         read_weights("timm:resnet18.a1_in1k", "timm")
