@@ -77,7 +77,7 @@ class TargetBatch:
 
 @dataclass(repr=False)
 class Detections:
-    """What a detector detects in one image, best score first, in pixels of the original image."""
+    """The detections of one image, best score first, in pixels of the original image."""
 
     boxes: Tensor
     """(N, 4) float32 xyxy in pixels of the original image."""

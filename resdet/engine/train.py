@@ -37,15 +37,15 @@ def train(
     imports: Sequence[str] = (),
     schema: type[AnyConfig] | None = None,
 ) -> Path:
-    """Train a detector or a classifier, as the config's `task` says, and return its run folder.
+    """Train a detector or a classifier, depending on the config's `task`; returns the run folder.
 
-    `config` is a YAML file or a config that was read; with `resume` it may be None, and the run's
-    own config is used. `overrides` are key=value. `check` counts the data, draws a batch, estimates
+    `config` is a YAML file or a parsed config; with `resume` it may be None, and the run's own
+    config is used. `overrides` are key=value. `check` counts the data, draws a batch, estimates
     memory and stops; `strict` makes every finding in the data an error. `imports` are modules of
     your own, see `resdet.factory.imports`; those that `config` lists are imported as well. `schema`
-    admits runs of one task only.
-    UserError for what the user can fix; `Stopped` (a SystemExit) after a SIGTERM or SIGINT, when
-    the state has been saved.
+    accepts runs of one task only.
+    Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM or
+    SIGINT, once the state has been saved.
     """
     processes = distributed.start(device)
     start_console(processes.is_main)

@@ -29,11 +29,11 @@ def build(
 ) -> RCNN | Classifier:
     """A detector or a classifier from a config file, on the CPU, in evaluation mode.
 
-    `weights` None loads and downloads nothing; "config" does what the config says; anything else
-    names the weights of the whole model as `model.weights` does. Class names come from
-    `data.classes`, else from the training data. Without the data they are those of COCO, ImageNet
-    or CIFAR-10 where the config points at one of these, else `model.num_classes` numbered ones.
-    Raises UserError for what a user can fix.
+    `weights` None loads and downloads nothing; "config" loads those that the config names; any
+    other value is used as `model.weights`. Class names come from `data.classes`, else from the
+    training data. Without the data they are those of COCO, ImageNet or CIFAR-10 if the config
+    names one of these, else `model.num_classes` numbered ones.
+    Raises UserError for what the user can fix.
     """
     named = load_named_config(config, overrides)
     if weights not in (None, "config"):

@@ -32,13 +32,13 @@ def load(
     `path` is a run folder (best.pt, else last.pt), a checkpoint, a published name such as
     torchvision:resnet50.IMAGENET1K_V2, or a file of another toolkit. For such a file, `source`
     names the toolkit, as ORIGIN or ORIGIN:NAME (detectron2, torchvision, timm), if its tensors do
-    not identify it. Averaged (EMA) weights are taken where the checkpoint has them. `device` None
-    is the GPU where there is one. `imports` are modules of your own that the model needs, such as
+    not identify it. Averaged (EMA) weights are used if the checkpoint has them. `device` None
+    is the GPU if there is one. `imports` are modules of your own that the model needs, such as
     the one with its backbone: a checkpoint never imports code by itself.
 
-    `precision` is auto, fp32, bf16 or fp16, and holds for every `predict` that asks for no other;
-    None is train.precision of a run, which is auto by default. auto is bf16 where the processor
-    computes in it, and fp32 for imported weights.
+    `precision` is auto, fp32, bf16 or fp16, and applies to every `predict` that does not choose
+    another; None is train.precision of a run, which is auto by default. auto is bf16 if the
+    processor supports it, and fp32 for imported weights.
     Raises UserError for a file that is neither detector nor classifier, and for a wrong `source`.
     """
     import_modules(imports)

@@ -36,8 +36,8 @@ def draw(
     score_thresh: float = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """`image` with the detections whose score is at least `score_thresh`, at its own size, RGB;
-    of a classifier's answer, above a panel with the classes.
+    """`image` with the detections whose score is at least `score_thresh`, at its own size, RGB. A
+    `Classification` is drawn as a panel with the classes below it.
 
     Masks and their outlines are coloured by instance, boxes without masks by class. Labels are
     "class score"; `class_names` replaces those of the detections. Small boxes of the only class

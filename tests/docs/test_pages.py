@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from resdet.cli import COMMANDS
+from resdet.config.classification import ClassificationConfig
+from resdet.config.describe import list_keys
+from resdet.config.detection import DetectionConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -15,6 +22,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 MAX_CELL = 120
+SCHEMAS = {"detection": DetectionConfig, "classification": ClassificationConfig}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -80,3 +88,31 @@ def test_every_page_is_in_the_index() -> None:
     }
     pages = {page for page in (ROOT / "docs").rglob("*.md") if page != index}
     assert not pages - linked
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    """The `resdet …` lines of a page's code blocks, without `resdet` and without comments."""
+    blocks = re.findall(r"(?ms)^ *```\n(.*?)^ *```$", page.read_text(encoding="utf-8"))
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [re.split(r"\s{2,}#", line.strip())[0] for line in lines]
+    pattern = r"(?:torchrun \S+ \d+ -m )?resdet (?=[a-z])"
+    return [
+        shlex.split(re.sub(pattern, "", line, count=1))
+        for line in commands
+        if re.match(pattern, line)
+    ]
+
+
+@each_page
+def test_commands_have_the_options_that_they_are_shown_with(page: Path) -> None:
+    for words in command_lines(page):
+        command = COMMANDS[words[0]]
+        parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+        command.fill(parser)
+        args = parser.parse_intermixed_args(words[1:])
+        given = [str(item) for item in getattr(args, "arguments", [])]
+        for key in [item.partition("=")[0] for item in given if "=" in item]:
+            schema = SCHEMAS["classification" if words[0].endswith("cls") else "detection"]
+            keys = {doc.key for doc in list_keys(schema)}
+            sections = {name.rpartition(".")[0] for name in keys}
+            assert key in keys | sections, f"{page.name}: no config key {key} in {' '.join(words)}"

@@ -232,7 +232,9 @@ def test_wrong_sources(tmp_path: Path, detector: TinyDetector) -> None:
     with pytest.raises(UserError, match="is a checkpoint of resdet: leave out source='timm'"):
         read_weights(spec, "timm")
     torch.save(detector.backbone.state_dict(), tmp_path / "w.pt")
-    with pytest.raises(UserError, match=r"source='timn:resnet18': resdet does not read .*mean timm"):
+    with pytest.raises(
+        UserError, match=r"source='timn:resnet18': resdet does not read .*mean timm"
+    ):
         read_weights(str(tmp_path / "w.pt"), "timn:resnet18")
     with pytest.raises(UserError, match="belongs to a file"):
         read_weights("timm:resnet18.a1_in1k", "timm")
