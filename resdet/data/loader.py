@@ -199,25 +199,14 @@ def _load(
         yield item
 
 
-class _StepKeys:
+def _step_keys(
+    plan: TrainPlan, steps: Iterable[int], rank: int, parts: int, size: int
+) -> Iterator[list[Key]]:
     """The keys of this process's parts of the steps, in order."""
-
-    def __init__(
-        self, plan: TrainPlan, start_step: int, end_step: int, rank: int, parts: int, size: int
-    ) -> None:
-        self.plan, self.rank, self.parts, self.size = plan, rank, parts, size
-        self.steps = range(start_step, end_step)
-
-    def __len__(self) -> int:
-        return len(self.steps) * self.parts
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for step in self.steps:
-            keys = self.plan.batch(step)
-            first = self.rank * self.parts * self.size
-            for part in range(self.parts):
-                begin = first + part * self.size
-                yield keys[begin : begin + self.size]
+    for step in steps:
+        keys = plan.batch(step)
+        for begin in range(rank * parts * size, (rank + 1) * parts * size, size):
+            yield keys[begin : begin + size]
 
 
 def train_loader(
@@ -247,17 +236,9 @@ def train_loader(
             f"train.accumulate {accumulate}; give a multiple of {world_size * accumulate}"
         )
     size = plan.batch_size // (world_size * accumulate)
-    keys = _StepKeys(plan, start_step, end_step, rank, accumulate, size)
-    return _grouped(_load(dataset, keys, collate, workers, pin_memory), accumulate)
-
-
-def _grouped(batches: Iterator[Any], count: int) -> Iterator[list[Any]]:
-    parts: list[Any] = []
-    for batch in batches:
-        parts.append(batch)
-        if len(parts) == count:
-            yield parts
-            parts = []
+    keys = _step_keys(plan, range(start_step, end_step), rank, accumulate, size)
+    batches = _load(dataset, keys, collate, workers, pin_memory)
+    return (list(parts) for parts in zip(*[batches] * accumulate, strict=True))
 
 
 def eval_loader(

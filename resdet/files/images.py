@@ -20,8 +20,6 @@ from resdet.files.findings import DataError
 
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow's modes with more than 8 bits per channel."""
-
-
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -36,15 +34,25 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, cut short, or no image; it names the file.
     """
-    with _named_errors(str(path)):
-        try:
-            with Image.open(path) as image:
-                return decode_image(image)
-        except UnidentifiedImageError:
-            array = _decode_other(Path(path).read_bytes())
-            if array is None:
-                raise
-            return array
+    return EncodedImage(_read_bytes(path), str(path)).pixels()
+
+
+def read_fast(path: str | Path) -> NDArray[np.uint8]:
+    """Reads an image file for training: what `read_image` gives, sooner.
+
+    Raises:
+        DataError: the file is missing, cut short, or no image; it names the file.
+    """
+    return EncodedImage(_read_bytes(path), str(path)).fast_pixels()
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image file; check the image folder") from error
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from error
 
 
 def decode_image(image: Image.Image) -> NDArray[np.uint8]:
@@ -84,8 +92,6 @@ def to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 # OpenCV's flags for RGB at once, and at a part of the size: its names for those say gray or BGR
 _RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-
-
 REDUCTIONS = {
     1: _RGB,
     2: _RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -93,11 +99,7 @@ REDUCTIONS = {
     8: _RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 """Divisors of a JPEG file's sides that its decoder can apply, and OpenCV's flags for them."""
-
-
 END_OF_IMAGE = b"\xff\xd9"
-
-
 TAIL = 64
 """Bytes at the end of a JPEG file in which its end marker is looked for; some writers pad."""
 
@@ -129,7 +131,7 @@ class EncodedImage:
         """(height, width) upright, in pixels."""
 
     def pixels(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB, upright, by the rules of `resdet.files.images.read_image`.
+        """(H, W, 3) uint8 RGB, upright, by the rules of `read_image`.
 
         Raises:
             DataError: the file is damaged or cut short.
@@ -171,21 +173,6 @@ class EncodedImage:
         )
 
 
-def read_fast(path: str | Path) -> NDArray[np.uint8]:
-    """Reads an image file for training: what `resdet.files.images.read_image` gives, sooner.
-
-    Raises:
-        DataError: the file is missing, cut short, or no image; it names the file.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file; check the image folder") from error
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
-    return EncodedImage(data, str(path)).fast_pixels()
-
-
 def check_image(file: BinaryIO, name: str, *, whole: bool) -> None:
     """Reads an image's header, or with `whole` every pixel.
 
@@ -212,11 +199,7 @@ def _named_errors(name: str) -> Iterator[None]:
         raise DataError(f"{name}: not an image that can be read; replace it") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: {error}; cut it into tiles") from error
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such image file; check the image folder") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{name}: damaged image file ({error}); replace it") from error
 
 

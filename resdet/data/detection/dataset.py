@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ from torch import Tensor
 from resdet.data.detection.image_checks import BAD_IMAGE, check_images, check_presence
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import read_file
-from resdet.data.detection.readers.source import Source
-from resdet.data.detection.table import AnnotationTable
+from resdet.data.detection.table import AnnotationTable, Source
 from resdet.data.detection.targets import clip_boxes, find_targets
-from resdet.data.detection.transforms import Objects, Transformed
+from resdet.data.detection.transforms import Objects, TestTransform, TrainTransform
 from resdet.data.names import Ids
 from resdet.files.findings import (
     DataError,
@@ -33,22 +32,6 @@ from resdet.files.pixels import to_planes
 from resdet.structures import Target
 
 logger = logging.getLogger("resdet")
-
-
-class Transform(Protocol):
-    """`TrainTransform` or `TestTransform`."""
-
-    exact: bool
-    """Whether images are decoded by Pillow on every machine, or by what is fastest."""
-
-    def __call__(
-        self,
-        image: NDArray[np.uint8],
-        objects: Objects,
-        *,
-        mask_size: int | None,
-        seed: np.random.SeedSequence,
-    ) -> Transformed: ...
 
 
 @dataclass
@@ -86,7 +69,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         table: AnnotationTable,
         folders: Sequence[str],
         *,
-        transform: Transform,
+        transform: TrainTransform | TestTransform,
         findings: list[Finding],
         keep_empty: bool = True,
         mask_size: int | None = 112,
@@ -205,7 +188,7 @@ def read_dataset(
     images: str | Sequence[str],
     annotations: str | Sequence[str],
     *,
-    transform: Transform,
+    transform: TrainTransform | TestTransform,
     format: str = "coco",
     classes: Sequence[str] | None = None,
     extras: Sequence[str] = (),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from resdet.data.detection.columns import OutlineColumns, RaggedColumn, join_extras
 from resdet.data.detection.table import OBJECT_FIELDS, AnnotationTable, Ragged
 from resdet.data.names import Ids, pack_ids, pack_names
+from resdet.errors import did_you_mean
 from resdet.files.findings import DataError
 
 logger = logging.getLogger("resdet")
@@ -61,8 +61,7 @@ def _check_has(table: AnnotationTable, classes: Sequence[str]) -> None:
     own = table.class_names
     for name in classes:
         if name not in own:
-            near = difflib.get_close_matches(name, own, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(own)}"
+            hint = did_you_mean(name, own, f"it has {', '.join(own)}")
             raise DataError(f"{table.source}: data.classes: no category {name!r}; {hint}")
 
 

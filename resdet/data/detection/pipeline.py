@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import os
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from resdet.data.detection.outlines import Affine, Outlines, rasterise, rle_outlines
+from resdet.errors import did_you_mean
 from resdet.files.findings import DataError
 
 if TYPE_CHECKING:
@@ -173,9 +173,8 @@ def build_transform(entry: Any, where: str) -> A.BasicTransform | A.BaseCompose:
         )  # the base classes have none
     }
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise DataError(f"{where}: albumentations {A.__version__} has no {name!r}{hint}")
+        hint = did_you_mean(name, known, "see albumentations.ai for all names", cutoff=0.5)
+        raise DataError(f"{where}: albumentations {A.__version__} has no {name!r}; {hint}")
     kind = known[name]
     arguments = {key: value for key, value in entry.items() if key != "name"}
     _check_arguments(kind, arguments, where)
@@ -198,14 +197,10 @@ def build_transform(entry: Any, where: str) -> A.BasicTransform | A.BaseCompose:
 def _check_arguments(kind: type, arguments: dict[str, Any], where: str) -> None:
     # 2.0.8 only warns about unknown arguments, and continues with defaults.
     parameters = list(inspect.signature(kind).parameters)
-    for key in arguments:
-        if key not in parameters:
-            near = difflib.get_close_matches(key, parameters, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise DataError(
-                f"{where}: {kind.__name__} has no argument {key!r}; {hint}"
-                f"it takes {', '.join(parameters)}"
-            )
+    for key in arguments.keys() - parameters:
+        takes = f"it takes {', '.join(parameters)}"
+        hint = did_you_mean(key, parameters, takes, most=1)
+        raise DataError(f"{where}: {kind.__name__} has no argument {key!r}; {hint}")
 
 
 def _check_usable(transform: Any, where: str) -> None:

@@ -131,24 +131,6 @@ def _visible(length: int, resized: int, first: int, limit: int) -> tuple[slice, 
     return slice(start, start + count), limit
 
 
-def crop_randomly(
-    image: NDArray[np.uint8], height: int, width: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], Affine]:
-    """A window of at most (height, width) pixels at a random place; smaller sides stay whole."""
-    top = int(rng.integers(max(image.shape[0] - height, 0) + 1))
-    left = int(rng.integers(max(image.shape[1] - width, 0) + 1))
-    window = image[top : top + height, left : left + width]
-    return window, Affine(shift_x=-left, shift_y=-top)
-
-
-def flip_horizontally(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Affine]:
-    return np.asarray(cv2.flip(image, 1), np.uint8), Affine(scale_x=-1, shift_x=image.shape[1])
-
-
-def flip_vertically(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Affine]:
-    return np.asarray(cv2.flip(image, 0), np.uint8), Affine(scale_y=-1, shift_y=image.shape[0])
-
-
 class TrainTransform:
     """albumentations, if any, on the image as read; then resize, flips and crop.
 
@@ -162,6 +144,7 @@ class TrainTransform:
     """
 
     exact = False
+    """Images are decoded by what is fastest, not by Pillow on every machine."""
 
     def __init__(
         self,
@@ -197,14 +180,17 @@ class TrainTransform:
         source_size = image.shape[:2]
         image, affine = self.resize(image, rng)
         if rng.random() < self.flip_prob:
-            image, step = flip_horizontally(image)
-            affine = affine.then(step)
+            image = np.asarray(cv2.flip(image, 1), np.uint8)
+            affine = affine.then(Affine(scale_x=-1, shift_x=image.shape[1]))
         if rng.random() < self.vertical_flip_prob:
-            image, step = flip_vertically(image)
-            affine = affine.then(step)
+            image = np.asarray(cv2.flip(image, 0), np.uint8)
+            affine = affine.then(Affine(scale_y=-1, shift_y=image.shape[0]))
         if self.crop is not None:
-            image, step = crop_randomly(image, *self.crop, rng)
-            affine = affine.then(step)
+            # At a random place; sides smaller than the window stay whole.
+            top = int(rng.integers(max(image.shape[0] - self.crop[0], 0) + 1))
+            left = int(rng.integers(max(image.shape[1] - self.crop[1], 0) + 1))
+            image = image[top : top + self.crop[0], left : left + self.crop[1]]
+            affine = affine.then(Affine(shift_x=-left, shift_y=-top))
         return place_objects(image, objects, affine, source_size, mask_size)
 
 

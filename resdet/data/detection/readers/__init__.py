@@ -8,8 +8,7 @@ from typing import Any
 
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import coco
-from resdet.data.detection.readers.source import Source
-from resdet.data.detection.table import AnnotationTable
+from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import NotRegistered
 from resdet.files.findings import Finding
 

@@ -20,8 +20,7 @@ from resdet.data.detection.readers.coco_segmentation import (
     box_of,
     parse_outlines,
 )
-from resdet.data.detection.readers.source import Source
-from resdet.data.detection.table import outline_areas
+from resdet.data.detection.table import Source, outline_areas
 from resdet.files.findings import DROPPED, DataError, Finding
 
 LARGEST_ID = 2**53
