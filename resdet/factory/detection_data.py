@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resdet.config.detection import DetectionConfig
+from resdet.config.detection import DetectionConfig, SplitConfig
 
 if TYPE_CHECKING:
     from resdet.data.detection.dataset import DetectionDataset
+    from resdet.data.detection.transforms import TestTransform, TrainTransform
 
 
 def build_train_data(
@@ -17,7 +18,6 @@ def build_train_data(
 
     `strict` makes every finding in the files an error; `decode_all` reads every image first.
     """
-    from resdet.data.detection.dataset import read_dataset
     from resdet.data.detection.transforms import LargeScaleJitter, ShortEdge, TrainTransform
 
     augment, resize = config.data.augment, config.data.augment.resize
@@ -30,46 +30,43 @@ def build_train_data(
         crop=augment.crop,
         albumentations=augment.albumentations,
     )
-    return read_dataset(
-        config.data.train.images,
-        config.data.train.annotations,
-        format=config.data.train.format,
-        extras=config.data.extras,
-        transform=transform,
-        classes=config.data.classes,
-        keep_empty=config.data.keep_empty,
-        mask_size=_mask_size(config),
-        seed=config.train.seed,
-        strict=strict,
-        decode_all=decode_all,
-    )
+    return _read(config, config.data.train, transform, config.data.keep_empty, strict, decode_all)
 
 
 def build_val_data(
     config: DetectionConfig, *, strict: bool = False, decode_all: bool = False
 ) -> DetectionDataset | None:
     """The validation set, images without objects included, at the test size; None without one."""
-    from resdet.data.detection.dataset import read_dataset
     from resdet.data.detection.transforms import TestTransform
 
     split, resize = config.data.val, config.data.test_resize
     if split is None:
         return None
+    transform = TestTransform(resize.short_edge, resize.max_size, resize.method)
+    return _read(config, split, transform, True, strict, decode_all)
+
+
+def _read(
+    config: DetectionConfig,
+    split: SplitConfig,
+    transform: TrainTransform | TestTransform,
+    keep_empty: bool,
+    strict: bool,
+    decode_all: bool,
+) -> DetectionDataset:
+    from resdet.data.detection.dataset import read_dataset
+
     return read_dataset(
         split.images,
         split.annotations,
         format=split.format,
         extras=config.data.extras,
-        transform=TestTransform(resize.short_edge, resize.max_size, resize.method),
+        transform=transform,
         classes=config.data.classes,
-        keep_empty=True,
-        mask_size=_mask_size(config),
+        keep_empty=keep_empty,
+        # masks are rasterised only where a head learns them
+        mask_size=config.data.mask_size if config.model.roi.mask_head else None,
         seed=config.train.seed,
         strict=strict,
         decode_all=decode_all,
     )
-
-
-def _mask_size(config: DetectionConfig) -> int | None:
-    """Masks are rasterised only where a head learns them."""
-    return config.data.mask_size if config.model.roi.mask_head else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,23 +64,19 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
     if not polygons:
         empty = {"size": list(size), "counts": [size[0] * size[1]]}
         return mask_utils.frPyObjects(empty, *size)
-    if any(len(p) % 2 for p in polygons):
-        raise UserError(f"{item}: a polygon has an odd number of coordinates")
-    if not all(map(_are_coordinates, polygons)):
+    if not all(map(is_polygon, polygons)):
         raise UserError(
-            f"{item}: a polygon has a coordinate that is not a number within "
-            f"±{MAX_COORDINATE:,.0f} pixels"
+            f"{item}: a polygon has an odd number of coordinates, or a coordinate that is not a "
+            f"number within ±{MAX_COORDINATE:,.0f} pixels"
         )
     rles = mask_utils.frPyObjects(polygons, *size)
     return rles[0] if len(rles) == 1 else mask_utils.merge(rles)
 
 
-def _are_coordinates(values: Sequence[Any]) -> bool:
-    if set(map(type, values)) <= {int, float}:
-        # min and max may pass over a NaN, the sum does not
-        within = min(values) >= -MAX_COORDINATE and max(values) <= MAX_COORDINATE
-        return within and math.isfinite(sum(values))
-    return all(isinstance(v, int | float) and abs(v) <= MAX_COORDINATE for v in values)
+def is_polygon(part: Any) -> bool:
+    """Whether this is a flat list of three or more points within `MAX_COORDINATE`."""
+    whole = isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0
+    return whole and all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in part)
 
 
 _CONTINUES = 0x20

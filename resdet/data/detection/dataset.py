@@ -78,8 +78,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         self.table, self.folders, self.findings = table, folders, findings
         self.transform, self.mask_size, self.seed = transform, mask_size, seed
         self.class_names, self.category_ids = table.class_names, table.category_ids
-        targets = find_targets(table, findings, masks=mask_size is not None)
-        self.rows, self.kinds = targets.rows, targets.kinds
+        self.rows, self.kinds = find_targets(table, findings, masks=mask_size is not None)
         per_image = np.bincount(table.image_of[self.rows], minlength=len(table.image_ids))
         self.images = np.arange(len(per_image)) if keep_empty else np.flatnonzero(per_image)
         """(N,) their rows in the table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,47 +21,30 @@ MISSING = "it is left out; add the file, correct its name or remove the image"
 BAD_IMAGE = "it is left out; replace the file, or correct its width and height"
 
 
-class ImageFolder:
-    """The files in a folder, from one listing per directory instead of one look per file."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self._listings: dict[str, set[str]] = {}
-        self._lower: dict[str, dict[str, str]] = {}
-
-    def has(self, name: str) -> bool:
-        """Whether the file `name`, relative to the folder, is there."""
-        directory, base = os.path.split(name)
-        return base in self._listing(directory)
-
-    def near(self, name: str) -> str | None:
-        """The file whose name differs from a missing one in capitals only."""
-        directory, base = os.path.split(name)
-        if directory not in self._lower:
-            self._lower[directory] = {n.lower(): n for n in self._listing(directory)}
-        return self._lower[directory].get(base.lower())
-
-    def _listing(self, directory: str) -> set[str]:
-        if directory not in self._listings:
-            try:
-                with os.scandir(Path(self.root) / directory) as entries:
-                    self._listings[directory] = {entry.name for entry in entries}
-            except OSError:
-                self._listings[directory] = set()
-        return self._listings[directory]
-
-
 def check_presence(table: AnnotationTable, folder: str, findings: list[Finding]) -> AnnotationTable:
     """The images of one file that are in `folder`; sizes that the file lacks are read from them."""
-    listing = ImageFolder(folder)
+
+    @cache
+    def listing(directory: str) -> set[str]:
+        # One listing per directory instead of one look per file.
+        try:
+            return {entry.name for entry in (Path(folder) / directory).iterdir()}
+        except OSError:
+            return set()
+
+    @cache
+    def lower(directory: str) -> dict[str, str]:
+        return {name.lower(): name for name in listing(directory)}
+
     keep = np.ones(len(table.image_ids), bool)
     sizes = table.sizes.copy()
     for row, name in enumerate(table.file_names):
         what, remedy = None, DROPPED
+        directory, base = os.path.split(name)
         if not name:
             what = "has no file_name"
-        elif not listing.has(name):
-            near = listing.near(name)
+        elif base not in listing(directory):
+            near = lower(directory).get(base.lower())
             what = f"has no file in {folder}{f' (but {near})' if near else ''}"
             remedy = MISSING
         elif not sizes[row].all():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,18 +17,15 @@ CLIPPED = "it is clipped to the image for training"
 MASK_FROM_BOX = "training takes its box as its mask"
 
 
-@dataclass(frozen=True)
-class TargetRows:
-    """The targets of a table."""
+def find_targets(
+    table: AnnotationTable, findings: list[Finding], *, masks: bool
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """All objects but crowd regions and those without a box inside their image.
 
-    rows: NDArray[np.int64]
-    """(T,) rows of the table, ordered by image and then as in the file."""
-    kinds: NDArray[np.uint8]
-    """(A,) kinds of the table's outlines, BOX where an outline has no part in its box."""
-
-
-def find_targets(table: AnnotationTable, findings: list[Finding], *, masks: bool) -> TargetRows:
-    """All objects but crowd regions and those without a box inside their image."""
+    Returns:
+        Their T rows in the table, ordered by image and then as in the file, and (A,) kinds of the
+        table's outlines, BOX where an outline has no part in its box.
+    """
     boxes = clip_boxes(table.boxes_xywh, table.sizes[table.image_of])
     objects = ~table.crowd
     sides = table.boxes_xywh[:, 2:]
@@ -55,7 +50,7 @@ def find_targets(table: AnnotationTable, findings: list[Finding], *, masks: bool
         for row in np.intersect1d(_polygons_off_box(table, boxes), rows).tolist():
             kinds[row] = BOX
             _find(table, findings, row, "has polygons that do not touch its bbox", MASK_FROM_BOX)
-    return TargetRows(rows, kinds)
+    return rows, kinds
 
 
 def clip_boxes(boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.float64]:

@@ -65,13 +65,10 @@ class CocoFile:
 
     def __init__(self, path: str, content: dict[str, Any] | None = None) -> None:
         self.path = path
-        self.lists: dict[str, Any] = _split(path) if content is None else _lists(path, content)
+        self.lists = _split(path) if content is None else _lists(path, content)
         for key in LISTS[:2]:
             if key not in self.lists:
                 raise DataError(f"{path}: not a COCO annotation file: no list {key!r}; {LAYOUT}")
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.lists
 
     def chunks(self, key: str, keys: Sequence[str]) -> Iterator[Chunk]:
         """The records of a list with their values of `keys`."""
@@ -87,7 +84,7 @@ class CocoFile:
                     records = list(map(decode, texts))
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     # Not an object, or an entry that only the standard parser accepts (1e400).
-                    self.lists = _lists(self.path, _parse(self.path))
+                    self.lists = _lists(self.path)
                     continue
             for place, record in zip(places, records, strict=True):
                 if not isinstance(record, dict):
@@ -110,14 +107,13 @@ def _split(path: str) -> dict[str, Any]:
             if key in values
         }
     except (OSError, ValueError):  # msgspec's errors are ValueErrors
-        return _lists(path, _parse(path))
+        return _lists(path)
 
 
-def _parse(path: str) -> Any:
-    return read_json(path, "COCO annotations")
-
-
-def _lists(path: str, content: Any) -> dict[str, Any]:
+def _lists(path: str, content: Any = None) -> dict[str, Any]:
+    """The lists of a file, or of its content, parsed."""
+    if content is None:
+        content = read_json(path, "COCO annotations")
     if isinstance(content, list):
         raise DataError(
             f"{path}: this is a list, as detections are; ground truth is an object with images, "

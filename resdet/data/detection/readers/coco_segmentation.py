@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from resdet.data.detection.outlines import BOX, POLYGON, RLE, Outlines
 from resdet.errors import UserError
-from resdet.files.rle import MAX_COORDINATE, Rle, measure_codes, to_rle
+from resdet.files.rle import MAX_COORDINATE, Rle, is_polygon, measure_codes, to_rle
 
 NO_OUTLINE = "training takes its box as its mask, evaluation of masks counts it as missed"
 
@@ -95,18 +95,9 @@ def _bad_polygons(polygons: Sequence[list[list[Any]]]) -> list[int]:
         outside = np.flatnonzero(~(np.abs(values) <= MAX_COORDINATE))
         bad[np.searchsorted(np.cumsum(lengths), outside, side="right")] = True
     else:
-        bad = np.array([not _is_polygon(part) for part in parts], bool)
+        bad = np.array([not is_polygon(part) for part in parts], bool)
     row_of = np.repeat(np.arange(len(polygons)), list(map(len, polygons)))
     return np.unique(row_of[bad]).tolist()
-
-
-def _is_polygon(part: Any) -> bool:
-    return (
-        isinstance(part, list)
-        and len(part) >= 6
-        and len(part) % 2 == 0
-        and all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in part)
-    )
 
 
 def _parse_one(segmentation: Any, size: NDArray[np.int32]) -> tuple[Polygons | Rle, str | None]:
@@ -125,9 +116,9 @@ def _parse_one(segmentation: Any, size: NDArray[np.int32]) -> tuple[Polygons | R
         return {**rle, "counts": code.encode() if isinstance(code, str) else code}, None
     if not isinstance(segmentation, list):
         raise UserError(f"has a segmentation of type {type(segmentation).__name__}")
-    if _is_polygon(segmentation):
+    if is_polygon(segmentation):
         return [segmentation], "has a flat list as segmentation"
-    good = [part for part in segmentation if _is_polygon(part)]
+    good = [part for part in segmentation if is_polygon(part)]
     if not good:
         raise UserError(
             f"has no polygon of three or more points within ±{MAX_COORDINATE:,.0f} pixels"
