@@ -6,7 +6,7 @@ import argparse
 import re
 
 from resdet.cli import options
-from resdet.cli.options import at_least_one, split_overrides
+from resdet.cli.options import at_least_one, split_arguments
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -119,12 +119,7 @@ def _fill_figures(parser: argparse.ArgumentParser) -> None:
 
 
 def run_analyze(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    names: list[str] = []
-    overrides: list[str] = []
-    for item in args.arguments:
-        name, given = split_overrides([item], parser, "NAME_OR_CONFIG")
-        overrides += given
-        names += [] if name is None else [name]
+    names, overrides = split_arguments(args.arguments)
     if not (names or args.compare or args.responses or args.curves):
         parser.error("give a NAME_OR_CONFIG, or --compare, --responses RUN … or --curves RUN …")
     if not names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from resdet.cli import options
-from resdet.cli.options import split_overrides
+from resdet.cli.options import split_arguments
 
 
 def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
@@ -68,11 +68,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
 
 
 def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    runs, overrides = [], []
-    for item in args.arguments:
-        run, given = split_overrides([item], parser, "RUN_OR_CHECKPOINT")
-        runs += [] if run is None else [run]
-        overrides += given
+    runs, overrides = split_arguments(args.arguments)
     if not runs:
         parser.error("give a RUN_OR_CHECKPOINT, or several")
     if args.ensemble and len(runs) < 2:

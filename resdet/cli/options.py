@@ -17,12 +17,17 @@ OVERRIDES_HELP = (
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 
 
+def split_arguments(items: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Positional arguments → those that are not `key=value`, and the overrides."""
+    overrides = [item for item in items if _OVERRIDE.match(item)]
+    return [item for item in items if not _OVERRIDE.match(item)], overrides
+
+
 def split_overrides(
     items: Sequence[str], parser: argparse.ArgumentParser, what: str
 ) -> tuple[str | None, list[str]]:
-    """Positional arguments → the one that is not a `key=value`, or None, and the overrides."""
-    overrides = [item for item in items if _OVERRIDE.match(item)]
-    others = [item for item in items if not _OVERRIDE.match(item)]
+    """As `split_arguments`, where at most one is not a `key=value`: that one or None."""
+    others, overrides = split_arguments(items)
     if len(others) > 1:
         parser.error(f"one {what} is expected, and key=value after it; got {' and '.join(others)}")
     return (others[0] if others else None), overrides

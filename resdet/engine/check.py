@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from resdet.config.loading import AnyConfig
 from resdet.engine.distributed import Processes
@@ -66,10 +67,10 @@ def estimate_memory(training: Training, num_images: int, device: torch.device) -
     moments = 2 if config.optim.name != "sgd" else 1 if config.optim.momentum else 0
     batch, area = training.task.small_batch()
     model.train()
-    saved = _SavedBytes(model)
+    saved: list[int] = []
     # for two images nothing is worth compiling
     eager = torch.compiler.set_stance("force_eager")
-    with eager, saved.counting(), training.precision.autocast():
+    with eager, _counting_saved(model, saved), training.precision.autocast():
         losses, _ = training.task.losses(model, batch.to(device), seed=config.train.seed, step=0)
         torch.stack(list(losses.values())).sum()
     scale = num_images / len(batch.paths) * max(1.0, training.task.largest_area() / area)
@@ -78,7 +79,7 @@ def estimate_memory(training: Training, num_images: int, device: torch.device) -
         "gradients": trained,
         "optimizer": moments * trained,
         "averaged weights": weights if training.ema else 0.0,
-        "activations": saved.total / MIB * scale,
+        "activations": sum(saved) / MIB * scale,
     }
 
 
@@ -86,22 +87,17 @@ def _mib(tensors: Sequence[Tensor]) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / MIB
 
 
-class _SavedBytes:
-    """Counts what autograd keeps for the backward pass, each storage once, weights left out."""
+def _counting_saved(model: nn.Module, sizes: list[int]) -> saved_tensors_hooks:
+    """Inside, the bytes of each storage that autograd keeps go to `sizes`; weights are left out."""
+    seen = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    held: list[Tensor] = []  # while counting, so that no address is given out twice
 
-    def __init__(self, model: nn.Module) -> None:
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
-        # Held while counting, so that no address is given out twice.
-        self._held: list[Tensor] = []
-        self.total = 0
-
-    def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self._held.append(tensor.detach())
-            self.total += storage.nbytes()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            held.append(tensor.detach())
+            sizes.append(storage.nbytes())
         return tensor
+
+    return saved_tensors_hooks(pack, lambda tensor: tensor)

@@ -59,6 +59,7 @@ class ClassificationTask(Task):
 
     kind = "classifier"
     config: ClassificationConfig
+    model: Classifier
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class ClassificationTask(Task):
             # of a large set it takes minutes, and every core
             own = measured_mean(config, self.train_data) if processes.is_main else None
             mean = distributed.broadcast(own, processes)
-        self.model: Classifier = build_classifier(config, class_names=names, pixel_mean=mean)
+        self.model = build_classifier(config, class_names=names, pixel_mean=mean)
         distributed.check_norms(self.model, processes)
         if is_new:
             check_frozen(config, self.model.backbone)

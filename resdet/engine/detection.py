@@ -41,6 +41,7 @@ class DetectionTask(Task):
 
     kind = "detector"
     config: DetectionConfig
+    model: RCNN
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class DetectionTask(Task):
         start = resolve_config(config)
         self.config = config = start.config
         self.train_data, self.val_data = load_data(config, strict=strict, decode_all=decode_all)
-        self.model: RCNN = make_model(start, self.train_data, processes, is_new=is_new)
+        self.model = make_model(start, self.train_data, processes, is_new=is_new)
         if self.val_data is not None:  # an unknown metric fails now, not after an epoch
             make_evaluator(config, self.model, self.val_data)
         self.processes = processes

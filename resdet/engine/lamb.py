@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ class Lamb(torch.optim.Optimizer):
     down to `max_grad_norm`; weight decay is added to Adam's direction before the norms are taken;
     a parameter without weight decay (norms and biases) takes Adam's plain step.
 
-    The state is plain: two tensors a parameter and a step count a group.
+    The state is plain: two tensors per parameter and a step count per group.
     """
 
     def __init__(
@@ -31,30 +31,19 @@ class Lamb(torch.optim.Optimizer):
     ) -> None:
         """`max_grad_norm` None takes gradients as they are; groups may have their own
         `weight_decay`."""
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "step": 0,
-        }
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
         super().__init__(params, defaults)
         self.max_grad_norm = max_grad_norm
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """One update from the gradients, which it scales in place; never waits for the device."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         self._scale_gradients()
         for group in self.param_groups:
             params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             if params:
                 group["step"] += 1
                 self._update(params, group)
-        return loss
 
     def _scale_gradients(self) -> None:
         if self.max_grad_norm is None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from resdet.config.detection import OptimConfig
+from resdet.engine.lamb import Lamb
+
 NORM_LAYERS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -150,24 +153,21 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(
-    name: str,
-    groups: list[dict],
-    *,
-    lr: float,
-    momentum: float,
-    nesterov: bool = False,
-    betas: Sequence[float],
-) -> torch.optim.Optimizer:
+def make_optimizer(section: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """sgd or adamw in torch's fused form (one kernel for all, the same numbers), or lamb."""
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
-    if name == "lamb":
-        from resdet.engine.lamb import Lamb
-
-        return Lamb(groups, lr=lr, betas=(betas[0], betas[1]))
-    assert name == "adamw", name
-    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    groups = parameter_groups(
+        model,
+        weight_decay=section.weight_decay,
+        norm_weight_decay=section.norm_weight_decay,
+        bias_weight_decay=section.bias_weight_decay,
+    )
+    lr, betas = section.lr, (section.betas[0], section.betas[1])
+    if section.name == "lamb":
+        return Lamb(groups, lr=lr, betas=betas)
+    if section.name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    momentum, nesterov = section.momentum, section.nesterov
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

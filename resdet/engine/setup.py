@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
 from resdet.engine.run_folder import Run
-from resdet.engine.task import Model, Task
+from resdet.engine.task import Task
 from resdet.errors import UserError
 from resdet.factory.imports import naming_imports
 from resdet.files import checkpoint
@@ -28,6 +29,11 @@ from resdet.hardware import Precision
 from resdet.ops import kernels
 
 logger = logging.getLogger("resdet")
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "detection": DetectionTask,
+    "classification": ClassificationTask,
+}
 
 
 @dataclass
@@ -116,19 +122,21 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     precision = hardware.choose_precision(config.train.precision, processes.device)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     distributed.images_per_part(batch_size, processes.world_size, accumulate)
-    task = make_task(config, processes, is_new=state is None, strict=strict, decode_all=decode_all)
+    with naming_imports(config):
+        task = TASKS[config.task](
+            config, processes, is_new=state is None, strict=strict, decode_all=decode_all
+        )
     # what the task has filled in, such as the network that model.weights names
     run.config = config = task.config
     if processes.is_main:
         logger.info(dump_yaml(config).rstrip())
-    model = cast(Model, task.model)
-    model.place(processes.device, precision.parameters)
+    task.model.place(processes.device, precision.parameters)
     compiled, why = hardware.choose_compile(
         config.train.compile,
         processes.device,
         recomputes=bool(config.model.backbone.activation_checkpointing),
     )
-    model.set_compiled(compiled)
+    task.model.set_compiled(compiled)
     schedule = make_schedule(config, task.plan)
     training = Training(
         config=config,
@@ -143,7 +151,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         adapted=schedule.begin(),
         model=task.model,
         wrapped=distributed.wrap(task.model, processes),
-        optimizer=make_optimizer(config, task.model),
+        optimizer=optim.make_optimizer(config.optim, task.model),
         scaler=torch.amp.GradScaler(processes.device.type, enabled=precision.name == "fp16"),
         ema=EMA(task.model, config.train.ema_decay) if config.train.ema_decay else None,
     )
@@ -158,18 +166,6 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         + (f"; kernels: {kernels.choose(processes.device)[1]}" if has_kernels else "")
     )
     return training
-
-
-def make_task(
-    config: AnyConfig, processes: Processes, *, is_new: bool, strict: bool, decode_all: bool
-) -> Task:
-    """The task of a config, with its data and its model."""
-    with naming_imports(config):
-        if isinstance(config, ClassificationConfig):
-            return ClassificationTask(
-                config, processes, is_new=is_new, strict=strict, decode_all=decode_all
-            )
-        return DetectionTask(config, processes, is_new=is_new, strict=strict, decode_all=decode_all)
 
 
 def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
@@ -224,24 +220,6 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
         min_lr=optim.scale_lr(section.min_lr, batch_size, reference),
         patience=section.patience,
         hold_until_error=held,
-    )
-
-
-def make_optimizer(config: AnyConfig, model: nn.Module) -> torch.optim.Optimizer:
-    section = config.optim
-    groups = optim.parameter_groups(
-        model,
-        weight_decay=section.weight_decay,
-        norm_weight_decay=section.norm_weight_decay,
-        bias_weight_decay=section.bias_weight_decay,
-    )
-    return optim.make_optimizer(
-        section.name,
-        groups,
-        lr=section.lr,
-        momentum=section.momentum,
-        nesterov=section.nesterov,
-        betas=section.betas,
     )
 
 

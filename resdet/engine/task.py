@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from resdet.config.loading import AnyConfig
@@ -15,16 +14,8 @@ from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation
 from resdet.hardware import Precision
-
-
-class Model(Protocol):
-    """What both networks have beside `nn.Module`."""
-
-    class_names: list[str]
-
-    def place(self, device: torch.device, dtype: torch.dtype = ...) -> None: ...
-
-    def set_compiled(self, compiled: bool) -> None: ...
+from resdet.models.classifier import Classifier
+from resdet.models.rcnn import RCNN
 
 
 class Task:
@@ -37,7 +28,7 @@ class Task:
     """Of its checkpoints: detector or classifier."""
     config: AnyConfig
     processes: Processes
-    model: nn.Module
+    model: RCNN | Classifier
     train_data: Any
     val_data: Any = None
     plan: TrainPlan

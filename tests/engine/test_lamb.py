@@ -131,17 +131,3 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(tmp_path):
         second.step()
     for name, value in through.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-def test_a_closure_gives_the_loss():
-    weight = nn.Parameter(torch.ones(2))
-    optimizer = Lamb([weight], LR, betas=BETAS)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = weight.square().sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure).item() == 2.0
-    assert (weight < 1).all()

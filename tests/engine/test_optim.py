@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from resdet.config.detection import OptimConfig
 from resdet.engine.optim import (
     Schedule,
     make_optimizer,
@@ -100,8 +101,8 @@ def test_fused_updates_equal_the_plain_ones(name):
     start = torch.randn(4, 5)
     gradients = [torch.randn(4, 5) for _ in range(4)]
     plain, fused = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    group = [{"params": [fused], "weight_decay": 0.05}]
-    ours = make_optimizer(name, group, lr=0.1, momentum=0.9, betas=(0.9, 0.99))
+    section = OptimConfig(name=name, lr=0.1, momentum=0.9, betas=[0.9, 0.99], weight_decay=0.05)
+    ours = make_optimizer(section, nn.ParameterList([fused]))
     if name == "sgd":
         reference = torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=0.05, foreach=False)
     else:
@@ -127,7 +128,7 @@ def test_the_rate_is_held_until_the_error_falls():
     assert schedule.lr_at(5000, adapted) == pytest.approx(0.002)
     assert not schedule.see_error(adapted, 80.0)
     assert schedule.see_error(adapted, 79.9)
-    # said once, and the linear warm-up does not follow
+    # reported once, and the linear warm-up does not follow
     assert not schedule.see_error(adapted, 79.0)
     assert schedule.lr_at(1, adapted) == 0.02
 
