@@ -11,13 +11,13 @@ from resdet.cli.options import at_least_one, split_arguments
 
 def _image_size(text: str) -> tuple[int, int]:
     """--image-size: 224, or 800x1216 for a height and a width."""
-    found = re.fullmatch(r"([1-9]\d*)(?:[x×]([1-9]\d*))?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"([1-9]\d*)(?:[x×]([1-9]\d*))?", text.strip())
+    if match is None:
         raise argparse.ArgumentTypeError(
             f"{text!r}: pixels, such as 224 or 800x1216 (height first)"
         )
-    height = int(found[1])
-    return height, int(found[2] or height)
+    height = int(match[1])
+    return height, int(match[2] or height)
 
 
 def _percent(text: str) -> float:

@@ -78,11 +78,11 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 def choices(annotation: Any) -> list[str]:
     """Every literal a value may be, for near-name hints."""
-    found: list[str] = []
+    literals: list[str] = []
     for part in _members(annotation):
         if get_origin(part) is Literal:
-            found += [value for value in get_args(part) if isinstance(value, str)]
-    return found
+            literals += [value for value in get_args(part) if isinstance(value, str)]
+    return literals
 
 
 def list_keys(section: type[Section] = DetectionConfig, prefix: str = "") -> Iterator[KeyDoc]:
@@ -158,14 +158,14 @@ def _describe_list(annotation: Any, limits: dict[str, Any]) -> str:
 
 def _limits(metadata: Sequence[Any]) -> dict[str, Any]:
     """gt, ge, lt, le, min_length and max_length as pydantic keeps them."""
-    found: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     for entry in metadata:
         if isinstance(entry, FieldInfo):
-            found |= _limits(entry.metadata)
+            limits |= _limits(entry.metadata)
         for name in ("gt", "ge", "lt", "le", "min_length", "max_length"):
             if getattr(entry, name, None) is not None:
-                found[name] = getattr(entry, name)
-    return found
+                limits[name] = getattr(entry, name)
+    return limits
 
 
 def _range(limits: dict[str, Any]) -> str:

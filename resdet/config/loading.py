@@ -111,10 +111,10 @@ def diff_configs(old: AnyConfig, new: AnyConfig) -> list[tuple[str, Any, Any]]:
 
 def _differences(path: KeyPath, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        differing = []
         for key in [*old, *(key for key in new if key not in old)]:
-            found += _differences((*path, key), old.get(key), new.get(key))
-        return found
+            differing += _differences((*path, key), old.get(key), new.get(key))
+        return differing
     return [] if old == new else [(dotted(path), old, new)]
 
 
@@ -161,7 +161,7 @@ def _with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
         given[key] = (value, place)
         if key[0] == "train":
             _set(top, key, value, place)
-    _settle_exclusive(layer, top)
+    _replace_exclusive(layer, top)
     for key, (value, place) in given.items():
         _set(layer, key, value, place)
     return layer
@@ -227,7 +227,7 @@ def _position(node: Any, path: KeyPath, place: str) -> int:
 
 def _merge(under: Layer, over: Layer) -> None:
     """Merge `over` into `under`, in place."""
-    _settle_exclusive(under, over)
+    _replace_exclusive(under, over)
     _merge_values(under, over, under.values, over.values, ())
 
 
@@ -252,7 +252,7 @@ def _forget(layer: Layer, path: KeyPath) -> None:
         del layer.places[known]
 
 
-def _settle_exclusive(under: Layer, over: Layer) -> None:
+def _replace_exclusive(under: Layer, over: Layer) -> None:
     """train.epochs or train.max_steps: both in one layer is an error, a later one replaces."""
     given = [path for path in _EXCLUSIVE if _get(over.values, path) is not None]
     if len(given) == 2:

@@ -101,9 +101,9 @@ def any_process(flag: bool, processes: Processes) -> bool:
     """Whether the flag is set in any process; a host-side exchange that waits for no GPU."""
     if processes.world_size == 1:
         return flag
-    found = torch.tensor([int(flag)])
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return bool(found.item())
+    flags = torch.tensor([int(flag)])
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags.item())
 
 
 def mean(values: Tensor, processes: Processes) -> Tensor:
@@ -119,18 +119,18 @@ def gather(value: Any, processes: Processes) -> list[Any]:
     """The values of all processes in rank order, in every process."""
     if processes.world_size == 1:
         return [value]
-    found: list[Any] = [None] * processes.world_size
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * processes.world_size
+    dist.all_gather_object(values, value)
+    return values
 
 
 def gather_to_main(value: Any, processes: Processes) -> list[Any]:
     """The values of all processes in rank order on the main one, an empty list elsewhere."""
     if processes.world_size == 1:
         return [value]
-    found: list[Any] | None = [None] * processes.world_size if processes.is_main else None
-    dist.gather_object(value, found)
-    return found or []
+    values: list[Any] | None = [None] * processes.world_size if processes.is_main else None
+    dist.gather_object(value, values)
+    return values or []
 
 
 def broadcast(value: Any, processes: Processes) -> Any:

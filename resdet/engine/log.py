@@ -75,8 +75,8 @@ def cut_log(path: Path, step: int, *, validation_is_due: bool = False) -> int:
 def _place_of(line: str) -> tuple[float, bool]:
     """Step, and whether these are its metrics, which come after its losses."""
     try:
-        found = json.loads(line)
-        return int(found["step"]), "eval" in found
+        values = json.loads(line)
+        return int(values["step"]), "eval" in values
     except (ValueError, KeyError, TypeError):
         return math.inf, True
 
@@ -139,8 +139,8 @@ class RunLog:
         """A validation: step, epoch, eval {name: number, or kind: {name: number}}, val_loss,
         val_losses, eval_s; and the same for a person."""
         self._write(line)
-        plain = {name: each for name, each in line["eval"].items() if not isinstance(each, dict)}
-        kinds = {name: each for name, each in line["eval"].items() if isinstance(each, dict)}
+        plain = {name: value for name, value in line["eval"].items() if not isinstance(value, dict)}
+        kinds = {name: value for name, value in line["eval"].items() if isinstance(value, dict)}
         for kind, numbers in {"eval": plain, **kinds}.items():
             self._scalars(kind, numbers, line["step"])
         if line["val_loss"] is not None:

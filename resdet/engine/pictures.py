@@ -48,9 +48,9 @@ def target_of(batch: Batch, index: int) -> Target:
 
 
 def draw_predictions(pictures: Sequence[tuple[str, Detections]], path: Path) -> None:
-    """Some validation images with what was found in them at score .5 or more."""
+    """Some validation images with the detections in them at score .5 or more."""
     if pictures:
-        drawn = [draw(file, found, score_thresh=SCORE_THRESH) for file, found in pictures]
+        drawn = [draw(file, detections, score_thresh=SCORE_THRESH) for file, detections in pictures]
         _save(grid(drawn, max_side=MAX_SIDE), path)
 
 

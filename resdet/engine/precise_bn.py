@@ -26,8 +26,8 @@ class _Moments:
         """Take in the statistics that a batch left in the layer, if it came through it."""
         mean, variance, tracked = _statistics(norm)
         mean, variance = mean.double(), variance.double()
-        each = torch.stack([torch.ones_like(mean), mean, mean.square(), variance])
-        self.sums += each * (images * (tracked != self.tracked))
+        moments = torch.stack([torch.ones_like(mean), mean, mean.square(), variance])
+        self.sums += moments * (images * (tracked != self.tracked))
         self.tracked.copy_(tracked)
 
     def write(self, norm: _BatchNorm) -> None:
@@ -44,9 +44,9 @@ class _Moments:
 
 def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
     """Running mean (C,), running variance (C,) and the number of batches seen ()."""
-    found = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-    assert all(buffer is not None for buffer in found)
-    return cast(tuple[Tensor, Tensor, Tensor], found)
+    buffers = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    assert all(buffer is not None for buffer in buffers)
+    return cast(tuple[Tensor, Tensor, Tensor], buffers)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Where a training step goes: parts named in the code, timed by torch's profiler.
+"""Where the time of a training step goes, by torch's profiler.
 
-The loop and the models name their parts by `part`; `train.profile=true` profiles a few steps and
-writes a table of these parts and a trace for chrome://tracing or ui.perfetto.dev.
+The loop and the models mark what they do with `profiled`; `train.profile=true` profiles a few steps
+and writes a table of the marked parts and a trace for chrome://tracing or ui.perfetto.dev.
 """
 
 from __future__ import annotations

@@ -45,9 +45,9 @@ def stop_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    kept = {n: signal.signal(n, request.receive) for n in (signal.SIGTERM, signal.SIGINT)}
+    former = {n: signal.signal(n, request.receive) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
     finally:
-        for number, handler in kept.items():
+        for number, handler in former.items():
             signal.signal(number, handler)

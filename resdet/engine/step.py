@@ -1,4 +1,4 @@
-"""One update of the weights, from the parts of a step."""
+"""One update of the weights, from the micro-batches of a step."""
 
 from __future__ import annotations
 

@@ -77,12 +77,12 @@ class LossWatch:
         if len(bad):
             self._fail(int(bad[0]), local)
         self._rows.clear()
-        found = dict(zip(self._names, values[-1].tolist(), strict=True))
-        if ERROR in found:
+        numbers = dict(zip(self._names, values[-1].tolist(), strict=True))
+        if ERROR in numbers:
             self.recent += values[:, self._names.index(ERROR)].tolist()
             del self.recent[:-ERROR_STEPS]
-            found[ERROR] = sum(self.recent) / len(self.recent)
-        return found
+            numbers[ERROR] = sum(self.recent) / len(self.recent)
+        return numbers
 
     def _fail(self, index: int, local: Tensor) -> None:
         row = self._rows[index]

@@ -30,8 +30,8 @@ def data_format(config: ClassificationConfig, root: str) -> Format:
     """`data.format`, where it is auto cifar10 or cifar100 if the folder holds one."""
     if config.data.format != "auto":
         return config.data.format
-    found = is_cifar(root)
-    return "auto" if found is None else found
+    kind = is_cifar(root)
+    return "auto" if kind is None else kind
 
 
 def split_root(config: ClassificationConfig, name: str) -> str:
