@@ -76,6 +76,16 @@ def test_cells_are_short(page: Path) -> None:
                 assert len(shown) <= MAX_CELL, f"{page.name}:{number}: {len(shown)} characters"
 
 
+@each_page
+def test_rows_have_as_many_cells_as_their_table(page: Path) -> None:
+    width = None
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        cells = line.count("|") if line.lstrip().startswith("|") else None
+        if width is not None and cells is not None:
+            assert cells == width, f"{page.name}:{number}: {cells - 1} cells, not {width - 1}"
+        width = cells
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
