@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from resdet.analysis.networks import count_with_head
 
@@ -31,31 +34,12 @@ class Published:
     """Of the backbone."""
 
 
-PUBLISHED = (
-    # parameters: the column of Szegedy et al. 2015, table 1, summed (no auxiliary classifiers)
-    Published("GoogLeNet", "imagenet", 22, 6.8e6, 9.15, "googlenet", {"norm": "none"}),
-    # parameters: Simonyan & Zisserman 2015, table 2
-    Published("VGG-16", "imagenet", 16, 138e6, 9.33, "vgg16"),
-    Published("VGG-19", "imagenet", 19, 144e6, None, "vgg19"),
-    Published("plain-34", "imagenet", 34, None, 10.02, "plain34"),
-    Published("ResNet-18", "imagenet", 18, None, None, "resnet18"),
-    Published("ResNet-34 A", "imagenet", 34, None, 7.76, "resnet34", {"shortcut": "A"}),
-    Published("ResNet-34 B", "imagenet", 34, None, 7.46, "resnet34"),
-    Published("ResNet-34 C", "imagenet", 34, None, 7.40, "resnet34", {"shortcut": "C"}),
-    Published("ResNet-50", "imagenet", 50, None, 6.71, "resnet50"),
-    Published("ResNet-101", "imagenet", 101, None, 6.05, "resnet101"),
-    Published("ResNet-152", "imagenet", 152, None, 5.71, "resnet152"),
-    # Romero et al. 2015 and Srivastava et al. 2015, as He et al. 2016 give them in table 6
-    Published("FitNet", "cifar10", 19, 2.5e6, 8.39),
-    Published("Highway-19", "cifar10", 19, 2.3e6, 7.54, "highway19"),
-    Published("Highway-32", "cifar10", 32, 1.25e6, 8.80, "highway32"),
-    Published("ResNet-20", "cifar10", 20, 0.27e6, 8.75, "cifar_resnet20"),
-    Published("ResNet-32", "cifar10", 32, 0.46e6, 7.51, "cifar_resnet32"),
-    Published("ResNet-44", "cifar10", 44, 0.66e6, 7.17, "cifar_resnet44"),
-    Published("ResNet-56", "cifar10", 56, 0.85e6, 6.97, "cifar_resnet56"),
-    Published("ResNet-110", "cifar10", 110, 1.7e6, 6.43, "cifar_resnet110"),
-    Published("ResNet-1202", "cifar10", 1202, 19.4e6, 7.93, "cifar_resnet1202"),
-)
+PUBLISHED = [
+    Published(*row)
+    for row in yaml.safe_load(
+        Path(__file__).with_name("published.yaml").read_text(encoding="utf-8")
+    )
+]
 
 
 @dataclass

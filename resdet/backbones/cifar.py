@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from resdet.backbones import register_variant
 from resdet.backbones.heads import PoolHead
 from resdet.backbones.norm import NormName, make_norm, require_norm
+from resdet.backbones.residual import ShortcutName, drop_branch, make_shortcut, skip_chance
 from resdet.backbones.resnet import BasicBlock, BlockShape, conv
-from resdet.backbones.shortcut import ShortcutName, make_shortcut
 from resdet.backbones.stages import freeze_first, init_convolutions, run_stages, zero_scale
-from resdet.backbones.stochastic_depth import drop_branch, skip_chance
 from resdet.errors import UserError
 
 STAGES = ("c1", "c2", "c3")

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from resdet.backbones import register_variant
 from resdet.backbones.heads import PoolHead
 from resdet.backbones.norm import NormOrNone, freeze, freeze_children, make_norm
-from resdet.backbones.recompute import run_block
-from resdet.backbones.stages import init_convolutions
+from resdet.backbones.stages import init_convolutions, run_block
 
 AuxPool = Literal["adaptive", "paper"]
 # torchvision's, from TensorFlow's slim.

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from resdet.backbones import register_variant
 from resdet.backbones.heads import PoolHead
 from resdet.backbones.norm import NormOrNone, freeze_children, make_norm
-from resdet.backbones.recompute import run_block
-from resdet.backbones.stages import freeze_first, init_convolutions
+from resdet.backbones.stages import freeze_first, init_convolutions, run_block
 from resdet.errors import UserError
 
 STAGES = ("c1", "c2", "c3")

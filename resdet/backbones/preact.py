@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from resdet.backbones import register_variant
 from resdet.backbones.norm import NormName, make_norm, require_norm
+from resdet.backbones.residual import ShortcutName, ZeroPadShortcut, drop_branch, make_shortcut
 from resdet.backbones.resnet import (
     DEPTHS,
     STAGES,
@@ -18,9 +19,7 @@ from resdet.backbones.resnet import (
     conv,
     map_sizes,
 )
-from resdet.backbones.shortcut import ShortcutName, ZeroPadShortcut, make_shortcut
 from resdet.backbones.stages import freeze_first, init_convolutions, run_stages
-from resdet.backbones.stochastic_depth import drop_branch
 
 
 class PreActBlock(nn.Module):

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from resdet.backbones import register_variant
 from resdet.backbones.norm import NormName, make_norm, require_norm
-from resdet.backbones.shortcut import ShortcutName, make_shortcut
+from resdet.backbones.residual import ShortcutName, drop_branch, make_shortcut, skip_chance
 from resdet.backbones.stages import freeze_first, init_convolutions, run_stages, zero_scale
-from resdet.backbones.stochastic_depth import drop_branch, skip_chance
 
 Depths = tuple[int, int, int, int]
 STAGES = ("c2", "c3", "c4", "c5")

@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from resdet.backbones import register_variant
 from resdet.backbones.norm import NormOrNone, freeze_children, make_norm
-from resdet.backbones.recompute import recomputed
-from resdet.backbones.stages import init_convolutions
+from resdet.backbones.stages import init_convolutions, recomputed
 
 WIDTHS = (64, 128, 256, 512, 512)
 # The side of pool5 for 224×224 images, which the first fully connected layer takes.

@@ -13,8 +13,14 @@ from torch import Tensor
 
 from resdet.errors import UserError
 from resdet.files.writing import open_atomic
-from resdet.interop import described
-from resdet.interop.convert import to_detectron2, to_resdet, to_torchvision
+from resdet.interop.convert import (
+    LAYOUTS,
+    contents,
+    left_behind,
+    to_detectron2,
+    to_resdet,
+    to_torchvision,
+)
 from resdet.interop.weights import read_weights
 
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -59,11 +65,11 @@ def convert(
         text = YAML_NOTE.format(path.name) + yaml.safe_dump(config, sort_keys=False)
         _write(beside, lambda file: file.write(text.encode()))
         _write(path, lambda file: _dump_detectron2(tensors, file, as_pickle=path.suffix == ".pkl"))
-    lines = [f"converted {weights.source} to {path}, {described.LAYOUTS[target]}"]
-    lines += described.contents(weights, len(tensors))
+    lines = [f"converted {weights.source} to {path}, {LAYOUTS[target]}"]
+    lines += contents(weights, len(tensors))
     if beside is not None:
         lines.append(f"config: {beside}")
-    return lines + described.left_behind(weights, target)
+    return lines + left_behind(weights, target)
 
 
 def choose_target(path: Path, target: str | None) -> str:

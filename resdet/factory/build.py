@@ -18,7 +18,7 @@ from resdet.factory.detection import build_model
 from resdet.factory.imports import load_named_config
 from resdet.factory.network import Resolved, resolve_config
 from resdet.interop.fitting import load_backbone, load_classifier_weights, load_detector
-from resdet.interop.reading import Reading
+from resdet.interop.loaded import Reading
 from resdet.interop.weights import is_published
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN

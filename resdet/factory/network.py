@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict
 from resdet.errors import UserError
-from resdet.interop.described import describe_network
+from resdet.interop.convert import describe_network
 from resdet.interop.fitting import refuse_classifier
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.weights import read_weights

@@ -1,4 +1,4 @@
-"""Weights from one layout to another: resdet's, torchvision's and Detectron2's."""
+"""Weights from one layout to another, and in words: what they are, and what a layout leaves out."""
 
 from __future__ import annotations
 
@@ -7,10 +7,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resdet.config.detection import DetectionConfig
 from resdet.errors import UserError
 from resdet.files import checkpoint
-from resdet.interop.loaded import LoadedWeights
-from resdet.interop.torchvision.export import exported_classifier
+from resdet.interop.loaded import LoadedWeights, value_at
+from resdet.interop.torchvision import classifiers
+
+LAYOUTS = {
+    "resdet": "a checkpoint of resdet",
+    "torchvision": "a state dict of torchvision",
+    "detectron2": "a checkpoint of Detectron2",
+}
+MAX_LISTED = 5
+# How a network uses its input and its tensors.
+BOTH = (
+    "model.channel_order",
+    "model.pixel_mean",
+    "model.pixel_std",
+    "model.backbone.stride_in_1x1",
+    "model.backbone.norm_eps",
+)
+DETECTOR = (
+    *BOTH,
+    "model.rpn.round_anchors",
+    "model.rpn.anchor_spacing",
+    "model.rpn.loss_normalizer",
+    "model.roi.aligned",
+    "model.roi.sampling_ratio",
+    "model.roi.mask_head.paste",
+    "data.test_resize.method",
+)
+CLASSIFIER = (*BOTH, "data.test_resize", "data.test_size", "data.interpolation")
+# What torchvision's detectors only do in one way. (Where Detectron2 has no setting, its exporter
+# refuses.)
+TORCHVISION_ONLY: dict[str, Any] = {
+    "model.rpn.round_anchors": True,
+    "model.rpn.anchor_spacing": "rounded",
+    "model.rpn.loss_normalizer": "sampled",
+    "model.roi.aligned": False,
+    "model.roi.mask_head.paste": "rounded",
+    "data.test_resize.method": "float",
+}
 
 
 def to_resdet(weights: LoadedWeights) -> dict[str, Any]:
@@ -45,7 +82,7 @@ def to_torchvision(weights: LoadedWeights) -> dict[str, Tensor]:
 
         state = detectors.exported(weights)
     else:
-        state = exported_classifier(weights)
+        state = classifiers.exported(weights)
     return {key: _plain(value) for key, value in state.items()}
 
 
@@ -70,3 +107,87 @@ def _plain(value: Tensor) -> Tensor:
     if value.dtype == torch.bfloat16:
         value = value.float()
     return value.detach().cpu().contiguous().clone()
+
+
+def contents(weights: LoadedWeights, num_tensors: int) -> list[str]:
+    """Network, classes, number of tensors and conventions, one line for each."""
+    lines = []
+    if weights.config is not None:
+        lines.append(f"{weights.kind}: {_network(weights)}")
+    else:
+        lines.append(f"{weights.kind}, of a network that the file does not name")
+    if names := weights.class_names:
+        more = ", …" if len(names) > MAX_LISTED else ""
+        lines.append(f"classes: {len(names)} ({', '.join(names[:MAX_LISTED])}{more})")
+    lines.append(f"tensors: {num_tensors}")
+    if weights.config is not None:
+        keys = DETECTOR if weights.kind == "detector" else CLASSIFIER
+        given = [(key.removeprefix("model."), value_at(weights.config, key)) for key in keys]
+        listed = [f"{key} {_text(value)}" for key, value in given if value is not None]
+        lines.append(f"conventions: {', '.join(listed)}")
+    return lines
+
+
+def left_behind(weights: LoadedWeights, target: str) -> list[str]:
+    """What the layout of `target` can't store, and where its toolkit computes differently."""
+    if target == "resdet":
+        if weights.kind == "backbone":
+            return ["a backbone alone: give it to model.backbone.weights"]
+        return []
+    if target == "detectron2":
+        return ["not in Detectron2's files: the names of the classes and their category ids"]
+    is_detector = weights.kind == "detector"
+    lines = [
+        "not in a state dict: the names of the classes and the config; torchvision's model is made "
+        f"with the number of classes{' and one for the background' if is_detector else ''}, and "
+        "takes the conventions above as arguments, or from its transforms"
+    ]
+    if is_detector:
+        differing = [
+            f"{key} {_text(ours)} here, {_text(only)} there"
+            for key, only in TORCHVISION_ONLY.items()
+            if (ours := value_at(weights.config, key)) not in (None, only)
+        ]
+        if differing:
+            text = "torchvision computes differently, so that detections differ slightly"
+            lines.append(f"note: {text}: {'; '.join(differing)}")
+    return lines
+
+
+def describe_network(config: DetectionConfig) -> str:
+    """A detector in a few words: its backbone, pyramid, stages and masks."""
+    model = config.model
+    head = model.roi.box_head
+    if model.fpn is not None:
+        neck = f"FPN of {model.fpn.out_channels} channels"
+    else:
+        neck = "C4" if head.type == "res5" else "no pyramid, the heads on c5"
+    hidden = [f"{head.num_convs} convolutions"] * bool(head.num_convs)
+    hidden += [f"{head.num_fcs} layers of {head.fc_dim}"] * bool(head.num_fcs)
+    stages = len(model.roi.stages)
+    return ", ".join(
+        (
+            f"{model.backbone.name} with norm {model.backbone.norm or 'of its own'}",
+            neck,
+            f"{stages} box stage{'s' if stages > 1 else ''}{' of ' if hidden else ''}"
+            f"{' and '.join(hidden)}",
+            "boxes only" if model.roi.mask_head is None else "masks",
+        )
+    )
+
+
+def _network(weights: LoadedWeights) -> str:
+    if weights.kind == "detector":
+        return describe_network(weights.detection_config())
+    section = value_at(weights.config, "model.backbone") or {}
+    given = {k: v for k, v in section.items() if k not in ("name", "weights") and v}
+    options = ", ".join(f"{key} {_text(value)}" for key, value in given.items())
+    return f"{section.get('name')}" + (f" with {options}" if options else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(_text(item) for item in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,3 +143,21 @@ def _check_tensor(tensor: Tensor, size: int, what: str) -> None:
         raise UserError(f"{what} is of type {tensor.dtype}, which no weights have")
     if tensor.numel() * tensor.element_size() > size:
         raise UserError(f"{what} is declared larger than the whole file, which is damaged")
+
+
+def count_names(state: Mapping[str, Any], pattern: str) -> int:
+    """How many names end with the regular expression."""
+    return sum(1 for name in state if re.search(f"(?:{pattern})$", name))
+
+
+def find_matrix(state: Mapping[str, Tensor], end: str, source: str) -> Tensor:
+    """The first matrix or filter whose name ends with `end`; UserError if there is none, or if it
+    is damaged."""
+    name = next((name for name in state if name.endswith(end)), None)
+    if name is None:
+        raise UserError(
+            f"{source} has no {end}: it is truncated, or no detector that resdet supports"
+        )
+    if state[name].ndim < 2 or 0 in state[name].shape:
+        raise UserError(f"{source}: {name} has shape {tuple(state[name].shape)}; it is damaged")
+    return state[name]

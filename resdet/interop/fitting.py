@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from resdet.errors import UserError, first_few
 from resdet.interop.classes import fit_branches, fit_classes
-from resdet.interop.loaded import LoadedWeights
-from resdet.interop.reading import Reading, check_reading, other_conventions
+from resdet.interop.loaded import LoadedWeights, Reading, check_reading, other_conventions
 from resdet.interop.torchvision.classifiers import CLASSIFIERS
 from resdet.interop.weights import BACKBONE_PREFIX, HEAD_PREFIX, read_weights
 

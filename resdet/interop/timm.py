@@ -12,6 +12,8 @@ from math import floor
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from resdet.errors import UserError, did_you_mean
 from resdet.interop import download
 from resdet.interop.loaded import LoadedWeights
@@ -22,45 +24,15 @@ log = logging.getLogger("resdet")
 PREFIX = "timm:"
 ADDRESS = "https://huggingface.co/timm/{}/resolve/main/model.safetensors"
 
-NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # Other networks with similar names: another stem, shortcut, norm, width or block.
 VARIANT = re.compile(r"resnet\d+[a-z_]\w*|\w+resnet\w*|resne(xt|tv2|taa|tblur|trs)\w*")
 
 TestInput = tuple[int, float, Literal["bilinear", "bicubic"]]
-# Side of the test image in pixels, as a share of the resized image's short side, filter.
-RSB: TestInput = (288, 1.0, "bicubic")
-A3: TestInput = (224, 0.95, "bicubic")
-OLDER: TestInput = (288, 0.95, "bicubic")
-GLUON: TestInput = (224, 0.875, "bicubic")
-TV: TestInput = (224, 0.875, "bilinear")
-TV2: TestInput = (224, 0.965, "bilinear")
-
-# The tags of timm 1.0.31 (Apache-2.0) with a classifier, and how timm tests each of them; the
-# first is timm's default.
-COMMON: dict[str, TestInput] = {
-    "a1_in1k": RSB,
-    "a2_in1k": RSB,
-    "a3_in1k": A3,
-    "gluon_in1k": GLUON,
-    "tv_in1k": TV,
-}
-FB: dict[str, TestInput] = {"fb_ssl_yfcc100m_ft_in1k": TV, "fb_swsl_ig1b_ft_in1k": TV}
-DEEPER: dict[str, TestInput] = {"a1h_in1k": RSB, **COMMON, "tv2_in1k": TV2}
-TAGS: dict[str, dict[str, TestInput]] = {
-    "resnet18": {**COMMON, **FB},
-    "resnet34": {**COMMON, "bt_in1k": OLDER, "ra4_e3600_r224_in1k": RSB},
-    "resnet50": {
-        **COMMON,
-        **FB,
-        "a1h_in1k": (224, 1.0, "bicubic"),
-        "am_in1k": GLUON,
-        **dict.fromkeys(("b1k_in1k", "b2k_in1k", "c1_in1k", "c2_in1k", "d_in1k"), RSB),
-        **dict.fromkeys(("bt_in1k", "ra_in1k", "ram_in1k"), OLDER),
-        "tv2_in1k": TV2,
-    },
-    "resnet101": DEEPER,
-    "resnet152": DEEPER,
-}
+"""Side of the test image in pixels, as a share of the resized image's short side, filter."""
+TAGS: dict[str, dict[str, TestInput]] = yaml.safe_load(
+    Path(__file__).with_name("timm.yaml").read_text(encoding="utf-8")
+)
+"""By network and tag, how timm tests it; a network's first tag is timm's default."""
 HALVES = {"resnet34.ra4_e3600_r224_in1k"}
 """Weights trained with a pixel mean and deviation of .5 instead of ImageNet's."""
 
@@ -73,9 +45,9 @@ def check_name(name: str) -> tuple[str, str]:
         if VARIANT.fullmatch(network):
             raise UserError(
                 f"{PREFIX}{name}: resdet has no {network}; of timm's networks it has the plain "
-                f"ResNets: {', '.join(NETWORKS)}"
+                f"ResNets: {', '.join(TAGS)}"
             )
-        hint = did_you_mean(network, TAGS, f"it has {', '.join(NETWORKS)}", most=2)
+        hint = did_you_mean(network, TAGS, f"it has {', '.join(TAGS)}", most=2)
         raise UserError(f"{PREFIX}{name}: resdet has no network for timm's {network!r}; {hint}")
     tags = TAGS[network]
     if tag not in tags:
@@ -112,7 +84,7 @@ def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWei
         network = network_of(values)
         if network not in TAGS:
             raise UserError(
-                f"{source} holds none of timm's plain ResNets, {', '.join(NETWORKS)}; give "
+                f"{source} holds none of timm's plain ResNets, {', '.join(TAGS)}; give "
                 f"source={PREFIX}NAME.TAG to see what differs"
             )
         assert network is not None, "None is not a key"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from resdet.backbones import build_backbone
-from resdet.backbones.shortcut import ZeroPadShortcut
+from resdet.backbones.residual import ZeroPadShortcut
 from resdet.errors import UserError
 from resdet.factory.classification import make_head
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from resdet.backbones import build_backbone
-from resdet.backbones.shortcut import make_shortcut
+from resdet.backbones.residual import make_shortcut
 from resdet.backbones.vgg import VGGHead
 from resdet.errors import UserError
 from tests.backbones.classifiers import build, without_dropout

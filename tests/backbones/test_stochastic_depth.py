@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resdet.backbones import build_backbone
-from resdet.backbones.stochastic_depth import drop_branch, skip_chance
+from resdet.backbones.residual import drop_branch, skip_chance
 from resdet.errors import UserError
 
 

@@ -21,7 +21,7 @@ from resdet.errors import UserError
 from resdet.factory import build_classifier, build_model
 from resdet.files import checkpoint
 from resdet.interop.loaded import LoadedWeights
-from resdet.interop.torchvision.export import exported_classifier
+from resdet.interop.torchvision.classifiers import exported
 from resdet.interop.weights import read_weights
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (96, 120, 3), dtype=np.uint8)
@@ -219,7 +219,7 @@ def test_a_vgg_of_torchvision(norm: str | None) -> None:
         state = build_classifier(config, class_names=NAMES).state_dict()
         model = models.get_model("vgg16_bn" if norm else "vgg16", weights=None, num_classes=3)
     weights = LoadedWeights(state, "classifier", config_to_dict(config), "the test", NAMES)
-    found = {key: value.shape for key, value in exported_classifier(weights).items()}
+    found = {key: value.shape for key, value in exported(weights).items()}
     assert found == {key: value.shape for key, value in model.state_dict().items()}
 
 

@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 from resdet.backbones import build_backbone
 from resdet.errors import UserError
 from resdet.interop.fitting import load_backbone, load_detector
-from resdet.interop.reading import Reading
+from resdet.interop.loaded import Reading
 from resdet.interop.weights import check_spec, checkpoint_path, read_weights
 
 

@@ -13,7 +13,7 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_to_dict
 from resdet.errors import UserError
 from resdet.interop.detectron2.settings import DEFAULTS, FIXED, Settings, nested
-from resdet.interop.reading import value_at
+from resdet.interop.loaded import value_at
 
 NORMS = {
     "": "none",

@@ -20,13 +20,13 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.errors import UserError, did_you_mean
 from resdet.interop import download
-from resdet.interop.coco_classes import CITYSCAPES_CATEGORIES, COCO_CATEGORIES, VOC_NAMES
+from resdet.interop.coco_classes import CITYSCAPES_CATEGORIES, COCO_CATEGORIES, VOC_CATEGORIES
 from resdet.interop.detectron2 import zoo
 from resdet.interop.detectron2.config import from_detectron2, to_detectron2
 from resdet.interop.detectron2.names import from_caffe2, our_name, their_name
 from resdet.interop.detectron2.settings import nested, read_yaml
+from resdet.interop.files import count_names, find_matrix
 from resdet.interop.loaded import LoadedWeights, numbered_classes
-from resdet.interop.tensors import count_names, find_matrix
 
 logger = logging.getLogger("resdet")
 
@@ -219,7 +219,7 @@ def _classes(count: int, name: str) -> tuple[list[str], list[int]]:
     if name.startswith("Cityscapes"):
         categories = CITYSCAPES_CATEGORIES
     elif name.startswith("PascalVOC"):
-        categories = list(enumerate(VOC_NAMES, start=1))
+        categories = VOC_CATEGORIES
     elif count == len(COCO_CATEGORIES):
         categories = COCO_CATEGORIES
     else:

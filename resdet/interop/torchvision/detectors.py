@@ -22,8 +22,8 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.errors import UserError, did_you_mean
 from resdet.interop.coco_classes import COCO_CATEGORIES
+from resdet.interop.files import count_names, find_matrix
 from resdet.interop.loaded import LoadedWeights, numbered_classes
-from resdet.interop.tensors import count_names, find_matrix
 from resdet.interop.torchvision.classifiers import DEPTHS, PREFIX, SHAPES, fetch_url
 from resdet.interop.torchvision.names import (
     our_name,

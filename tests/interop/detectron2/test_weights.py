@@ -27,8 +27,7 @@ from resdet.interop.detectron2.config import from_detectron2, to_detectron2
 from resdet.interop.detectron2.names import from_caffe2, our_name, their_name
 from resdet.interop.detectron2.settings import DEFAULTS, nested, read_yaml
 from resdet.interop.fitting import load_backbone
-from resdet.interop.loaded import LoadedWeights
-from resdet.interop.reading import Reading
+from resdet.interop.loaded import LoadedWeights, Reading
 from resdet.models.rcnn import RCNN
 from tests.fixtures.recipe import Fixture, random_image
 

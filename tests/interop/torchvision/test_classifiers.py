@@ -22,7 +22,7 @@ from resdet.errors import UserError
 from resdet.factory.classification import build_trained_classifier
 from resdet.factory.network import resolve_config
 from resdet.interop.fitting import load_backbone, load_classifier_weights
-from resdet.interop.reading import Reading
+from resdet.interop.loaded import Reading
 from resdet.interop.torchvision import classifiers as interop
 from resdet.interop.torchvision.classifiers import (
     CLASSIFIERS,

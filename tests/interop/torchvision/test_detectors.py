@@ -21,7 +21,7 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict
 from resdet.errors import UserError
 from resdet.factory.detection import build_model, build_trained
-from resdet.interop.coco_classes import COCO_CATEGORIES, VOC_NAMES
+from resdet.interop.coco_classes import COCO_CATEGORIES, VOC_CATEGORIES
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.torchvision.detectors import (
     NAMES,
@@ -176,7 +176,7 @@ def test_classes_are_cocos_with_their_ids() -> None:
         (i, n) for i, n in zip(range(1, 91), loaded.class_names, strict=True) if "N/A" not in n
     ]
     assert known == COCO_CATEGORIES and len(known) == 80
-    assert _VOC_CATEGORIES[1:] == VOC_NAMES
+    assert list(enumerate(_VOC_CATEGORIES))[1:] == VOC_CATEGORIES
 
 
 def test_files_of_older_versions() -> None:
