@@ -1,6 +1,6 @@
-"""Depth, parameters and error of ResNets beside GoogLeNet, FitNet, Highway and VGG.
+"""Depth, parameters and error of ResNets compared with GoogLeNet, FitNet, Highway and VGG.
 
-Ours are counted from the registry; what others published stands here with its source.
+Networks of the registry are counted; published numbers have their sources in published.yaml.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from resdet.analysis.networks import count_with_head
 
 @dataclass(frozen=True)
 class Published:
-    """A network as its authors, or those who compare with it, describe it."""
+    """A network as its authors, or others who compare with it, describe it."""
 
     label: str
     data: str
     """cifar10 or imagenet."""
     depth: int
     parameters: float | None
-    """As printed; None where only ours is counted."""
+    """As printed; None if only ours are counted."""
     error: float | None
     """Percent: test error on CIFAR-10 (He et al. 2016, table 6), top-5 of 10 crops on ImageNet's
     validation images (table 3); None where not printed."""
     backbone: str | None = None
-    """Name in the registry whose parameters are counted; None where there is none."""
+    """Name in the registry, whose parameters are counted; None if there is none."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Of the backbone."""
+    """Options of the backbone."""
 
 
 PUBLISHED = [
@@ -44,13 +44,13 @@ PUBLISHED = [
 
 @dataclass
 class Compared:
-    """A published network and what is counted here."""
+    """A published network and resdet's counts."""
 
     published: Published
     depth: int
-    """Counted where the registry has the network, else as published."""
+    """Counted if the registry has the network, else as published."""
     counted: int | None
-    """Parameters, without auxiliary classifiers; None where the registry has no such network."""
+    """Parameters without auxiliary classifiers; None if the registry has no such network."""
 
     @property
     def parameters(self) -> float:

@@ -25,7 +25,7 @@ _PRODUCTS = {_ATEN.mm.default: 0, _ATEN.addmm.default: 1, _ATEN.bmm.default: 0}
 
 @dataclass
 class LayerRow:
-    """One module of a network, its calls added up."""
+    """One module of a network; its calls are added up."""
 
     name: str
     """Where it is in the network, such as backbone.layer1.0.conv1."""
@@ -37,53 +37,42 @@ class LayerRow:
     """Its own, without those of modules inside it."""
     multiply_adds: int = 0
     activation_bytes: int = 0
-    """What autograd keeps for the backward pass of one fp32 image and no layer before it keeps."""
+    """What autograd stores for the backward pass of one fp32 image, without what earlier layers
+    stored."""
 
 
 @dataclass
 class NetworkCount:
-    """What one image costs."""
+    """The cost of one image."""
 
     image_size: tuple[int, int]
     """(height, width) in pixels."""
     layers: list[LayerRow]
-    """In the order of the forward pass; modules that only training calls are not among them."""
+    """In the order of the forward pass, without modules that are only called in training."""
     depth: int
-    """Weighted layers, convolutions and linear, on the longest path from the image to the output:
-    branches beside it, such as projection shortcuts and gates, do not add (He et al. 2016)."""
+    """Weighted layers, convolutions and linear, on the longest path from the image to the output;
+    parallel branches, such as projection shortcuts and gates, do not add to it (He et al. 2016)."""
     parameters: int
     training_only: int
-    """Parameters, of those, of modules that no test image reaches: auxiliary classifiers."""
+    """How many of the parameters belong to modules that are only called in training: auxiliary
+    classifiers."""
     multiply_adds: int
     activation_bytes: int
-    """fp32, for training on one image: what autograd keeps, the image included."""
+    """What autograd stores for training on one fp32 image, including the image."""
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Elements of all parameters, frozen ones included; buffers (batch statistics) are not."""
+    """Elements of all parameters, including frozen ones, without buffers (batch statistics)."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
-    """Multiply-adds of the convolutions and linear layers for one image of (height, width) pixels.
-
-    As the paper counts FLOPs (He et al. 2016, table 1): without biases, norms, pooling and
-    additions. `model` takes (B, 3, H, W), on any device; it is neither computed nor changed.
-    """
-    return count_network(model, image_size).multiply_adds
-
-
-def layer_table(model: nn.Module, image_size: tuple[int, int]) -> list[LayerRow]:
-    """A row for each module that computes something; see `NetworkCount.layers`."""
-    return count_network(model, image_size).layers
-
-
 def count_network(model: nn.Module, image_size: tuple[int, int]) -> NetworkCount:
-    """Everything counted at once, in evaluation mode: without auxiliary classifiers, dropout's
-    masks and activation checkpointing.
+    """Count everything for an image of (height, width) pixels in evaluation mode: without auxiliary
+    classifiers, dropout's masks and activation checkpointing.
 
-    `model` takes (B, 3, H, W), on any device; it is neither computed nor changed. Raises what the
-    network raises for images of this size.
+    Multiply-adds are those of convolutions and linear layers, without biases, norms, pooling and
+    additions, as the paper counts FLOPs (He et al. 2016, table 1). `model` takes (B, 3, H, W), on
+    any device; it is not changed. Raises what the network raises for images of this size.
     """
     state = {
         name: torch.empty(
@@ -120,12 +109,12 @@ def count_network(model: nn.Module, image_size: tuple[int, int]) -> NetworkCount
 
 @dataclass
 class _Recorder(TorchDispatchMode):
-    """Sees every operation of a forward pass, and which module it belongs to."""
+    """Records every operation of a forward pass and the module it belongs to."""
 
     fixed: list[Tensor]
-    """Parameters and buffers: kept anyway, not for the backward pass."""
+    """Parameters and buffers, which the backward pass needs no copy of."""
     rows: dict[nn.Module, LayerRow] = field(default_factory=dict)
-    """Every module called, by its first call."""
+    """Every module called, in the order of first calls."""
     running: list[LayerRow] = field(default_factory=list)
     """The modules that are being called, outermost first."""
 
@@ -133,7 +122,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self._depths: dict[int, int] = {}
         self._kept = {_key(tensor) for tensor in self.fixed}
-        # A storage that is freed could give its address, the key, to another one.
+        # A new storage could get the address, which is the key, of a freed one.
         self._alive: list[torch.UntypedStorage] = []
 
     def __torch_dispatch__(
@@ -153,7 +142,7 @@ class _Recorder(TorchDispatchMode):
         return self._depths.get(_key(tensor), 0)
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """Autograd keeps a tensor: counted once, however many operations keep it."""
+        """Autograd stores a tensor: counted once, however many operations store it."""
         if _key(tensor) not in self._kept:
             self._kept.add(_key(tensor))
             self._alive.append(tensor.untyped_storage())
@@ -162,7 +151,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _operation_multiply_adds(func: Any, args: tuple[Any, ...], output: Any) -> int | None:
-    """Of a convolution or a matrix product; None for every other operation."""
+    """Of a convolution or a matrix product; None for other operations."""
     if func is _ATEN.convolution.default:
         image, weight, transposed = args[0], args[1], args[6]
         # weight (out, in / groups, h, w), transposed (in, out / groups, h, w)
@@ -173,7 +162,7 @@ def _operation_multiply_adds(func: Any, args: tuple[Any, ...], output: Any) -> i
 
 
 def _key(tensor: Tensor) -> int:
-    """The same for all views of one memory, and after it was written in place."""
+    """The same for all views of a memory, and after in-place operations."""
     return tensor.untyped_storage()._cdata
 
 
@@ -182,7 +171,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _is_shown(module: nn.Module, row: LayerRow) -> bool:
-    """Modules that only call others, and those that do nothing in evaluation, are not."""
+    """Modules that only call others, or do nothing in evaluation, are not shown."""
     if row.parameters or row.multiply_adds or row.activation_bytes:
         return True
     return not any(module.children()) and not isinstance(module, nn.Identity | nn.Dropout)
@@ -190,7 +179,7 @@ def _is_shown(module: nn.Module, row: LayerRow) -> bool:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and each module's own mode again afterwards."""
+    """Evaluation mode within the context; afterwards each module has its previous mode."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -202,7 +191,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _followed(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """The recorder knows which module runs."""
+    """Tell the recorder which module runs."""
     names = {module: name or "(network)" for name, module in model.named_modules()}
 
     def enter(module: nn.Module, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""Training and validation error of finished and unfinished runs, read from their log.jsonl."""
+"""Training and validation error of runs, finished or not, read from their log.jsonl."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from resdet.config.strict_yaml import ConfigError, parse
 from resdet.errors import UserError
+from resdet.interop.loaded import value_at
 
 FINAL_SHARE = 0.05
-"""The last share of the training lines whose mean is the final training error."""
+"""Share of the training lines, at the end, whose mean is the final training error."""
 
 
 @dataclass
@@ -26,17 +27,17 @@ class Curve:
 
     name: str
     network: str
-    """Name of the backbone; empty where the run's config can't be read."""
+    """Name of the backbone; empty if the run's config can't be read."""
     family: str
     """plain, residual or other."""
     train: NDArray[np.float64]
-    """(N, 2): iteration, training error of the batches since the line before, 0..100."""
+    """(N, 2): iteration, training error of the batches since the previous line, 0..100."""
     val: NDArray[np.float64]
     """(M, 2): iteration, top-1 error on the validation images, 0..100."""
 
     @property
     def steps(self) -> int:
-        """The last iteration that the log knows; 0 before the first line."""
+        """The last iteration in the log; 0 before the first line."""
         ends = [int(points[-1, 0]) for points in (self.train, self.val) if len(points)]
         return max(ends, default=0)
 
@@ -58,7 +59,7 @@ class Curve:
 
 
 def run_names(runs: Sequence[str]) -> list[str]:
-    """Names that tell runs apart: the folder's, or the whole path where that is not enough."""
+    """Distinct names of runs: the folder's, or the whole path if that is not distinct."""
     short = [_folder(run).resolve().name for run in runs]
     return [name if short.count(name) == 1 else run for name, run in zip(short, runs, strict=True)]
 
@@ -69,7 +70,7 @@ def read_curves(runs: Sequence[str]) -> list[Curve]:
 
 
 def read_curve(run: str, name: str) -> Curve:
-    """The errors in a run's log.jsonl; a line that is cut short is passed over.
+    """The errors in a run's log.jsonl; a truncated line is ignored.
 
     Raises UserError for a folder without a log, and for a run that is not a classification.
     """
@@ -108,10 +109,10 @@ def _folder(run: str) -> Path:
 
 def _record(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _is_eval(record: dict[str, Any]) -> bool:
@@ -123,7 +124,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _points(pairs: Sequence[tuple[int, Any]]) -> NDArray[np.float64]:
-    """(N, 2) of those pairs that have a number, in the order of the steps."""
+    """(N, 2): the pairs with a number, in the order of steps."""
     known = sorted((step, float(value)) for step, value in pairs if _is_number(value))
     return np.array(known, dtype=np.float64).reshape(-1, 2)
 
@@ -134,9 +135,8 @@ def _network(path: Path) -> str:
         values: Any = parse(path.read_text(encoding="utf-8"), path.name).values
     except (OSError, UnicodeDecodeError, ConfigError):
         return ""
-    for key in ("model", "backbone", "name"):
-        values = values.get(key) if isinstance(values, dict) else None
-    return values if isinstance(values, str) else ""
+    name = value_at(values, "model.backbone.name")
+    return name if isinstance(name, str) else ""
 
 
 def curve_table(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
@@ -155,7 +155,7 @@ def curve_table(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
 
 
 def curve_records(curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Plain values for a file, in percent; None where a run has none yet."""
+    """Plain values for a file, in percent; None if a run has none yet."""
     return [
         {
             "run": curve.name,

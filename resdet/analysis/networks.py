@@ -1,8 +1,7 @@
-"""From a name of the registry or a config to the network that is counted, without weights."""
+"""The network of a registry name or a config, counted without weights."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.find import find_config
 from resdet.config.loading import ConfigError, override_config
-from resdet.errors import UserError
+from resdet.errors import UserError, did_you_mean
 from resdet.factory.backbone import make_backbone
 from resdet.factory.classification import build_classifier
 from resdet.factory.imports import load_named_config
@@ -38,46 +37,45 @@ class Network:
 
     name: str
     num_classes: int | None
-    """Of its last layer; None for a detector's backbone, which has none."""
+    """Of its last layer; None for a detector's backbone."""
     count: NetworkCount
 
 
 def count_named(
     name: str, overrides: Sequence[str] = (), image_size: tuple[int, int] | None = None
 ) -> Network:
-    """A registry name or a config file, with `key=value` overrides, counted for one image.
+    """Count a registry name or a config file, with `key=value` overrides, for one image.
 
     A registry name has a head of 1000 classes and 224×224 pixels, CIFAR's networks one of 10 and
     32×32; a classification config its own classes (1000 where they come from the data) and
     `data.test_size`. Of a detection config the backbone is counted, for an image of 4:3 whose short
     side is `data.test_resize.short_edge`. `image_size` (height, width) takes the place of these.
-    Raises UserError for a name that is neither, and for a size that the network doesn't take.
+    Raises UserError for a name that is neither, and for a size that the network does not accept.
     """
     if name in list_backbones():
-        config = override_config(_config_of(name, {}), overrides, name)
-        return _count_classifier(name, config, image_size)
+        own = override_config(_config_of(name, {}), overrides, name)
+        return _count_classifier(name, own, image_size)
     try:
         find_config(name)
     except ConfigError as error:
-        near = difflib.get_close_matches(name, list_backbones(), n=3)
-        hint = f"; near names of the registry: {', '.join(near)}" if near else ""
-        raise UserError(f"{error}{hint}") from None
-    found = load_named_config(name, overrides)
-    if isinstance(found, ClassificationConfig):
-        return _count_classifier(Path(name).stem, found, image_size)
-    return _count_backbone(Path(name).stem, found, image_size)
+        hint = did_you_mean(name, list_backbones(), "see resdet.list_backbones() for other names")
+        raise UserError(f"{error}; {hint}") from None
+    config = load_named_config(name, overrides)
+    if isinstance(config, ClassificationConfig):
+        return _count_classifier(Path(name).stem, config, image_size)
+    return _count_backbone(Path(name).stem, config, image_size)
 
 
 def count_with_head(name: str, options: dict[str, Any]) -> Network:
-    """A registry name with keyword arguments, and the head and size that `count_named` gives it."""
+    """Count a registry name with keyword arguments, with the head and size as in `count_named`."""
     return _count_classifier(name, _config_of(name, options), None)
 
 
 def _config_of(name: str, options: dict[str, Any]) -> ClassificationConfig:
-    """The config of a network alone: nothing is trained, though the schema asks for a length."""
+    """The config of a network alone; the schema requires a length, but nothing is trained."""
     with torch.device("meta"):
-        strides = _strides(build_backbone(name, options))
-    kind = SMALL if max(strides.values()) <= SMALL_STRIDE else LARGE
+        backbone_module: Any = build_backbone(name, options)
+    kind = SMALL if max(backbone_module.strides.values()) <= SMALL_STRIDE else LARGE
     backbone = {"name": name, "options": options}
     return ClassificationConfig.model_validate(
         {
@@ -86,11 +84,6 @@ def _config_of(name: str, options: dict[str, Any]) -> ClassificationConfig:
             "train": {"epochs": 1},
         }
     )
-
-
-def _strides(backbone: nn.Module) -> dict[str, int]:
-    strides: Any = backbone.strides
-    return dict(strides)
 
 
 def _count_classifier(

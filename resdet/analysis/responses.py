@@ -28,9 +28,9 @@ class Response:
     layer: str
     """Name of the convolution in the network."""
     measured: str
-    """Name of the module whose output it is: the norm after it, or the convolution itself."""
+    """Name of the measured module: the norm after it, or the convolution itself."""
     std: float
-    """Standard deviation over images, channels and positions alike."""
+    """Standard deviation over images, channels and positions."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class RunResponses:
 
 @dataclass
 class _Moments:
-    """Mean and variance of a stream, merged batch by batch in float64 (Chan et al. 1979)."""
+    """Mean and variance of a stream, merged per batch in float64 (Chan et al. 1979)."""
 
     count: int = 0
     mean: float = 0.0
@@ -70,19 +70,18 @@ def measure_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[Respo
     """The standard deviation of each 3×3 convolution's response, in the order of the forward pass.
 
     `batches` are normalised images (B, 3, H, W), at least one. The response is the output of the
-    norm that takes the convolution's output, before the nonlinearity and the addition. In a network
-    where some 3×3 convolution has no such norm (pre-activation, where the norm comes before the
-    convolution; no norms at all) it is the output of the convolution, for all of its layers. The
-    deviation is that of every element of the response, over images × channels × positions, divided
-    by their count. `model` has to be in evaluation mode: norms use their running statistics.
+    norm after the convolution, before the nonlinearity and the addition. If any 3×3 convolution has
+    no norm after it (pre-activation networks, networks without norms), it is the output of the
+    convolution, for all layers. The deviation is over images × channels × positions, divided by
+    their count. `model` must be in evaluation mode: norms use their running statistics.
     Raises UserError for a network without a 3×3 convolution.
     """
-    assert not model.training, "batch statistics would hide how strongly the layers respond"
+    assert not model.training, "batch statistics would hide the strength of responses"
     pairs: list[tuple[nn.Module, nn.Module]] = []
     moments: dict[nn.Module, _Moments] = {}
 
     def add(module: nn.Module, _: Any, output: Tensor) -> None:
-        # At once: a nonlinearity in place is about to overwrite the output.
+        # now, because an in-place nonlinearity is about to overwrite the output
         moments[module].add(output)
 
     for batch in batches:
@@ -98,7 +97,7 @@ def measure_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[Respo
 def _layers_in_order(model: nn.Module, images: Tensor) -> list[tuple[nn.Module, nn.Module]]:
     """Each 3×3 convolution and the module whose output is its response; see `measure_responses`."""
     norms: dict[nn.Module, nn.Module | None] = {}
-    # The outputs are held, so that no other tensor takes over the identity of one.
+    # Outputs are kept, so that no other tensor gets their identity.
     outputs: dict[int, tuple[Tensor, nn.Module]] = {}
 
     def see(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -124,7 +123,7 @@ def _is_3x3(module: nn.Module) -> bool:
 
 @contextmanager
 def _hooked(modules: Iterable[nn.Module], hook: Callable[..., None]) -> Iterator[None]:
-    """`hook` sees each call of these modules."""
+    """Within the context `hook` is called after each call of these modules."""
     handles = [module.register_forward_hook(hook) for module in modules]
     try:
         yield

@@ -11,7 +11,6 @@ Networks for small images have c1 … c3 at strides 1, 2, 4 and only serve class
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from resdet.errors import NotRegistered, UserError
+from resdet.errors import NotRegistered, UserError, did_you_mean
 
 
 class Backbone(Protocol):
@@ -74,8 +73,7 @@ def build_backbone(name: str, options: dict[str, Any] | None = None) -> nn.Modul
     """
     options = options or {}
     if name not in _BUILDERS:
-        near = difflib.get_close_matches(name, _BUILDERS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see resdet.list_backbones()"
+        hint = did_you_mean(name, _BUILDERS, "see resdet.list_backbones()")
         raise NotRegistered(f"model.backbone.name: no backbone {name!r}; {hint}")
     builder = _BUILDERS[name]
     accepted = list(inspect.signature(builder).parameters)
@@ -96,7 +94,6 @@ from resdet.backbones import (  # noqa: E402  each registers its family
     cifar,  # noqa: F401
     googlenet,  # noqa: F401
     highway,  # noqa: F401
-    plain,  # noqa: F401
     preact,  # noqa: F401
     resnet,  # noqa: F401
     vgg,  # noqa: F401

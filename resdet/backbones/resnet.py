@@ -248,8 +248,16 @@ DEPTHS: dict[str, Depths] = {
 }
 """Blocks of res2 … res5 by the number of weighted layers; from 50 on they are bottlenecks."""
 
-for _name, _depths in DEPTHS.items():
-    _fixed: dict[str, object] = {"block": Bottleneck, "depths": _depths}
-    if int(_name) < 50:
-        _fixed |= {"block": BasicBlock, "stride_in_1x1": False}
+_BASIC = {"block": BasicBlock, "stride_in_1x1": False}
+_VARIANTS: dict[str, dict[str, object]] = {
+    name: {"depths": depths, **(_BASIC if int(name) < 50 else {"block": Bottleneck})}
+    for name, depths in DEPTHS.items()
+}
+for _name, _fixed in _VARIANTS.items():
     register_variant(f"resnet{_name}", ResNet, _fixed)
+
+# Plain networks: the layers without shortcuts (He et al. 2016, 3.3 and figure 3), with as many
+# parameters as option A; plain-50, a stack of bottleneck layers, is not in the paper.
+_BRANCHLESS = {"shortcut": None, "stochastic_depth": 0.0, "zero_gamma": False}
+for _name in ("18", "34", "50"):
+    register_variant(f"plain{_name}", ResNet, {**_VARIANTS[_name], **_BRANCHLESS})

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from resdet.analysis.compare import Compared
 from resdet.analysis.curves import Curve
 from resdet.analysis.responses import RunResponses
-from resdet.viz.plots import COLORS, save_figure, smooth, style
+from resdet.viz.plots import COLORS, integer_ticks, save_figure, smooth, style
 
 FAMILIES = {"plain": "Plain", "residual": "Residual", "other": "Others"}
 DATA_SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10"}
 CIFAR_MAX_ERROR = 20.0
-"""Where the paper cuts its CIFAR-10 figures, percent."""
+"""The limit of the paper's CIFAR-10 figures, in percent."""
 
 
 def plot_curves(
@@ -28,8 +27,8 @@ def plot_curves(
 ) -> Path:
     """Training (thin, dashed) and validation error (bold) over iterations, one colour per run.
 
-    Plain and residual networks have a panel each where both are there (He et al. 2016, figure 6).
-    The axis ends at `max_error` percent; without it at 20, or higher where a run ends above that.
+    If there are plain and residual networks, each kind has a panel (He et al. 2016, figure 6). The
+    axis ends at `max_error` percent; without it at 20, or higher if a run ends above that.
     """
     split = {"plain", "residual"} <= {curve.family for curve in curves}
     panels = {
@@ -38,7 +37,6 @@ def plot_curves(
     }
     panels = {title: own for title, own in panels.items() if own} if split else {"": [*curves]}
     figure = Figure(figsize=(5.4 * len(panels) + 1.0, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     top = _error_limit(curves) if max_error is None else max_error
     for axes, (title, own) in zip(all_axes, panels.items(), strict=True):
@@ -47,7 +45,7 @@ def plot_curves(
             _draw_curve(axes, curve, COLORS[index % len(COLORS)])
         axes.plot([], [], color="0.4", lw=1.0, ls="--", label="training")
         axes.plot([], [], color="0.4", lw=2.0, label="validation")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        integer_ticks(axes)
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axes.set(xlabel="iteration", ylim=(0, top))
         axes.set_xlim(left=0)
@@ -66,7 +64,7 @@ def _draw_curve(axes: Axes, curve: Curve, color: str) -> None:
 
 
 def _error_limit(curves: Sequence[Curve]) -> float:
-    """20, or the next ten above half again the highest error that a run ends with."""
+    """20, or 1.5 times the highest final error, rounded up to tens."""
     ends = [v for curve in curves for v in (curve.final_train, curve.final_val) if v is not None]
     highest = max(ends, default=0.0)
     if highest < CIFAR_MAX_ERROR:
@@ -84,7 +82,6 @@ def plot_responses(runs: Sequence[RunResponses], path: str | Path) -> Path:
     As figure 7 of He et al. (2016); see `resdet.analysis.responses.measure_responses`.
     """
     figure = Figure(figsize=(9, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     by_layer, by_size = figure.subplots(2, 1, sharex=True)
     for index, run in enumerate(runs):
         std = np.array([layer.std for layer in run.layers])
@@ -98,16 +95,16 @@ def plot_responses(runs: Sequence[RunResponses], path: str | Path) -> Path:
                 numbers, values, color=color, lw=1.6, ls=line, marker="o", ms=2.5, label=label
             )
     where = "after the norm" if all(run.after_norm for run in runs) else "see the legend"
-    style(by_layer, f"Responses of the 3×3 layers, {where}")
-    style(by_size, "The same, sorted by magnitude")
-    by_layer.set_xlabel("layer, in order")
-    by_size.set_xlabel("layer, by magnitude")
-    for axes in (by_layer, by_size):
-        axes.set_ylabel("standard deviation")
+    for axes, order, title in (
+        (by_layer, "in order", f"Responses of the 3×3 layers, {where}"),
+        (by_size, "by magnitude", "The same, sorted by magnitude"),
+    ):
+        style(axes, title)
+        axes.set(xlabel=f"layer, {order}", ylabel="standard deviation")
         axes.set_ylim(bottom=0)
         axes.tick_params(labelbottom=True)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-    # Outside: the lines may go anywhere in the panels.
+        integer_ticks(axes, 12)
+    # outside, because the lines fill the panels
     figure.legend(*by_layer.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return save_figure(figure, path)
 
@@ -115,7 +112,6 @@ def plot_responses(runs: Sequence[RunResponses], path: str | Path) -> Path:
 def plot_compare(rows: Sequence[Compared], path: str | Path) -> Path:
     """Depth and parameters of every network, and CIFAR-10's test error over parameters."""
     figure = Figure(figsize=(13, max(4.6, 0.27 * len(rows) + 1.5)), layout="constrained")
-    FigureCanvasAgg(figure)
     depth, parameters, error = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
     places = _places(rows)
     _bars(depth, "Weighted layers", rows, places, [float(row.depth) for row in rows])
@@ -132,7 +128,7 @@ def plot_compare(rows: Sequence[Compared], path: str | Path) -> Path:
 
 
 def _places(rows: Sequence[Compared]) -> list[float]:
-    """A height for each row, the first on top, with a gap between data sets."""
+    """The height of each row, the first on top, with a gap between data sets."""
     places = [0.0]
     for above, row in pairwise(rows):
         places.append(places[-1] - (1.0 if above.published.data == row.published.data else 1.7))
@@ -150,7 +146,7 @@ def _bars(
     axes.barh(places, values, color=[_color(row) for row in rows], height=0.7)
     axes.set_xscale("log")
     _plain_numbers(axes)
-    # From a round number below all of them: a logarithmic axis has no zero to start bars at.
+    # From a power of ten below all: bars on a logarithmic axis can't start at zero.
     axes.set_xlim(10 ** np.floor(np.log10(min(values))), max(values) * 3)
     axes.set_ylim(places[-1] - 0.6, places[0] + 0.6)
     for place, value in zip(places, values, strict=True):
@@ -159,13 +155,13 @@ def _bars(
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """A logarithmic axis labelled 0.1, 1, 10 in place of powers of ten."""
+    """Labels 0.1, 1, 10 on a logarithmic axis instead of powers of ten."""
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _plot_error(rows: Sequence[Compared], axes: Axes) -> None:
-    """CIFAR-10 test error over parameters; a family's points are joined."""
+    """CIFAR-10 test error over parameters, one line per family."""
     style(axes, "CIFAR-10 test error, as published")
     by_family: dict[str, list[Compared]] = {}
     for row in rows:
@@ -187,7 +183,7 @@ def _plot_error(rows: Sequence[Compared], axes: Axes) -> None:
 
 
 def _color(row: Compared) -> str:
-    """ResNets, plain networks and the others' apart."""
+    """One colour per family."""
     label = row.published.label
     if label.startswith("ResNet"):
         return COLORS[0]

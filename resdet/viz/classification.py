@@ -1,4 +1,4 @@
-"""A classifier's answers as pictures: its confusion matrix, and the best classes of an image."""
+"""A classifier's results as pictures: its confusion matrix, and the best classes of an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -15,17 +14,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from resdet.structures import Classification, readable_names
 from resdet.viz import palette
+from resdet.viz.plots import save_figure
 
 MAX_NUMBERED = 20
-"""Most classes whose counts fit into the cells."""
+"""Up to so many classes their counts fit into the cells."""
 MAX_NAMED = 60
-"""Most classes whose names fit beside the rows."""
+"""Up to so many classes their names fit next to the rows."""
 MAX_CELLS = 100
-"""More classes than these share cells, neighbours together."""
+"""If there are more classes, neighbours share a cell."""
 NUM_CONFUSIONS = 15
 NAME_LENGTH = 22
 MIN_WIDTH = 360
-"""Narrower pictures get a panel of this width in pixels."""
+"""Least width of the panel in pixels."""
 TINY_SIDE = 64
 """Pictures up to this side in pixels are enlarged, pixel by pixel."""
 
@@ -33,24 +33,23 @@ TINY_SIDE = 64
 def plot_confusion(
     confusion: NDArray[np.int64], class_names: Sequence[str], path: str | Path, *, title: str
 ) -> Path:
-    """Draw images by true (row) and predicted class (column), (K, K), each row as its shares.
+    """Draw images by true (row) and predicted class (column), (K, K), as shares of each row.
 
-    Up to 20 classes have their counts in the cells, up to 60 their names; of more than 100,
-    neighbours share a cell. From 21 classes on, the most frequent confusions are listed beside.
+    Up to 20 classes have their counts in the cells, up to 60 their names; with more than 100,
+    neighbours share a cell. From 21 classes on, the most frequent confusions are listed next to it.
     """
     names = [_short(name) for name in readable_names(class_names)]
     num_classes = len(names)
     listed = num_classes > MAX_NUMBERED
     side = min(11.0, max(4.6, 2.6 + 0.55 * num_classes)) if not listed else 9.0
     figure = Figure(figsize=(side + (4.2 if listed else 1.0), side), layout="compressed")
-    FigureCanvasAgg(figure)
     if listed:
         axes, beside = figure.subplots(1, 2, width_ratios=[side, 3.4])
         _list_confusions(beside, confusion, names)
     else:
         axes = figure.subplots()
     shares, group = _row_shares(confusion)
-    # half the colours for the first eighth: a few confusions show beside a strong diagonal
+    # half the colours for the first eighth: a few confusions stay visible next to the diagonal
     shown = axes.imshow(shares, cmap=_colors(), norm=PowerNorm(0.33, 0, 1), interpolation="nearest")
     bar = figure.colorbar(shown, ax=axes, shrink=0.7, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
@@ -62,15 +61,11 @@ def plot_confusion(
     _label_axes(axes, names, group)
     if not listed:
         _write_counts(axes, confusion, shares)
-    path = Path(path)
-    beside_path = path.with_name(path.name + ".part")
-    figure.savefig(beside_path, dpi=130, format="png")
-    beside_path.replace(path)
-    return path
+    return save_figure(figure, path)
 
 
 def _row_shares(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
-    """(cells, cells) shares of each row's images, NaN for a row without any; classes a cell."""
+    """(cells, cells) shares of each row's images, NaN for empty rows; classes per cell."""
     group = -(-len(confusion) // MAX_CELLS)
     starts = np.arange(0, len(confusion), group)
     cells = np.add.reduceat(np.add.reduceat(confusion, starts, axis=0), starts, axis=1)
@@ -79,7 +74,7 @@ def _row_shares(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]
 
 
 def _colors() -> Colormap:
-    """White, then blues to nearly black, by rising darkness; gray where there is nothing."""
+    """White, then ever darker blues; gray for cells without images."""
     stops = np.array([(255, 255, 255), (198, 219, 239), (66, 146, 198), (8, 48, 107)]) / 255
     steps = np.linspace(0, len(stops) - 1, 256)
     channels = [np.interp(steps, np.arange(len(stops)), stops[:, i]) for i in range(3)]
@@ -89,7 +84,7 @@ def _colors() -> Colormap:
 def _label_axes(axes: Axes, names: list[str], group: int) -> None:
     if len(names) > MAX_NAMED:
         ticks = np.arange(0, len(names), group * round(len(names) / group / 10))
-        # cell i covers the classes i · group and on
+        # cell i starts at class i · group
         places = ticks / group
         axes.set_xticks(places, [str(tick) for tick in ticks])
         axes.set_yticks(places, [f"{names[tick]} {tick}" for tick in ticks], fontsize=8)
@@ -108,7 +103,7 @@ def _write_counts(axes: Axes, confusion: NDArray[np.int64], shares: NDArray[np.f
 
 
 def _list_confusions(axes: Axes, confusion: NDArray[np.int64], names: list[str]) -> None:
-    """The pairs of classes with the most images taken for the other."""
+    """The pairs of true and predicted class with the most images."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
@@ -127,18 +122,18 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
-def draw_classification(pixels: NDArray[np.uint8], found: Classification) -> Image.Image:
+def draw_classification(pixels: NDArray[np.uint8], result: Classification) -> Image.Image:
     """`pixels` (H, W, 3) uint8 RGB above a panel with the names, bars and scores of the classes.
 
-    The picture keeps its size, but for small ones: up to 64 pixels they are enlarged by a whole
-    factor, and a narrow one is centred above a panel of 360 pixels.
+    Pictures of up to 64 pixels are enlarged by an integer factor, others keep their size; a narrow
+    one is centred above a panel of 360 pixels.
     """
     picture = _enlarged(Image.fromarray(np.ascontiguousarray(pixels)))
     width = max(picture.width, MIN_WIDTH)
     size = float(np.clip(width / 36, 13, 40))
     font = ImageFont.load_default(size)
     line = round(1.7 * size)
-    rows = list(zip(found.names, found.labels.tolist(), found.scores.tolist(), strict=True))
+    rows = list(zip(result.names, result.labels.tolist(), result.scores.tolist(), strict=True))
     height = line * max(1, len(rows)) + line // 2
     canvas = Image.new("RGB", (width, picture.height + height), (24, 26, 30))
     canvas.paste(picture, ((width - picture.width) // 2, 0))

@@ -40,9 +40,9 @@ def draw(
     `Classification` is drawn as a panel with the classes below it.
 
     Masks and their outlines are coloured by instance, boxes without masks by class. Labels are
-    "class score"; `class_names` replaces those of the detections. Small boxes of the only class
-    are drawn without label. `image` is a path, a Pillow image, or an (H, W, 3) uint8 RGB array.
-    Raises UserError when the image has another size than the detections.
+    "class score"; `class_names` replaces those of the detections. If there is only one class,
+    small boxes have no label. `image` is a path, a Pillow image, or an (H, W, 3) uint8 RGB array.
+    Raises UserError if the image has another size than the detections.
     """
     pixels = to_rgb(image)
     if not isinstance(detections, Detections):
@@ -53,7 +53,7 @@ def draw(
         height, width = detections.image_size
         raise UserError(
             f"the detections belong to an image of {width}×{height} pixels, this one has "
-            f"{pixels.shape[1]}×{pixels.shape[0]}; give the image they were made from"
+            f"{pixels.shape[1]}×{pixels.shape[0]}; give the image that they were made from"
         )
     shown = detections[detections.scores >= score_thresh].cpu()
     names = list(class_names) if class_names is not None else shown.class_names
@@ -70,7 +70,7 @@ def draw(
 def draw_targets(
     image: Tensor, target: Target, class_names: Sequence[str] | None = None
 ) -> Image.Image:
-    """A training image (3, H, W) uint8 RGB with its ground truth, masks pasted into their boxes."""
+    """A training image (3, H, W) uint8 RGB with its boxes and masks."""
     pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()
     names = list(class_names or [])
     texts = [_name(names, label) for label in target.labels.tolist()]
@@ -79,7 +79,7 @@ def draw_targets(
 
 
 def draw_caption(pixels: np.ndarray, words: str) -> Image.Image:
-    """An image (H, W, 3) uint8 RGB, small ones enlarged by a whole factor, above its words."""
+    """An image (H, W, 3) uint8 RGB above a caption; small ones are enlarged."""
     picture = Image.fromarray(pixels)
     factor = max(1, CAPTIONED_SIDE // max(picture.size))
     picture = picture.resize(
@@ -97,9 +97,9 @@ def draw_caption(pixels: np.ndarray, words: str) -> Image.Image:
 def grid(
     images: Sequence[Image.Image], *, columns: int | None = None, max_side: int | None = None
 ) -> Image.Image:
-    """Images side by side in rows, about as many rows as columns, centred in equal cells.
+    """Images in rows, about as many rows as columns, centred in equal cells.
 
-    `max_side` shrinks images whose longer side is more pixels. Raises ValueError without images.
+    Images whose longer side is over `max_side` pixels are shrunk. Raises ValueError without images.
     """
     if not images:
         raise ValueError("grid of no images; give at least one")
@@ -138,7 +138,7 @@ def _render(
     num_classes: int,
     paste: str = "continuous",
 ) -> Image.Image:
-    """`pixels` (H, W, 3) with boxes (N, 4), their `texts` and masks (N, m, m) inside the boxes."""
+    """`pixels` (H, W, 3) with boxes (N, 4) xyxy, their `texts`, and masks (N, m, m) inside."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     line = max(1, round(side / 240))
@@ -187,7 +187,7 @@ def label_map(
 def _blend_masks(
     pixels: np.ndarray, owner: np.ndarray, colors: np.ndarray, line: int
 ) -> np.ndarray:
-    """One pass over the image: fill and outline each owner's pixels in its colour."""
+    """Fill and outline the pixels of each mask in its colour, in one pass over the image."""
     inner = np.ones(owner.shape, dtype=bool)
     for _ in range(line):
         edge = _differs_from_neighbours(np.where(inner, owner, -1))
@@ -200,7 +200,7 @@ def _blend_masks(
 
 
 def _differs_from_neighbours(owner: np.ndarray) -> np.ndarray:
-    """(H, W) bool: some pixel beside, above or below has another value."""
+    """(H, W) bool: one of the four neighbours has another value."""
     edge = np.zeros(owner.shape, dtype=bool)
     rows, columns = owner[1:] != owner[:-1], owner[:, 1:] != owner[:, :-1]
     edge[1:] |= rows
@@ -220,8 +220,8 @@ def _write_labels(
 ) -> None:
     """Texts in coloured plates at their boxes, best first.
 
-    A plate looks for a free place around its box; where there is none, that of a small box is
-    left out and that of a large one is drawn all the same.
+    A plate takes a free place around its box. Without one, the label of a small box is left out and
+    that of a large box is drawn over others.
     """
     taken: list[Rectangle] = []
     for box, text, color in zip(corners.tolist(), texts, colors, strict=True):

@@ -1,11 +1,11 @@
-"""Colours that stay apart, for colour-blind eyes too."""
+"""Colours that colour-blind readers can distinguish too."""
 
 from __future__ import annotations
 
 import numpy as np
 
 # Okabe & Ito (2008) without black and grey, then colours of Tol (2021, "bright" and "muted") that
-# differ from those in lightness as well as in hue, and a blue found by the test of dichromacy.
+# differ from those in lightness and hue, and a blue found by the test of dichromacy.
 COLORS = np.array(
     [
         (230, 159, 0),
@@ -29,15 +29,15 @@ COLORS = np.array(
 
 
 def by_class(labels: np.ndarray) -> np.ndarray:
-    """(N, 3) RGB for labels (N,): the same class always has the same colour."""
+    """(N, 3) uint8 RGB for labels (N,): the same class always has the same colour."""
     return COLORS[labels % len(COLORS)]
 
 
 def by_instance(boxes: np.ndarray, margin: float) -> np.ndarray:
-    """(N, 3) RGB for boxes (N, 4) xyxy: neighbours within `margin` pixels differ where possible.
+    """(N, 3) uint8 RGB for boxes (N, 4) xyxy: neighbours within `margin` pixels differ if possible.
 
-    Greedy colouring: each box takes the colour that is rarest among its coloured neighbours, of
-    these the rarest in the image.
+    Greedy colouring: each box takes the colour that is rarest among its coloured neighbours, and
+    among equally rare ones the rarest in the image.
     """
     chosen = np.zeros(len(boxes), dtype=np.int64)
     used = np.zeros(len(COLORS), dtype=np.int64)
@@ -52,6 +52,6 @@ def by_instance(boxes: np.ndarray, margin: float) -> np.ndarray:
 
 
 def text_color(background: np.ndarray) -> tuple[int, int, int]:
-    """Black or white, whichever reads better on the RGB `background` (3,)."""
+    """Black or white, whichever is more legible on the RGB `background` (3,)."""
     luminance = float(np.dot(background, (0.299, 0.587, 0.114)))
     return (0, 0, 0) if luminance > 130 else (255, 255, 255)

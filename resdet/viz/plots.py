@@ -1,6 +1,6 @@
 """Curves as PNG files: training (losses, learning rate, metrics) and precision–recall.
 
-Drawn on figures of their own (no pyplot, no global state), so that training loops can call them.
+They do not use pyplot and its global state, so that training loops can draw them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from resdet.files.writing import open_atomic
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
 """Okabe & Ito's palette, which colour-blind people can distinguish too."""
@@ -81,8 +82,8 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """Centred mean over `window` of (N,) values, fewer at the ends.
 
-    Values that are not finite are passed over, and a spike counts no more than half again the 98th
-    percentile, so that it does not hide the course of the rest.
+    Values that are not finite are ignored, and spikes are clipped at 1.5 times the 98th percentile,
+    so that they do not hide the course of the rest.
     """
     finite = np.isfinite(values)
     if not finite.any():
@@ -100,10 +101,9 @@ def _plot_losses(
     train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]], path: Path
 ) -> Path:
     names = list(dict.fromkeys(k for r in train for k in r if k.startswith("loss_")))
-    if len(names) == 1:  # the total again
+    if len(names) == 1:  # the same as the total
         names = []
     figure = Figure(figsize=(11 if names else 6.4, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
     window = len(train) // 20
     style(panels[0], "Total loss")
@@ -115,7 +115,7 @@ def _plot_losses(
         tops.append(np.nanmax(values) if np.isfinite(values).any() else 0.0)
     _finish_losses(panels[0], max(tops))
     if names:
-        style(panels[1], "Its parts")
+        style(panels[1], "Its terms")
         tops = [
             _plot_smoothed(panels[1], train, name, name, COLORS[i % len(COLORS)], window)
             for i, name in enumerate(names)
@@ -132,7 +132,7 @@ def _plot_smoothed(
     color: str,
     window: int,
 ) -> float:
-    """A faint raw line under a bold smoothed one; returns the height that shows both well."""
+    """A faint raw line under a bold smoothed one; returns a height at which both are visible."""
     steps = [record["step"] for record in records if key in record]
     values = np.array([record[key] for record in records if key in record], dtype=np.float64)
     smoothed = smooth(values, window)
@@ -144,7 +144,7 @@ def _plot_smoothed(
 
 
 def _finish_losses(axes: Axes, top: float) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    integer_ticks(axes)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, top * 1.08 if top > 0 else 1))
     axes.legend(loc="upper right", framealpha=0.92)
 
@@ -187,7 +187,7 @@ def _plot_metrics(
             axes.plot(steps, values, "o", ls=line, lw=width, color=color, ms=3.5, label=label)
             if line == "-":
                 axes.plot(steps[best], values[best], "o", ms=9, mfc="none", mec=color, mew=1.6)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    integer_ticks(axes)
     is_percent = any(
         name.endswith("_percent") for _, groups in series for name in groups.get("", ())
     )
@@ -213,7 +213,6 @@ def _val_loss(record: Mapping[str, Any]) -> float | None:
 def new_figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of `width` × `height` inches with one styled panel."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     style(axes, title)
     return figure, axes
@@ -227,10 +226,13 @@ def style(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def integer_ticks(axes: Axes, most: int = 7) -> None:
+    """At most so many ticks on the x axis, at integers."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True))
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Written beside and renamed, so that a viewer never opens half a picture."""
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    figure.savefig(beside, dpi=130, format="png")
-    beside.replace(path)
-    return path
+    """Write a PNG atomically, so that a viewer never opens half a picture."""
+    with open_atomic(path, "wb") as file:
+        figure.savefig(file, dpi=130, format="png")
+    return Path(path)

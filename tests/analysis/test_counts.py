@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from resdet.analysis.counts import count_network, count_parameters, layer_table, multiply_adds
+from resdet.analysis.counts import count_network, count_parameters
 from resdet.analysis.networks import count_named, count_with_head
 
 # name, options, weighted layers, parameters, 10^9 multiply-adds at 224×224
@@ -74,7 +74,7 @@ def test_multiply_adds_as_torchvision_documents_them(
 ) -> None:
     with torch.device("meta"):
         network = build()
-    assert multiply_adds(network, (224, 224)) / 1e9 == pytest.approx(giga, abs=0.006)
+    assert count_network(network, (224, 224)).multiply_adds / 1e9 == pytest.approx(giga, abs=0.006)
 
 
 class Branched(nn.Module):
@@ -110,7 +110,7 @@ def test_by_hand() -> None:
     }
     assert count.multiply_adds == sum(macs.values())
     assert sum(row.parameters for row in count.layers) == count_parameters(model)
-    rows = {row.name: row for row in layer_table(model, (8, 12))}
+    rows = {row.name: row for row in count_network(model, (8, 12)).layers}
     assert list(rows) == ["stem", "relu", "short", "long.0", "long.1", "up", "fc"]
     assert (rows["up"].kind, rows["up"].output) == ("ConvTranspose2d", (2, 8, 12))
     assert model.training and model.stem.weight.device.type == "cpu"

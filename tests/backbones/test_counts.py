@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from resdet.analysis.counts import count_parameters, multiply_adds
+from resdet.analysis.counts import count_network, count_parameters
 from resdet.models.classifier import Classifier
 from tests.backbones.classifiers import build
 
@@ -69,14 +69,14 @@ def test_parameters(name: str, options: dict[str, Any], count: int) -> None:
 
 @pytest.mark.parametrize(("name", "options", "printed"), MULTIPLY_ADDS, ids=label)
 def test_multiply_adds(name: str, options: dict[str, Any], printed: str) -> None:
-    counted = multiply_adds(on_meta(name, options), (224, 224)) / 1e9
+    counted = count_network(on_meta(name, options), (224, 224)).multiply_adds / 1e9
     assert f"{counted:.{len(printed.partition('.')[2])}f}" == printed
 
 
 def test_plain34_takes_18_percent_of_vgg19() -> None:
     """He et al. 2016, 3.3."""
-    plain = multiply_adds(on_meta("plain34", {}), (224, 224))
-    vgg = multiply_adds(on_meta("vgg19", {}), (224, 224))
+    plain = count_network(on_meta("plain34", {}), (224, 224)).multiply_adds
+    vgg = count_network(on_meta("vgg19", {}), (224, 224)).multiply_adds
     assert 0.18 <= plain / vgg < 0.19
 
 

@@ -81,6 +81,8 @@ def apply_op(
 BINS = 31
 """Number of strengths that TrivialAugment draws from."""
 
+FACTORS = ("Brightness", "Color", "Contrast", "Sharpness")
+
 # (values by strength, whether the sign is random): the wide space of Müller & Hutter (2021), with
 # the numbers of torchvision's TrivialAugmentWide. Factors are 1 ± value.
 TRIVIAL_SPACE: dict[str, tuple[NDArray[np.float64], bool]] = {
@@ -90,17 +92,12 @@ TRIVIAL_SPACE: dict[str, tuple[NDArray[np.float64], bool]] = {
     "TranslateX": (np.linspace(0, 32, BINS).astype(int).astype(float), True),
     "TranslateY": (np.linspace(0, 32, BINS).astype(int).astype(float), True),
     "Rotate": (np.linspace(0, 135, BINS), True),
-    "Brightness": (np.linspace(0, 0.99, BINS), True),
-    "Color": (np.linspace(0, 0.99, BINS), True),
-    "Contrast": (np.linspace(0, 0.99, BINS), True),
-    "Sharpness": (np.linspace(0, 0.99, BINS), True),
+    **dict.fromkeys(FACTORS, (np.linspace(0, 0.99, BINS), True)),
     "Posterize": (8 - np.round(np.arange(BINS) / ((BINS - 1) / 6)), False),
     "Solarize": (np.linspace(255, 0, BINS), False),
     "AutoContrast": (np.zeros(1), False),
     "Equalize": (np.zeros(1), False),
 }
-
-FACTORS = ("Brightness", "Color", "Contrast", "Sharpness")
 
 
 class TrivialAugment:
@@ -121,48 +118,31 @@ STRONGEST = 10.0
 OP_PROB = 0.5
 """Chance that RandAugment applies a drawn operation (timm's)."""
 
-# timm's "increasing" set: values at strength 10 are ±30°, slopes ±.3, ±.45 of the side, factors
-# 1 ± .9, 0 bits, threshold 0, 110 added; at strength 0 they change nothing, or least.
-RAND_OPS = (
-    "AutoContrast",
-    "Equalize",
-    "Invert",
-    "Rotate",
-    "Posterize",
-    "Solarize",
-    "SolarizeAdd",
-    "Color",
-    "Contrast",
-    "Brightness",
-    "Sharpness",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-)
+# timm's "increasing" set: the value of each operation by its signed strength, -1..1, and the
+# image's (width, height); at 0 it changes nothing, or least.
+_RAND_VALUES: dict[str, Callable[[float, tuple[int, int]], float]] = {
+    "AutoContrast": lambda strength, size: 0.0,
+    "Equalize": lambda strength, size: 0.0,
+    "Invert": lambda strength, size: 0.0,
+    "Rotate": lambda strength, size: 30.0 * strength,
+    "Posterize": lambda strength, size: 4 - int(4 * abs(strength)),
+    "Solarize": lambda strength, size: 256 - min(256, int(256 * abs(strength))),
+    "SolarizeAdd": lambda strength, size: min(128, int(110 * abs(strength))),
+    **dict.fromkeys(
+        ("Color", "Contrast", "Brightness", "Sharpness"),
+        lambda strength, size: max(0.1, 1 + 0.9 * strength),
+    ),
+    "ShearX": lambda strength, size: 0.3 * strength,
+    "ShearY": lambda strength, size: 0.3 * strength,
+    "TranslateX": lambda strength, size: 0.45 * strength * size[0],
+    "TranslateY": lambda strength, size: 0.45 * strength * size[1],
+}
+RAND_OPS = tuple(_RAND_VALUES)
 
 
 def rand_value(name: str, strength: float, sign: int, size: tuple[int, int]) -> float:
     """The value of an operation of `RAND_OPS` at a strength of 0..10; `size` is (width, height)."""
-    share = strength / STRONGEST
-    match name:
-        case "Rotate":
-            return sign * 30.0 * share
-        case "ShearX" | "ShearY":
-            return sign * 0.3 * share
-        case "TranslateX":
-            return sign * 0.45 * share * size[0]
-        case "TranslateY":
-            return sign * 0.45 * share * size[1]
-        case "Posterize":
-            return 4 - int(4 * share)
-        case "Solarize":
-            return 256 - min(256, int(256 * share))
-        case "SolarizeAdd":
-            return min(128, int(110 * share))
-        case _ if name in FACTORS:
-            return max(0.1, 1 + sign * 0.9 * share)
-    return 0.0
+    return _RAND_VALUES[name](sign * strength / STRONGEST, size)
 
 
 class RandAugment:
