@@ -59,7 +59,7 @@ def count_named(
         find_config(name)
     except ConfigError as error:
         hint = did_you_mean(name, list_backbones(), "see resdet.list_backbones() for other names")
-        raise UserError(f"{error}; {hint}") from None
+        raise UserError(f"{error}; as a backbone, {hint}") from None
     config = load_named_config(name, overrides)
     if isinstance(config, ClassificationConfig):
         return _count_classifier(Path(name).stem, config, image_size)

@@ -44,7 +44,7 @@ def test_of_a_detector_the_backbone_is_counted() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet5",), "near names of the registry: resnet50"),
+        (("resnet5",), "as a backbone, did you mean resnet50"),
         (("vgg16", [], (16, 16)), r"vgg16 does not accept images of 16×16 pixels \(.*--image-size"),
         (("resnet50", ["model.backbone.shape=1"]), "model.backbone.shape"),
         (("resnet50", ["model.backbone.name=null"]), "model.backbone.name: null takes"),
