@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
@@ -115,13 +114,6 @@ class TrainPlan:
         return np.stack(batches)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """A user's mistake that a worker found, on its way to the main process."""
-
-    message: str
-
-
 class _Batches(Dataset[Any]):
     """Makes whole batches in the workers: `DataLoader` asks for all keys of a batch at once."""
 
@@ -129,11 +121,11 @@ class _Batches(Dataset[Any]):
         self.dataset, self.collate = dataset, collate
 
     def __getitems__(self, keys: list[Key]) -> Any:
-        # An exception would arrive as a worker's traceback around the message.
+        # Raised in a worker, an error would arrive as a traceback around the message.
         try:
             return self.collate([self.dataset[key] for key in keys])
         except UserError as error:
-            return _Failure(str(error))
+            return DataError(str(error))
 
     def __getitem__(self, key: Key) -> Any:
         return self.__getitems__([key])
@@ -194,8 +186,8 @@ def _load(
         generator=torch.Generator(),
     )
     for item in loader:
-        if isinstance(item, _Failure):
-            raise DataError(item.message)
+        if isinstance(item, DataError):
+            raise item
         yield item
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resdet.data.detection import image_checks
+from resdet.data.detection import checks
 from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset, read_dataset
 from resdet.data.loader import TrainPlan, eval_loader, train_loader
@@ -131,7 +131,7 @@ def test_evaluation_sees_every_image_once(nuclei_data: DetectionDataset, workers
 def test_a_bad_file_surfaces_as_a_clear_error(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_checks, "HEADERS_AT_START", 0)
+    monkeypatch.setattr(checks, "HEADERS_AT_START", 0)
     source = write_coco(tmp_path, [annotation()])
     (Path(source[0]) / "1.png").write_bytes(b"broken")
     with pytest.raises(DataError) as caught:

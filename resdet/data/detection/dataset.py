@@ -13,11 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resdet.data.detection.image_checks import BAD_IMAGE, check_images, check_presence
+from resdet.data.detection.checks import (
+    BAD_IMAGE,
+    check_images,
+    check_presence,
+    clip_boxes,
+    find_targets,
+)
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import read_file
 from resdet.data.detection.table import AnnotationTable, Source
-from resdet.data.detection.targets import clip_boxes, find_targets
 from resdet.data.detection.transforms import Objects, TestTransform, TrainTransform
 from resdet.data.names import Ids
 from resdet.files.findings import (

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from resdet.data.detection import image_checks
+from resdet.data.detection import checks
 from resdet.data.detection.dataset import read_dataset
 from resdet.data.detection.transforms import ShortEdge, TestTransform, TrainTransform
 from resdet.files.findings import DataError, missing_data_message
@@ -199,7 +199,7 @@ def test_sizes_that_do_not_agree_name_both(tmp_path: Path, monkeypatch: pytest.M
         ):
             dataset(*source)
         # a set too large for a look at every header finds it on reading
-        monkeypatch.setattr(image_checks, "HEADERS_AT_START", 0)
+        monkeypatch.setattr(checks, "HEADERS_AT_START", 0)
         with pytest.raises(DataError, match=rf"1\.png: is 60×40 pixels, but .*a\.json.*{hint}"):
             dataset(*source)[(0, 0)]
         monkeypatch.undo()
