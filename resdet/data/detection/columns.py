@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resdet.data.detection.outlines import Outlines
 from resdet.data.detection.table import Ragged
+from resdet.files.findings import DataError
 
 
 class Column:
@@ -65,15 +66,21 @@ class OutlineColumns:
         )
 
 
-def join_extras(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Arrays (n, …) as one; those of shape (n, 0), which have no values, become 0.
+def join_extras(arrays: Sequence[NDArray[Any]], key: str, file: str) -> NDArray[Any]:
+    """Further values (n, …) of a key as one array; shape (n, 0), which is none, becomes 0.
 
     Raises:
-        ValueError: their shapes do not agree.
+        DataError: their shapes do not agree, or no object has a value.
     """
     shape = next((array.shape[1:] for array in arrays if array.shape[1:] != (0,)), (0,))
     filled = [
         np.zeros((len(array), *shape), bool) if array.shape[1:] == (0,) else array
         for array in arrays
     ]
-    return np.concatenate(filled) if filled else np.zeros((0, 0))
+    if shape == (0,) and any(map(len, arrays)):
+        what = "no annotation has this key; correct its name or remove it"
+    elif {array.shape[1:] for array in filled} > {shape}:
+        what = "not equally many numbers per object; make them agree, or remove the key"
+    else:
+        return np.concatenate(filled) if filled else np.zeros((0, 0))
+    raise DataError(f"{file}: data.extras: {key}: {what}")

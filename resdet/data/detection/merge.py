@@ -30,39 +30,25 @@ def merge_tables(
         DataError: the files' classes do not agree, or lack one of `classes`.
     """
     first = tables[0]
-    if classes is None:
-        for table in tables[1:]:
-            _check_same_classes(table, first)
-    else:
-        if len(set(classes)) != len(classes) or not classes:
-            raise DataError(f"data.classes: {list(classes)} is empty or has a name twice")
-        for table in tables:
-            _check_has(table, classes)
     names = first.class_names if classes is None else list(classes)
-    ids = [first.category_ids[first.class_names.index(name)] for name in names]
-    relabelled = [
-        table if table.class_names == names else _relabel(table, names) for table in tables
-    ]
-    merged = relabelled[0] if len(tables) == 1 else _concatenate(relabelled)
-    return replace(merged, class_names=names, category_ids=ids)
-
-
-def _check_same_classes(table: AnnotationTable, first: AnnotationTable) -> None:
-    own, others = set(table.class_names), set(first.class_names)
-    if own != others:
-        raise DataError(
-            f"{table.source}: its categories differ from those of {first.source}: "
-            f"lacks {sorted(others - own) or 'none'}, has also {sorted(own - others) or 'none'}; "
-            "make the names agree, or give data.classes, names that every file has"
-        )
-
-
-def _check_has(table: AnnotationTable, classes: Sequence[str]) -> None:
-    own = table.class_names
-    for name in classes:
-        if name not in own:
+    if len(set(names)) != len(names) or not names:
+        raise DataError(f"data.classes: {names} is empty or has a name twice")
+    for table in tables:
+        own = table.class_names
+        lacks, more = sorted(set(names) - set(own)), sorted(set(own) - set(names))
+        if classes is None and (lacks or more):
+            raise DataError(
+                f"{table.source}: its categories differ from those of {first.source}: lacks "
+                f"{lacks or 'none'}, has also {more or 'none'}; make the names agree, or give "
+                "data.classes, names that every file has"
+            )
+        for name in lacks:
             hint = did_you_mean(name, own, f"it has {', '.join(own)}")
             raise DataError(f"{table.source}: data.classes: no category {name!r}; {hint}")
+    ids = [first.category_ids[first.class_names.index(name)] for name in names]
+    tables = [table if table.class_names == names else _relabel(table, names) for table in tables]
+    merged = tables[0] if len(tables) == 1 else _concatenate(tables)
+    return replace(merged, class_names=names, category_ids=ids)
 
 
 def _relabel(table: AnnotationTable, names: Sequence[str]) -> AnnotationTable:
@@ -110,13 +96,8 @@ def _concatenate(tables: Sequence[AnnotationTable]) -> AnnotationTable:
             del lists[key]
         for key, column in lists.items():
             column.extend(table.image_extras[key].values, table.image_extras[key].lengths)
-    try:
-        extras = {key: join_extras([t.extras[key] for t in tables]) for key in first.extras}
-    except ValueError:
-        raise DataError(
-            f"{', '.join(t.source for t in tables)}: data.extras: not equally many numbers per "
-            "object in all files; make the files agree, or leave the key out"
-        ) from None
+    source = ", ".join(table.source for table in tables)
+    extras = {k: join_extras([t.extras[k] for t in tables], k, source) for k in first.extras}
     return replace(
         first,
         files=[file for table in tables for file in table.files],

@@ -89,7 +89,7 @@ class Objects:
             self._find(f"annotation {key}", "has the id of another annotation", "it is renumbered")
         fields["annotation_ids"] = unique_ids(fields["annotation_ids"])
         outlines = self.outlines.outlines() if self.source.outlines else None
-        extras = {key: join_extras(arrays) for key, arrays in self.extras.items()}
+        extras = {k: join_extras(v, k, self.source.path) for k, v in self.extras.items()}
         return {**fields, "outlines": outlines, "extras": extras}
 
     def _find(self, item: str, what: str, remedy: str) -> None:
