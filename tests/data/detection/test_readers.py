@@ -145,7 +145,7 @@ def test_further_values_stay_with_their_objects(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="keypoints: its values are not numbers, or not equally"):
         entries[0]["keypoints"] = [1]
         dataset(*write_coco(tmp_path, entries), mask_size=None, extras=["keypoints"])
-    with pytest.raises(DataError, match="data.extras: color: no annotation has this key"):
+    with pytest.raises(DataError, match=r"data\.extras: color: no annotation has this key"):
         dataset(*source, mask_size=None, extras=["color"])
 
 
