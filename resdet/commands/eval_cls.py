@@ -157,14 +157,14 @@ def score_all(
     broken: dict[int, DataError] = {}
     spoken = time.perf_counter()
     with inference_mode(model):
-        for done, (index, found) in enumerate(
+        for done, (index, outcome) in enumerate(
             score_images(model, dataset, views, batch_size=batch_size, workers=workers), 1
         ):
-            if isinstance(found, DataError):
-                log.warning("left out: %s", found)
-                broken[index] = found
+            if isinstance(outcome, DataError):
+                log.warning("left out: %s", outcome)
+                broken[index] = outcome
             else:
-                logits[index] = found.numpy()
+                logits[index] = outcome.numpy()
                 readable[index] = True
             if time.perf_counter() - spoken > PROGRESS_S:
                 spoken = time.perf_counter()
@@ -221,14 +221,14 @@ def _name(spec: str) -> str:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """The names, with a number where one comes again."""
-    found: list[str] = []
+    distinct: list[str] = []
     for name in names:
         number, chosen = 1, name
-        while chosen in found:
+        while chosen in distinct:
             number += 1
             chosen = f"{name}-{number}"
-        found.append(chosen)
-    return found
+        distinct.append(chosen)
+    return distinct
 
 
 def _make_folder(folder: Path) -> None:

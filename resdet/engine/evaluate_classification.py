@@ -110,12 +110,12 @@ def _shown(
     model: Classifier, batch: ClassificationBatch, logits: Tensor, count: int
 ) -> list[tuple[np.ndarray, str]]:
     """The first images of a batch, each with its class and, where it is wrong, the guess."""
-    found = []
+    pictures = []
     names = readable_names(model.class_names)
     arrays = batch.images[:count].permute(0, 2, 3, 1).cpu().numpy()
     guesses = logits[:count].argmax(1).tolist()
     for array, label, guess in zip(arrays, batch.labels[:count].tolist(), guesses, strict=True):
         true = names[label] if label >= 0 else "unreadable"
         words = true if guess == label else f"{names[guess]} (is {true})"
-        found.append((array, words))
-    return found
+        pictures.append((array, words))
+    return pictures

@@ -89,7 +89,9 @@ def evaluate(
         for state, _ in parts[1:]:
             evaluator.merge(state)
         shown = sorted((p for _, one in parts for p in one.pictures), key=lambda p: p[0])
-        draw = partial(pictures.draw_predictions, [(path, found) for _, path, found in shown])
+        draw = partial(
+            pictures.draw_predictions, [(path, detections) for _, path, detections in shown]
+        )
         losses = _mean_losses(names, [row for _, one in parts for row in one.losses])
         validation = Validation(evaluator.compute(), losses, time.perf_counter() - start, draw)
     return share(validation, processes)

@@ -118,8 +118,8 @@ def read_detections(
     count = len(records)
     images = _find_images(records, truth, source, notes)
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
-    found = map(label_of.get, map(attrgetter("category_id"), records), repeat(-1))
-    labels = np.fromiter(found, np.int64, count)
+    label_or_unknown = map(label_of.get, map(attrgetter("category_id"), records), repeat(-1))
+    labels = np.fromiter(label_or_unknown, np.int64, count)
     if count and labels.min() < 0:
         notes.append(_note_unknown(records, labels, truth, source))
         known = np.flatnonzero(labels >= 0)

@@ -100,16 +100,16 @@ def analyze_errors(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     class, poor localisation, both, duplicates, background, missed objects. Calibration compares
     scores with the share of detections that match at IoU .50, in ten bins.
     """
-    found: dict[str, Any] = {"tide": {}, "calibration": {}}
+    details: dict[str, Any] = {"tide": {}, "calibration": {}}
     for iou_type, evaluation in evaluations.items():
         tide, calibration = evaluation.hotcoco.tide_errors(), evaluation.hotcoco.calibration()
-        found["tide"][iou_type] = {
+        details["tide"][iou_type] = {
             "AP50": tide["ap_base"],
             "delta_AP50": {name: tide["delta_ap"][name] for name in TIDE_ERRORS},
             "counts": {name: tide["counts"][name] for name in TIDE_ERRORS},
         }
-        found["calibration"][iou_type] = {n: calibration[n] for n in ("ece", "mce", "bins")}
-    return found
+        details["calibration"][iou_type] = {n: calibration[n] for n in ("ece", "mce", "bins")}
+    return details
 
 
 def _explain(

@@ -122,7 +122,7 @@ class Result:
                 print_table(f"{group or 'all'}, per class", header, rows, file)
 
 
-_HEADINGS = {"name": "class", "num_gt": "objects", "num_detections": "found"}
+_HEADINGS = {"name": "class", "num_gt": "objects", "num_detections": "detections"}
 
 
 def _occurs(row: dict[str, Any]) -> bool:

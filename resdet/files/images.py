@@ -220,8 +220,8 @@ def image_problems(
     Reads the headers; with `decode` every pixel, which finds files that are cut short too.
     """
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda path, size: _problem(path, size, decode), paths, sizes)
-        return {row: what for row, what in enumerate(found) if what is not None}
+        problems = pool.map(lambda path, size: _problem(path, size, decode), paths, sizes)
+        return {row: what for row, what in enumerate(problems) if what is not None}
 
 
 def _problem(path: Path, size: tuple[int, int], decode: bool) -> str | None:

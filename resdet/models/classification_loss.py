@@ -89,6 +89,6 @@ class ClassificationLoss:
         """KL divergence (B,) of the softened outputs from the teacher's, times T²."""
         t = self.teacher_temperature
         wanted = F.log_softmax(teacher.detach().to(logits.dtype) / t, dim=1)
-        found = F.log_softmax(logits / t, dim=1)
-        divergence = F.kl_div(found, wanted, reduction="none", log_target=True)
+        student = F.log_softmax(logits / t, dim=1)
+        divergence = F.kl_div(student, wanted, reduction="none", log_target=True)
         return divergence.sum(dim=1) * t**2

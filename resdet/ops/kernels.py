@@ -69,18 +69,18 @@ def find_fault(device: torch.device) -> str | None:
         rois = torch.cat([torch.arange(8, device=device)[:, None] % 2, boxes[0, :8]], dim=1)
         levels = torch.arange(8, device=device) % 3 // 2
         for aligned, ratio in ((True, 0), (False, 2)):
-            found = pool_levels(
+            ours = pool_levels(
                 maps, levels, rois, [0.25, 0.125], 3, aligned=aligned, sampling_ratio=ratio
             )
-            expected = torch.zeros_like(found)
+            expected = torch.zeros_like(ours)
             for level, scale in enumerate((0.25, 0.125)):
                 rows = (levels == level).nonzero()[:, 0]
                 pooled = roi_align(maps[level], rois[rows], (3, 3), scale, ratio, aligned)
                 expected = expected.index_add(0, rows, pooled)
-            weights = torch.randn(found.shape, generator=generator).to(device)
+            weights = torch.randn(ours.shape, generator=generator).to(device)
             results = [
                 [pooled, *torch.autograd.grad((pooled * weights).sum(), maps)]
-                for pooled in (found, expected)
+                for pooled in (ours, expected)
             ]
             for ours, theirs in zip(*results, strict=True):
                 if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):

@@ -143,8 +143,8 @@ def _erase_boxes(
     widths = torch.sqrt(area / ratio).round().long()
     fits = (heights < height) & (widths < width)
     first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits
-    box_height, box_width, found = (x.gather(1, first)[:, 0] for x in (heights, widths, fits))
-    erased = found & (draw(2, keys) < prob)
+    box_height, box_width, fits_any = (x.gather(1, first)[:, 0] for x in (heights, widths, fits))
+    erased = fits_any & (draw(2, keys) < prob)
     top = (draw(3, keys) * (height - box_height + 1)).long()
     left = (draw(4, keys) * (width - box_width + 1)).long()
     return top, left, torch.where(erased, box_height, 0), box_width
