@@ -23,11 +23,9 @@ from resdet.evaluation.coco_backends import Evaluation, run_backend
 from resdet.evaluation.coco_detections import (
     IOU_TYPES,
     DetectionTable,
-    check_boxes,
-    check_scores,
     read_detections,
 )
-from resdet.evaluation.coco_result import AREAS, IOU_50, IOU_75, make_result, mean
+from resdet.evaluation.coco_result import AREAS, make_result, mean, precision_numbers
 from resdet.evaluation.result import EvalSettings, Result
 from resdet.files.findings import Finding, strict_error, summarize_findings
 from resdet.files.json import collector_paused
@@ -205,9 +203,8 @@ class CocoEvaluator:
         images, labels = _joined(state.images, np.int64), _joined(state.labels, np.int64)
         scores = _joined(state.scores, np.float64)
         boxes = _joined(state.boxes, np.float64).reshape(-1, 4)
-        check_scores(scores, images, truth, "detections")
-        check_boxes(boxes, images, truth, "detections")
         table = DetectionTable(images, labels, scores, boxes)
+        table.check(truth, "detections")
         iou_types = self.iou_types
         if iou_types is None:
             iou_types = IOU_TYPES if truth.has_masks and state.codes else ("bbox",)
@@ -232,17 +229,10 @@ def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
 
 def summarize(evaluation: Evaluation, max_dets: Sequence[int]) -> dict[str, float]:
     """The 12 numbers; all but the recalls at smaller caps are taken at the last of `max_dets`."""
-    precision, recall = evaluation.precision, evaluation.recall
-    numbers = {"AP": mean(precision[..., 0])}
-    numbers["AP50"] = mean(precision[IOU_50, :, :, 0])
-    numbers["AP75"] = mean(precision[IOU_75, :, :, 0])
-    for area in (1, 2, 3):
-        numbers[f"AP{AREAS[area]}"] = mean(precision[..., area])
+    numbers, recall = precision_numbers(evaluation.precision), evaluation.recall
     for index, cap in enumerate(max_dets):
         numbers[f"AR{cap}"] = mean(recall[..., 0, index])
-    for area in (1, 2, 3):
-        numbers[f"AR{AREAS[area]}"] = mean(recall[..., area, -1])
-    return numbers
+    return numbers | {f"AR{AREAS[area]}": mean(recall[..., area, -1]) for area in (1, 2, 3)}
 
 
 def check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:

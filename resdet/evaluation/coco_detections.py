@@ -50,6 +50,20 @@ class DetectionTable:
     notes: list[str] = field(default_factory=list)
     """Sentences on what was converted or left out."""
 
+    def check(self, truth: AnnotationTable, source: str) -> None:
+        """UserError for scores that are not finite, and for malformed boxes."""
+        scores, boxes = np.isfinite(self.scores), np.isfinite(self.boxes).all(axis=1)
+        for row in np.flatnonzero(~scores)[:1].tolist():
+            image = truth.image_ids[int(self.images[row])]
+            raise UserError(
+                f"{source}: {int((~scores).sum())} detections have a score that is not finite "
+                f"(such as {self.scores[row]} on image {image!r}); did training diverge?"
+            )
+        for row in np.flatnonzero(~boxes | (self.boxes[:, 2:] < 0).any(axis=1))[:1].tolist():
+            image = truth.image_ids[int(self.images[row])]
+            box = self.boxes[row].tolist()
+            raise UserError(f"{source}: detection {row} on image {image!r}: bbox {box} {BOX_RULE}")
+
     def areas(self, iou_type: str) -> NDArray[Any]:
         """(N,) px², by which an unmatched detection counts for a size.
 
@@ -126,25 +140,13 @@ def read_detections(
         records = [records[row] for row in known.tolist()]
         images, labels, count = images[known], labels[known], len(known)
     scores = np.fromiter(map(attrgetter("score"), records), np.float64, count)
-    check_scores(scores, images, truth, source)
     table = DetectionTable(images, labels, scores, np.zeros((count, 4)), notes=notes)
     if "segm" in iou_types:
         table.rles, table.mask_areas = _read_masks(records, images, truth, source)
     if "bbox" in iou_types:
         table.boxes = _read_boxes(records, images, truth, source, notes)
+    table.check(truth, source)
     return table, tuple(iou_types)
-
-
-def check_scores(scores: Floats, images: Ints, truth: AnnotationTable, source: str) -> None:
-    """UserError where scores (N,) of detections on `images` (N,) rows are not finite."""
-    wrong = np.flatnonzero(~np.isfinite(scores))
-    if len(wrong):
-        first = int(wrong[0])
-        raise UserError(
-            f"{source}: {len(wrong)} detections have a score that is not finite (such as "
-            f"{scores[first]} on image {truth.image_ids[int(images[first])]!r}); did training "
-            "diverge?"
-        )
 
 
 def _parse(detections: str | Path | Sequence[dict[str, Any]]) -> tuple[list[_Record], str]:
@@ -288,9 +290,7 @@ def _read_boxes(
             raise UserError(f"{item}: bbox {box} {BOX_RULE}")
     if derived:
         notes.append(f"{source}: {derived} detections without bbox: taken from their masks")
-    values = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
-    check_boxes(values, images, truth, source)
-    return values
+    return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
 
 
 def is_box(box: Any) -> bool:
@@ -299,14 +299,3 @@ def is_box(box: Any) -> bool:
         return len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) >= 0
     except TypeError:
         return False
-
-
-def check_boxes(boxes: Floats, images: Ints, truth: AnnotationTable, source: str) -> None:
-    """UserError where boxes (N, 4) xywh of detections on `images` (N,) rows are malformed."""
-    wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)))
-    if len(wrong):
-        row = int(wrong[0])
-        image = truth.image_ids[int(images[row])]
-        raise UserError(
-            f"{source}: detection {row} on image {image!r}: bbox {boxes[row].tolist()} {BOX_RULE}"
-        )

@@ -64,6 +64,14 @@ def mean(values: NDArray[Any]) -> float:
     return float(valid.mean()) if valid.size else -1.0
 
 
+def precision_numbers(precision: NDArray[Any]) -> dict[str, float]:
+    """AP AP50 AP75 APs APm APl of precision (T, R, K, A)."""
+    numbers = {"AP": mean(precision[..., 0])}
+    numbers["AP50"] = mean(precision[IOU_50, ..., 0])
+    numbers["AP75"] = mean(precision[IOU_75, ..., 0])
+    return numbers | {f"AP{AREAS[area]}": mean(precision[..., area]) for area in (1, 2, 3)}
+
+
 def class_rows(
     evaluation: Evaluation, truth: AnnotationTable, table: DetectionTable, iou_type: str
 ) -> list[dict[str, Any]]:
@@ -73,7 +81,6 @@ def class_rows(
     num_detections = np.bincount(table.labels, minlength=count)
     rows = []
     for label in np.argsort(truth.category_ids, kind="stable").tolist():
-        precision = evaluation.precision[:, :, label]
         rows.append(
             {
                 "kind": iou_type,
@@ -81,12 +88,7 @@ def class_rows(
                 "name": truth.class_names[label],
                 "num_gt": int(num_gt[label]),
                 "num_detections": int(num_detections[label]),
-                "AP": mean(precision[..., 0]),
-                "AP50": mean(precision[IOU_50, :, 0]),
-                "AP75": mean(precision[IOU_75, :, 0]),
-                "APs": mean(precision[..., 1]),
-                "APm": mean(precision[..., 2]),
-                "APl": mean(precision[..., 3]),
+                **precision_numbers(evaluation.precision[:, :, label]),
                 "AR": mean(evaluation.recall[:, label, 0, -1]),
             }
         )

@@ -18,9 +18,9 @@ import numpy as np
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
 from resdet.evaluation.coco import CocoEvaluator, evaluate_files
-from resdet.evaluation.coco_backends import Evaluation, run_lvis
+from resdet.evaluation.coco_backends import Evaluation, run_backend
 from resdet.evaluation.coco_detections import DetectionTable
-from resdet.evaluation.coco_result import AREAS, IOU_50, IOU_75, make_result, mean
+from resdet.evaluation.coco_result import AREAS, make_result, mean, precision_numbers
 from resdet.evaluation.result import Result
 
 MAX_DETS = 300
@@ -60,7 +60,7 @@ def evaluate_tables(
             "its categories no frequency; evaluate it by COCO's metric"
         )
     evaluations = {
-        iou_type: run_lvis(truth, table, iou_type=iou_type, max_dets=max_dets)
+        iou_type: run_backend(truth, table, iou_type=iou_type, max_dets=[max_dets], lvis=True)
         for iou_type in iou_types
         if truth.has_annotations
     }
@@ -73,14 +73,10 @@ def evaluate_tables(
 
 def summarize(evaluation: Evaluation, frequency: Sequence[str], max_dets: int) -> dict[str, float]:
     """The 13 numbers by the names that lvis gives them."""
-    precision, recall = evaluation.precision, evaluation.recall
-    numbers = {"AP": mean(precision[..., 0])}
-    numbers["AP50"] = mean(precision[IOU_50, :, :, 0])
-    numbers["AP75"] = mean(precision[IOU_75, :, :, 0])
-    for area in (1, 2, 3):
-        numbers[f"AP{AREAS[area]}"] = mean(precision[..., area])
+    numbers, recall = precision_numbers(evaluation.precision), evaluation.recall
     for group in ("r", "c", "f"):
-        numbers[f"AP{group}"] = mean(precision[:, :, np.array(frequency) == group][..., 0])
+        of_group = evaluation.precision[:, :, np.array(frequency) == group]
+        numbers[f"AP{group}"] = mean(of_group[..., 0])
     for area, letter in enumerate(AREAS):
         numbers[f"AR{letter}@{max_dets}"] = mean(recall[..., area, -1])
     return numbers
