@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.config.classification import ClassificationConfig
+from resdet.config.classification import ClassificationConfig, ClassificationLossConfig
 from resdet.data.classification.cifar import CifarData
 from resdet.data.classification.samples import ClassificationBatch, collate_classification
 from resdet.data.classification.transforms import progressive_side
@@ -113,14 +113,7 @@ class ClassificationTask(Task):
             self.train_data = self.train_data.to(processes.device)
         if isinstance(self.val_data, CifarData):
             self.val_data = self.val_data.to(processes.device)
-        self.loss = ClassificationLoss(
-            name=config.loss.name,
-            label_smoothing=config.loss.label_smoothing,
-            bce_target_thresh=config.loss.bce_target_thresh,
-            aux_weight=config.loss.aux_weight,
-            teacher_weight=config.loss.teacher_weight,
-            teacher_temperature=config.loss.teacher_temperature,
-        )
+        self.loss = make_loss(config.loss)
         self.teacher = self._load_teacher(processes)
         self._problems: list[str] = []
 
@@ -330,6 +323,17 @@ class ClassificationTask(Task):
         points = data.progressive
         sides = [progressive_side(points, int(epoch), data.size) for epoch, _ in points]
         return max(sides, default=data.size) ** 2
+
+
+def make_loss(section: ClassificationLossConfig) -> ClassificationLoss:
+    return ClassificationLoss(
+        name=section.name,
+        label_smoothing=section.label_smoothing,
+        bce_target_thresh=section.bce_target_thresh,
+        aux_weight=section.aux_weight,
+        teacher_weight=section.teacher_weight,
+        teacher_temperature=section.teacher_temperature,
+    )
 
 
 def error_percent(logits: Tensor, labels: Tensor) -> Tensor:

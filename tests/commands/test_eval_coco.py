@@ -170,7 +170,7 @@ def test_a_checkpoint_with_options(
 
 
 def test_kinds_that_a_run_does_not_find(run_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"kinds \['keypoints'\].*finds bbox and segm"):
+    with pytest.raises(UserError, match=r"kinds \['keypoints'\].*predicts bbox and segm"):
         eval_coco_command(run=run_folder, kinds=["keypoints"])
 
 
