@@ -10,7 +10,7 @@ from torch import Tensor
 from resdet.config.detection import DetectionConfig
 from resdet.errors import UserError
 from resdet.files import checkpoint
-from resdet.interop.loaded import LoadedWeights, value_at
+from resdet.interop.loaded import CONVENTIONS, LoadedWeights, value_at
 from resdet.interop.torchvision import classifiers
 
 LAYOUTS = {
@@ -19,35 +19,6 @@ LAYOUTS = {
     "detectron2": "a checkpoint of Detectron2",
 }
 MAX_LISTED = 5
-# How a network uses its input and its tensors.
-BOTH = (
-    "model.channel_order",
-    "model.pixel_mean",
-    "model.pixel_std",
-    "model.backbone.stride_in_1x1",
-    "model.backbone.norm_eps",
-)
-DETECTOR = (
-    *BOTH,
-    "model.rpn.round_anchors",
-    "model.rpn.anchor_spacing",
-    "model.rpn.loss_normalizer",
-    "model.roi.aligned",
-    "model.roi.sampling_ratio",
-    "model.roi.mask_head.paste",
-    "data.test_resize.method",
-)
-CLASSIFIER = (*BOTH, "data.test_resize", "data.test_size", "data.interpolation")
-# What torchvision's detectors only do in one way. (Where Detectron2 has no setting, its exporter
-# refuses.)
-TORCHVISION_ONLY: dict[str, Any] = {
-    "model.rpn.round_anchors": True,
-    "model.rpn.anchor_spacing": "rounded",
-    "model.rpn.loss_normalizer": "sampled",
-    "model.roi.aligned": False,
-    "model.roi.mask_head.paste": "rounded",
-    "data.test_resize.method": "float",
-}
 
 
 def to_resdet(weights: LoadedWeights) -> dict[str, Any]:
@@ -121,7 +92,7 @@ def contents(weights: LoadedWeights, num_tensors: int) -> list[str]:
         lines.append(f"classes: {len(names)} ({', '.join(names[:MAX_LISTED])}{more})")
     lines.append(f"tensors: {num_tensors}")
     if weights.config is not None:
-        keys = DETECTOR if weights.kind == "detector" else CLASSIFIER
+        keys = CONVENTIONS["detector" if weights.kind == "detector" else "classifier"]
         given = [(key.removeprefix("model."), value_at(weights.config, key)) for key in keys]
         listed = [f"{key} {_text(value)}" for key, value in given if value is not None]
         lines.append(f"conventions: {', '.join(listed)}")
@@ -145,7 +116,7 @@ def left_behind(weights: LoadedWeights, target: str) -> list[str]:
     if is_detector:
         differing = [
             f"{key} {_text(ours)} here, {_text(only)} there"
-            for key, only in TORCHVISION_ONLY.items()
+            for key, only in CONVENTIONS["torchvision_only"].items()
             if (ours := value_at(weights.config, key)) not in (None, only)
         ]
         if differing:

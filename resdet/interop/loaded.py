@@ -5,34 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from torch import Tensor
 
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict
 from resdet.errors import UserError
 
-# Of a detector's section `model`: what changes its numbers and may differ on purpose, each with the
-# value that null stands for.
-CONVENTIONS = {
-    "pixel_mean": None,
-    "pixel_std": None,
-    "backbone.norm_eps": 1e-5,
-    "backbone.res5_dilation": 1,
-    "rpn.anchor_sizes": None,
-    "rpn.aspect_ratios": None,
-    "rpn.round_anchors": None,
-    "rpn.anchor_spacing": None,
-    "roi.aligned": None,
-    "roi.sampling_ratio": None,
-    "roi.stages": None,
-}
-READING_KEYS = {
-    "stride_in_1x1": "model.backbone.stride_in_1x1",
-    "transform_input": "model.backbone.options.transform_input",
-    "channel_order": "model.channel_order",
-}
+CONVENTIONS: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8")
+)
+"""What changes a network's numbers without showing in a tensor's shape; see the file."""
 
 
 @dataclass
@@ -94,7 +80,7 @@ def check_reading(there: Reading | None, here: Reading | None, source: str) -> N
     """UserError if the weights of `source` and the model disagree; None is unknown."""
     if here is None or there is None:
         return
-    for name, key in READING_KEYS.items():
+    for name, key in CONVENTIONS["must_agree"].items():
         theirs, ours = (str(getattr(reading, name)).lower() for reading in (there, here))
         if theirs != ours:
             raise UserError(
@@ -106,7 +92,7 @@ def check_reading(there: Reading | None, here: Reading | None, source: str) -> N
 def other_conventions(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """A log line that lists the conventions in which two sections `model` of detectors differ."""
     differing = []
-    for key, default in CONVENTIONS.items():
+    for key, default in CONVENTIONS["may_differ"].items():
         given = [value_at(section, key) for section in (there, here)]
         values = [default if value is None else value for value in given]
         if None not in values and values[0] != values[1]:

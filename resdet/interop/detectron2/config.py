@@ -12,19 +12,17 @@ from typing import Any
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_to_dict
 from resdet.errors import UserError
-from resdet.interop.detectron2.settings import DEFAULTS, FIXED, Settings, nested
+from resdet.interop.detectron2.settings import (
+    DEFAULTS,
+    FIXED,
+    NORMS,
+    SAME,
+    SAME_NORMS,
+    Settings,
+    nested,
+)
 from resdet.interop.loaded import value_at
 
-NORMS = {
-    "": "none",
-    "BN": "bn",
-    "FrozenBN": "frozen_bn",
-    "SyncBN": "sync_bn",
-    "nnSyncBN": "sync_bn",
-    "naiveSyncBN": "sync_bn",
-    "naiveSyncBN_N": "sync_bn",
-    "GN": "gn",
-}
 THEIR_NORMS = {ours: theirs for theirs, ours in reversed(NORMS.items())} | {"sync_bn": "SyncBN"}
 # Detectron2 lets the config name a head class; C4 heads have their own.
 ROI_HEADS = ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads")
@@ -33,44 +31,6 @@ POOLERS = {"ROIAlignV2": True, "ROIAlign": False}
 TRAIN_STEPS = 90_000
 """Detectron2's 1× schedule; the schema requires a length, and a converted model is not trained."""
 
-# Values that both have alike, by resdet's key and Detectron2's.
-SAME = {
-    "model.backbone.freeze_at": "MODEL.BACKBONE.FREEZE_AT",
-    "model.pixel_mean": "MODEL.PIXEL_MEAN",
-    "model.pixel_std": "MODEL.PIXEL_STD",
-    "model.score_thresh": "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-    "model.nms_thresh": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
-    "model.detections_per_image": "TEST.DETECTIONS_PER_IMAGE",
-    "data.test_resize.short_edge": "INPUT.MIN_SIZE_TEST",
-    "data.test_resize.max_size": "INPUT.MAX_SIZE_TEST",
-    "model.fpn.out_channels": "MODEL.FPN.OUT_CHANNELS",
-    "model.rpn.num_samples": "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
-    "model.rpn.positive_fraction": "MODEL.RPN.POSITIVE_FRACTION",
-    "model.rpn.pre_nms_topk_train": "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
-    "model.rpn.pre_nms_topk_test": "MODEL.RPN.PRE_NMS_TOPK_TEST",
-    "model.rpn.post_nms_topk_train": "MODEL.RPN.POST_NMS_TOPK_TRAIN",
-    "model.rpn.post_nms_topk_test": "MODEL.RPN.POST_NMS_TOPK_TEST",
-    "model.rpn.nms_thresh": "MODEL.RPN.NMS_THRESH",
-    "model.rpn.min_size": "MODEL.PROPOSAL_GENERATOR.MIN_SIZE",
-    "model.roi.num_samples": "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
-    "model.roi.positive_fraction": "MODEL.ROI_HEADS.POSITIVE_FRACTION",
-    "model.roi.box_head.num_convs": "MODEL.ROI_BOX_HEAD.NUM_CONV",
-    "model.roi.box_head.conv_dim": "MODEL.ROI_BOX_HEAD.CONV_DIM",
-    "model.roi.box_head.num_fcs": "MODEL.ROI_BOX_HEAD.NUM_FC",
-    "model.roi.box_head.fc_dim": "MODEL.ROI_BOX_HEAD.FC_DIM",
-    "model.roi.box_head.pool_size": "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-    "model.roi.box_head.class_agnostic": "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
-    "model.roi.mask_head.num_convs": "MODEL.ROI_MASK_HEAD.NUM_CONV",
-    "model.roi.mask_head.conv_dim": "MODEL.ROI_MASK_HEAD.CONV_DIM",
-    "model.roi.mask_head.pool_size": "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
-    "model.roi.mask_head.class_agnostic": "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK",
-}
-SAME_NORMS = {
-    "model.backbone.norm": "MODEL.RESNETS.NORM",
-    "model.fpn.norm": "MODEL.FPN.NORM",
-    "model.roi.box_head.norm": "MODEL.ROI_BOX_HEAD.NORM",
-    "model.roi.mask_head.norm": "MODEL.ROI_MASK_HEAD.NORM",
-}
 Get = Callable[[str], Any]
 
 

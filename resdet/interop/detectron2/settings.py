@@ -17,6 +17,11 @@ DEFAULTS: dict[str, Any] = _TABLES["defaults"]
 """Detectron2's defaults of the settings that are read here."""
 FIXED: dict[str, Any] = _TABLES["fixed"]
 """Settings of which resdet only supports Detectron2's default."""
+SAME: dict[str, str] = _TABLES["same"]
+"""Keys of values that both share, resdet's and Detectron2's."""
+SAME_NORMS: dict[str, str] = _TABLES["same_norms"]
+NORMS: dict[str, str] = _TABLES["norms"]
+"""Detectron2's names of norms, and resdet's."""
 
 
 def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
