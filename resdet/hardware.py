@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import record_function
 from torch.utils import deterministic
 
 from resdet.errors import UserError
@@ -200,3 +202,13 @@ def default_workers(configured: int | None, local_world_size: int) -> int:
         return configured
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(0, min(4, (cores or 1) // local_world_size - 1))
+
+
+PROFILE_PREFIX = "resdet: "
+
+
+def profiled(name: str) -> AbstractContextManager[Any]:
+    """Names what happens inside, for `train.profile` or any profiler of torch; nothing but that."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return record_function(PROFILE_PREFIX + name)

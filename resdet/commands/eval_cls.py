@@ -19,8 +19,8 @@ from resdet.evaluation.classification import Scores
 from resdet.factory import build_classification_val_data, load_classifier
 from resdet.files.findings import DataError
 from resdet.files.writing import write_json
-from resdet.inference.ensemble import ensemble as mean_of
 from resdet.inference.test_time import Images, score_images
+from resdet.inference.test_time import ensemble as mean_of
 from resdet.interop.weights import check_spec, checkpoint_path, is_published
 from resdet.models.classifier import Classifier
 from resdet.models.predict import inference_mode, precision_of

@@ -41,11 +41,9 @@ from resdet.factory.classification_data import (
 from resdet.factory.imports import naming_imports
 from resdet.factory.network import resolve_config
 from resdet.hardware import Precision
-from resdet.models.classification_loss import ClassificationLoss
 from resdet.models.classifier import Classifier
-from resdet.ops.colour import distort_colour
-from resdet.ops.crop import pad_crop_flip
-from resdet.ops.mix import draw_mix, erase, mix_batch
+from resdet.models.losses import ClassificationLoss
+from resdet.ops.pixels import distort_colour, draw_mix, erase, mix_batch, pad_crop_flip
 from resdet.structures import readable_names
 
 logger = logging.getLogger("resdet")

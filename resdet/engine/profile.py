@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from resdet.files.writing import write_text
-from resdet.profiling import PREFIX, profiled
+from resdet.hardware import PROFILE_PREFIX, profiled
 from resdet.viz.tables import plain_table
 
 logger = logging.getLogger("resdet")
@@ -88,8 +88,8 @@ def profile_table(profiler: torch.profiler.profile, steps: int, device: torch.de
         if event.key in SYNCS:
             syncs += event.count
         # the GPU's own copies of these ranges have no time on the host
-        if event.key.startswith(PREFIX) and event.cpu_time_total > 0:
-            name = event.key.removeprefix(PREFIX)
+        if event.key.startswith(PROFILE_PREFIX) and event.cpu_time_total > 0:
+            name = event.key.removeprefix(PROFILE_PREFIX)
             host, gpu = event.cpu_time_total / 1e3, event.device_time_total / 1e3
             rows[name] = (host / steps, gpu / steps)
     lines = plain_table(

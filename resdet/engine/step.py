@@ -13,7 +13,7 @@ from resdet import hardware
 from resdet.engine import optim
 from resdet.engine.distributed import Processes
 from resdet.engine.setup import Training
-from resdet.profiling import profiled
+from resdet.hardware import profiled
 
 
 def update(

@@ -1,4 +1,4 @@
-"""What a classifier is shown of a test image: one crop, ten crops, or all of it at several scales.
+"""A classifier's test-time views (one crop, ten, or all of it at several scales) and ensembles.
 
 Views of one image are averaged after the softmax (Krizhevsky et al. 2012, 4.1). A dense view is
 averaged over the positions of its map before the softmax, and over scales and mirror images after
@@ -7,8 +7,9 @@ it (Simonyan & Zisserman 2015, 3.2; He et al. 2016, 3.4).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resdet.errors import UserError
+from resdet.evaluation.classification import Scores
 from resdet.files.findings import DataError
-from resdet.inference.ensemble import log_mean_softmax
 from resdet.inference.sources import run_ahead
 from resdet.models.classifier import Classifier
 from resdet.models.views import Views, view_logits
@@ -134,3 +136,39 @@ def _cut(dataset: Images, views: Views, index: int) -> tuple[int, list[Tensor] |
         return index, views(dataset.read(index))
     except DataError as error:
         return index, error
+
+
+def log_mean_softmax(logits: Tensor) -> Tensor:
+    """Logits (V, …, K) of V answers → the logarithm (…, K) of the mean of their softmax.
+
+    Probabilities too small for a float stay apart in the logarithm. Softmax of the result is the
+    mean again, so that means can be taken of means.
+    """
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+
+def ensemble(scores: Sequence[Scores], names: Sequence[str]) -> Scores:
+    """The mean softmax of several classifiers on the same images (Krizhevsky et al. 2012, 6).
+
+    `names` are how messages call them. Raises
+    UserError where classes, files or labels differ.
+    """
+    first = scores[0]
+    for other, name in zip(scores[1:], names[1:], strict=True):
+        for what, same in (
+            ("classes", other.class_names == first.class_names),
+            ("images", other.files == first.files),
+            ("labels", np.array_equal(other.labels, first.labels)),
+        ):
+            if not same:
+                raise UserError(
+                    f"an ensemble needs the same {what}: those of {name} are not those of "
+                    f"{names[0]}; give both the same data, as data.val.root=FOLDER"
+                )
+    # in parts: a stack of all logits of all models could fill the memory
+    mean = np.empty_like(first.logits)
+    for start in range(0, len(mean), 4096):
+        part = slice(start, start + 4096)
+        stacked = torch.stack([torch.from_numpy(each.logits[part]) for each in scores])
+        mean[part] = log_mean_softmax(stacked).numpy()
+    return Scores(mean, first.labels, first.files, first.class_names, first.broken)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from resdet.models.layers import conv_stack, normal_init, xavier_uniform
 from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
-from resdet.models.regions import RoISamples
-from resdet.ops.box_coder import decode_boxes
+from resdet.models.regions import RegionSamples
+from resdet.ops.boxes import decode_boxes
 
 
 class BoxHead(nn.Module):
@@ -74,7 +74,9 @@ class BoxHead(nn.Module):
         """Boxes (R, K or 1, 4) xyxy pixels from deltas of that shape at proposals (R, 4)."""
         return decode_boxes(deltas, proposals[:, None, :], self.box_weights)
 
-    def losses(self, logits: Tensor, deltas: Tensor, samples: RoISamples) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, logits: Tensor, deltas: Tensor, samples: RegionSamples
+    ) -> tuple[Tensor, Tensor]:
         """Scalars loss_cls, the mean cross-entropy over valid samples, and loss_box, summed over
         positives and divided by all valid samples (Detectron2's normaliser); of flat samples."""
         count = samples.valid.sum()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resdet.backbones.heads import Head
 from resdet.models.predict import Predictor
 from resdet.models.views import make_views, view_logits
-from resdet.ops.normalize import normalize_pixels
+from resdet.ops.pixels import normalize_pixels
 from resdet.structures import Classification
 
 if TYPE_CHECKING:

@@ -1,16 +1,17 @@
-"""Losses over sampled boxes, with denominators that hold over all processes."""
+"""Losses of boxes and of classifiers, with denominators that hold over all processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from resdet.ops.box_coder import decode_boxes, encode_boxes
-from resdet.ops.boxes import giou_loss
+from resdet.ops.boxes import decode_boxes, encode_boxes, giou_loss
+from resdet.ops.pixels import soft_targets
 
 
 def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
@@ -66,3 +67,84 @@ def box_loss_sum(
             elements = F.smooth_l1_loss(deltas, targets, reduction="none", beta=smooth_l1_beta)
             loss_per_row = elements.sum(dim=-1)
     return torch.where(selected, loss_per_row, loss_per_row.new_zeros(())).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationLoss:
+    """Named losses, weighted already: their sum is what is minimised."""
+
+    name: str
+    """cross_entropy, or bce: a binary cross-entropy a class (Wightman et al. 2021, 3.1), with the
+    mean over classes as in timm, whose learning rates it is meant for."""
+    label_smoothing: float
+    """Share ε of the target that goes to all classes alike (Szegedy et al. 2016, 7)."""
+    bce_target_thresh: float | None
+    """bce: targets above it are 1 and others 0, before the smoothing: every class that takes part
+    in a mix counts as present, to 1 − ε (Wightman et al. 2021, 3.1). timm smooths first, which the
+    threshold then undoes."""
+    aux_weight: float
+    """Weight of each auxiliary head's loss (Szegedy et al. 2015, 5)."""
+    teacher_weight: float
+    """Share of the teacher's loss beside that of the classes, where there is a teacher."""
+    teacher_temperature: float
+    """Softmax temperature T of both in the teacher's loss, which is multiplied by T² (Hinton et al.
+    2015, 2)."""
+
+    def __call__(
+        self, outputs: Sequence[Tensor], targets: Tensor, teacher: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Scalars loss_cls and, where there are such, loss_aux and loss_teacher.
+
+        `outputs` are logits (B, K), those of the head and then of auxiliary heads. `targets` are
+        labels (B,) int64, or the rows (B, K) of `mix_batch`, not yet smoothed; a label of −1 and
+        a row of zeros do not count. `teacher` are a teacher's logits (B, K). Means are over the
+        images that count, of all processes; without any they are 0.
+        """
+        valid = targets >= 0 if targets.ndim == 1 else targets.sum(dim=1) > 0
+        logits = [full_precision(x) for x in outputs]
+        share = 0.0 if teacher is None else self.teacher_weight
+        named = {"loss_cls": self._each(logits[0], targets) * (1.0 - share)}
+        if len(logits) > 1:
+            each = torch.stack([self._each(x, targets) for x in logits[1:]])
+            named["loss_aux"] = each.sum(dim=0) * self.aux_weight
+        if teacher is not None:
+            named["loss_teacher"] = self._teacher_each(logits[0], teacher) * share
+        each = torch.stack(list(named.values()))  # (losses, B)
+        totals = torch.where(valid, each, 0.0).sum(dim=1)
+        # All at once: one exchange between processes.
+        means = mean_over_processes(totals, valid.sum())
+        return dict(zip(named, means.unbind(), strict=True))
+
+    def _each(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss (B,) of each image; rows that do not count hold anything finite."""
+        if self.name == "bce":
+            if targets.ndim == 1:
+                targets = soft_targets(targets, logits.shape[1])
+            rows = targets.to(logits.dtype)
+            if self.bce_target_thresh is not None:
+                rows = (rows > self.bce_target_thresh).to(logits.dtype)
+            rows = self._smooth(rows)
+            return F.binary_cross_entropy_with_logits(logits, rows, reduction="none").mean(dim=1)
+        assert self.name == "cross_entropy", self.name
+        if targets.ndim == 1:
+            return F.cross_entropy(
+                logits,
+                targets.clamp(min=0),
+                reduction="none",
+                label_smoothing=self.label_smoothing,
+            )
+        rows = self._smooth(targets.to(logits.dtype))
+        return -(rows * F.log_softmax(logits, dim=1)).sum(dim=1)
+
+    def _smooth(self, rows: Tensor) -> Tensor:
+        if not self.label_smoothing:
+            return rows
+        return rows * (1.0 - self.label_smoothing) + self.label_smoothing / rows.shape[1]
+
+    def _teacher_each(self, logits: Tensor, teacher: Tensor) -> Tensor:
+        """KL divergence (B,) of the softened outputs from the teacher's, times T²."""
+        t = self.teacher_temperature
+        wanted = F.log_softmax(teacher.detach().to(logits.dtype) / t, dim=1)
+        student = F.log_softmax(logits / t, dim=1)
+        divergence = F.kl_div(student, wanted, reduction="none", log_target=True)
+        return divergence.sum(dim=1) * t**2

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from resdet.files.pixels import resize_image
+from resdet.hardware import profiled
 from resdet.models.fpn import FPN, OneMap
 from resdet.models.predict import Predictor
 from resdet.models.regions import RoIDetections
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
 from resdet.ops.boxes import clip_boxes, is_nonempty
-from resdet.ops.normalize import normalize_pixels
-from resdet.profiling import profiled
+from resdet.ops.pixels import normalize_pixels
 from resdet.structures import Detections, ImageBatch, TargetBatch, collate_images, map_tensors
 
 if TYPE_CHECKING:

@@ -44,47 +44,33 @@ class RoIFeatures:
 
 
 @dataclass
-class RoISamples:
-    """Fixed-size slots (B, S) of the proposals that are trained on, positives first; or some of
-    them, flat (R,)."""
+class RegionSamples:
+    """Proposals that are trained on: fixed-size slots (B, S), positives first, or flat (R,).
+
+    A branch gets those that are matched to an object, flat, and unused slots among them.
+    """
 
     boxes: Tensor
-    """(B, S, 4) xyxy pixels; 0 in empty slots."""
+    """(…, 4) xyxy pixels; 0 in empty slots."""
     labels: Tensor
-    """(B, S) int64 0..K, K is background and empty."""
+    """(…,) int64 0..K; K is background and empty. 0..K-1 for a branch."""
     gt_boxes: Tensor
-    """(B, S, 4) xyxy pixels of the matched object."""
-    objects: Tensor
-    """(B, S) int64 position of the matched object in its image."""
-    valid: Tensor
-    """(B, S) bool."""
-
-    def at(self, rows: Tensor) -> RoISamples:
-        """Flat, those at the positions `rows` (R,) among all B · S slots."""
-        return map_tensors(self, lambda values: values.flatten(0, 1)[rows])
-
-
-@dataclass
-class BranchSamples:
-    """R regions that a branch is trained on: proposals matched to an object, then unused slots."""
-
-    boxes: Tensor
-    """(R, 4) xyxy pixels."""
-    labels: Tensor
-    """(R,) int64 0..K-1."""
-    gt_boxes: Tensor
-    """(R, 4) xyxy pixels of the matched object."""
+    """(…, 4) xyxy pixels of the matched object; anything for background."""
     images: Tensor
-    """(R,) int64 position in the batch."""
+    """(…,) int64 position in the batch."""
     objects: Tensor
-    """(R,) int64 position of the matched object in its image."""
+    """(…,) int64 position of the matched object in its image."""
     valid: Tensor
-    """(R,) bool: False for slots that take no part in a loss."""
+    """(…,) bool: False for slots that take no part in a loss."""
     shared: Tensor | None = None
     """(R, C, S, S) regions that the box head has pooled already (C4)."""
 
+    def at(self, rows: Tensor) -> RegionSamples:
+        """Flat, those at the positions `rows` (R,) among all B · S slots."""
+        return map_tensors(self, lambda values: values.flatten(0, 1)[rows])
+
     def pool(self, features: RoIFeatures, size: int) -> Tensor:
-        """(R, C, size, size); on C4 the regions of the box head, at its size."""
+        """(R, C, size, size) of flat samples; on C4 the regions of the box head, at its size."""
         if self.shared is not None:
             return self.shared
         return features.pool(self.boxes, self.images, size)
@@ -118,7 +104,7 @@ class Branch(Protocol):
     """
 
     def losses(
-        self, features: RoIFeatures, samples: BranchSamples, targets: TargetBatch
+        self, features: RoIFeatures, samples: RegionSamples, targets: TargetBatch
     ) -> dict[str, Tensor]:
         """Named scalar losses (loss_NAME) over the samples that are valid."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from resdet.errors import UserError
 from resdet.models.box_head import BoxHead
-from resdet.models.regions import Branch, BranchSamples, RoIDetections, RoIFeatures, RoISamples
+from resdet.models.regions import Branch, RegionSamples, RoIDetections, RoIFeatures
 from resdet.models.rpn import Proposals
 from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group, nms_of_groups
 from resdet.ops.matcher import match_boxes
@@ -111,7 +112,7 @@ class RoIHeads(nn.Module):
     @torch.no_grad()
     def sample(
         self, proposals: Proposals, targets: TargetBatch, *, seed: int, step: int
-    ) -> RoISamples:
+    ) -> RegionSamples:
         """Append the objects to the proposals, match, and draw those that are trained on.
 
         The appended objects are perfect proposals: the heads have positives to learn from while the
@@ -149,15 +150,16 @@ class RoIHeads(nn.Module):
         positive: Tensor,
         valid: Tensor,
         targets: TargetBatch,
-    ) -> RoISamples:
+    ) -> RegionSamples:
         gt_boxes = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
         labels = targets.labels.gather(1, objects).masked_fill(~positive, self.num_classes)
-        return RoISamples(boxes, labels, gt_boxes, objects, valid)
+        images = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(objects)
+        return RegionSamples(boxes, labels, gt_boxes, images, objects, valid)
 
     def box_losses(
         self,
         features: RoIFeatures,
-        samples: RoISamples,
+        samples: RegionSamples,
         sizes: Tensor,
         targets: TargetBatch,
     ) -> tuple[dict[str, Tensor], Tensor]:
@@ -169,9 +171,9 @@ class RoIHeads(nn.Module):
                 # The stage before moved the boxes towards the objects, so that a higher IoU still
                 # leaves enough positives: each stage learns from better boxes (Cascade, 4.2).
                 samples = self._relabel(samples, targets, self.foreground_ious[number])
-            rows, images = self._rows(samples.valid)
+            rows, _ = self._rows(samples.valid)
             flat = samples.at(rows)
-            pooled = features.pool(flat.boxes, images, self.box_pool_size)
+            pooled = flat.pool(features, self.box_pool_size)
             logits, deltas = head(_scale_gradient(pooled, 1 / len(self.stages)))
             suffix = f"_stage{number + 1}" if len(self.stages) > 1 else ""
             loss_cls, loss_box = head.losses(logits, deltas, flat)
@@ -182,26 +184,24 @@ class RoIHeads(nn.Module):
 
     @torch.no_grad()
     def _refine(
-        self, samples: RoISamples, head: BoxHead, deltas: Tensor, rows: Tensor, sizes: Tensor
-    ) -> RoISamples:
+        self, samples: RegionSamples, head: BoxHead, deltas: Tensor, rows: Tensor, sizes: Tensor
+    ) -> RegionSamples:
         """Move the samples to the boxes that `head` predicts; boxes that become empty drop out."""
         flat = samples.boxes.flatten(0, 1)
         decoded = head.decode(deltas, flat[rows])[:, 0].to(flat.dtype)
         refined = torch.zeros_like(flat).index_copy(0, rows, decoded)
         boxes = clip_boxes(refined.view_as(samples.boxes), sizes[:, None, :])
         valid = samples.valid & is_nonempty(boxes)
-        return RoISamples(
-            boxes * valid[..., None], samples.labels, samples.gt_boxes, samples.objects, valid
-        )
+        return replace(samples, boxes=boxes * valid[..., None], valid=valid)
 
     @torch.no_grad()
     def _relabel(
-        self, samples: RoISamples, targets: TargetBatch, foreground_iou: float
-    ) -> RoISamples:
+        self, samples: RegionSamples, targets: TargetBatch, foreground_iou: float
+    ) -> RegionSamples:
         matches, labels = self._match(samples.boxes, samples.valid, targets, foreground_iou)
         return self._label(samples.boxes, matches, labels == 1, samples.valid, targets)
 
-    def _positives(self, samples: RoISamples, shared: Tensor | None) -> BranchSamples:
+    def _positives(self, samples: RegionSamples, shared: Tensor | None) -> RegionSamples:
         """The samples with an object, as the first stage matched them.
 
         `shared` (R, C, S, S) are regions at `_rows` of the samples, pooled already.
@@ -209,19 +209,12 @@ class RoIHeads(nn.Module):
         # Positives come first, so that these slots hold all of them.
         slots = min(int(self.num_samples * self.positive_fraction), samples.valid.shape[1])
         first = map_tensors(samples, lambda values: values[:, :slots])
-        rows, images = self._rows(first.valid & (first.labels < self.num_classes))
-        flat = first.at(rows)
+        is_positive = first.valid & (first.labels < self.num_classes)
+        rows, _ = self._rows(is_positive)
         if shared is not None:
             shared = shared[self._places(samples.valid, slots)[rows]]
-        return BranchSamples(
-            flat.boxes,
-            flat.labels.clamp(max=self.num_classes - 1),
-            flat.gt_boxes,
-            images,
-            flat.objects,
-            flat.valid & (flat.labels < self.num_classes),
-            shared,
-        )
+        labels = first.labels.clamp(max=self.num_classes - 1)
+        return replace(replace(first, labels=labels, valid=is_positive).at(rows), shared=shared)
 
     # Inference
 

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from resdet.errors import UserError
 from resdet.models.layers import conv_norm_relu, normal_init
 from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
-from resdet.ops.anchors import cell_anchors, grid_anchors
-from resdet.ops.box_coder import decode_boxes
-from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_of_groups
+from resdet.ops.boxes import (
+    cell_anchors,
+    clip_boxes,
+    decode_boxes,
+    grid_anchors,
+    is_at_least,
+    is_nonempty,
+    nms_of_groups,
+)
 from resdet.ops.matcher import match_boxes
 from resdet.ops.sampler import random_order, sample_slots
 from resdet.structures import TargetBatch

@@ -1,6 +1,13 @@
-"""Box arithmetic; boxes are (…, 4) xyxy float pixels with width = x2 − x1, background is K."""
+"""Box arithmetic, deltas, anchors and NMS.
+
+Boxes are (…, 4) xyxy float pixels with width = x2 − x1; background is K. Deltas are R-CNN's
+(Girshick et al. 2014, appendix C), anchors Faster R-CNN's (Ren et al. 2015, 3.1.1).
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -69,6 +76,84 @@ def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     )
     hull_area = hull.prod(dim=-1)
     return 1 - inter / (union + eps) + (hull_area - union) / (hull_area + eps)
+
+
+# A delta may scale a size by at most 1000 / 16, so that exp cannot overflow (Detectron's value).
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+
+
+def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor:
+    """Deltas (…, 4) (dx, dy, dw, dh) × weights that take `anchors` to `boxes`, both (…, 4) xyxy.
+
+    Anchors must not be empty; boxes of zero size give −inf.
+    """
+    wx, wy, ww, wh = weights
+    width, height, center_x, center_y = _sizes_and_centers(anchors)
+    box_width, box_height, box_x, box_y = _sizes_and_centers(boxes)
+    # Shifts relative to the anchor's size and logarithms of scales: the same numbers for small and
+    # large boxes. The weights bring them to about unit variance.
+    dx = (box_x - center_x) / width * wx
+    dy = (box_y - center_y) / height * wy
+    dw = torch.log(box_width / width) * ww
+    dh = torch.log(box_height / height) * wh
+    return torch.stack([dx, dy, dw, dh], dim=-1)
+
+
+def decode_boxes(deltas: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor:
+    """Boxes (…, 4) xyxy pixels from deltas (…, 4) at anchors (…, 4), which broadcast."""
+    if deltas.dtype != torch.float64:
+        deltas, anchors = deltas.float(), anchors.float()
+    wx, wy, ww, wh = weights
+    width, height, center_x, center_y = _sizes_and_centers(anchors.to(deltas.dtype))
+    dx, dy, dw, dh = deltas.unbind(dim=-1)
+    box_x = dx / wx * width + center_x
+    box_y = dy / wy * height + center_y
+    half_width = 0.5 * torch.exp((dw / ww).clamp(max=MAX_LOG_SCALE)) * width
+    half_height = 0.5 * torch.exp((dh / wh).clamp(max=MAX_LOG_SCALE)) * height
+    return torch.stack(
+        [box_x - half_width, box_y - half_height, box_x + half_width, box_y + half_height], dim=-1
+    )
+
+
+def _sizes_and_centers(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Width, height, centre x and centre y, each (…,)."""
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    width, height = x2 - x1, y2 - y1
+    return width, height, x1 + 0.5 * width, y1 + 0.5 * height
+
+
+def cell_anchors(
+    sizes: Sequence[float], aspect_ratios: Sequence[float], *, rounded: bool = False
+) -> Tensor:
+    """(len(sizes) · len(ratios), 4) float32 xyxy around the origin; ratio = height / width.
+
+    `rounded` moves the corners to whole pixels, as torchvision's anchors are.
+    """
+    rows = []
+    for size in sizes:
+        for ratio in aspect_ratios:
+            width = (size**2 / ratio) ** 0.5
+            height = ratio * width
+            rows.append([-width / 2, -height / 2, width / 2, height / 2])
+    cell = torch.tensor(rows, dtype=torch.float32)
+    return cell.round() if rounded else cell
+
+
+def grid_anchors(
+    cell: Tensor, grid_size: tuple[int, int], spacing: int | tuple[int, int]
+) -> Tensor:
+    """(H · W · A, 4) xyxy pixels: `cell` (A, 4) at each place of a (H, W) grid, corner offset 0.
+
+    `spacing` in pixels is one for both sides, or (down, across). Location-major, then anchor,
+    which is the order of the flattened predictions.
+    """
+    height, width = grid_size
+    down, across = (spacing, spacing) if isinstance(spacing, int) else spacing
+    ys = torch.arange(height, device=cell.device, dtype=cell.dtype) * down
+    xs = torch.arange(width, device=cell.device, dtype=cell.dtype) * across
+    y, x = torch.meshgrid(ys, xs, indexing="ij")
+    shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+    return (shifts + cell).reshape(-1, 4)
 
 
 def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: float) -> Tensor:

@@ -46,6 +46,7 @@ def choose(device: torch.device) -> tuple[bool, str]:
 
 def find_fault(device: torch.device) -> str | None:
     """What differs from torchvision's NMS and RoIAlign on a small example; None where nothing."""
+    from resdet.ops.triton_common import Grid
     from resdet.ops.triton_nms import nms_of_groups
     from resdet.ops.triton_roi import pool_levels
 
@@ -69,9 +70,7 @@ def find_fault(device: torch.device) -> str | None:
         rois = torch.cat([torch.arange(8, device=device)[:, None] % 2, boxes[0, :8]], dim=1)
         levels = torch.arange(8, device=device) % 3 // 2
         for aligned, ratio in ((True, 0), (False, 2)):
-            ours = pool_levels(
-                maps, levels, rois, [0.25, 0.125], 3, aligned=aligned, sampling_ratio=ratio
-            )
+            ours = pool_levels(maps, levels, rois, Grid((0.25, 0.125), 3, aligned, ratio))
             expected = torch.zeros_like(ours)
             for level, scale in enumerate((0.25, 0.125)):
                 rows = (levels == level).nonzero()[:, 0]
@@ -82,7 +81,7 @@ def find_fault(device: torch.device) -> str | None:
                 [pooled, *torch.autograd.grad((pooled * weights).sum(), maps)]
                 for pooled in (ours, expected)
             ]
-            for ours, theirs in zip(*results, strict=True):
-                if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
-                    return f"RoIAlign differs by {float((ours - theirs).abs().max()):.2g}"
+            for one, other in zip(*results, strict=True):
+                if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
+                    return f"RoIAlign differs by {float((one - other).abs().max()):.2g}"
     return None

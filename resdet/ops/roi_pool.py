@@ -12,7 +12,7 @@ from torchvision.ops import roi_align
 from resdet.ops import kernels
 from resdet.ops.boxes import box_area
 from resdet.ops.roi_rows import pool_rows
-from resdet.ops.triton_common import MAX_LEVELS
+from resdet.ops.triton_common import MAX_LEVELS, Grid
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 
@@ -61,54 +61,36 @@ def pool_rois(
     # coordinates of bf16 would be steps of 8 pixels past 1,024
     dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
     rois = torch.cat([images[:, None].to(dtype), boxes.to(dtype)], dim=1)
-    scales = [1 / stride for stride in strides]
+    grid = Grid(tuple(1 / stride for stride in strides), size, aligned, sampling_ratio)
     if is_counted:
-        return pool_rows(
-            features, levels, rois, scales, size, aligned=aligned, sampling_ratio=sampling_ratio
-        )
+        return pool_rows(features, levels, rois, grid)
     if has_kernel:
         from resdet.ops.triton_roi import pool_levels
 
-        return pool_levels(
-            features, levels, rois, scales, size, aligned=aligned, sampling_ratio=sampling_ratio
-        )
+        return pool_levels(features, levels, rois, grid)
     maps = [feature.to(dtype) for feature in features]
     if len(maps) == 1:
-        pooled = roi_align(maps[0], rois, (size, size), scales[0], sampling_ratio, aligned)
+        pooled = roi_align(maps[0], rois, (size, size), grid.scales[0], sampling_ratio, aligned)
     elif aligned:
-        pooled = _pool_packed(maps, strides, rois, levels, size, sampling_ratio)
+        pooled = _pool_packed(maps, rois, levels, grid)
     else:
-        pooled = _pool_every_level(maps, scales, rois, levels, size, sampling_ratio)
+        pooled = _pool_every_level(maps, rois, levels, grid)
     return pooled.to(features[0].dtype)
 
 
-def _pool_every_level(
-    maps: Sequence[Tensor],
-    scales: Sequence[float],
-    rois: Tensor,
-    levels: Tensor,
-    size: int,
-    sampling_ratio: int,
-) -> Tensor:
+def _pool_every_level(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, grid: Grid) -> Tensor:
     """All regions from each level, those of other levels as empty boxes in a corner, and for each
     region the values of its own level."""
-    pooled = maps[0].new_zeros((rois.shape[0], maps[0].shape[1], size, size))
-    for level, (feature, scale) in enumerate(zip(maps, scales, strict=True)):
+    pooled = maps[0].new_zeros((rois.shape[0], maps[0].shape[1], grid.size, grid.size))
+    for level, (feature, scale) in enumerate(zip(maps, grid.scales, strict=True)):
         is_here = levels == level
         here = torch.where(is_here[:, None], rois, 0)
-        values = roi_align(feature, here, (size, size), scale, sampling_ratio, False)
+        values = roi_align(feature, here, (grid.size, grid.size), scale, grid.sampling_ratio, False)
         pooled = torch.where(is_here[:, None, None, None], values, pooled)
     return pooled
 
 
-def _pool_packed(
-    features: Sequence[Tensor],
-    strides: Sequence[int],
-    rois: Tensor,
-    levels: Tensor,
-    size: int,
-    sampling_ratio: int,
-) -> Tensor:
+def _pool_packed(features: Sequence[Tensor], rois: Tensor, levels: Tensor, grid: Grid) -> Tensor:
     """Stack the levels into one map with a replicated border each, and pool from that.
 
     RoIAlign clamps samples to the map's border; the replicated row or column gives the same values
@@ -122,12 +104,12 @@ def _pool_packed(
         tops.append(top)
         top += feature.shape[-2] + 2
     canvas = torch.cat(stacked, dim=-2)
-    scale = _lookup([1 / stride for stride in strides], levels, rois)
+    scale = _lookup(grid.scales, levels, rois)
     shift_y = _lookup(tops, levels, rois)
     boxes = rois[:, 1:] * scale[:, None]
     shift = torch.stack([torch.ones_like(shift_y), shift_y] * 2, dim=1)
     shifted = torch.cat([rois[:, :1], boxes + shift], dim=1)
-    return roi_align(canvas, shifted, (size, size), 1.0, sampling_ratio, True)
+    return roi_align(canvas, shifted, (grid.size, grid.size), 1.0, grid.sampling_ratio, True)
 
 
 def _lookup(values: Sequence[float], index: Tensor, like: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resdet.ops.triton_common import Grid
+
 WINDOWS = tuple(sorted([2**power for power in range(1, 14)] + [3 * 2**p for p in range(12)]))
 """Sizes to which the windows of cells along an axis are rounded up: few, so that there are few
 groups of regions."""
@@ -48,26 +50,18 @@ class _Group:
     taps: int
 
 
-def pool_rows(
-    features: Sequence[Tensor],
-    levels: Tensor,
-    rois: Tensor,
-    scales: Sequence[float],
-    size: int,
-    *,
-    aligned: bool,
-    sampling_ratio: int,
-) -> Tensor:
+def pool_rows(features: Sequence[Tensor], levels: Tensor, rois: Tensor, grid: Grid) -> Tensor:
     """(N, C, size, size), channels last, from maps (B, C, H, W) at `rois` (N, 5).
 
-    A region is (image, x1, y1, x2, y2) in pixels, `levels` (N,) says which map it is pooled from
-    and `scales` how many cells of it a pixel is. As torchvision's `roi_align` otherwise.
+    A region is (image, x1, y1, x2, y2) in pixels, and `levels` (N,) is the map it is pooled from.
+    As torchvision's `roi_align` otherwise.
     """
+    size = grid.size
     groups: list[_Group] = []
-    for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
+    for level, (feature, scale) in enumerate(zip(features, grid.scales, strict=True)):
         rows = (levels == level).nonzero()[:, 0]
         if len(rows) > 0:
-            for own, bags in _groups(feature, rois[rows], scale, size, aligned, sampling_ratio):
+            for own, bags in _groups(feature, rois[rows], scale, grid):
                 groups.append(_Group(level, rows[own], *bags))
     tables = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features]
     pooled: Tensor = _WeightedRows.apply(  # type: ignore[no-untyped-call]
@@ -77,18 +71,18 @@ def pool_rows(
 
 
 def _groups(
-    feature: Tensor, rois: Tensor, scale: float, size: int, aligned: bool, sampling_ratio: int
+    feature: Tensor, rois: Tensor, scale: float, grid: Grid
 ) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, int]]]:
     """Positions among `rois`, and (index, weights, taps), of each group on one level."""
     height, width = feature.shape[-2:]
     boxes = rois[:, 1:] * scale
-    if aligned:
+    if grid.aligned:
         boxes = boxes - 0.5
     sides = boxes[:, 2:] - boxes[:, :2]
-    if not aligned:
+    if not grid.aligned:
         sides = sides.clamp(min=1)
-    across = _axis(boxes[:, 0], sides[:, 0], size, width, sampling_ratio)
-    down = _axis(boxes[:, 1], sides[:, 1], size, height, sampling_ratio)
+    across = _axis(boxes[:, 0], sides[:, 0], grid, width)
+    down = _axis(boxes[:, 1], sides[:, 1], grid, height)
     image = rois[:, 0].long()
     # regions whose windows have the same height and width have as many cells per bin: one call
     shapes = down.window * (WINDOWS[-1] + 1) + across.window
@@ -107,15 +101,16 @@ def _groups(
         yield picked, (index.int(), weights, tall * wide)
 
 
-def _axis(start: Tensor, length: Tensor, bins: int, cells: int, sampling_ratio: int) -> _Axis:
+def _axis(start: Tensor, length: Tensor, grid: Grid, cells: int) -> _Axis:
     """Windows and weights of regions from `start` (N,) on, `length` (N,) long, in cells."""
     # A bin's value is the mean of its samples, and a sample at position p is the bilinear mix of
     # the cells around p: cell c weighs max(0, 1 − |p − c|) along each axis, a hat around p. The
     # mean over a bin's grid of samples is thus a weighted sum of cells, whose weights are
     # (mean of the hats along y) × (mean of the hats along x). This computes one of the two.
+    bins = grid.size
     bin_size = length / bins
-    if sampling_ratio > 0:
-        samples = torch.full_like(bin_size, sampling_ratio)
+    if grid.sampling_ratio > 0:
+        samples = torch.full_like(bin_size, grid.sampling_ratio)
     else:
         samples = torch.ceil(bin_size).clamp(min=1)
     number = torch.arange(int(samples.max()), dtype=start.dtype)

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How regions are cut into bins and sampled, by all kernels of RoIAlign."""
+
+    scales: tuple[float, ...]
+    """Cells per pixel of each level."""
+    size: int
+    """Bins per side."""
+    aligned: bool
+    sampling_ratio: int
+    """Samples per bin and side; 0 adapts to the box."""
+
 
 MAX_LEVELS = 5
 """Maps that RoIAlign's kernel takes at once."""

@@ -10,7 +10,6 @@ weights of the bin's samples are a product of what they are across and down.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from resdet.ops.triton_common import MAX_LEVELS, on_device_of
+from resdet.ops.triton_common import MAX_LEVELS, Grid, on_device_of
 
 BLOCK = 256
 """Channels of a program at most."""
@@ -126,43 +125,23 @@ def _pool(
         tl.store(out, (value / count).to(pooled.dtype.element_ty), mask=is_channel)
 
 
-def pool_levels(
-    features: Sequence[Tensor],
-    levels: Tensor,
-    rois: Tensor,
-    scales: Sequence[float],
-    size: int,
-    *,
-    aligned: bool,
-    sampling_ratio: int,
-) -> Tensor:
+def pool_levels(features: Sequence[Tensor], levels: Tensor, rois: Tensor, grid: Grid) -> Tensor:
     """(N, C, size, size) in the features' format from up to 5 levels (B, C, H, W), channels last.
 
-    `levels` (N,) int64 is each region's map, `rois` (N, 5) float32 its image and box in pixels
-    of the image; the rest as `pool_rois`. The same samples and borders as torchvision's, summed in
-    float32. Only features get gradients, and these add up in no fixed order.
+    `levels` (N,) int64 is each region's map, `rois` (N, 5) float32 its image and box in pixels of
+    the image. The same samples and borders as torchvision's, summed in float32. Only features get
+    gradients, and these add up in no fixed order.
     """
-    setting = _Setting(tuple(scales), size, aligned, sampling_ratio)
-    pooled: Tensor = _Pool.apply(setting, levels, rois.contiguous(), *features)
+    pooled: Tensor = _Pool.apply(grid, levels, rois.contiguous(), *features)
     return pooled
-
-
-@dataclass(frozen=True)
-class _Setting:
-    scales: tuple[float, ...]
-    size: int
-    aligned: bool
-    sampling_ratio: int
 
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, setting: _Setting, levels: Tensor, rois: Tensor, *features: Tensor
-    ) -> Tensor:
-        ctx.setting, ctx.like = setting, [(feature.shape, feature.dtype) for feature in features]
+    def forward(ctx: Any, grid: Grid, levels: Tensor, rois: Tensor, *features: Tensor) -> Tensor:
+        ctx.grid, ctx.like = grid, [(feature.shape, feature.dtype) for feature in features]
         ctx.save_for_backward(levels, rois)
-        shape = (len(rois), features[0].shape[1], setting.size, setting.size)
+        shape = (len(rois), features[0].shape[1], grid.size, grid.size)
         pooled = torch.empty(
             shape,
             dtype=features[0].dtype,
@@ -170,7 +149,7 @@ class _Pool(torch.autograd.Function):
             memory_format=torch.channels_last,
         )
         maps = [each.contiguous(memory_format=torch.channels_last) for each in features]
-        _launch(maps, levels, rois, pooled, setting, backward=False)
+        _launch(maps, levels, rois, pooled, grid, backward=False)
         return pooled
 
     @staticmethod
@@ -183,7 +162,7 @@ class _Pool(torch.autograd.Function):
             for shape, _ in ctx.like
         ]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        _launch(sums, levels, rois, gradient, ctx.setting, backward=True)
+        _launch(sums, levels, rois, gradient, ctx.grid, backward=True)
         return (
             None,
             None,
@@ -197,7 +176,7 @@ def _launch(
     levels: Tensor,
     rois: Tensor,
     pooled: Tensor,
-    setting: _Setting,
+    grid: Grid,
     *,
     backward: bool,
 ) -> None:
@@ -213,15 +192,15 @@ def _launch(
             *all_maps,
             *(each.shape[2] for each in all_maps),
             *(each.shape[3] for each in all_maps),
-            *(float(scale) for scale in [*setting.scales, *[1.0] * missing]),
+            *(float(scale) for scale in [*grid.scales, *[1.0] * missing]),
             rois,
             levels,
             pooled,
             channels,
-            0.5 if setting.aligned else 0.0,
-            setting.sampling_ratio,
+            0.5 if grid.aligned else 0.0,
+            grid.sampling_ratio,
             SIZE=size,
-            ALIGNED=setting.aligned,
+            ALIGNED=grid.aligned,
             BACKWARD=backward,
             BLOCK=block,
             num_warps=1,

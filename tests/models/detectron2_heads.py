@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from resdet.models.box_head import BoxHead
-from resdet.models.roi_heads import RoIHeads, RoISamples
+from resdet.models.regions import RegionSamples
+from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import Proposals
 from resdet.structures import TargetBatch
 from tests.fixtures.recipe import Fixture, pyramid
@@ -93,12 +94,13 @@ def make_proposals(fixture: Fixture, case: str) -> Proposals:
     return Proposals(boxes, torch.zeros(valid.shape).masked_fill(~valid, -torch.inf), valid)
 
 
-def stage_samples(fixture: Fixture, case: str, stage: int, num_classes: int) -> RoISamples:
+def stage_samples(fixture: Fixture, case: str, stage: int, num_classes: int) -> RegionSamples:
     """The proposals that the reference sampled or refined, in its order."""
     boxes, valid = padded(by_image(fixture, f"{case}/stage{stage}_boxes"))
     labels, _ = padded(by_image(fixture, f"{case}/stage{stage}_classes"), num_classes)
     gt_boxes, _ = padded(by_image(fixture, f"{case}/stage{stage}_gt_boxes"))
-    return RoISamples(boxes, labels, gt_boxes, torch.zeros_like(labels), valid)
+    images = torch.arange(len(boxes))[:, None].expand_as(labels)
+    return RegionSamples(boxes, labels, gt_boxes, images, torch.zeros_like(labels), valid)
 
 
 def in_order(boxes: np.ndarray, *columns: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from resdet.models.branches.mask import MaskHead
-from resdet.models.roi_heads import RoIHeads, RoISamples
+from resdet.models.regions import RegionSamples
+from resdet.models.roi_heads import RoIHeads
 from tests.fixtures.names import assert_gradients, gradient_errors, load
 from tests.fixtures.recipe import Fixture, normal, relative_error
 from tests.models.detectron2_heads import (
@@ -34,7 +35,9 @@ BOX = [("detectron2_box", case, 1) for case in BOX_CASES]
 CASCADE = [("detectron2_cascade", case, 3) for case in ("l1", "giou")]
 
 
-def check_samples(fixture: Fixture, case: str, stage: int, ours: RoISamples, classes: int) -> None:
+def check_samples(
+    fixture: Fixture, case: str, stage: int, ours: RegionSamples, classes: int
+) -> None:
     """The same boxes with the same classes; foreground with the same object."""
     for i in range(3):
         theirs = {
@@ -96,10 +99,10 @@ def test_boxes_are_refined_between_stages(case: str, monkeypatch: pytest.MonkeyP
     facts = fixture.facts(case)
     heads = make_heads(facts, 3).train()
     load(heads, fixture.state(case))
-    kept: list[RoISamples] = []
+    kept: list[RegionSamples] = []
     inner = RoIHeads._relabel
 
-    def recorded(self: RoIHeads, *args: object) -> RoISamples:
+    def recorded(self: RoIHeads, *args: object) -> RegionSamples:
         kept.append(inner(self, *args))  # type: ignore[arg-type]
         return kept[-1]
 

@@ -11,6 +11,7 @@ import torch
 from torchvision.ops import nms, roi_align
 
 from resdet.ops import kernels, triton_nms
+from resdet.ops.triton_common import Grid
 from resdet.ops.triton_nms import nms_of_groups
 from resdet.ops.triton_roi import pool_levels
 
@@ -55,7 +56,7 @@ def check_pool(aligned: bool, ratio: int, channels: int, dtype: torch.dtype) -> 
     scales = [1 / stride for stride in STRIDES]
     weights = torch.randn(9, channels, 3, 3, generator=generator).to(dtype)
     ours = [feature.clone().requires_grad_() for feature in maps]
-    pooled = pool_levels(ours, levels, rois, scales, 3, aligned=aligned, sampling_ratio=ratio)
+    pooled = pool_levels(ours, levels, rois, Grid(tuple(scales), 3, aligned, ratio))
     assert pooled.dtype == dtype
     theirs = [feature.float().requires_grad_() for feature in maps]
     expected = torch.zeros(pooled.shape)
@@ -89,10 +90,7 @@ def main() -> None:
         [torch.zeros(1, 4, 8, 8)],
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0, 5),
-        [0.25],
-        7,
-        aligned=True,
-        sampling_ratio=0,
+        Grid((0.25,), 7, True, 0),
     )
     found["regions of nothing"] = list(empty.shape)
     print(json.dumps(found))

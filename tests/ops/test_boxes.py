@@ -3,8 +3,16 @@ import torch
 from torchvision import ops as reference
 
 from resdet.ops import boxes as ops
-from resdet.ops.box_coder import MAX_LOG_SCALE, decode_boxes, encode_boxes
-from resdet.ops.boxes import clip_boxes, giou_loss, is_nonempty, nms_by_group, pairwise_iou
+from resdet.ops.boxes import (
+    MAX_LOG_SCALE,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+    giou_loss,
+    is_nonempty,
+    nms_by_group,
+    pairwise_iou,
+)
 
 
 def random_boxes(*shape: int, seed: int = 0, extent: float = 100.0) -> torch.Tensor:

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.ops.anchors import cell_anchors, grid_anchors
-from resdet.ops.box_coder import decode_boxes, encode_boxes
-from resdet.ops.boxes import pairwise_iou
+from resdet.ops.boxes import cell_anchors, decode_boxes, encode_boxes, grid_anchors, pairwise_iou
 from resdet.ops.masks import paste_masks, resample_masks
 from resdet.ops.matcher import match_boxes
 from resdet.ops.roi_pool import assign_levels, pool_rois

@@ -7,6 +7,7 @@ import torch
 from torchvision.ops import roi_align
 
 from resdet.ops.roi_rows import pool_rows
+from resdet.ops.triton_common import Grid
 
 SCALES = (0.25, 0.125)
 
@@ -52,7 +53,7 @@ def test_values_and_gradients(aligned: bool, sampling_ratio: int, size: int) -> 
     how = {"aligned": aligned, "sampling_ratio": sampling_ratio}
     results = []
     for function in (
-        lambda features: pool_rows(features, levels, rois, SCALES, size, **how),
+        lambda features: pool_rows(features, levels, rois, Grid(SCALES, size, **how)),
         lambda features: expected(features, levels, rois, size, **how),
     ):
         features = [each.requires_grad_() for each in maps()]
@@ -66,11 +67,13 @@ def test_values_and_gradients(aligned: bool, sampling_ratio: int, size: int) -> 
 def test_channels_lie_last_and_no_level_needs_regions() -> None:
     rois, _ = regions()
     how = {"aligned": True, "sampling_ratio": 0}
-    pooled = pool_rows(maps(), torch.ones(len(rois), dtype=torch.int64), rois, SCALES, 7, **how)
+    pooled = pool_rows(
+        maps(), torch.ones(len(rois), dtype=torch.int64), rois, Grid(SCALES, 7, **how)
+    )
     assert pooled.is_contiguous(memory_format=torch.channels_last)
     none = torch.zeros(0, dtype=torch.int64)
     features = [each.requires_grad_() for each in maps()]
-    empty = pool_rows(features, none, rois[:0], SCALES, 7, **how)
+    empty = pool_rows(features, none, rois[:0], Grid(SCALES, 7, **how))
     assert empty.shape == (0, 5, 7, 7)
     gradients = torch.autograd.grad(empty.sum(), features)
     assert all(not gradient.any() for gradient in gradients)
@@ -81,6 +84,6 @@ def test_half_precision_rounds_values_and_not_coordinates() -> None:
     how = {"aligned": True, "sampling_ratio": 0}
     exact = expected(maps(), levels, rois, 7, **how)
     halved = [each.bfloat16() for each in maps()]
-    pooled = pool_rows(halved, levels, rois.float(), SCALES, 7, **how)
+    pooled = pool_rows(halved, levels, rois.float(), Grid(SCALES, 7, **how))
     assert pooled.dtype == torch.bfloat16
     assert (pooled.double() - exact).abs().max() < 0.03

@@ -261,7 +261,7 @@ def our_classification(root: str, batch_size: int, normalize: bool) -> tuple[Ste
         ClassificationTrainTransform,
         RandomResizedCrop,
     )
-    from resdet.ops.normalize import normalize_pixels
+    from resdet.ops.pixels import normalize_pixels
 
     use_one_core()
     transform = ClassificationTrainTransform(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from resdet.models.layers import conv_stack, normal_init
 from resdet.models.losses import full_precision, mean_over_processes
-from resdet.models.regions import BranchSamples, RoIDetections, RoIFeatures
+from resdet.models.regions import RegionSamples, RoIDetections, RoIFeatures
 from resdet.ops.masks import resample_masks
 from resdet.structures import TargetBatch
 
@@ -50,7 +50,7 @@ class MaskHead(nn.Module):
         return logits.gather(1, row)[:, 0]
 
     def losses(
-        self, features: RoIFeatures, samples: BranchSamples, targets: TargetBatch
+        self, features: RoIFeatures, samples: RegionSamples, targets: TargetBatch
     ) -> dict[str, Tensor]:
         """loss_mask. Each region learns the mask of its own class alone, so that classes do not
         compete; its target is the part of the object's mask inside the proposal."""

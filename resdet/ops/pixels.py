@@ -1,7 +1,7 @@
-"""Mixup, CutMix and random erasing of a batch, on the device that holds it.
+"""Batches of images on the device that holds them: normalisation, crops, colours and mixes.
 
 Nothing here reads a value back from the device. Mixup and CutMix take one draw per batch, which the
-host makes and knows; erasing draws for each image, on the device.
+host makes and knows; the others draw for each image.
 """
 
 from __future__ import annotations
@@ -11,9 +11,94 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from resdet.ops.sampler import normal, uniform
+
+
+def normalize_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(images − mean) / std, bit-exactly, in new memory of the images' layout.
+
+    Written with operators, each result is memory of its own, which a CPU fetches again for every
+    batch, and in channels_last memory a mean of three values makes loops of three: together 25
+    times as long (32 images of 224 pixels: 31 ms and 1.2 ms on one core).
+
+    Args:
+        images: (B, 3, H, W) 0..255, uint8 or float.
+        mean: (3, 1, 1) or (3, H, W); its number format is the result's. std: (3, 1, 1).
+    """
+    x = images.to(mean.dtype, copy=True)
+    if not x.is_contiguous(memory_format=torch.channels_last) or mean.shape[1:] != (1, 1):
+        return x.sub_(mean).div_(std)
+    width = x.shape[-1]
+    rows = x.permute(0, 2, 3, 1).flatten(2)  # a view: pixels are side by side
+    rows.sub_(mean.flatten().repeat(width)).div_(std.flatten().repeat(width))
+    return x
+
+
+def pad_crop_flip(
+    images: Tensor,
+    *,
+    pad: int,
+    flip_prob: float,
+    keys: Tensor,
+    seed: int,
+) -> Tensor:
+    """Images (B, 3, H, W) with `pad` zeros on each side, cropped to H × W at random, some mirrored.
+
+    The CIFAR augmentation of He et al. 2016, 4.2; on normalised images, so that the border is the
+    mean. What happens to an image is a pure function of (seed, key). `keys` (B,) int64 stay on the
+    host, for a GPU is slower to start than to compute what is drawn by them. The result has the
+    memory layout of `images`.
+    """
+    batch, channels, height, width = images.shape
+    wide = width + 2 * pad
+    top, left, coin = (uniform(keys, seed=seed, step=0, stream=stream) for stream in range(3))
+    mirrored = coin < flip_prob
+    offset = (left * (2 * pad + 1)).long()
+    first = torch.where(mirrored, offset + width - 1, offset)
+    drawn = torch.stack([(top * (2 * pad + 1)).long(), first, 1 - 2 * mirrored.long()])
+    if images.is_cuda:
+        drawn = drawn.pin_memory()
+    top, first, direction = drawn.to(images.device, non_blocking=True)[:, :, None]
+    rows = top + torch.arange(height, device=images.device)
+    columns = first + direction * torch.arange(width, device=images.device)
+    places = ((rows * wide)[:, :, None] + columns[:, None, :]).flatten(1)  # (B, H·W)
+    padded = F.pad(images, (pad, pad, pad, pad))
+    if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
+        # The channels of a pixel are adjacent: one look-up per pixel in place of three.
+        starts = torch.arange(batch, device=images.device) * (height + 2 * pad) * wide
+        pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
+        chosen = pixels.index_select(0, (places + starts[:, None]).flatten())
+        return chosen.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    places = places[:, None, :].expand(batch, channels, height * width)
+    return padded.flatten(2).gather(2, places).view(images.shape)
+
+
+# Principal colours of ImageNet's training pixels, RGB in 0..1: the strengths, and the directions as
+# columns. Measured by Facebook's fb.resnet.torch (datasets/imagenet.lua).
+STRENGTHS = (0.2175, 0.0188, 0.0045)
+DIRECTIONS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+
+
+def distort_colour(images: Tensor, *, std: float, keys: Tensor, seed: int, step: int) -> Tensor:
+    """Images (B, 3, H, W) RGB 0..255 with one random colour added to all pixels of each, float32.
+
+    The colour is a sum of the principal ones, each by its strength times a normal number of
+    deviation `std` (Krizhevsky et al. 2012, 4.1: 0.1). Values may leave 0..255. A pure function of
+    (seed, step, key); `keys` are (B,) int64, distinct within the step.
+    """
+    first, second, third = (normal(keys, seed=seed, step=step, stream=40 + i) for i in range(3))
+    # Python numbers throughout: no small tensors to copy to the device.
+    a, b, c = (255.0 * std * strength for strength in STRENGTHS)
+    channels = [first * (a * x) + second * (b * y) + third * (c * z) for x, y, z in DIRECTIONS]
+    return images + torch.stack(channels, dim=1)[:, :, None, None]
+
 
 # torchvision's RandomErasing: share of the image, height / width, and tries for a box that fits.
 ERASE_AREA = (0.02, 0.33)

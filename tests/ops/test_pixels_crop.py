@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from resdet.ops.crop import pad_crop_flip
+from resdet.ops.pixels import pad_crop_flip
 
 
 def _batch(count: int, channels_last: bool = False):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.ops.colour import DIRECTIONS, STRENGTHS, distort_colour
+from resdet.ops.pixels import DIRECTIONS, STRENGTHS, distort_colour
 from resdet.ops.sampler import normal
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resdet.models.classification_loss import ClassificationLoss
+from resdet.models.losses import ClassificationLoss
 
 CLASSES = 7
 LABELS = torch.tensor([3, 0, 6, 3, 1])

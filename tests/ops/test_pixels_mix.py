@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.ops.colour import distort_colour
-from resdet.ops.mix import ERASE_AREA, ERASE_RATIO, Mix, draw_mix, erase, mix_batch, soft_targets
+from resdet.ops.pixels import (
+    ERASE_AREA,
+    ERASE_RATIO,
+    Mix,
+    distort_colour,
+    draw_mix,
+    erase,
+    mix_batch,
+    soft_targets,
+)
 from resdet.ops.sampler import normal, uniform
 
 CHANNELS_LAST = torch.channels_last

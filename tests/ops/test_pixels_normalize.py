@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from resdet.ops.normalize import normalize_pixels
+from resdet.ops.pixels import normalize_pixels
 
 MEAN = torch.tensor([103.53, 116.28, 123.675])[:, None, None]
 STD = torch.tensor([57.4, 1.0, 58.4])[:, None, None]

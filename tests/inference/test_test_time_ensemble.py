@@ -10,7 +10,7 @@ import torch
 
 from resdet.errors import UserError
 from resdet.evaluation.classification import Scores
-from resdet.inference.ensemble import ensemble, log_mean_softmax
+from resdet.inference.test_time import ensemble, log_mean_softmax
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
