@@ -75,7 +75,7 @@ def evaluate(
         processes,
         precision,
         batch_size=batch_size,
-        val_loss=val_loss,
+        val_loss=val_loss and dataset.table.has_annotations,
         workers=workers,
         stop=stop,
         num_pictures=num_pictures,
@@ -159,7 +159,7 @@ def evaluate_run(
         processes=processes,
         precision=chosen,
         batch_size=config.eval.batch_size,
-        val_loss=config.eval.val_loss and dataset.table.has_annotations,
+        val_loss=config.eval.val_loss,
         workers=hardware.default_workers(config.data.workers, 1),
     )
     assert validation is not None, "nobody asked to stop"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resdet.config.detection import DetectionConfig, SplitConfig
+from resdet.errors import UserError
 
 if TYPE_CHECKING:
     from resdet.data.detection.dataset import DetectionDataset
@@ -30,7 +31,14 @@ def build_train_data(
         crop=augment.crop,
         albumentations=augment.albumentations,
     )
-    return _read(config, config.data.train, transform, config.data.keep_empty, strict, decode_all)
+    split, keep_empty = config.data.train, config.data.keep_empty
+    dataset = _read(config, split, transform, keep_empty, strict, decode_all)
+    if not dataset.table.has_annotations:
+        raise UserError(
+            f"{dataset.table.source}: it has no annotations to train on; give the annotations of "
+            "the training images"
+        )
+    return dataset
 
 
 def build_val_data(

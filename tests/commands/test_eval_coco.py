@@ -169,6 +169,42 @@ def test_a_checkpoint_with_options(
     assert "validation loss" not in capsys.readouterr().out
 
 
+def test_a_file_without_annotations_gives_detections(
+    run_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As COCO's test-dev files are."""
+    truth = json.loads((run_folder / "two.json").read_text())
+    del truth["annotations"]
+    (tmp_path / "test.json").write_text(json.dumps(truth))
+    with caplog.at_level("INFO", logger="resdet"):
+        result = eval_coco_command(
+            run=run_folder,
+            overrides=[f"data.val.annotations={tmp_path / 'test.json'}"],
+            device="cpu",
+            precision="bf16",
+            out=tmp_path,
+        )
+    assert result.summary == {} and result.best is None
+    assert "precision bf16" in caplog.text and "there are no metrics" in caplog.text
+    records = json.loads((tmp_path / "detections.json").read_text())
+    assert {record["image_id"] for record in records} == {i["id"] for i in truth["images"]}
+    assert all(len(record["bbox"]) == 4 and record["segmentation"]["counts"] for record in records)
+
+
+def test_strict_refuses_what_would_be_left_out(run_folder: Path, tmp_path: Path) -> None:
+    truth = json.loads((run_folder / "two.json").read_text())
+    truth["annotations"][0]["category_id"] = 99
+    (tmp_path / "broken.json").write_text(json.dumps(truth))
+    changes = [f"data.val.annotations={tmp_path / 'broken.json'}"]
+    with pytest.raises(UserError, match="category_id 99"):
+        eval_coco_command(run=run_folder, overrides=changes, device="cpu", strict=True)
+
+
+def test_an_unknown_metric_is_named(run_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"'speed'.*coco, lvis"):
+        eval_coco_command(run=run_folder, overrides=["eval.metric=speed"], device="cpu")
+
+
 def test_kinds_that_a_run_does_not_find(run_folder: Path) -> None:
     with pytest.raises(UserError, match=r"kinds \['keypoints'\].*predicts bbox and segm"):
         eval_coco_command(run=run_folder, kinds=["keypoints"])

@@ -225,8 +225,6 @@ def read_dataset(
     for folder, file in zip(folders, files, strict=True):
         source = Source(file, folder, tuple(extras), outlines=mask_size is not None)
         table = read_file(source, format, findings)
-        if not table.has_annotations:
-            raise DataError(f"{file}: has no annotations, so that nothing can be learned from it")
         tables.append(check_presence(table, folder, findings))
     table = check_images(merge_tables(tables, classes), folders, findings, decode_all=decode_all)
     if not len(table.image_ids):
