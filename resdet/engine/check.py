@@ -44,18 +44,18 @@ def check_run(
         logger.info(f"drew one batch: {out / 'train_batch.jpg'}")
     shapes = ", ".join(str(batch.shape) for batch in micro_batches)
     logger.info(f"first batch: {shapes}")
-    estimate = estimate_memory(training, len(micro_batches[0].paths), processes.device)
+    estimate = estimate_memory(training, len(micro_batches[0].paths))
     listed = ", ".join(f"{name} {size:.0f}" for name, size in estimate.items())
     logger.info(f"memory: about {sum(estimate.values()):.0f} MiB per process ({listed})")
     if processes.device.type == "cuda":
-        update(training, micro_batches, 0, processes)
+        update(training, micro_batches, 0)
         peak = torch.cuda.max_memory_allocated(processes.device) / MIB
         logger.info(f"memory: {peak:.0f} MiB at the peak of a real update with this batch")
     logger.info("checked; nothing was trained")
     return out
 
 
-def estimate_memory(training: Training, num_images: int, device: torch.device) -> dict[str, float]:
+def estimate_memory(training: Training, num_images: int) -> dict[str, float]:
     """MiB by what they hold, for `num_images` of the largest size in one forward pass.
 
     Activations are what autograd keeps of one image's forward pass, scaled by the area and the
@@ -66,12 +66,13 @@ def estimate_memory(training: Training, num_images: int, device: torch.device) -
     trained = _mib([p for p in model.parameters() if p.requires_grad])
     moments = 2 if config.optim.name != "sgd" else 1 if config.optim.momentum else 0
     batch, area = training.task.small_batch()
+    batch = batch.to(training.processes.device)
     model.train()
     saved: list[int] = []
     # for two images nothing is worth compiling
     eager = torch.compiler.set_stance("force_eager")
     with eager, _counting_saved(model, saved), training.precision.autocast():
-        losses, _ = training.task.losses(model, batch.to(device), seed=config.train.seed, step=0)
+        losses, _ = training.task.losses(model, batch, seed=config.train.seed, step=0)
         torch.stack(list(losses.values())).sum()
     scale = num_images / len(batch.paths) * max(1.0, training.task.largest_area() / area)
     return {

@@ -260,22 +260,17 @@ class ClassificationTask(Task):
                     yield self.model.normalize(moved.images[readable])
 
     def validate(
-        self,
-        *,
-        processes: Processes,
-        precision: Precision,
-        workers: int,
-        stop: StopRequest | None,
+        self, precision: Precision, workers: int, stop: StopRequest | None
     ) -> Validation | None:
         assert self.val_data is not None, "validation without data.val"
         batches = val_batches(
-            self.val_data, self.config.eval.batch_size, processes=processes, workers=workers
+            self.val_data, self.config.eval.batch_size, processes=self.processes, workers=workers
         )
         return validate_classifier(
             self.model,
             batches,
             self._make_evaluator(),
-            processes=processes,
+            processes=self.processes,
             precision=precision,
             broken=self.val_data.broken,
             stop=stop,

@@ -87,12 +87,7 @@ class DetectionTask(Task):
         ]
 
     def validate(
-        self,
-        *,
-        processes: Processes,
-        precision: Precision,
-        workers: int,
-        stop: StopRequest | None,
+        self, precision: Precision, workers: int, stop: StopRequest | None
     ) -> Validation | None:
         assert self.val_data is not None, "validation without data.val"
         section = self.config.eval
@@ -100,7 +95,7 @@ class DetectionTask(Task):
             self.model,
             self.val_data,
             make_evaluator(self.config, self.model, self.val_data),
-            processes=processes,
+            processes=self.processes,
             precision=precision,
             batch_size=section.batch_size,
             val_loss=section.val_loss,

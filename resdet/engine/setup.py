@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +41,9 @@ TASKS: dict[str, Callable[..., Task]] = {
 class Training:
     """The parts of a run that the loop works with."""
 
+    folder: Path
     config: AnyConfig
+    processes: Processes
     task: Task
     precision: Precision
     threads: int
@@ -139,7 +142,9 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     task.model.set_compiled(compiled)
     schedule = make_schedule(config, task.plan)
     training = Training(
+        folder=run.folder,
         config=config,
+        processes=processes,
         task=task,
         precision=precision,
         threads=threads,

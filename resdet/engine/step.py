@@ -11,14 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resdet import hardware
 from resdet.engine import optim
-from resdet.engine.distributed import Processes
 from resdet.engine.setup import Training
 from resdet.hardware import profiled
 
 
-def update(
-    training: Training, micro_batches: list[Any], step: int, processes: Processes
-) -> dict[str, Tensor]:
+def update(training: Training, micro_batches: list[Any], step: int) -> dict[str, Tensor]:
     """One optimizer update from the micro-batches of update number `step`, counted from 0.
 
     Returns the total loss, each named loss and the task's other numbers (means over the
@@ -26,12 +23,12 @@ def update(
     """
     t, config = training, training.config
     # Whatever draws random numbers depends on (seed, step, process) alone.
-    hardware.seed_all(config.train.seed, step, processes.rank)
+    hardware.seed_all(config.train.seed, step, t.processes.rank)
     sums: dict[str, Tensor] = {}
     count = len(micro_batches)
     for number, batch in enumerate(micro_batches, start=1):
         with profiled("to the device"):
-            batch = batch.to(processes.device)
+            batch = batch.to(t.processes.device)
         with exchange(t.wrapped, is_last=number == count):
             with profiled("forward"), t.precision.autocast():
                 losses, others = t.task.losses(t.wrapped, batch, seed=config.train.seed, step=step)

@@ -77,12 +77,7 @@ class Task:
         """What is done to the model once, after the last update."""
 
     def validate(
-        self,
-        *,
-        processes: Processes,
-        precision: Precision,
-        workers: int,
-        stop: StopRequest | None,
+        self, precision: Precision, workers: int, stop: StopRequest | None
     ) -> Validation | None:
         """Metrics on data.val; None where a stop was requested meanwhile."""
         raise NotImplementedError

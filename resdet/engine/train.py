@@ -11,7 +11,6 @@ from resdet import hardware
 from resdet.config.loading import AnyConfig, override_config, train_command
 from resdet.engine import distributed, optim, pictures
 from resdet.engine.check import check_run
-from resdet.engine.distributed import Processes
 from resdet.engine.log import Pace, RunLog, cut_log, start_console
 from resdet.engine.profile import StepProfile, data_waits_profiled
 from resdet.engine.run_folder import Run, choose_folder, open_run, prepare_folder
@@ -65,16 +64,16 @@ def train(
             distributed.barrier(processes)
             with stop_request() as stop:
                 training = prepare(run, processes, strict=strict)
-                run_training(run, training, processes, stop)
+                run_training(run, training, stop)
     finally:
         distributed.stop(processes)
     return run.folder
 
 
-def run_training(run: Run, training: Training, processes: Processes, stop: StopRequest) -> None:
+def run_training(run: Run, training: Training, stop: StopRequest) -> None:
     """Open the log, run the steps, close the log."""
-    start = training.start_step
-    if processes.is_main:
+    start, is_main = training.start_step, training.processes.is_main
+    if is_main:
         prepare_folder(run)
         log_file = run.folder / "log.jsonl"
         gone = cut_log(log_file, start, validation_is_due=training.validation_is_due)
@@ -82,13 +81,13 @@ def run_training(run: Run, training: Training, processes: Processes, stop: StopR
             logger.info(f"resuming {run.folder} after step {start}; {gone} later log lines cut")
     log = RunLog(
         run.folder,
-        is_main=processes.is_main,
+        is_main=is_main,
         tensorboard=training.config.log.tensorboard,
         start_step=start,
         total_steps=training.total_steps,
     )
     try:
-        run_steps(run.folder, training, processes, log, stop)
+        run_steps(training, log, stop)
     finally:
         log.close()
     best = ""
@@ -97,26 +96,24 @@ def run_training(run: Run, training: Training, processes: Processes, stop: StopR
     logger.info(f"done: {training.total_steps} steps{best}; everything is in {run.folder}")
 
 
-def run_steps(
-    folder: Path, training: Training, processes: Processes, log: RunLog, stop: StopRequest
-) -> None:
+def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
     """The loop: an update sums the gradients of a step's micro-batches; steps count from 1."""
-    t, config = training, training.config
+    t, config, processes = training, training.config, training.processes
     watch, pace = LossWatch(processes, t.recent), Pace()
     if t.validation_is_due:
-        if not validate(folder, t, t.start_step, processes, log, stop):
-            leave(folder, t, t.start_step, processes, stop, validation_is_due=True)
-        save_checkpoint(folder, t, t.start_step, processes)
+        if not validate(t, t.start_step, log, stop):
+            leave(t, t.start_step, stop, validation_is_due=True)
+        save_checkpoint(t, t.start_step)
     t.model.train()
     wanted = config.train.profile and processes.is_main
     with (
         closing(t.task.load_steps(t.start_step, t.total_steps, t.workers)) as steps,
-        closing(StepProfile(folder / "profile", processes.device, wanted=wanted)) as profile,
+        closing(StepProfile(t.folder / "profile", processes.device, wanted=wanted)) as profile,
     ):
         for step, micro_batches in enumerate(data_waits_profiled(steps), start=t.start_step + 1):
             lr = t.schedule.lr_at(step - 1, t.adapted)
             optim.set_lr(t.optimizer, lr)
-            losses = update(t, micro_batches, step - 1, processes)
+            losses = update(t, micro_batches, step - 1)
             watch.add(step, losses, t.task.image_names(micro_batches))
             profile.after_step()
             pace.add(config.train.batch_size)
@@ -139,28 +136,28 @@ def run_steps(
                 epoch = round(step / t.plan.steps_per_epoch, 4)
                 line = {"step": step, "epoch": epoch, **numbers, "lr": lr}
                 line |= {"images_per_s": round(speed, 3), "memory_mb": memory}
-                if broken := name_problems(t, processes):
+                if broken := name_problems(t):
                     line["num_broken"] = broken
                 log.training(line, (t.total_steps - step) * config.train.batch_size / speed)
             with pace.paused():
                 if step <= pictures.NUM_BATCHES and processes.is_main:
-                    path = folder / "plots" / f"train_batch{step}.jpg"
+                    path = t.folder / "plots" / f"train_batch{step}.jpg"
                     t.task.draw_batch(micro_batches, step - 1, path)
                 if step == t.total_steps:
                     finalize(t)
                 if is_stopping:
-                    leave(folder, t, step, processes, stop, validation_is_due=is_evaluating)
-                if is_evaluating and not validate(folder, t, step, processes, log, stop):
-                    leave(folder, t, step, processes, stop, validation_is_due=True)
+                    leave(t, step, stop, validation_is_due=is_evaluating)
+                if is_evaluating and not validate(t, step, log, stop):
+                    leave(t, step, stop, validation_is_due=True)
                 if is_saving:
-                    save_checkpoint(folder, t, step, processes)
+                    save_checkpoint(t, step)
                 if processes.is_main and (is_evaluating or step == t.total_steps):
-                    pictures.draw_curves(folder)
+                    pictures.draw_curves(t.folder)
 
 
-def name_problems(training: Training, processes: Processes) -> int:
+def name_problems(training: Training) -> int:
     """Warn of what every process left out since the last call; returns how much it was."""
-    gathered = distributed.gather(training.task.take_problems(), processes)
+    gathered = distributed.gather(training.task.take_problems(), training.processes)
     problems = [problem for own in gathered for problem in own]
     for problem in problems:
         logger.warning(problem)
@@ -176,14 +173,7 @@ def finalize(training: Training) -> None:
             t.task.finalize(t.precision, t.workers, t.total_steps)
 
 
-def validate(
-    folder: Path,
-    training: Training,
-    step: int,
-    processes: Processes,
-    log: RunLog,
-    stop: StopRequest,
-) -> bool:
+def validate(training: Training, step: int, log: RunLog, stop: StopRequest) -> bool:
     """Metrics and losses on data.val, best.pt where they are the best so far.
 
     False where a stop was requested meanwhile; nothing is written then.
@@ -191,9 +181,7 @@ def validate(
     t = training
     check_weights(t.model, step)
     with t.ema.in_model() if t.ema else nullcontext():
-        validation = t.task.validate(
-            processes=processes, precision=t.precision, workers=t.workers, stop=stop
-        )
+        validation = t.task.validate(t.precision, t.workers, stop)
     if validation is None:
         return False
     epoch = round(step / t.plan.steps_per_epoch, 4)
@@ -204,45 +192,30 @@ def validate(
             logger.info(f"step {step}: {name} is on a plateau, the rate drops")
         if t.best is None or value > t.best["value"]:
             t.best = {"step": step, "metric": name, "value": value}
-            if processes.is_main:
+            if t.processes.is_main:
                 weights_only = {**t.state(step), "optimizer": None, "scaler": None}
-                checkpoint.save(folder / "best.pt", weights_only)
-                validation.result.write(folder)
+                checkpoint.save(t.folder / "best.pt", weights_only)
+                validation.result.write(t.folder)
     if validation.draw is not None:
-        validation.draw(folder / "plots" / "val_predictions.jpg")
+        validation.draw(t.folder / "plots" / "val_predictions.jpg")
     return True
 
 
-def save_checkpoint(
-    folder: Path,
-    training: Training,
-    step: int,
-    processes: Processes,
-    *,
-    validation_is_due: bool = False,
-) -> None:
+def save_checkpoint(training: Training, step: int, *, validation_is_due: bool = False) -> None:
     """last.pt, by the main process, after a look at the weights by all."""
     check_weights(training.model, step)
-    if processes.is_main:
+    if training.processes.is_main:
         state = training.state(step, validation_is_due=validation_is_due)
-        checkpoint.save(folder / "last.pt", state)
+        checkpoint.save(training.folder / "last.pt", state)
 
 
-def leave(
-    folder: Path,
-    training: Training,
-    step: int,
-    processes: Processes,
-    stop: StopRequest,
-    *,
-    validation_is_due: bool,
-) -> None:
+def leave(training: Training, step: int, stop: StopRequest, *, validation_is_due: bool) -> None:
     """Save after a stop request and end the program with the signal's exit code."""
-    save_checkpoint(folder, training, step, processes, validation_is_due=validation_is_due)
-    name_problems(training, processes)
-    distributed.barrier(processes)
+    save_checkpoint(training, step, validation_is_due=validation_is_due)
+    name_problems(training)
+    distributed.barrier(training.processes)
     logger.info(
         f"stopped by a signal after step {step} of {training.total_steps}, and saved; resume with: "
-        f"{train_command(training.config.task)} --resume --run-dir {folder}"
+        f"{train_command(training.config.task)} --resume --run-dir {training.folder}"
     )
     raise Stopped(stop.exit_code)

@@ -107,7 +107,7 @@ def make_ours(
     def step() -> None:
         number, micro_batches = next(steps)
         optim.set_lr(training.optimizer, training.schedule.lr_at(number, training.adapted))
-        update(training, micro_batches, number, processes)
+        update(training, micro_batches, number)
 
     return step
 
