@@ -3,8 +3,9 @@
     git clone https://github.com/Shenggan/BCCD_Dataset
     python datasets/prepare_bccd.py BCCD_Dataset/BCCD
 
-Corners are kept as they stand, so x = xmin and width = xmax - xmin. Boxes without area are dropped
-and named. The first 291 of the 364 images by name are the training set, the others validate.
+Corners are kept unchanged: x = xmin and width = xmax - xmin. Boxes without area are dropped and
+reported. The first 291 of the 364 images by name are the training set, the others the validation
+set.
 """
 
 from __future__ import annotations

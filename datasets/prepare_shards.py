@@ -31,6 +31,7 @@ from resdet.data.classification.imagenet import read_flat_images
 from resdet.data.classification.shards import CLASSES_FILE, find_shards
 from resdet.errors import UserError
 from resdet.files.findings import log_findings
+from resdet.files.writing import open_atomic, write_text
 
 PER_SHARD = 10_000
 """Images per shard: about a gigabyte of ImageNet."""
@@ -46,29 +47,26 @@ def read_source(source: Path, ground_truth: str | None) -> FileImages:
 
 
 def write_shards(images: FileImages, out: Path, *, per_shard: int, seed: int) -> int:
-    """Writes the shards and classes.json; returns the number of shards.
-
-    A shard is written beside and renamed, so that one that was cut off is not taken for whole.
-    """
+    """Write the shards and classes.json, atomically; returns the number of shards."""
     out.mkdir(parents=True, exist_ok=True)
     if find_shards(out):
         raise UserError(f"{out}: already has shards; give an empty folder, or remove them first")
-    names = json.dumps(images.class_names, ensure_ascii=False, indent=0)
-    (out / CLASSES_FILE).write_text(names, encoding="utf-8")
+    write_text(out / CLASSES_FILE, json.dumps(images.class_names, ensure_ascii=False, indent=0))
     order = np.random.default_rng(seed).permutation(len(images.labels))
     count = -(-len(order) // per_shard)
     for shard in range(count):
         path = out / f"shard-{shard:05d}.tar"
-        draft = path.with_suffix(".part")
         rows = order[shard * per_shard : (shard + 1) * per_shard]
-        with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            open_atomic(path, "wb") as raw,
+            tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
             for place, row in enumerate(rows.tolist(), shard * per_shard):
                 file = Path(images.name(row))
                 # webdataset's keys end at the first dot
                 key = f"{place:08d}_{file.stem.replace('.', '_')}"
                 _add(tar, key + file.suffix.lower(), file.read_bytes())
                 _add(tar, f"{key}.cls", str(images.labels[row]).encode())
-        draft.replace(path)
         print(f"{path}: {len(rows)} images")
     return count
 
@@ -89,7 +87,7 @@ def main() -> None:
         "--per-shard", type=int, default=PER_SHARD, help=f"images per shard; default {PER_SHARD}"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random order; default 0")
-    parser.add_argument("--ground-truth", help="labels of a flat val; default: search beside it")
+    parser.add_argument("--ground-truth", help="labels of a flat val; default: search next to it")
     args = parser.parse_args()
     if args.per_shard < 1:
         parser.error(f"--per-shard {args.per_shard}: give 1 or more")

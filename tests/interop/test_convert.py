@@ -257,11 +257,15 @@ def test_a_backbone_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "target", "message"),
     [
-        ("x.pth", None, r"\.pth files may be torchvision or detectron2; say which by --to"),
+        ("x.pth", None, r"\.pth files may be torchvision or detectron2; choose one with --to"),
         ("x.pt", "torchvision", r"x\.pt: torchvision files end in \.pth; rename it"),
         ("x.pkl", "resdet", r"x\.pkl: resdet files end in \.pt"),
         ("x.pt", "detectron2", r"detectron2 files end in \.pth or \.pkl"),
-        ("x.onnx", None, r"the ending says what is written: \.pt \(resdet\), \.pth \(torchvision"),
+        (
+            "x.onnx",
+            None,
+            r"its ending decides what is written: \.pt \(resdet\), \.pth \(torchvision",
+        ),
         ("x.pt", "timm", "--to timm: expected one of resdet, torchvision, detectron2"),
     ],
 )
@@ -343,4 +347,4 @@ def test_the_command(detector: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     source = f"detectron2:{tmp_path / 'model.yaml'}"
     assert cli.main(["convert", str(out), str(tmp_path / "x.pt"), "--from", source]) == 0
     assert cli.main(["convert", str(detector), str(tmp_path / "x.pth")]) == 2
-    assert "say which by --to" in capsys.readouterr().err
+    assert "choose one with --to" in capsys.readouterr().err
