@@ -135,24 +135,21 @@ class GoogLeNet(nn.Module):
         if self.transform_input:
             x = x * self.input_scale.to(x.dtype) + self.input_shift.to(x.dtype)
         x = self.response_norm(self.pool3(self.conv1(x)))
-        x = self._run(("conv2", "conv3"), x)
+        x = self._run("conv2 conv3", x)
         features = {"c2": x}
-        x = self._inception("3a 3b", self.pool3(self.response_norm(x)))
+        x = self._run("inception3a inception3b", self.pool3(self.response_norm(x)))
         features["c3"] = x
-        x = auxiliary1 = self._inception("4a", self.pool3(x))
-        x = auxiliary2 = self._inception("4b 4c 4d", x)
-        x = self._inception("4e", x)
+        x = auxiliary1 = self._run("inception4a", self.pool3(x))
+        x = auxiliary2 = self._run("inception4b inception4c inception4d", x)
+        x = self._run("inception4e", x)
         features["c4"] = x
-        features["c5"] = self._inception("5a 5b", self.pool2(x))
+        features["c5"] = self._run("inception5a inception5b", self.pool2(x))
         if self.gives_auxiliary and self.training:
             features.update(aux1=auxiliary1, aux2=auxiliary2)
         return features
 
-    def _inception(self, names: str, x: Tensor) -> Tensor:
-        return self._run([f"inception{name}" for name in names.split()], x)
-
-    def _run(self, names: tuple[str, ...] | list[str], x: Tensor) -> Tensor:
-        for name in names:
+    def _run(self, names: str, x: Tensor) -> Tensor:
+        for name in names.split():
             x = run_block(self.get_submodule(name), x, self.activation_checkpointing)
         return x
 

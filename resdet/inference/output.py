@@ -17,8 +17,7 @@ from resdet.errors import UserError
 from resdet.files.writing import open_atomic
 from resdet.inference.sources import WRITTEN_VIDEO_SUFFIXES, Picture
 from resdet.structures import Classification, Detections
-from resdet.viz.classification import draw_classification
-from resdet.viz.draw import draw
+from resdet.viz.draw import draw, draw_classification
 
 log = logging.getLogger("resdet")
 

@@ -57,7 +57,6 @@ def load_backbone(
     if head:
         lines.append(f"left out, the classifier: {', '.join(head)}")
     state = {key: value for key, value in state.items() if key not in head}
-    _check_norms(own, state, weights.source)
     _load(backbone, own, state, weights.source)
     return lines
 
@@ -98,7 +97,6 @@ def load_classifier_weights(
             f"class names differ: {first_few(names_there)} there, {first_few(own_names)} here, "
             "taken by position"
         )
-    _check_norms(own, state, weights.source)
     _load(model, own, state, weights.source)
     return lines
 
@@ -131,7 +129,6 @@ def load_detector(
         own, state, getattr(model, "class_names", []), weights, section.get("class_map") or {}
     )
     lines += branch_lines + class_lines
-    _check_norms(own, state, weights.source)
     _load(model, own, state, weights.source)
     return lines
 
@@ -190,6 +187,7 @@ def _load(
     module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor], source: str
 ) -> None:
     """Copy `state` into `module`, whose state dict is `own`; all of it or nothing."""
+    _check_norms(own, state, source)
     # Batch norm counts its batches, frozen batch norm does not; neither uses the count.
     state = {key: value for key, value in state.items() if key in own or not key.endswith(COUNTER)}
     missing = [key for key in own if key not in state and not key.endswith(COUNTER)]

@@ -1,4 +1,4 @@
-"""A classifier's results as pictures: its confusion matrix, and the best classes of an image."""
+"""A classifier's confusion matrix as a picture."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
-from resdet.structures import Classification, readable_names
-from resdet.viz import palette
+from resdet.structures import readable_names
 from resdet.viz.plots import save_figure
 
 MAX_NUMBERED = 20
@@ -24,10 +22,6 @@ MAX_CELLS = 100
 """If there are more classes, neighbours share a cell."""
 NUM_CONFUSIONS = 15
 NAME_LENGTH = 22
-MIN_WIDTH = 360
-"""Least width of the panel in pixels."""
-TINY_SIDE = 64
-"""Pictures up to this side in pixels are enlarged, pixel by pixel."""
 
 
 def plot_confusion(
@@ -120,60 +114,3 @@ def _list_confusions(axes: Axes, confusion: NDArray[np.int64], names: list[str])
 
 def _short(name: str) -> str:
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
-
-
-def draw_classification(pixels: NDArray[np.uint8], result: Classification) -> Image.Image:
-    """`pixels` (H, W, 3) uint8 RGB above a panel with the names, bars and scores of the classes.
-
-    Pictures of up to 64 pixels are enlarged by an integer factor, others keep their size; a narrow
-    one is centred above a panel of 360 pixels.
-    """
-    picture = _enlarged(Image.fromarray(np.ascontiguousarray(pixels)))
-    width = max(picture.width, MIN_WIDTH)
-    size = float(np.clip(width / 36, 13, 40))
-    font = ImageFont.load_default(size)
-    line = round(1.7 * size)
-    rows = list(zip(result.names, result.labels.tolist(), result.scores.tolist(), strict=True))
-    height = line * max(1, len(rows)) + line // 2
-    canvas = Image.new("RGB", (width, picture.height + height), (24, 26, 30))
-    canvas.paste(picture, ((width - picture.width) // 2, 0))
-    drawing = ImageDraw.Draw(canvas)
-    for position, (name, label, score) in enumerate(rows):
-        middle = picture.height + line // 4 + position * line + line / 2
-        _draw_row(drawing, name, score, palette.by_class(np.array([label]))[0], middle, width, font)
-    if not rows:
-        place = (size, picture.height + line / 4 + line / 2)
-        drawing.text(place, "no class above the threshold", "white", font, anchor="lm")
-    return canvas
-
-
-def _enlarged(picture: Image.Image) -> Image.Image:
-    if max(picture.size) > TINY_SIDE:
-        return picture
-    factor = max(1, 256 // max(picture.size))
-    size = (picture.width * factor, picture.height * factor)
-    return picture.resize(size, Image.Resampling.NEAREST)
-
-
-def _draw_row(
-    drawing: ImageDraw.ImageDraw,
-    name: str,
-    score: float,
-    color: NDArray[np.uint8],
-    middle: float,
-    width: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
-    """Name, bar and score of one class, centred at height `middle`."""
-    size = drawing.textbbox((0, 0), "100.0 %", font=font)[2]
-    margin = size // 5
-    left, right = round(0.5 * width), width - size - 2 * margin
-    while name and drawing.textlength(name, font=font) > left - 2 * margin:
-        name = name[:-2].rstrip() + "…" if len(name) > 2 else ""
-    drawing.text((margin, middle), name, "white", font, anchor="lm")
-    half = size / 9
-    drawing.rectangle((left, middle - half, right, middle + half), fill=(58, 62, 70))
-    filled = left + score * (right - left)
-    red, green, blue = color.tolist()
-    drawing.rectangle((left, middle - half, filled, middle + half), fill=(red, green, blue))
-    drawing.text((width - margin, middle), f"{100 * score:.1f} %", "white", font, anchor="rm")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -14,11 +13,8 @@ from torch import Tensor
 from resdet.errors import UserError
 from resdet.files.images import to_rgb
 from resdet.ops.masks import paste_in_windows
-from resdet.structures import Detections, Target
+from resdet.structures import Classification, Detections, Target
 from resdet.viz import palette
-
-if TYPE_CHECKING:
-    from resdet.structures import Classification
 
 MASK_OPACITY = 0.4
 CONTOUR_OPACITY = 0.9
@@ -26,6 +22,11 @@ CONTOUR_OPACITY = 0.9
 TINY_SIDE = 40
 CAPTIONED_SIDE = 192
 """Images with a caption are enlarged towards this side in pixels."""
+TINY_PICTURE, ENLARGED_SIDE = 64, 256
+"""Classified pictures up to the first side in pixels are enlarged towards the second."""
+MIN_WIDTH = 360
+"""Least width in pixels of a classification's panel."""
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle = tuple[float, float, float, float]
 
 
@@ -46,8 +47,6 @@ def draw(
     """
     pixels = to_rgb(image)
     if not isinstance(detections, Detections):
-        from resdet.viz.classification import draw_classification
-
         return draw_classification(pixels, detections.above(score_thresh))
     if pixels.shape[:2] != tuple(detections.image_size):
         height, width = detections.image_size
@@ -80,18 +79,63 @@ def draw_targets(
 
 def draw_caption(pixels: np.ndarray, words: str) -> Image.Image:
     """An image (H, W, 3) uint8 RGB above a caption; small ones are enlarged."""
-    picture = Image.fromarray(pixels)
-    factor = max(1, CAPTIONED_SIDE // max(picture.size))
-    picture = picture.resize(
-        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
-    )
+    picture = _enlarge(Image.fromarray(pixels), CAPTIONED_SIDE)
     font = ImageFont.load_default(12.0)
     canvas = Image.new("RGB", (picture.width, picture.height + 18), "white")
     canvas.paste(picture, (0, 0))
-    while words and font.getlength(words) > picture.width - 4:
-        words = words.rstrip("…")[:-1] + "…" if len(words) > 1 else ""
+    words = _fit_text(words, font, picture.width - 4)
     ImageDraw.Draw(canvas).text((2, picture.height + 1), words, font=font, fill="black")
     return canvas
+
+
+def draw_classification(pixels: np.ndarray, result: Classification) -> Image.Image:
+    """`pixels` (H, W, 3) uint8 RGB above a panel with the names, bars and scores of the classes.
+
+    Pictures of up to 64 pixels are enlarged by an integer factor, others keep their size; a narrow
+    one is centred above a panel of 360 pixels.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if max(picture.size) <= TINY_PICTURE:
+        picture = _enlarge(picture, ENLARGED_SIDE)
+    width = max(picture.width, MIN_WIDTH)
+    size = float(np.clip(width / 36, 13, 40))
+    font = ImageFont.load_default(size)
+    line = round(1.7 * size)
+    rows = list(zip(result.names, result.labels.tolist(), result.scores.tolist(), strict=True))
+    height = line * max(1, len(rows)) + line // 2
+    canvas = Image.new("RGB", (width, picture.height + height), (24, 26, 30))
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    drawing = ImageDraw.Draw(canvas)
+    for position, (name, label, score) in enumerate(rows):
+        middle = picture.height + line // 4 + position * line + line / 2
+        _draw_row(drawing, name, score, palette.by_class(np.array([label]))[0], middle, width, font)
+    if not rows:
+        place = (size, picture.height + line / 4 + line / 2)
+        drawing.text(place, "no class above the threshold", "white", font, anchor="lm")
+    return canvas
+
+
+def _draw_row(
+    drawing: ImageDraw.ImageDraw,
+    name: str,
+    score: float,
+    color: np.ndarray,
+    middle: float,
+    width: int,
+    font: Font,
+) -> None:
+    """Name, bar and score of one class, centred at height `middle`."""
+    size = drawing.textbbox((0, 0), "100.0 %", font=font)[2]
+    margin = size // 5
+    left, right = round(0.5 * width), width - size - 2 * margin
+    drawing.text(
+        (margin, middle), _fit_text(name, font, left - 2 * margin), "white", font, anchor="lm"
+    )
+    half = size / 9
+    drawing.rectangle((left, middle - half, right, middle + half), fill=(58, 62, 70))
+    filled = left + score * (right - left)
+    drawing.rectangle((left, middle - half, filled, middle + half), fill=_rgb(color))
+    drawing.text((width - margin, middle), f"{100 * score:.1f} %", "white", font, anchor="rm")
 
 
 def grid(
@@ -115,6 +159,20 @@ def grid(
         y = i // columns * height + (height - gap - cell.height) // 2
         canvas.paste(cell, (x, y))
     return canvas
+
+
+def _enlarge(picture: Image.Image, side: int) -> Image.Image:
+    """Enlarged pixel by pixel, by an integer factor, up to `side` pixels."""
+    factor = max(1, side // max(picture.size))
+    size = (picture.width * factor, picture.height * factor)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def _fit_text(text: str, font: Font, width: float) -> str:
+    """The text, cut with … to at most `width` pixels."""
+    while text and font.getlength(text) > width:
+        text = text.rstrip("…")[:-1].rstrip() + "…" if len(text) > 1 else ""
+    return text
 
 
 def _shrink(image: Image.Image, max_side: int | None) -> Image.Image:
@@ -216,7 +274,7 @@ def _write_labels(
     corners: np.ndarray,
     texts: list[str],
     colors: np.ndarray,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
 ) -> None:
     """Texts in coloured plates at their boxes, best first.
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from resdet.structures import Classification
-from resdet.viz.classification import MIN_WIDTH, draw_classification, plot_confusion
+from resdet.viz.classification import plot_confusion
+from resdet.viz.draw import MIN_WIDTH, draw_classification
 
 
 def confusion(num_classes: int, images: int = 50) -> np.ndarray:
