@@ -218,8 +218,6 @@ def _round_up(side: int, multiple: int) -> int:
 
 
 _WNID = re.compile(r"n\d{8}")
-
-
 IMAGENET_CRC = 0x7D9503EB
 """CRC-32 of ImageNet-1k's 1,000 wnids, sorted and joined."""
 

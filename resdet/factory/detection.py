@@ -46,12 +46,7 @@ def build_model(
         name = "c4" if is_c4 else "c5"
         fpn = OneMap(features.channels, features.strides, name=name)
     else:
-        fpn = FPN(
-            features.channels,
-            features.strides,
-            out_channels=section.fpn.out_channels,
-            norm=section.fpn.norm,
-        )
+        fpn = FPN(features.channels, features.strides, **section.fpn.model_dump())
     roi_channels = features.channels["c5"] if is_c4 else fpn.out_channels
     return RCNN(
         backbone,
@@ -84,25 +79,15 @@ def _res5(backbone: nn.Module, name: str | None) -> nn.Sequential:
 
 def _rpn(config: DetectionConfig, fpn: FPN | OneMap) -> RPN:
     section = config.model.rpn
+    by_phase = {
+        f"{when}_nms_topk_{phase}" for when in ("pre", "post") for phase in ("train", "test")
+    }
     return RPN(
         fpn.out_channels,
         list(fpn.strides.values()),
-        anchor_sizes=section.anchor_sizes,
-        aspect_ratios=section.aspect_ratios,
-        round_anchors=section.round_anchors,
-        anchor_spacing=section.anchor_spacing,
-        num_convs=section.num_convs,
-        foreground_iou=section.foreground_iou,
-        background_iou=section.background_iou,
-        num_samples=section.num_samples,
-        positive_fraction=section.positive_fraction,
         pre_nms_topk=(section.pre_nms_topk_train, section.pre_nms_topk_test),
         post_nms_topk=(section.post_nms_topk_train, section.post_nms_topk_test),
-        nms_thresh=section.nms_thresh,
-        min_size=section.min_size,
-        box_loss=section.box_loss,
-        smooth_l1_beta=section.smooth_l1_beta,
-        loss_normalizer=section.loss_normalizer,
+        **section.model_dump(exclude=by_phase),
     )
 
 
@@ -120,17 +105,9 @@ def _roi_heads(
         BoxHead(
             in_channels,
             num_classes,
-            pool_size=box.pool_size,
-            num_convs=box.num_convs,
-            conv_dim=box.conv_dim,
-            num_fcs=box.num_fcs,
-            fc_dim=box.fc_dim,
-            norm=box.norm,
             average=box.type == "res5",
-            class_agnostic=box.class_agnostic,
             box_weights=stage.box_weights,
-            box_loss=box.box_loss,
-            smooth_l1_beta=box.smooth_l1_beta,
+            **box.model_dump(exclude={"type"}),
         )
         for stage in roi.stages
     ]

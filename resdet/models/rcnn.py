@@ -144,7 +144,7 @@ class RCNN(Predictor[Detections]):
             proposals, losses = self.rpn(pyramid, images.sizes, targets, seed=seed, step=step)
         with profiled("roi heads"):
             losses |= self.roi_heads.losses(
-                self._roi_levels(pyramid), proposals, images.sizes, targets, seed=seed, step=step
+                pyramid, proposals, images.sizes, targets, seed=seed, step=step
             )
         return losses
 
@@ -197,8 +197,7 @@ class RCNN(Predictor[Detections]):
         """Detections of a batch in its own pixels, before they are split by image."""
         pyramid = list(self._features(self.normalize(images)).values())
         proposals, _ = self.rpn(pyramid, images.sizes, None)
-        levels = self._roi_levels(pyramid)
-        return self.roi_heads.detect(levels, proposals, images.sizes, score_thresh)
+        return self.roi_heads.detect(pyramid, proposals, images.sizes, score_thresh)
 
     def prepare(self, pixels: np.ndarray) -> Tensor:
         """(3, h, w) at the model's test size, 0..255, of `pixels` (H, W, 3) uint8 RGB.
@@ -219,7 +218,3 @@ class RCNN(Predictor[Detections]):
         batch = collate_images(images, self.size_divisibility).to(self.device)
         sizes = [(int(height), int(width)) for height, width in original_sizes]
         return [image.cpu() for image in self.infer(batch, sizes, score_thresh)]
-
-    def _roi_levels(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """The RPN sees p2…p6, the heads p2…p5 (Lin et al. 2017, 4.2); a single map serves both."""
-        return pyramid[: len(self.roi_heads.strides)]

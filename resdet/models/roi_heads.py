@@ -15,8 +15,7 @@ from resdet.models.box_head import BoxHead
 from resdet.models.regions import Branch, RegionSamples, RoIDetections, RoIFeatures
 from resdet.models.rpn import Proposals
 from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group, nms_of_groups
-from resdet.ops.matcher import match_boxes
-from resdet.ops.sampler import random_order, sample_slots
+from resdet.ops.sampler import match_boxes, random_order, sample_slots
 from resdet.structures import TargetBatch, map_tensors
 
 STREAM = 1
@@ -308,9 +307,15 @@ class RoIHeads(nn.Module):
     # Shared
 
     def features(self, levels: Sequence[Tensor]) -> RoIFeatures:
-        """Levels (B, C, H, W), finest first, with what pooling from them needs."""
+        """Levels (B, C, H, W), finest first, with what pooling from them needs. The RPN sees p2…p6
+        and the heads p2…p5 (Lin et al. 2017, 4.2); a single map serves both."""
         return RoIFeatures(
-            levels, self.strides, self.aligned, self.sampling_ratio, self.fixed_slots, self.res5
+            levels[: len(self.strides)],
+            self.strides,
+            self.aligned,
+            self.sampling_ratio,
+            self.fixed_slots,
+            self.res5,
         )
 
     def _places(self, valid: Tensor, slots: int) -> Tensor:

@@ -21,8 +21,7 @@ from resdet.ops.boxes import (
     is_nonempty,
     nms_of_groups,
 )
-from resdet.ops.matcher import match_boxes
-from resdet.ops.sampler import random_order, sample_slots
+from resdet.ops.sampler import match_boxes, random_order, sample_slots
 from resdet.structures import TargetBatch
 
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)

@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from resdet.models.classifier import Classifier
 
 Crops = Literal["1", "10", "dense"]
-
-
 CROPS: tuple[str, ...] = get_args(Crops)
-
-
 PAPER_SIZE = 224
-
-
 PAPER_SCALES = (224, 256, 384, 480, 640)
 """Short sides in pixels of the paper's fully convolutional test (He et al. 2016, 3.4)."""
 

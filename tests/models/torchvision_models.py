@@ -186,7 +186,7 @@ def our_stages(model: RCNN, image: np.ndarray) -> dict[str, Any]:
     pyramid = list(model.pyramid(model.normalize(batch)).values())
     proposals, _ = model.rpn(pyramid, batch.sizes, None)
     boxes = proposals.boxes[0][proposals.valid[0]]
-    heads, levels = model.roi_heads, model._roi_levels(pyramid)
+    heads, levels = model.roi_heads, pyramid
     images = torch.zeros(len(boxes), dtype=torch.int64)
     logits, deltas = heads.box_heads[0](
         heads.features(levels).pool(boxes, images, heads.box_pool_size)

@@ -8,8 +8,8 @@ import torch
 
 from resdet.ops.boxes import cell_anchors, decode_boxes, encode_boxes, grid_anchors, pairwise_iou
 from resdet.ops.masks import paste_masks, resample_masks
-from resdet.ops.matcher import match_boxes
 from resdet.ops.roi_pool import assign_levels, pool_rois
+from resdet.ops.sampler import match_boxes
 from tests.fixtures.recipe import (
     Fixture,
     jitter_boxes,

@@ -2,8 +2,7 @@ import torch
 
 from resdet.ops import matcher
 from resdet.ops.boxes import cell_anchors, grid_anchors
-from resdet.ops.matcher import match_boxes
-from resdet.ops.sampler import random_order, sample_slots
+from resdet.ops.sampler import match_boxes, random_order, sample_slots
 from tests.ops.test_boxes import random_boxes
 
 
