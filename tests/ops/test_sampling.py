@@ -1,6 +1,6 @@
 import torch
 
-from resdet.ops import matcher
+from resdet.ops import sampler
 from resdet.ops.boxes import cell_anchors, grid_anchors
 from resdet.ops.sampler import match_boxes, random_order, sample_slots
 from tests.ops.test_boxes import random_boxes
@@ -52,7 +52,7 @@ def test_an_image_without_objects_is_all_background() -> None:
 def test_matching_in_parts_is_the_same(monkeypatch) -> None:
     gt, valid = random_boxes(5, 6), torch.rand(5, 6) > 0.3
     whole = match(gt, valid, random_boxes(300, seed=4))
-    monkeypatch.setattr(matcher, "MAX_IOU_ELEMENTS", 2000)
+    monkeypatch.setattr(sampler, "MAX_IOU_ELEMENTS", 2000)
     parts = match(gt, valid, random_boxes(300, seed=4))
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
