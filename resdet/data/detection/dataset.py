@@ -224,11 +224,15 @@ def read_dataset(
     tables = []
     for folder, file in zip(folders, files, strict=True):
         source = Source(file, folder, tuple(extras), outlines=mask_size is not None)
-        table = read_file(source, format, findings)
-        tables.append(check_presence(table, folder, findings))
+        tables.append(check_presence(read_file(source, format, findings), folder, findings))
     table = check_images(merge_tables(tables, classes), folders, findings, decode_all=decode_all)
     if not len(table.image_ids):
-        raise _no_images(files, folders, findings)
+        if any(finding.remedy == BAD_IMAGE for finding in findings):
+            raise strict_error(findings)
+        raise DataError(
+            f"{', '.join(files)}: none of the images is in {', '.join(folders)}; check that "
+            "folders and annotation files belong together"
+        )
     dataset = DetectionDataset(
         table,
         folders,
@@ -247,17 +251,6 @@ def read_dataset(
 def _tensor(values: NDArray[Any]) -> Tensor:
     """Fractions as float32, as the boxes are."""
     return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float64 else values)
-
-
-def _no_images(
-    files: Sequence[str], folders: Sequence[str], findings: Sequence[Finding]
-) -> DataError:
-    if any(finding.remedy == BAD_IMAGE for finding in findings):
-        return strict_error(findings)
-    return DataError(
-        f"{', '.join(files)}: none of the images is in {', '.join(folders)}; check that "
-        "folders and annotation files belong together"
-    )
 
 
 def _paired(

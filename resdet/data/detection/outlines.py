@@ -196,19 +196,6 @@ def fill_polygons(
     return np.repeat(values.astype(np.uint8), runs).reshape(len(boxes), rows, columns)
 
 
-def rle_run_ends(
-    code: NDArray[np.uint8], offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Where each run of G masks ends, in pixels counted down the columns; its mask's row; its place
-    in it. Arguments as `read_runs`."""
-    runs, bounds = read_runs(code, offsets)
-    firsts, sizes = bounds[:-1], np.diff(bounds)
-    starts = np.cumsum(runs) - runs
-    mask = np.repeat(np.arange(len(sizes)), sizes)
-    order = np.arange(len(runs)) - np.repeat(firsts, sizes)
-    return starts + runs - np.repeat(starts[firsts], sizes), mask, order
-
-
 def decode_rle_windows(
     code: NDArray[np.uint8],
     offsets: NDArray[np.int64],
@@ -225,12 +212,17 @@ def decode_rle_windows(
         G arrays (y1 - y0, x1 - x0) uint8 0/1.
     """
     height = image_size[0]
-    ends, mask, order = rle_run_ends(code, offsets)
+    lengths, bounds = read_runs(code, offsets)
+    firsts, counts = bounds[:-1], np.diff(bounds)
+    mask = np.repeat(np.arange(len(counts)), counts)
+    order = np.arange(len(lengths)) - np.repeat(firsts, counts)
+    # Where each run ends, in pixels counted down the columns of its mask.
+    ends = np.cumsum(lengths)
+    ends -= np.repeat((ends - lengths)[firsts], counts)
     sizes = (windows[:, 2] - windows[:, 0]) * height
     starts = np.cumsum(sizes) - sizes
     # A last run of zeros ends the mask and borders on nothing: borders come in pairs.
-    per_mask = np.bincount(mask, minlength=len(windows))
-    keep = (order % 2 == 1) | (order + 1 < per_mask[mask])
+    keep = (order % 2 == 1) | (order + 1 < counts[mask])
     ends, mask = ends[keep], mask[keep]
     borders = np.clip(ends - windows[mask, 0] * height, 0, sizes[mask]) + starts[mask]
     runs = np.diff(borders, prepend=0, append=sizes.sum())

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resdet.config.detection import DataConfig, DetectionConfig, SplitConfig, TrainConfig
 from resdet.data.detection.batches import collate
 from resdet.data.detection.readers import READERS, coco_file, read_annotations
 from resdet.data.detection.table import AnnotationTable
-from resdet.errors import NotRegistered
+from resdet.errors import NotRegistered, UserError
+from resdet.factory import build_train_data
 from resdet.files.findings import DataError, Finding
 from resdet.files.rle import to_rle
 from tests.data.make import SQUARE, annotation, dataset, train_transform, write_coco
@@ -92,6 +94,17 @@ def test_images_without_annotations_are_a_table(tmp_path: Path) -> None:
     assert not table.has_annotations and len(table.labels) == 0
     assert table.image_ids == [1, 2, 3] and table.sizes.tolist() == [[40, 60]] * 3
     assert len(table.rles()) == 0
+    images, _ = write_coco(tmp_path, [], images=[dict(image) for image in IMAGES])
+    data = dataset(images, str(file))
+    assert len(data) == 3 and len(data[(0, 0)].target.labels) == 0
+    config = DetectionConfig(
+        data=DataConfig(
+            train=SplitConfig(images=images, annotations=str(file)), val=None, keep_empty=True
+        ),
+        train=TrainConfig(max_steps=1),
+    )
+    with pytest.raises(UserError, match=r"test-dev\.json: it has no annotations"):
+        build_train_data(config)
 
 
 def test_a_run_length_code_gives_the_size_that_its_image_lacks() -> None:
