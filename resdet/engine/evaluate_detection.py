@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from resdet import hardware
 from resdet.config.detection import DetectionConfig
-from resdet.data.detection.batches import collate
+from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.loader import eval_loader
 from resdet.engine import distributed, pictures
@@ -36,13 +37,14 @@ logger = logging.getLogger("resdet")
 PROGRESS_S = 30.0
 
 
-@dataclass
-class _Gathered:
-    """What one process has beside its evaluator; plain values that travel between processes."""
+class _Gathered(NamedTuple):
+    """What one process has beside its evaluator."""
 
-    losses: list[tuple[int, int, list[float]]] = field(default_factory=list)
+    names: tuple[str, ...]
+    """Of the losses."""
+    losses: list[tuple[int, int, list[float]]]
     """(first image's index, images, losses) of each batch."""
-    pictures: list[tuple[int, str, Detections]] = field(default_factory=list)
+    pictures: list[tuple[int, str, Detections]]
     """(index, path, detections) of the first images."""
 
 
@@ -68,17 +70,18 @@ def evaluate(
     was_training = model.training
     model.eval()
     distributed.share_buffers(model, processes)
-    names, gathered = _run_model(
-        model,
+    batches = eval_loader(
         dataset,
-        evaluator,
-        processes,
-        precision,
         batch_size=batch_size,
-        val_loss=val_loss and dataset.table.has_annotations,
+        rank=processes.rank,
+        world_size=processes.world_size,
         workers=workers,
-        stop=stop,
-        num_pictures=num_pictures,
+        pin_memory=processes.device.type == "cuda",
+        collate=partial(collate, multiple=model.size_divisibility),
+    )
+    val_loss = val_loss and dataset.table.has_annotations
+    gathered = _run_model(
+        model, dataset, batches, evaluator, processes, precision, val_loss, stop, num_pictures
     )
     model.train(was_training)
     if distributed.any_process(bool(stop), processes):
@@ -92,7 +95,7 @@ def evaluate(
         draw = partial(
             pictures.draw_predictions, [(path, detections) for _, path, detections in shown]
         )
-        losses = _mean_losses(names, [row for _, one in parts for row in one.losses])
+        losses = _mean_losses(gathered.names, [row for _, one in parts for row in one.losses])
         validation = Validation(evaluator.compute(), losses, time.perf_counter() - start, draw)
     return share(validation, processes)
 
@@ -170,31 +173,21 @@ def evaluate_run(
 def _run_model(
     model: RCNN,
     dataset: DetectionDataset,
+    batches: Iterable[Batch],
     evaluator: Evaluator,
     processes: Processes,
     precision: Precision,
-    *,
-    batch_size: int,
     val_loss: bool,
-    workers: int,
     stop: StopRequest | None,
     num_pictures: int,
-) -> tuple[tuple[str, ...], _Gathered]:
-    """This process's images: their losses, with the losses' names, and the first detections."""
-    gathered = _Gathered()
-    names: tuple[str, ...] = ()
-    rows: list[tuple[int, int]] = []
+) -> _Gathered:
+    """This process's images."""
+    gathered = _Gathered((), [], [])
     losses: list[Tensor] = []
-    batches = eval_loader(
-        dataset,
-        batch_size=batch_size,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        workers=workers,
-        pin_memory=processes.device.type == "cuda",
-        collate=partial(collate, multiple=model.size_divisibility),
-    )
-    of_model = model_labels(dataset.class_names, model.class_names)
+    rows: list[tuple[int, int]] = []
+    names: tuple[str, ...] = ()
+    # the label that each class of the data has in the model, and the other way round
+    of_model = torch.tensor([model.class_names.index(name) for name in dataset.class_names])
     on_device = of_model.to(processes.device)
     of_data = torch.full((model.num_classes,), -1)
     of_data[of_model] = torch.arange(len(of_model))
@@ -221,8 +214,8 @@ def _run_model(
             reported = time.perf_counter()
             logger.info(f"validation: {done * processes.world_size} of {len(dataset)} images")
     values = torch.stack(losses).tolist() if losses else []
-    gathered.losses = [(*row, one) for row, one in zip(rows, values, strict=True)]
-    return names, gathered
+    gathered.losses.extend((*row, one) for row, one in zip(rows, values, strict=True))
+    return gathered._replace(names=names)
 
 
 def _relabel(detections: Detections, of_data: Tensor, dataset: DetectionDataset) -> Detections:
@@ -247,11 +240,6 @@ def _mean_losses(
     for _, count, values in sorted(rows):
         sums = [s + count * value for s, value in zip(sums, values, strict=True)]
     return {name: s / total for name, s in zip(names, sums, strict=True)} if total else {}
-
-
-def model_labels(data_names: Sequence[str], class_names: Sequence[str]) -> Tensor:
-    """(K of the data,) int64: the label that each class of the data has in the model."""
-    return torch.tensor([list(class_names).index(name) for name in data_names])
 
 
 def name_classes(model: RCNN, dataset: DetectionDataset, source: str) -> None:
