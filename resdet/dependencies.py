@@ -6,23 +6,17 @@ from importlib import metadata
 
 from resdet.errors import UserError
 
-# import name → name to install, with the range where it matters
 _PACKAGES = {
     "PIL": "pillow",
     "albumentations": "albumentations==2.0.8",
     "cv2": "opencv-python-headless",
-    "hotcoco": "hotcoco",
-    "matplotlib": "matplotlib",
-    "msgspec": "msgspec",
-    "numpy": "numpy",
-    "pycocotools": "pycocotools",
-    "pydantic": "pydantic",
-    "rich": "rich",
-    "tensorboard": "tensorboard",
-    "torch": "torch",
-    "torchvision": "torchvision",
     "yaml": "PyYAML",
 }
+"""Import name → name to install, where they differ or the version matters."""
+_SAME_NAME = (
+    *("filelock", "hotcoco", "matplotlib", "msgspec", "numpy", "pycocotools", "pydantic", "rich"),
+    *("safetensors", "tensorboard", "torch", "torchvision"),
+)
 
 _OPENCVS = (
     "opencv-python",
@@ -37,16 +31,17 @@ def explain_import_error(error: ImportError) -> str | None:
     package = (error.name or "").split(".")[0]
     if package == "cv2" or "libGL" in str(error):
         return _opencv_remedy(f"OpenCV does not load ({error})")
-    if not isinstance(error, ModuleNotFoundError) or package not in _PACKAGES:
+    if not isinstance(error, ModuleNotFoundError) or package not in (*_PACKAGES, *_SAME_NAME):
         return None
+    to_install = _PACKAGES.get(package, package)
     return (
-        f"the package {package} is not installed; pip install {_PACKAGES[package]}, or all of them "
-        f"with `pip install -c constraints.txt -e .` in the checkout"
+        f"the package {package} is not installed; pip install {to_install}, or all of them with "
+        "`pip install resdet` (in a checkout: `pip install -c constraints.txt -e .`)"
     )
 
 
 def check_opencv() -> None:
-    """Raise UserError where cv2 is there in name only.
+    """UserError for a cv2 that imports and is empty.
 
     opencv-python and opencv-python-headless share their files: the last one installed wins, and
     removing one leaves a cv2 folder without the library.
