@@ -6,6 +6,7 @@ import copy
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,32 +32,26 @@ NAMES = {
 }
 
 
+@dataclass(eq=False)
 class CifarData:
     """One split as uint8 tensors, so that a batch is a gather on the device.
 
     The last `holdout` training images are not part of the training split; they are "val".
     """
 
-    def __init__(
-        self,
-        kind: str,
-        images: Tensor,
-        labels: NDArray[np.int64],
-        class_names: Sequence[str],
-        *,
-        split: str,
-        first: int = 0,
-    ) -> None:
-        """`images` (N, 3, 32, 32) uint8 RGB; `split` of the archive is "train" or "test", and
-        `first` the number of the first image in it."""
-        self.kind = kind
-        self.images = images
-        self.labels = labels
-        self.class_names = list(class_names)
-        self.split = split
-        self.first = first
-        self.broken: list[str] = []
-        self._targets = torch.from_numpy(labels)
+    kind: str
+    images: Tensor
+    """(N, 3, 32, 32) uint8 RGB."""
+    labels: NDArray[np.int64]
+    class_names: list[str]
+    split: str
+    """Of the archive: train or test."""
+    first: int = 0
+    """The number of the first image in the split of the archive."""
+    broken: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._targets = torch.from_numpy(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
