@@ -75,19 +75,27 @@ def build_backbone(name: str, options: dict[str, Any] | None = None) -> nn.Modul
     if name not in _BUILDERS:
         hint = did_you_mean(name, _BUILDERS, "see resdet.list_backbones()")
         raise NotRegistered(f"model.backbone.name: no backbone {name!r}; {hint}")
-    builder = _BUILDERS[name]
-    accepted = list(inspect.signature(builder).parameters)
-    unknown = [option for option in options if option not in accepted]
-    if unknown:
+    return build_checked("model.backbone", name, _BUILDERS[name], options)
+
+
+def build_checked(
+    key: str, name: str, builder: Callable[..., nn.Module], options: Mapping[str, Any], *given: Any
+) -> nn.Module:
+    """The module that `builder` makes of `given` and the `options` of a config section `key`.
+
+    UserError for an option that its signature does not have, and for values that it rejects.
+    """
+    accepted = list(inspect.signature(builder).parameters)[len(given) :]
+    if unknown := [option for option in options if option not in accepted]:
         raise UserError(
-            f"model.backbone: {name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}"
+            f"{key}: {name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}"
         )
     try:
-        return builder(**options)
+        return builder(*given, **options)
     except UserError:
         raise
     except (TypeError, ValueError) as error:
-        raise UserError(f"model.backbone: {name} refuses {options}: {error}") from error
+        raise UserError(f"{key}: {name} refuses {dict(options)}: {error}") from error
 
 
 from resdet.backbones import (  # noqa: E402  each registers its family
