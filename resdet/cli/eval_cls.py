@@ -9,10 +9,7 @@ from resdet.cli.options import split_arguments
 
 
 def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
-    parser.usage = (
-        "%(prog)s RUN_OR_CHECKPOINT … [key=value …] [--crops 1|10|dense] [--scales A,B,…] "
-        "[--ensemble]\n       [--out DIR] [--device DEVICE]"
-    )
+    parser.usage = "%(prog)s RUN_OR_CHECKPOINT … [key=value …] [options]"
     parser.description = (
         "Evaluate classifiers on their data.val: top-1 and top-5 accuracy in percent as a table, "
         "and in each run's folder\neval.json, scores.npz (logits float32 (N, K), labels, files, "

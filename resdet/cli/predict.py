@@ -9,10 +9,7 @@ from resdet.cli.options import at_least_one, fraction
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
-    parser.usage = (
-        "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … --out DIR [--score-thresh .5] "
-        "[--batch-size N] [--device DEVICE] [--precision P]"
-    )
+    parser.usage = "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … --out DIR [options]"
     parser.description = (
         "Detect objects in images and videos, or classify them. DIR receives the drawn images. A "
         "detector also writes\ndetections.json (COCO's result format, original category ids) and "

@@ -30,8 +30,7 @@ def _fill_train(
     parser: argparse.ArgumentParser, what: str, command: str, example: str, config: str
 ) -> None:
     parser.usage = (
-        f"%(prog)s {config} [key=value …] [--run-dir DIR] [--resume] [--device DEVICE] [--check] "
-        "[--strict]"
+        f"%(prog)s {config} [key=value …] [options]\n       %(prog)s --resume --run-dir DIR"
     )
     parser.description = (
         f"{what} from one YAML file. The run folder receives config.yaml, log.jsonl, TensorBoard "
