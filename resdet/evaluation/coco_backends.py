@@ -116,7 +116,7 @@ def _load(
         segmentation=masks,
     )
     columns = (images[table.images], table.boxes, table.scores, categories[table.labels])
-    rows = np.column_stack(columns).astype(np.float64)
+    rows = np.column_stack(columns).astype(np.float64, copy=False)
     found_masks: list[Any] | None = table.rles if is_segm else None
     dt = gt.load_res(rows, segmentation=found_masks)
     if is_segm:
