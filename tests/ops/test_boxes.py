@@ -11,6 +11,7 @@ from resdet.ops.boxes import (
     giou_loss,
     is_nonempty,
     nms_by_group,
+    nms_of_groups,
     pairwise_iou,
 )
 
@@ -103,3 +104,14 @@ def test_nms_a_call_a_group_keeps_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ops, "MAX_BOXES_A_CALL", 10)
     assert 50 < len(together) < 400
     assert torch.equal(nms_by_group(boxes, scores, groups, 0.3), together)
+
+
+def test_fixed_slots_keep_the_same_boxes_whatever_the_others_hold() -> None:
+    boxes, counts = torch.stack([random_boxes(40, extent=30) for _ in range(3)]), [40, 0, 17]
+    for group, count in enumerate(counts):
+        boxes[group, count:] = torch.tensor([torch.nan, 0, torch.inf, 5])
+    keep, fixed = (
+        nms_of_groups(boxes, torch.tensor(counts), 0.3, fixed_slots=value)
+        for value in (False, True)
+    )
+    assert torch.equal(keep, fixed) and 3 < keep.sum() < 57
