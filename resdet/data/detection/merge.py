@@ -9,8 +9,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.data.detection.columns import OutlineColumns, RaggedColumn, join_extras
-from resdet.data.detection.table import OBJECT_FIELDS, AnnotationTable, Ragged
+from resdet.data.detection.table import (
+    OBJECT_FIELDS,
+    AnnotationTable,
+    OutlineColumns,
+    Ragged,
+    RaggedColumn,
+    join_extras,
+)
 from resdet.data.names import Ids, pack_ids, pack_names
 from resdet.errors import did_you_mean
 from resdet.files.findings import DataError

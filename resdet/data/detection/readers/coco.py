@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from resdet.data.detection.columns import Column, RaggedColumn
 from resdet.data.detection.readers.coco_file import CocoFile
 from resdet.data.detection.readers.coco_objects import Objects
-from resdet.data.detection.table import AnnotationTable, Source
+from resdet.data.detection.table import AnnotationTable, Column, RaggedColumn, Source
 from resdet.data.names import pack_ids, pack_names
 from resdet.files.findings import DROPPED, DataError, Finding
 from resdet.files.json import collector_paused, some

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.data.detection.columns import Column, OutlineColumns, join_extras
 from resdet.data.detection.merge import unique_ids
 from resdet.data.detection.outlines import BOX, Outlines
 from resdet.data.detection.readers.coco_file import Chunk, CocoFile
@@ -20,7 +19,7 @@ from resdet.data.detection.readers.coco_segmentation import (
     box_of,
     parse_outlines,
 )
-from resdet.data.detection.table import Source, outline_areas
+from resdet.data.detection.table import Column, OutlineColumns, Source, join_extras, outline_areas
 from resdet.files.findings import DROPPED, DataError, Finding
 
 LARGEST_ID = 2**53
