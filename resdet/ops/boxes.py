@@ -203,7 +203,7 @@ def nms_of_groups(boxes: Tensor, counts: Tensor, iou_thresh: float, *, fixed_slo
         return kernel(boxes, counts, iou_thresh)
     groups, num_boxes = boxes.shape[:2]
     keep = torch.arange(num_boxes, device=boxes.device) < counts[:, None]
-    # what is no candidate may be anything, and must not stretch the span
+    # a box that is not a candidate may hold anything, and must not stretch the span
     boxes = boxes.masked_fill(~keep[..., None], 0)
     part = max(1, MAX_BOXES_OF_A_GPU // max(1, num_boxes))
     for start in range(0, groups, part):
