@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +55,6 @@ class Ids(Sequence[int | str]):
     def __getitem__(self, index: int) -> int | str:  # type: ignore[override]  # rows: see `select`
         value = self.values[index]
         return json.loads(value) if isinstance(value, str) else int(value)
-
-    def __iter__(self) -> Iterator[int | str]:
-        return iter(self.tolist())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and self.tolist() == list(other)

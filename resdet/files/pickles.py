@@ -171,11 +171,6 @@ class _PlainUnpickler(pickle.Unpickler):
             encoded.spend(len(text))
             return text.encode("latin1")
 
-        arrays: dict[str, Callable[..., Any]] = {
-            "_reconstruct": new_array,
-            "scalar": scalar,
-            "_frombuffer": from_buffer,
-        }
         self._admitted: dict[tuple[str, str], Any] = {
             ("numpy", "ndarray"): _Admitted(new_array),
             ("numpy", "dtype"): _Admitted(_PlainDtype),
@@ -183,12 +178,11 @@ class _PlainUnpickler(pickle.Unpickler):
             ("collections", "OrderedDict"): OrderedDict,
         }
         for core in ("numpy.core", "numpy._core"):
-            for module, names in (
-                ("multiarray", ("_reconstruct", "scalar")),
-                ("numeric", ("_frombuffer",)),
-            ):
-                for name in names:
-                    self._admitted[f"{core}.{module}", name] = _Admitted(arrays[name])
+            self._admitted |= {
+                (f"{core}.multiarray", "_reconstruct"): _Admitted(new_array),
+                (f"{core}.multiarray", "scalar"): _Admitted(scalar),
+                (f"{core}.numeric", "_frombuffer"): _Admitted(from_buffer),
+            }
         for module in ("builtins", "__builtin__"):
             self._admitted |= {(module, "set"): set, (module, "frozenset"): frozenset}
             # empty bytes are written as a call
