@@ -1,7 +1,5 @@
 """resdet: detection, segmentation and classification with ResNets. This is the public API."""
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

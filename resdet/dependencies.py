@@ -1,7 +1,5 @@
 """A missing package or a broken pair of OpenCVs, named with its remedy."""
 
-from __future__ import annotations
-
 from importlib import metadata
 
 from resdet.errors import UserError

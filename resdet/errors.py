@@ -3,8 +3,6 @@
 An error's text names the file, the item, the problem and the remedy.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path

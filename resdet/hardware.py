@@ -1,7 +1,5 @@
 """What the machine decides: device, precision, compilation, threads, determinism, seeds."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

@@ -1,7 +1,5 @@
 """Memory that a process keeps for its next arrays."""
 
-from __future__ import annotations
-
 import ctypes
 
 KEEP = 2**31 - 1

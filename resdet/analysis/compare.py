@@ -3,8 +3,6 @@
 Networks of the registry are counted; published numbers have their sources in published.yaml.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

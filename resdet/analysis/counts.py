@@ -4,8 +4,6 @@ One image goes through the network on the meta device, where tensors have shapes
 Operations are counted, not modules, so that a functional convolution counts as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Training and validation error of runs, finished or not, read from their log.jsonl."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """The network of a registry name or a config, counted without weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How strongly each 3×3 layer of a trained network responds (He et al. 2016, 4.2, figure 7)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -9,8 +9,6 @@ and, if its classifier is more than pooling and one linear layer,
 Networks for small images have c1 … c3 at strides 1, 2, 4 and only serve classifiers.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial

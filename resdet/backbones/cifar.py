@@ -3,8 +3,6 @@
 Feature maps c1, c2, c3 of 16, 32 and 64 channels at strides 1, 2, 4: no pyramid for a detector.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from resdet.backbones import register_variant

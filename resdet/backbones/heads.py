@@ -1,7 +1,5 @@
 """Heads on a backbone's feature maps."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from torch import Tensor, nn

@@ -8,8 +8,6 @@ Of the 32-layer network the paper says that its receptive fields alternate betwe
 Feature maps c1, c2, c3 at strides 1, 2, 4: no pyramid for a detector.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -1,7 +1,5 @@
 """Normalisation layers by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Literal
 

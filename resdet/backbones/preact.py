@@ -1,8 +1,6 @@
 """Pre-activation ResNets: norm and ReLU before each convolution (He et al. 2016b, Identity
 Mappings in Deep Residual Networks, figure 4e)."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import Tensor, nn

@@ -1,8 +1,6 @@
 """Parts of residual blocks: shortcuts by option (A pads, B projects if sizes differ, C always), and
 stochastic depth, which skips branches at random in training (Huang et al. 2016)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """ResNet-18 … 152 (He et al. 2016, table 1), in torchvision's parameter names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """What networks of several stages share: their loop, activation checkpointing (Chen et al. 2016),
 freezing, and initial weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial

@@ -4,8 +4,6 @@
 are in its schema: a command forwards `key=value` and nothing else.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """The command that counts, compares and draws networks and their training."""
 
-from __future__ import annotations
-
 import argparse
 import re
 

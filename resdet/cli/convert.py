@@ -1,7 +1,5 @@
 """The command that takes weights from one layout to another."""
 
-from __future__ import annotations
-
 import argparse
 
 from resdet.cli import options

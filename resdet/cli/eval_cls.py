@@ -1,7 +1,5 @@
 """The command that evaluates classifiers."""
 
-from __future__ import annotations
-
 import argparse
 
 from resdet.cli import options

@@ -1,7 +1,5 @@
 """The command that evaluates detectors and files of detections."""
 
-from __future__ import annotations
-
 import argparse
 
 from resdet.cli import options

@@ -1,7 +1,5 @@
 """What commands have in common: how option values are read, and what precedes every computation."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

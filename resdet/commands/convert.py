@@ -1,7 +1,5 @@
 """The command that takes weights from one layout to another."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path

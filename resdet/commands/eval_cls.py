@@ -1,7 +1,5 @@
 """What `resdet eval-cls` runs: classifiers on their data.val, one by one and together."""
 
-from __future__ import annotations
-
 import logging
 import re
 import time

@@ -3,8 +3,6 @@
 Files alone are evaluated without torch.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `resdet predict` runs: a model on images, folders and videos, drawn and written."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

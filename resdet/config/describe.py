@@ -1,7 +1,5 @@
 """What the schema says about each key, in words: for errors and for `--help-config`."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Types of the config's sections and values, and checks that hold between several."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 

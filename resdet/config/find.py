@@ -1,7 +1,5 @@
 """Where a config is: a path, or the name of one that is shipped with the package."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 from pathlib import Path

@@ -4,8 +4,6 @@ Order: the files named by `_base_`, the file itself, the overrides; dicts merge,
 replace, and null in place of a section clears what is under it.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

@@ -1,7 +1,5 @@
 """pydantic's findings in our words: the key, what is wrong, what is allowed, the file and line."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 

@@ -4,8 +4,6 @@ The scalars are those of YAML 1.2's core schema: `1e-4` is a number, `no` and `o
 is ten; a key given twice is an error. PyYAML by itself reads YAML 1.1, where none of this holds.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass, field

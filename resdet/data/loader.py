@@ -1,7 +1,5 @@
 """Batches: which images a step takes, how they are padded together, and the loaders' workers."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator

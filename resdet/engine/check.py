@@ -1,7 +1,5 @@
 """`--check`: everything before the first update, with a look at the data and the memory."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Classification as a task of the training loop: labelled images, their losses, and accuracy."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Generator, Iterator, Sequence

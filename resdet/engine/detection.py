@@ -1,7 +1,5 @@
 """Detection as a task of the training loop: COCO data, an R-CNN, its losses and COCO metrics."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

@@ -1,7 +1,5 @@
 """Several processes, as torchrun starts them: one process group, and a few exchanges over it."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Any

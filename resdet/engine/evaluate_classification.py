@@ -1,7 +1,5 @@
 """Validation: metrics and the loss of a classifier on a data set, over all processes."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Validation: metrics and losses of a detector on a data set, over all processes."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterable, Sequence

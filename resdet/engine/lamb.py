@@ -1,7 +1,5 @@
 """LAMB (You et al. 2020, algorithm 2), with the details that timm's recipes were tuned with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Learning rate as a function of the step, and optimizers by name."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Sequence

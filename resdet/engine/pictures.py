@@ -1,7 +1,5 @@
 """Drawn images and curves of a run, in its `plots/`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Batch norm statistics of a trained network, computed again over many images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import cast
 

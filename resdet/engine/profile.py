@@ -4,8 +4,6 @@ The loop and the models mark what they do with `profiled`; `train.profile=true` 
 and writes a table of the marked parts and a trace for chrome://tracing or ui.perfetto.dev.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path

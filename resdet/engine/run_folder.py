@@ -1,7 +1,5 @@
 """The folder of a run: a new one, or one to resume from its last checkpoint."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Everything a training run needs, made from its config and, on --resume, its checkpoint."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """SIGTERM and SIGINT as a request to finish the step, save, and leave."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

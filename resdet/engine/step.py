@@ -1,7 +1,5 @@
 """One update of the weights, from the micro-batches of a step."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 

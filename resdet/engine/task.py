@@ -1,7 +1,5 @@
 """What the training loop asks of a task; detection.py and classification.py are the two."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Training: one function for the commands, and one loop to be read from top to bottom."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from contextlib import closing, nullcontext

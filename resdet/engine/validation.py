@@ -1,7 +1,5 @@
 """What a validation of either task returns, in every process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Losses of the last steps, kept on the device and read back only now and then."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Metrics: one file per metric, one row in METRICS; those of detectors run without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

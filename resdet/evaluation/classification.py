@@ -1,7 +1,5 @@
 """Top-1 and top-5 accuracy and the confusion matrix, and the scores that they are counted from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -6,8 +6,6 @@ hence the order of equal scores) and annotations from 1, since both take a match
 of id 0 for no match. Protocol: Lin et al. 2014, as pycocotools implements it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ A results file has 500,000 records. They are parsed and checked by type at once,
 only where something is wrong are they examined one by one, to name it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The result of a COCO or LVIS evaluation: numbers per class, notes and error analysis."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

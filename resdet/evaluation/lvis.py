@@ -6,8 +6,6 @@ At most 300 detections per image count, over all classes. Rare, common and frequ
 numbers of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

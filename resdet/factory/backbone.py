@@ -1,7 +1,5 @@
 """Backbones from the config's section, for detectors and classifiers."""
 
-from __future__ import annotations
-
 from typing import cast
 
 from torch import nn

@@ -1,7 +1,5 @@
 """A model from a config file, of whichever task it is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path

@@ -5,8 +5,6 @@ where the data are absent do the names of a public data set that the config poin
 place: they are never a filter, and never used against a count that the config gives.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

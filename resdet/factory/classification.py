@@ -1,7 +1,5 @@
 """Classifiers from configs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

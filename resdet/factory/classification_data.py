@@ -1,7 +1,5 @@
 """Data sets of labelled images from configs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal

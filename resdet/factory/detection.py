@@ -1,7 +1,5 @@
 """Detectors and their data sets from configs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import nn

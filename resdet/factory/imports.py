@@ -5,8 +5,6 @@ METRICS and BRANCHES. Only names that the user gives in this call are imported; 
 checkpoint or in RUN/config.yaml are data and never run code.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """The network that `model.weights` names, for configs that leave it open."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass

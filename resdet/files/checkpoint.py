@@ -5,8 +5,6 @@ model (a state dict), ema (averages of some of it, or None). A run adds what res
 `resdet.engine.setup.Training.state`.
 """
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What is wrong with a user's data, in words: the file, the item, what, and what to do about it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Image files and arrays as (H, W, 3) uint8 RGB: headers, exact and fast decoding, checks."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterator, Sequence

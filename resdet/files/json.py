@@ -1,7 +1,5 @@
 """Reads JSON files and single masks, with errors that name the file, the line or the item."""
 
-from __future__ import annotations
-
 import gc
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Pixels resized, and laid plane by plane for a batch."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

@@ -1,7 +1,5 @@
 """Masks as run lengths in COCO's compressed code: reading, checking, converting."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

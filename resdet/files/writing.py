@@ -3,8 +3,6 @@
 A file is written under a temporary name in its own folder, flushed to the disk, and renamed.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

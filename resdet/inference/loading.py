@@ -1,7 +1,5 @@
 """Trained models from disk or by a published name."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Drawn pictures, videos and the two JSON files of a prediction, written as they come."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """Images, folders and videos of a command line, read ahead of the network in order."""
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence

@@ -5,8 +5,6 @@ averaged over the positions of its map before the softmax, and over scales and m
 it (Simonyan & Zisserman 2015, 3.2; He et al. 2016, 3.4).
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A detector's predictors for other classes than its weights': matched by name, row by row."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

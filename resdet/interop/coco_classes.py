@@ -1,7 +1,5 @@
 """The classes of the data sets that published detectors were trained on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

@@ -1,7 +1,5 @@
 """Weights from one layout to another, and in words: what they are, and what a layout leaves out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

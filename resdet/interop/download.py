@@ -1,7 +1,5 @@
 """Published files, downloaded once: resumed after an interruption, checked, then renamed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

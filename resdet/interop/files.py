@@ -1,7 +1,5 @@
 """Weight files of any format as named tensors; no code in them is run."""
 
-from __future__ import annotations
-
 import mmap
 import re
 import zipfile

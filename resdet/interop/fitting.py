@@ -1,7 +1,5 @@
 """Loading weights into a network: what fits, what is left out, and what is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

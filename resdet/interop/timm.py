@@ -3,8 +3,6 @@
 Their tensors have torchvision's names.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 No code in a file is run: pickles are read as tensors, arrays, numbers, strings and containers.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Box heads and their losses (Fast R-CNN, Girshick 2015, 2; 4conv1fc of Wu & He 2018, 5.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

@@ -1,7 +1,5 @@
 """What is between backbone and heads: a feature pyramid (Lin et al. 2017, 3), or one map."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

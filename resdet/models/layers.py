@@ -1,7 +1,5 @@
 """Convolutions and fully connected layers with their initialisation, shared by neck and heads."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from resdet.backbones.norm import make_norm

@@ -1,7 +1,5 @@
 """Losses of boxes and of classifiers, with denominators that hold over all processes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What trained detectors and classifiers share: their device, precision and predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar

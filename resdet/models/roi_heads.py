@@ -1,7 +1,5 @@
 """The stage loop over regions: Faster (one stage), Cascade (several), and branches (masks)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast

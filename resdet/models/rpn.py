@@ -1,7 +1,5 @@
 """Region proposal network (Ren et al. 2015, 3.1), on a pyramid (Lin et al. 2017, 4.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Boxes are (…, 4) xyxy float pixels with width = x2 − x1; background is K. De
 (Girshick et al. 2014, appendix C), anchors Faster R-CNN's (Ren et al. 2015, 3.1.1).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Whether a GPU runs resdet's own kernels, written in Triton, or torchvision's."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import warnings

@@ -3,8 +3,6 @@
 All three resamplings are separable, so that each is two small matrix products per mask and no loop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

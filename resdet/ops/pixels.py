@@ -4,8 +4,6 @@ Nothing here reads a value back from the device. Mixup and CutMix take one draw 
 host makes and knows; the others draw for each image.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

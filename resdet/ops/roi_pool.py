@@ -1,7 +1,5 @@
 """RoIAlign on a pyramid (FPN, Lin et al. 2017, 4.2; Mask R-CNN, He et al. 2017, 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

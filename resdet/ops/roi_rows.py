@@ -7,8 +7,6 @@ samples (Mask R-CNN, He et al. 2017, 3), those of one cell added up. Some fiftee
 torchvision's kernel on a CPU, which walks through a map one channel at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -8,8 +8,6 @@ Every slot has a fixed place and a validity bit, so that shapes never depend on 
 is never asked how many there were.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

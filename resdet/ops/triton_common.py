@@ -1,7 +1,5 @@
 """What the Triton kernels and their callers share."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 

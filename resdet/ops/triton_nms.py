@@ -5,8 +5,6 @@ torchvision's kernel counts what it kept, which the host waits for, and goes thr
 call in one thread block, one after another. Here each group is a block of its own.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -7,8 +7,6 @@ one region over all channels, and reads every cell of a map under the bin once, 
 weights of the bin's samples are a product of what they are across and down.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

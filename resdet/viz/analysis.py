@@ -1,7 +1,5 @@
 """Figures of `resdet analyze`: training curves, layer responses, and networks side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A classifier's confusion matrix as a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

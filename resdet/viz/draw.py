@@ -1,7 +1,5 @@
 """Detections and targets as pictures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Colours that colour-blind readers can distinguish too."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # Okabe & Ito (2008) without black and grey, then colours of Tol (2021, "bright" and "muted") that

@@ -3,8 +3,6 @@
 They do not use pyplot and its global state, so that training loops can draw them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

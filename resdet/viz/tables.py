@@ -1,7 +1,5 @@
 """The one way to print a table: drawn by rich on a terminal, plain aligned columns elsewhere."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import TextIO

@@ -1,7 +1,5 @@
 """Labelled images on disk in any layout: the data set of a classification run."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Images in folders: one subfolder per class, with the name of the class."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

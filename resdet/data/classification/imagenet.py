@@ -4,8 +4,6 @@ The development kit numbers the classes in its own order (ILSVRC2012_ID), which 
 the sorted wnids; its meta.mat or map_clsloc.txt maps numbers to wnids.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Operations are Pillow's. All randomness comes from the given generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@ with the shards. The position of each image is read once from the tar files' hea
 index file, so that any image is one read, in any order, as with files.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import logging

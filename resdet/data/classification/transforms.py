@@ -3,8 +3,6 @@
 Mixing, erasing, colour noise and normalisation follow on the device.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

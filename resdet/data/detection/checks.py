@@ -1,7 +1,5 @@
 """What of a table can be trained on: which image files, which objects, which of their outlines."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import replace

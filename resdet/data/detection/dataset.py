@@ -1,7 +1,5 @@
 """Detection data by path alone: images and their objects, ready for the model."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

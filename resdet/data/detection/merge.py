@@ -1,7 +1,5 @@
 """Several annotation files as one table: classes agree by name, ids become unique."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ All of it is a scale and a shift of each axis, so that one `Affine` says where e
 outlines are touched once, when they become masks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -4,8 +4,6 @@ Keys are dotted, as in `MODEL.RPN.NMS_THRESH`. Where resdet has only one way, an
 refused, so that no config is read wrongly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

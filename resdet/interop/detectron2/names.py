@@ -1,7 +1,5 @@
 """Detectron2's tensor names as resdet's, and back."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 

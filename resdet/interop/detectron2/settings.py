@@ -1,7 +1,5 @@
 """Detectron2's settings by dotted keys: its defaults, and its YAML files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

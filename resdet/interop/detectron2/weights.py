@@ -5,8 +5,6 @@ with such a name, or with the YAML config it was trained with. Otherwise its ten
 network, and what they can't show is as in Detectron2's default config.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Mapping

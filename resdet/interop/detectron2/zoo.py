@@ -1,7 +1,5 @@
 """Detectron2's model zoo: addresses of its files, and how its configs differ from the defaults."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

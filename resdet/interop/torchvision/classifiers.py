@@ -1,8 +1,6 @@
 """torchvision's classifiers, read and written: published ones, such as
 `torchvision:resnet101.IMAGENET1K_V1`, and files with its tensor names."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping

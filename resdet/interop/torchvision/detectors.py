@@ -9,8 +9,6 @@ tensors come back unchanged, under torchvision's present names (before 2022 it h
 RPN, the pyramid and the mask head).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

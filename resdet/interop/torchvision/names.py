@@ -3,8 +3,6 @@
 torchvision counts background as class 0, resdet as the last class.
 """
 
-from __future__ import annotations
-
 import re
 
 import torch

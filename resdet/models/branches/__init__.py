@@ -4,8 +4,6 @@ A module named in `imports` adds its own to BRANCHES, and `model.roi.branches` o
 on. `resdet.models.regions` describes what a branch is and what it is given.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Mask head and its loss (Mask R-CNN, He et al. 2017, 3 and figure 4 right)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

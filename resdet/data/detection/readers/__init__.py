@@ -1,7 +1,5 @@
 """Annotation formats: one file per format, each with a function that reads it into a table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

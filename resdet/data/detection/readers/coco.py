@@ -1,7 +1,5 @@
 """COCO files as a table: every image and object is checked once, for all who use the table."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The objects of a COCO file, by column: what is plainly right is checked all at once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain

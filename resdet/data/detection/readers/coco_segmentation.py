@@ -1,7 +1,5 @@
 """COCO segmentations, many at a time, as outlines; those that are unusable are reported."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain
