@@ -14,7 +14,7 @@ USES = {
     "infer": _DETECTORS,
     "train": _DETECTORS | {"objects"},
     "data": {"against", "steps", "images", "annotations", "objects", "root", "photos"},
-    "eval": {"annotations", "count"},
+    "eval": {"annotations", "against", "count"},
     "predict": {"device", "weights", "batch_size", "images", "score_thresh"},
     "cls": {"device", "steps", "batch_size", "network", "cifar", "no_compile"},
     "cost": {"device", "steps", "batch_size", "size"},
@@ -49,7 +49,8 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         type=_names,
         help="programs to compare with, separated by commas (torchvision, detectron2; data has "
-        "albumentations too); default: all that are installed",
+        "albumentations too; eval: pycocotools, faster-coco-eval, ultrafast-pycocotools, hotcoco); "
+        "default: all that are installed",
     )
     parser.add_argument("--rounds", metavar="N", type=at_least_one, help="turns of each program")
     parser.add_argument("--steps", metavar="N", type=at_least_one, help="steps per turn")
@@ -190,7 +191,7 @@ def _run_data(args: argparse.Namespace) -> None:
 def _run_eval(args: argparse.Namespace) -> None:
     from tools.benchmark.evaluation import benchmark_eval
 
-    given = _given(args, "rounds", "out")
+    given = _given(args, "against", "rounds", "out")
     if args.count is not None:
         given["images"] = args.count
     benchmark_eval(args.annotations or ANNOTATIONS, **given)

@@ -21,7 +21,7 @@ def test_help_from_another_folder(repo, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["eval", "--against", "torchvision", "--steps", "3"], "not accept --against, --steps"),
+        (["eval", "--objects", "2", "--steps", "3"], "not accept --objects, --steps"),
         (["infer", "--objects", "3"], "infer does not accept --objects"),
         (["cls", "--images", "x"], "cls does not accept --images"),
         (["data", "--photos", "x"], "--photos goes with --root"),
