@@ -88,14 +88,14 @@ def test_messages_name_the_command_that_the_user_can_run(monkeypatch, tmp_path):
     [
         (["train-det"], "give a CONFIG, or --resume --run-dir DIR"),
         (["train-det", "--resume"], "--resume without a CONFIG needs --run-dir"),
-        (["train-det", "a.yaml", "optim.lr=1", "b"], "one CONFIG is expected"),
+        (["train-det", "a.yaml", "optim.lr=1", "b"], "give one CONFIG, then key=value"),
         (["train-det", "a.yaml", "--resum"], "unrecognized arguments: --resum"),
         (["eval-coco"], "give a RUN_OR_CHECKPOINT, or --detections"),
         (["eval-coco", "runs/x", "--detections", "r.json"], "give a RUN_OR_CHECKPOINT, or"),
-        (["eval-coco", "--detections", "r.json"], "--detections and --annotations belong together"),
+        (["eval-coco", "--detections", "r.json"], "--detections and --annotations need each other"),
         (
             ["eval-coco", "eval.backend=fast", "--detections", "r", "--annotations", "g"],
-            "eval.backend=fast: key=value is for a run",
+            "eval.backend=fast: key=value needs a run",
         ),
         (["eval-coco", "runs/x", "--kinds", "boxes"], "'boxes': bbox, segm or bbox,segm"),
         (["eval-coco", "runs/x", "--max-dets", "1,100"], "'1,100': three numbers above 0"),

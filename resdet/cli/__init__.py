@@ -1,7 +1,7 @@
 """Every command once: its options, and the function behind it, imported only when it runs.
 
-`tools/*.py` and the console script `resdet` are doors into `main`. Defaults that belong to a config
-are in its schema: a command forwards `key=value` and nothing else.
+`tools/*.py` and the console script `resdet` are entry points to `main`. Defaults of configs are in
+their schemas: a command forwards `key=value` and nothing else.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from resdet.errors import UserError
 from resdet.version import __version__
 
 USER_ERROR = 2
-"""Exit code for a mistake of the user's; argparse uses the same."""
+"""Exit code for a mistake of the user; argparse uses the same."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ def run_command(command: Command, argv: Sequence[str], prog: str) -> int:
 
 
 def _guarded(command: Command, args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Run a command and turn what the user can fix into a line on stderr."""
+    """Run a command; print errors that the user can fix as one line on stderr."""
     try:
         return command.run(args, parser)
     except UserError as error:
@@ -110,12 +110,12 @@ COMMANDS = {
         "evaluate a detector, or a file of detections", fill_eval_coco, run_eval_coco
     ),
     "eval-cls": Command("evaluate classifiers", fill_eval_cls, run_eval_cls),
-    "analyze": Command("count and compare networks and runs", fill_analyze, run_analyze),
+    "analyze": Command("compare networks and runs", fill_analyze, run_analyze),
     "predict": Command("detect or classify in images and videos", fill_predict, run_predict),
     "convert": Command("convert weights to another toolkit's layout", fill_convert, run_convert),
 }
 
 
 def tool(file: str, command: str) -> None:
-    """The door of tools/X.py: run `command` with the arguments of this process."""
+    """The entry point of tools/X.py: run `command` with the arguments of this process."""
     raise SystemExit(main([command, *sys.argv[1:]], prog=f"tools/{Path(file).name}"))

@@ -35,9 +35,9 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
         "       %(prog)s --compare | --responses RUN … | --curves RUN … [--out DIR]"
     )
     parser.description = (
-        "Count the weighted layers, parameters, multiply-adds per image and memory of networks; "
-        "compare them with\npublished ones; draw the responses of trained networks, and the "
-        "training curves of runs."
+        "Count the weighted layers, parameters, multiply-adds per image and memory of networks, "
+        "and compare them with\npublished ones. Draw the layer responses of trained networks, and "
+        "the training curves of runs."
     )
     parser.epilog = (
         "Examples:\n"
@@ -51,7 +51,7 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="NAME_OR_CONFIG … [key=value …]",
         help="backbones (resdet.list_backbones()), YAML files, or names of included configs; for a "
-        "detector, its backbone is counted. Then config keys, applied to each of them",
+        "detector, its backbone is counted. key=value sets a config key in each of them",
     )
     _fill_figures(parser)
     parser.add_argument(
@@ -68,7 +68,7 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="DIR",
         help="folder for analysis.json, tables as CSV, and figures; default: runs/analysis for "
-        "figures, none for counts",
+        "figures; counts are only printed",
     )
     parser.add_argument(
         "--device",
@@ -83,7 +83,7 @@ def _fill_figures(parser: argparse.ArgumentParser) -> None:
         "--compare",
         action="store_true",
         help="depth and parameters of GoogLeNet, VGG, FitNet, Highway and ResNets, and published "
-        "errors over parameters",
+        "errors against parameters",
     )
     parser.add_argument(
         "--responses",
@@ -112,7 +112,7 @@ def _fill_figures(parser: argparse.ArgumentParser) -> None:
         "--max-error",
         metavar="PERCENT",
         type=_percent,
-        help="with --curves: end of the error axis; default: 20, or more if a run ends above it",
+        help="with --curves: upper end of the error axis; default: 20, or more if a run ends above",
     )
 
 
@@ -124,11 +124,11 @@ def run_analyze(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         needless = [*overrides, *(["--layers"] if args.layers else [])]
         needless += ["--image-size"] if args.image_size else []
         if needless:
-            parser.error(f"{needless[0]} belongs to a NAME_OR_CONFIG, and none is given")
+            parser.error(f"{needless[0]} needs a NAME_OR_CONFIG")
     if args.max_error is not None and not args.curves:
-        parser.error("--max-error belongs to --curves")
+        parser.error("--max-error needs --curves")
     if not args.responses and args.device is not None:
-        parser.error("--device belongs to --responses; the rest computes nothing")
+        parser.error("--device needs --responses; nothing else uses a device")
     options.prepare(imports=args.imports)
     from resdet.commands.analyze import analyze_command
 

@@ -1,4 +1,4 @@
-"""The command that takes weights from one layout to another."""
+"""The command that converts weights to another layout."""
 
 import argparse
 
@@ -9,7 +9,7 @@ def fill_convert(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s IN OUT [--from ORIGIN[:NAME]] [--to {resdet,torchvision,detectron2}]"
     parser.description = (
         "Convert weights between resdet's checkpoints, torchvision's state dicts and Detectron2's "
-        "files.\nThe layout follows from OUT's ending: .pt is resdet's, with config and class "
+        "files.\nOUT's extension selects the layout: .pt is resdet's, with config and class "
         "names inside;\n.pkl is Detectron2's, with its config beside it as .yaml; .pth is used by "
         "torchvision and\nDetectron2 and needs --to."
     )
@@ -39,7 +39,7 @@ def fill_convert(parser: argparse.ArgumentParser) -> None:
         "--to",
         dest="target",
         choices=("resdet", "torchvision", "detectron2"),
-        help="the layout to write; default: that of OUT's ending",
+        help="the layout to write; default: the layout of OUT's extension",
     )
 
 

@@ -12,7 +12,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "Evaluate classifiers on their data.val: top-1 and top-5 accuracy in percent as a table, "
         "and in each run's folder\neval.json, scores.npz (logits float32 (N, K), labels, files, "
         "class_names) and confusion.png. With several crops or\nscales, logits are the logarithm "
-        "of the mean softmax. Images that cannot be read are named, counted and left out."
+        "of the mean softmax. Images that cannot be read are reported and skipped."
     )
     parser.epilog = (
         "Examples:\n"
@@ -27,7 +27,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_CHECKPOINT … [key=value …]",
         help="run folders (best.pt, else last.pt), checkpoint files, or published names such "
         "as torchvision:resnet50.IMAGENET1K_V2 and timm:resnet50.a1_in1k; averaged weights are "
-        "used if there are any. Then config keys that override each run's config: "
+        "used if there are any. key=value overrides each run's config: "
         "data.val.root=DIR, data.holdout=0, data.test_size=288; if a key is given twice, the last "
         "one counts",
     )
@@ -43,8 +43,8 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "--scales",
         metavar="A,B,…",
         type=_short_sides,
-        help="short sides for dense in pixels; default: 224,256,384,480,640 at a data.test_size of "
-        "224, and in proportion at others",
+        help="with --crops dense: short sides in pixels; default: 224,256,384,480,640 if "
+        "data.test_size is 224, else in proportion to it",
     )
     parser.add_argument(
         "--ensemble",
@@ -55,7 +55,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="DIR",
         help="folder for the results, with one subfolder per run if there are several; default: "
-        "each run's own, and runs/eval_<names> for results of several",
+        "each run's own folder, and runs/eval_<names> for results of several runs",
     )
     options.add_device(parser)
     options.add_precision(parser)
@@ -69,7 +69,7 @@ def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     if args.ensemble and len(runs) < 2:
         parser.error("--ensemble needs two runs or more")
     if args.scales is not None and args.crops != "dense":
-        parser.error("--scales belongs to --crops dense")
+        parser.error("--scales needs --crops dense")
     options.prepare(imports=args.imports)
     from resdet.commands.eval_cls import eval_cls_command
 

@@ -13,9 +13,9 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
     )
     parser.description = (
         "Evaluate a model on its data.val, or a file of detections, by COCO's or LVIS's metric. "
-        "Prints a table per kind and\nper class, and writes eval.json (fractions of 1, TIDE's "
+        "Print one table per kind and\none per class, and write eval.json (fractions of 1, TIDE's "
         "errors, calibration), per_class.csv and precision-recall\ncurves. If the images have no "
-        "annotations, as in COCO's test-dev files, it writes detections.json only."
+        "annotations, as in COCO's test-dev files, write detections.json only."
     )
     parser.epilog = (
         "Examples:\n"
@@ -29,7 +29,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_CHECKPOINT [key=value …]",
         help="a run folder (its best.pt, else last.pt), a checkpoint, or a published name such as "
         "torchvision:maskrcnn_resnet50_fpn_v2; averaged weights are used if there are any. "
-        f"Then {OVERRIDES_HELP}",
+        f"{OVERRIDES_HELP}",
     )
     parser.add_argument(
         "--detections",
@@ -37,7 +37,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         help="evaluate detections in COCO's result format instead of a run",
     )
     parser.add_argument(
-        "--annotations", metavar="GT.json", help="their ground truth, a COCO annotation file"
+        "--annotations", metavar="GT.json", help="ground truth for --detections, a COCO file"
     )
     _add_metric(parser)
     parser.add_argument(
@@ -56,13 +56,13 @@ def _add_metric(parser: argparse.ArgumentParser) -> None:
         "--kinds",
         metavar="bbox,segm",
         type=kinds,
-        help="what to evaluate; default: all that the model or the detections have",
+        help="boxes, masks or both; default: whatever the model or the detections have",
     )
     parser.add_argument(
         "--max-dets",
         metavar="1,10,100",
         type=max_dets,
-        help="three caps on the detections per image, for AR, AR, and AP with the last AR; "
+        help="three limits on detections per image: one for each AR, the last one also for AP; "
         "default: eval.max_dets of the run, 1,10,100 for a file",
     )
     parser.add_argument(
@@ -89,9 +89,9 @@ def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     if (run is None) == (args.detections is None):
         parser.error("give a RUN_OR_CHECKPOINT, or --detections R.json --annotations GT.json")
     if (args.detections is None) != (args.annotations is None):
-        parser.error("--detections and --annotations belong together; a run has its data.val")
+        parser.error("--detections and --annotations need each other; a run has its data.val")
     if run is None and overrides:
-        parser.error(f"{overrides[0]}: key=value is for a run, a file of detections has no config")
+        parser.error(f"{overrides[0]}: key=value needs a run; a file of detections has no config")
     options.prepare(imports=args.imports)
     from resdet.commands.eval_coco import eval_coco_command
 

@@ -1,4 +1,4 @@
-"""What commands have in common: how option values are read, and what precedes every computation."""
+"""What commands share: reading of option values, and preparation before every computation."""
 
 import argparse
 import os
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 OVERRIDES_HELP = (
-    "config keys that override the file, typed as in YAML: optim.lr=1e-3, "
-    "model.roi.mask_head=null, data.classes=[cat,dog], model.roi.stages.0.foreground_iou=.6; if a "
-    "key is given twice, the last one counts"
+    "key=value overrides the config, typed as in YAML: optim.lr=1e-3, data.classes=[cat,dog], "
+    "optim.clip_norm=null, optim.milestones.0=6000; if a key is given twice, the last value counts"
 )
 
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
@@ -27,7 +26,7 @@ def split_overrides(
     """As `split_arguments`, where at most one is not a `key=value`: that one or None."""
     others, overrides = split_arguments(items)
     if len(others) > 1:
-        parser.error(f"one {what} is expected, and key=value after it; got {' and '.join(others)}")
+        parser.error(f"give one {what}, then key=value; got {' and '.join(others)}")
     return (others[0] if others else None), overrides
 
 

@@ -1,4 +1,4 @@
-"""The command that draws what a model finds."""
+"""The command that draws and stores the predictions of a model."""
 
 import argparse
 
@@ -11,8 +11,8 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Detect objects in images and videos, or classify them. DIR receives the drawn images. A "
         "detector also writes\ndetections.json (COCO's result format, original category ids) and "
-        "images.json (id, file_name, size, frame),\na classifier predictions.json (file and five "
-        "best classes)."
+        "images.json (id, file_name, size, frame);\na classifier writes predictions.json (file and "
+        "five best classes)."
     )
     parser.epilog = "Example:\n  %(prog)s runs/demo_nuclei datasets/nuclei/images --out runs/drawn"
     parser.add_argument(
@@ -32,8 +32,8 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         "--score-thresh",
         metavar="S",
         type=fraction,
-        help="drop detections or classes that score at or below this, 0 to 1; default: .5 for a "
-        "detector, all five classes for a classifier",
+        help="drop detections or classes with this score (0 to 1) or less; default: .5 for a "
+        "detector; a classifier keeps five classes",
     )
     parser.add_argument(
         "--batch-size",

@@ -39,7 +39,7 @@ def _fill_train(
     door = command_line(command).removeprefix("python ")
     parser.epilog = (
         f"Several processes:  torchrun --nproc-per-node 8 {door} CONFIG …\n"
-        "Every config key, or those of a section:  --help-config, --help-config model.rpn\n"
+        "Every config key, or those of one section:  --help-config, --help-config optim\n"
         "Examples:\n"
         f"  %(prog)s {example} train.epochs=5 --run-dir runs/short\n"
         "  %(prog)s --resume --run-dir runs/short"
@@ -49,8 +49,8 @@ def _fill_train(
         "arguments",
         nargs="*",
         metavar="CONFIG [key=value …]",
-        help="a YAML file, or the name of an included config (demo_nuclei)"
-        f"{default}; optional with --resume. Then {OVERRIDES_HELP}",
+        help=f"a YAML file, or the name of an included config ({Path(example).stem})"
+        f"{default}; optional with --resume. {OVERRIDES_HELP}",
     )
     parser.add_argument(
         "--run-dir",
@@ -69,7 +69,7 @@ def _fill_train(
     parser.add_argument(
         "--check",
         action="store_true",
-        help="resolve the config, count the data, draw one batch, estimate the memory, and stop",
+        help="resolve the config, check the data, draw one batch, estimate the memory, and stop",
     )
     parser.add_argument(
         "--strict",
@@ -81,7 +81,7 @@ def _fill_train(
         metavar="PREFIX",
         nargs="?",
         const="",
-        help="print every config key, or those that start with PREFIX (such as model.rpn), with "
+        help="print every config key, or those that start with PREFIX (such as optim), with "
         "default, type and meaning, and stop",
     )
 
@@ -120,7 +120,7 @@ def _run_train(
         parser.error("--resume without a CONFIG needs --run-dir DIR")
     config, imports, is_alone = None, list(args.imports), False
     if name is not None:
-        # before torch is imported: a mistyped key is answered at once
+        # before torch is imported: a mistyped key is reported at once
         config, overrides = load_config(name, overrides, schema=schema), []
         imports += config.imports
         is_alone = _has_no_loader(config)

@@ -59,7 +59,7 @@ class ClassificationAugmentConfig(Section):
     crop: Literal["random_resized", "scale_jitter", "pad", "none"] = "random_resized"
     """random_resized: a box of random area and shape (Inception); scale_jitter: a random short
     side, then a random square (the ResNet paper); pad: padded and cropped at random (CIFAR); none:
-    as in the test."""
+    as at test time."""
     scale: Annotated[list[Fraction], Field(min_length=2, max_length=2), Range] = [0.08, 1.0]
     """random_resized: range of the area, relative to the image."""
     ratio: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), Range] = [0.75, 1.3333]
@@ -77,7 +77,7 @@ class ClassificationAugmentConfig(Section):
     rand_magnitude: Annotated[float, Field(ge=0, le=10)] = 9
     """rand: strength, 0..10."""
     rand_std: NonNegativeFloat = 0.5
-    """rand: deviation of the strength."""
+    """rand: standard deviation of the strength."""
     color_jitter: Fraction = 0.0
     """Largest relative change of brightness, contrast and saturation."""
     pca_std: NonNegativeFloat = 0.0
@@ -89,7 +89,7 @@ class ClassificationAugmentConfig(Section):
     erase_prob: Fraction = 0.0
     """Chance that a random box of an image is filled."""
     erase_fill: Literal["noise", "zero"] = "noise"
-    """With normal noise (timm), or with 0 after the mean is subtracted (torchvision)."""
+    """Fill with normal noise (timm), or with 0 after the mean is subtracted (torchvision)."""
 
 
 class ClassificationDataConfig(Section):
@@ -136,7 +136,7 @@ class ClassificationLossConfig(Section):
     teacher: str | None = None
     """Distillation: weights of another classifier, as `model.weights` names them."""
     teacher_weight: Fraction = 0.5
-    """Share of the teacher's loss."""
+    """Share of the teacher's loss in the total."""
     teacher_temperature: PositiveFloat = 1.0
     """Softmax temperature of student and teacher in this loss."""
 

@@ -16,7 +16,7 @@ from resdet.errors import UserError
 _PLURALS = {
     "a number": "numbers",
     "a whole number": "whole numbers",
-    "text": "texts",
+    "a string": "strings",
     "a mapping": "mappings",
     "a section": "sections",
 }
@@ -70,7 +70,7 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return "a section"
     if get_origin(annotation) is dict or annotation is dict:
         return "a mapping"
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
     return f"{words.get(annotation, 'any value')}{_range(_limits(metadata))}"
 
 
@@ -148,7 +148,7 @@ def _describe_list(annotation: Any, limits: dict[str, Any]) -> str:
     low, high = limits.get("min_length"), limits.get("max_length")
     count = "" if low is None or low != high else f"{low} "
     for singular, plural in _PLURALS.items():
-        if item.startswith(singular):
+        if item.startswith(singular) and " or a list" not in item:
             text = f"a list of {count}{item.replace(singular, plural, 1)}"
             return text + (f", at least {low} of them" if low and low != high else "")
     return f"a list of {count}values, each {item}"

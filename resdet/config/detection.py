@@ -161,8 +161,8 @@ class TrainConfig(Section):
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of a training process; null is torch's choice, recorded for exact resuming."""
     profile: bool = False
-    """Profile three steps after the first ten: where a step spends its time as a table, and a
-    trace, in the run's folder profile."""
+    """Profile three steps after the first ten: a table of where a step spends its time, and a
+    trace, in profile/ of the run folder."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -190,7 +190,7 @@ class EvalConfig(Section):
     batch_size: Positive = 1
     """Images per forward pass, in each process."""
     max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
-    """Detections per image that AR1, AR10 and AP / AR100 count."""
+    """Limits on detections per image, for AR1, AR10, and AR100 with AP."""
     metric: str = "coco"
     """coco, lvis (for LVIS annotation files), or a metric that a module in `imports` adds."""
     backend: Literal["fast", "hotcoco", "pycocotools"] = "fast"

@@ -172,7 +172,7 @@ def _parse_override(text: str) -> tuple[KeyPath, Any, str]:
         raise ConfigError(f"override {text!r}: write key=value, such as optim.lr=0.01")
     if not value.strip():
         raise ConfigError(
-            f"override {text!r}: no value; {key}=null clears it, {key}='' is an empty text"
+            f"override {text!r}: no value; {key}=null clears it, {key}='' is an empty string"
         )
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     return path, parse_value(value, f"override {text}"), f"override {text}"

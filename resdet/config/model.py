@@ -42,7 +42,7 @@ class BackboneConfig(Section):
     """ResNet shortcuts: A zero-pads, B projects where sizes differ, C projects always; null is the
     network's own (B; A on CIFAR)."""
     stochastic_depth: BelowOne | None = None
-    """Chance that the last residual block is skipped in training; earlier blocks linearly less."""
+    """Chance to skip the last residual block in training; linearly lower for earlier blocks."""
     stride_in_1x1: bool | None = None
     """Stride in the first 1×1 of a bottleneck (the paper, MSRA weights), not in its 3×3."""
     res5_dilation: Literal[1, 2] | None = None
@@ -96,7 +96,7 @@ class RPNConfig(Section):
     nms_thresh: Fraction = 0.7
     """NMS IoU of proposals, within each level."""
     min_size: NonNegativeFloat = 0.0
-    """Proposals narrower or lower than this, in pixels, are dropped; empty ones always are."""
+    """Proposals narrower or shorter than this, in pixels, are dropped; empty ones always are."""
     loss_normalizer: Literal["num_samples", "sampled"] = "num_samples"
     """Divisor of both losses: num_samples × images (Detectron2), or the number of sampled anchors
     (torchvision)."""
@@ -218,7 +218,7 @@ class ModelConfig(Section):
     detections_per_image: Positive = 100
     """Detections kept per image."""
     min_detection_size: NonNegativeFloat = 0.0
-    """Detections narrower or lower than this, in pixels, are dropped before NMS; 0 keeps all."""
+    """Detections narrower or shorter than this, in pixels, are dropped before NMS; 0 keeps all."""
 
     @model_validator(mode="after")
     def _class_map(self) -> ModelConfig:

@@ -1,7 +1,7 @@
 """YAML read without its traps, and the file and line of every key.
 
-The scalars are those of YAML 1.2's core schema: `1e-4` is a number, `no` and `on` are text, `010`
-is ten; a key given twice is an error. PyYAML by itself reads YAML 1.1, where none of this holds.
+The scalars are those of YAML 1.2's core schema: `1e-4` is a number, `no` and `on` are strings, and
+`010` is ten; a key given twice is an error. PyYAML reads YAML 1.1, where none of this holds.
 """
 
 import math

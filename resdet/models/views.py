@@ -80,7 +80,7 @@ def make_views(
     if crops not in CROPS:
         raise UserError(f"--crops {crops}: one of {', '.join(CROPS)} is expected")
     if scales is not None and crops != "dense":
-        raise UserError(f"--scales belongs to --crops dense; --crops {crops} has data.test_resize")
+        raise UserError(f"--scales needs --crops dense; --crops {crops} has data.test_resize")
     if crops == "dense":
         if scales is None:
             scales = [round(scale * test_size / PAPER_SIZE) for scale in PAPER_SCALES]

@@ -59,12 +59,12 @@ def test_a_note_on_auxiliary_classifiers(capsys: pytest.CaptureFixture[str]) -> 
     ("argv", "message"),
     [
         ([], "give a NAME_OR_CONFIG, or --compare"),
-        (["--layers", "--compare"], "--layers belongs to a NAME_OR_CONFIG"),
-        (["--compare", "--image-size", "32"], "--image-size belongs to a NAME_OR_CONFIG"),
+        (["--layers", "--compare"], "--layers needs a NAME_OR_CONFIG"),
+        (["--compare", "--image-size", "32"], "--image-size needs a NAME_OR_CONFIG"),
         (["--curves", "a", "--image-size", "0"], "'0': pixels, such as 224"),
-        (["resnet18", "--max-error", "5"], "--max-error belongs to --curves"),
+        (["resnet18", "--max-error", "5"], "--max-error needs --curves"),
         (["--curves", "a", "--max-error", "101"], "percent above 0, at most 100"),
-        (["resnet18", "--device", "cpu"], "--device belongs to --responses"),
+        (["resnet18", "--device", "cpu"], "--device needs --responses"),
     ],
 )
 def test_mistakes_in_the_options(

@@ -200,7 +200,7 @@ def test_the_command_line(runs: list[str], data: Path, tmp_path: Path) -> None:
         ([], "give a RUN_OR_CHECKPOINT"),
         (["data.holdout=0"], "give a RUN_OR_CHECKPOINT"),
         (["a", "--ensemble"], "--ensemble needs two runs or more"),
-        (["a", "--scales", "224"], "--scales belongs to --crops dense"),
+        (["a", "--scales", "224"], "--scales needs --crops dense"),
         (["a", "--crops", "dense", "--scales", "224,x"], "pixels with commas"),
         (["a", "--crops", "5"], "invalid choice"),
     ],

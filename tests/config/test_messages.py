@@ -98,11 +98,11 @@ def error_of(folder: Path, body: str, overrides: list[str] | None = None) -> str
         ),
         (
             "data: {val: {images: a}}",
-            "data.val.annotations: missing; give text or a list of texts (x.yaml, line 2)",
+            "data.val.annotations: missing; give a string or a list of strings (x.yaml, line 2)",
         ),
         (
             "data: {train: {images: [3], annotations: b}}",
-            "data.train.images: expected text or a list of texts, got [3]",
+            "data.train.images: expected a string or a list of strings, got [3]",
         ),
         (
             "data: {val: 3}",

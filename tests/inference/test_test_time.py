@@ -224,7 +224,7 @@ def test_an_image_of_the_crops_size_is_its_own_crop() -> None:
         ("5", None, (256, 224), "one of 1, 10, dense"),
         ("10", None, (32, 32), "corners and centre are one place"),
         ("1", None, (200, 224), "no crop of 224 pixels fits"),
-        ("10", [224], (256, 224), "--scales belongs to --crops dense"),
+        ("10", [224], (256, 224), "--scales needs --crops dense"),
         ("dense", [224, 224], (256, 224), "different short sides above 0"),
         ("dense", [], (256, 224), "different short sides above 0"),
     ],

@@ -28,15 +28,15 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s {infer,train,data,eval,predict,cls,cost,gpu} [options]"
     parser.description = (
         "Compare resdet with other programs on the same work, in alternating turns of one run:\n"
-        "medians, ratios to the first, images/s, peak memory, and the share of the possible.\n"
+        "medians, ratios to the first program, images/s, peak memory, share of what is possible.\n"
         "  infer    Mask R-CNN R50-FPN, from a resized image to pasted masks\n"
-        "  train    a training step of it\n"
-        "  data     loading: detection images with --annotations, and classes below --root\n"
+        "  train    a training step of Mask R-CNN R50-FPN\n"
+        "  data     loading: detection images with --annotations, class folders with --root\n"
         "  eval     COCO evaluation, from two files to the 12 numbers\n"
-        "  predict  the command predict on a folder of --images, compared with its network alone\n"
-        "  cls      a training step of an ImageNet network from memory, or with --cifar of CIFAR\n"
-        "  cost     how Mask R-CNN grows with image size, objects, classes, batch and processes\n"
-        "  gpu      everything that is timed on a GPU, compared with its aims"
+        "  predict  the command `predict` on the folder --images, compared with its network alone\n"
+        "  cls      a training step of an ImageNet network from memory, or of CIFAR (--cifar)\n"
+        "  cost     Mask R-CNN by image size, objects, classes, batch and processes\n"
+        "  gpu      all timings on a GPU, compared with their aims"
     )
     parser.epilog = (
         "Examples:\n  %(prog)s infer --weights runs/my_run --images datasets/coco/val2017\n"
@@ -48,7 +48,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         "--against",
         metavar="NAMES",
         type=_names,
-        help="programs to compare with, separated by commas (torchvision, detectron2; data has "
+        help="programs to compare with, separated by commas (torchvision, detectron2; data: "
         "albumentations too; eval: pycocotools, faster-coco-eval, ultrafast-pycocotools, hotcoco); "
         "default: all that are installed",
     )
@@ -59,7 +59,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     _fill_detectors(parser)
     _fill_data(parser)
     group = parser.add_argument_group("cls, gpu")
-    group.add_argument("--cifar", metavar="DIR", help="time a step on the CIFAR-10 of this folder")
+    group.add_argument("--cifar", metavar="DIR", help="a folder with CIFAR-10 to train on")
     group.add_argument(
         "--network", metavar="NAME", help="default: resnet50, and cifar_resnet20 on CIFAR-10"
     )
@@ -67,7 +67,7 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         "--parts",
         metavar="NAMES",
         type=_names,
-        help="gpu: some of train, train101, infer, cls, cifar, input; default: all",
+        help="gpu: any of train, train101, infer, cls, cifar, input; default: all",
     )
 
 
@@ -80,7 +80,7 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         metavar="W",
-        help="a Mask R-CNN R50-FPN (predict: any detector): a run, a file or a published one; "
+        help="a Mask R-CNN R50-FPN (predict: any detector): a run, a file or a published name; "
         "default: random weights",
     )
     group.add_argument(
@@ -107,7 +107,7 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         "--tiles",
         metavar="N",
         type=at_least_one,
-        help="each image is N×N of those in --images; default 1",
+        help="each image is made of N×N of those in --images; default 1",
     )
     group.add_argument(
         "--score-thresh",
@@ -116,7 +116,7 @@ def _fill_detectors(parser: argparse.ArgumentParser) -> None:
         help="default: .05, or with random weights a threshold that 1,000 scores per image pass; "
         "for predict: .5, or one that leaves 10 detections",
     )
-    group.add_argument("--no-compile", action="store_true", help="eager only (also cls)")
+    group.add_argument("--no-compile", action="store_true", help="eager models only (also cls)")
 
 
 def _fill_data(parser: argparse.ArgumentParser) -> None:
@@ -124,14 +124,16 @@ def _fill_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--images",
         metavar="DIR",
-        help=f"images of the annotations; default {COCO} (infer: noise)",
+        help=f"the annotated images; default {COCO} (infer: noise)",
     )
     group.add_argument("--annotations", metavar="FILE", help=f"COCO file; default {ANNOTATIONS}")
     group.add_argument("--root", metavar="DIR", help="data, gpu: a folder of classes to load")
     group.add_argument(
-        "--photos", metavar="DIR", help="data: images that are timed at 500 pixels, with --root"
+        "--photos", metavar="DIR", help="data, with --root: images to time at 500 pixels"
     )
-    group.add_argument("--count", metavar="N", type=at_least_one, help="eval: images; default 5000")
+    group.add_argument(
+        "--count", metavar="N", type=at_least_one, help="eval: images to use; default 5000"
+    )
 
 
 def run_benchmark(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
