@@ -1,4 +1,4 @@
-"""A missing package or a broken pair of OpenCVs, named with its remedy."""
+"""Remedies for a missing package and for two OpenCV packages that break each other."""
 
 from importlib import metadata
 

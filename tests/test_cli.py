@@ -68,7 +68,7 @@ def test_the_overview_and_the_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("resdet ")
     assert cli.main(["train"]) == 2
-    assert "no command 'train'" in capsys.readouterr().err
+    assert "unknown command 'train'" in capsys.readouterr().err
 
 
 def test_the_module_is_a_door_too(repo):

@@ -86,7 +86,7 @@ def build_checked(
     accepted = list(inspect.signature(builder).parameters)[len(given) :]
     if unknown := [option for option in options if option not in accepted]:
         raise UserError(
-            f"{key}: {name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}"
+            f"{key}: {name} does not accept {', '.join(unknown)}; it accepts {', '.join(accepted)}"
         )
     try:
         return builder(*given, **options)

@@ -69,7 +69,7 @@ class CifarNet(nn.Module):
         require_norm(norm, "a CIFAR network of 6n + 2 layers")
         if depth < 8 or (depth - 2) % 6:
             raise UserError(
-                f"model.backbone.options.depth: {depth} is not 6n + 2; near ones are "
+                f"model.backbone.options.depth: {depth} is not 6n + 2; the nearest are "
                 f"{max(8, (depth - 2) // 6 * 6 + 2)} and {max(8, (depth + 3) // 6 * 6 + 2)}"
             )
         self.activation_checkpointing = activation_checkpointing

@@ -52,7 +52,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
         print(f"resdet {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"error: no command {name!r}\n{_overview()}", file=sys.stderr)
+        print(f"error: unknown command {name!r}\n{_overview()}", file=sys.stderr)
         return USER_ERROR
     return run_command(COMMANDS[name], argv[1:], prog or f"resdet {name}")
 

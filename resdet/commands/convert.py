@@ -1,4 +1,4 @@
-"""The command that takes weights from one layout to another."""
+"""What `resdet convert` runs: converts weights to another layout."""
 
 import pickle
 from collections.abc import Callable, Mapping
@@ -95,14 +95,14 @@ def _check_outputs(spec: str, path: Path, beside: Path | None) -> None:
             continue
         in_folder = given.is_dir() and given.resolve() in out.resolve().parents
         if in_folder or (given.is_file() and out.samefile(given)):
-            raise UserError(f"{out}: this would overwrite what is read; give another OUT")
+            raise UserError(f"{out}: OUT would overwrite IN; give another OUT")
         if out.is_dir():
             raise UserError(f"{out}: is a folder; give a file")
     if beside is not None and beside.is_file():
         first = beside.read_bytes()[:200].decode(errors="replace")
         if not first.startswith(YAML_NOTE.partition("{}")[0]):
             raise UserError(
-                f"{beside}: the config of {path.name} would go here, and another file is there; "
+                f"{beside}: the config of {path.name} would be written here, but a file exists; "
                 "give another OUT"
             )
     if not path.parent.is_dir():

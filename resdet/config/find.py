@@ -1,4 +1,4 @@
-"""Where a config is: a path, or the name of one that is shipped with the package."""
+"""Finds a config: a path, or the name of a config that is included in the package."""
 
 import difflib
 import logging
@@ -29,7 +29,7 @@ def find_config(path: str | Path) -> Path:
     if shipped is None:
         raise ConfigError(_not_found(given))
     if given.suffix:
-        LOG.info("%s is not here; using the shipped %s", given, shown(shipped))
+        LOG.info("%s does not exist; using the included %s", given, shown(shipped))
     return shipped
 
 

@@ -1,7 +1,7 @@
 """Strings and ids of whole data sets in flat arrays.
 
-Forked workers share arrays. A list of Python objects they would copy: reading an object changes
-its reference count, and with it the memory page that holds it.
+Forked workers share arrays. They would copy a list of Python objects, because reading an object
+changes its reference count, and with it the memory page that holds it.
 """
 
 from __future__ import annotations

@@ -120,13 +120,13 @@ class ClassificationTask(Task):
         teacher = load_classifier(spec)
         if teacher.class_names != self.model.class_names:
             raise UserError(
-                f"loss.teacher: {spec} knows {teacher.num_classes} classes "
-                f"({', '.join(teacher.class_names[:4])}, …), the data has {self.model.num_classes} "
+                f"loss.teacher: {spec} has {teacher.num_classes} classes "
+                f"({', '.join(teacher.class_names[:4])}, …), the data {self.model.num_classes} "
                 f"({', '.join(self.model.class_names[:4])}, …); give a teacher of these classes"
             )
         if teacher.channel_order != self.model.channel_order:
             raise UserError(
-                f"loss.teacher: {spec} takes {teacher.channel_order}, the model "
+                f"loss.teacher: {spec} uses {teacher.channel_order}, the model "
                 f"{self.model.channel_order}; set model.channel_order={teacher.channel_order}"
             )
         is_double = self.config.train.precision == "fp64"

@@ -78,7 +78,7 @@ def open_run(
     elif type(config) is type(old):
         new = resolve_config(config).config
     else:
-        raise UserError(f"{folder}: a run of {old.task}, and CONFIG is for {config.task}")
+        raise UserError(f"{folder}: a {old.task} run, but CONFIG is for {config.task}")
     check_changes(old, new, source=folder)
     return Run(folder, new, state)
 

@@ -231,6 +231,6 @@ def check_data(state: dict[str, Any], digest: str) -> None:
     if state["data"] != digest:
         raise UserError(
             f"data.train changed since this run started: {state['data']} then, {digest} "
-            "now; put the old files back, or start a new run by --run-dir with "
-            "model.weights set to this one"
+            "now; restore the old files, or start a new run with --run-dir and "
+            "model.weights set to this run"
         )

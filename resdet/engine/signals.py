@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to finish the step, save, and leave."""
+"""SIGTERM and SIGINT as a request to finish the step, save, and exit."""
 
 import os
 import signal

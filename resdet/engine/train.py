@@ -76,7 +76,7 @@ def run_training(run: Run, training: Training, stop: StopRequest) -> None:
         log_file = run.folder / "log.jsonl"
         gone = cut_log(log_file, start, validation_is_due=training.validation_is_due)
         if run.checkpoint is not None:
-            logger.info(f"resuming {run.folder} after step {start}; {gone} later log lines cut")
+            logger.info(f"resuming {run.folder} after step {start}; {gone} later log lines removed")
     log = RunLog(
         run.folder,
         is_main=is_main,
@@ -127,7 +127,7 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
             if is_reading or watch.full:
                 numbers = watch.read()
             if is_adapting and t.schedule.see_error(t.adapted, numbers["error_percent"]):
-                logger.info(f"step {step}: training error below the mark, the full rate begins")
+                logger.info(f"step {step}: the error is low enough for the full rate")
             if is_logging:
                 speed = pace.images_per_s()
                 memory = round(hardware.memory_mb(processes.device), 1)
@@ -187,7 +187,7 @@ def validate(training: Training, step: int, log: RunLog, stop: StopRequest) -> b
     if validation.result.best is not None:
         name, value = validation.result.best
         if t.schedule.see_metric(t.adapted, value):
-            logger.info(f"step {step}: {name} is on a plateau, the rate drops")
+            logger.info(f"step {step}: {name} is on a plateau; the rate drops")
         if t.best is None or value > t.best["value"]:
             t.best = {"step": step, "metric": name, "value": value}
             if t.processes.is_main:

@@ -46,7 +46,7 @@ def evaluate_coco(
     backend: str = "fast",
     max_dets: Sequence[int] = MAX_DETS,
 ) -> dict[str, dict[str, float]]:
-    """The 12 COCO numbers per IoU type; see `evaluate_coco_full`."""
+    """The 12 COCO numbers per kind, bbox and segm; `evaluate_coco_full` explains the arguments."""
     return evaluate_coco_full(
         ground_truth, detections, kinds=kinds, backend=backend, max_dets=max_dets
     ).summary
@@ -66,8 +66,8 @@ def evaluate_coco_full(
     `ground_truth` is a COCO annotation file or dict, `detections` COCO result records or a file of
     them; neither is changed. `kinds` are bbox and segm; None means bbox, and segm where both sides
     have masks. `backend` is fast (hotcoco) or pycocotools. `max_dets` are three ascending
-    caps on the detections per image and class; AP counts at the last. `strict` makes an error of
-    whatever would be repaired or left out of the ground truth. Raises UserError for input that
+    limits on the detections per image and class; AP uses the last. `strict` raises an error if
+    anything in the ground truth would be repaired or left out. Raises UserError for input that
     cannot be evaluated, naming file, item and remedy.
     """
     evaluate = partial(evaluate_tables, backend=backend, max_dets=check_max_dets(max_dets))

@@ -1,4 +1,4 @@
-"""Runs hotcoco (the fast one) or pycocotools (the referee) on checked ground truth and detections.
+"""Runs hotcoco (fast) or pycocotools (the reference) on checked ground truth and detections.
 
 Both trust their input: a short code or a repeated id silently gives a wrong number. Here they
 only ever see checked arrays, with images and categories numbered by rank (which keeps their order,

@@ -1,7 +1,7 @@
 """Reads and checks the detections of a COCO evaluation.
 
 A results file has 500,000 records. They are parsed and checked by type at once, then as arrays;
-only where something is wrong are they examined one by one, to name it.
+only if something is wrong are they examined one by one, to report the record.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A model from a config file, of whichever task it is."""
+"""A model from a config file of either task."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

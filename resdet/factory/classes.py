@@ -1,8 +1,8 @@
 """Class names for `resdet.build`, which opens no image and works without the data.
 
-They come from `data.classes`, else from the training data, else from `model.num_classes`. Only
-where the data are absent do the names of a public data set that the config points at take their
-place: they are never a filter, and never used against a count that the config gives.
+They come from `data.classes`, else from the training data, else from `model.num_classes`. If
+the data are absent, the names of the public data set that the config points at are used instead.
+They are never a filter, and never override a number of classes in the config.
 """
 
 import re

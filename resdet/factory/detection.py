@@ -146,7 +146,7 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
         )
     if weights.kind == "backbone":
         raise UserError(
-            f"{weights.source} holds a backbone and no detector: give it to model.backbone.weights "
+            f"{weights.source} holds a backbone, not a detector; set it as model.backbone.weights "
             "of a config to train"
         )
     if weights.kind != "detector" or weights.config is None or not weights.class_names:

@@ -69,7 +69,7 @@ def resolve_config(config: C) -> Resolved[C]:
     weights = read_weights(spec)
     if weights.kind != kind:
         raise UserError(
-            f"model.weights: {weights.source} holds a {weights.kind} and no {kind}; it belongs "
+            f"model.weights: {weights.source} holds a {weights.kind}, not a {kind}; it belongs "
             "to model.backbone.weights, beside model.backbone.name"
         )
     theirs = weights.config or {}

@@ -1,4 +1,4 @@
-"""What is wrong with a user's data, in words: the file, the item, what, and what to do about it."""
+"""Problems in a user's data, in words: the file, the item, the problem and the remedy."""
 
 import logging
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Pickles of strangers: arrays and plain containers are read, and nothing else is.
+"""Untrusted pickles: only arrays and plain containers are read.
 
 A pickle is a program. Here its opcodes are first walked without running any, so that none can ask
 for more memory than its file is long; then they run with stand-ins for the few names that numpy's

@@ -1,4 +1,4 @@
-"""Pixels resized, and laid plane by plane for a batch."""
+"""Resizes pixels, and arranges them plane by plane for a batch."""
 
 import math
 

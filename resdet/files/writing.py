@@ -1,4 +1,4 @@
-"""Atomic writing: a reader, or a run that is killed, sees the old file or the new one, never half.
+"""Atomic writing: a file is the old one or the new one, never half, even if a run is killed.
 
 A file is written under a temporary name in its own folder, flushed to the disk, and renamed.
 """

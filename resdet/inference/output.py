@@ -1,4 +1,4 @@
-"""Drawn pictures, videos and the two JSON files of a prediction, written as they come."""
+"""Drawn pictures, videos and the two JSON files of a prediction, written one by one."""
 
 import json
 import logging
@@ -58,7 +58,7 @@ class VideoFile:
             if writer.isOpened():
                 self._writer, self.path = writer, path
                 return
-        log.warning("%s: no video codec works here; its frames are written as images", stem)
+        log.warning("%s: no video codec available; its frames are written as images", stem)
 
     def add(self, pixels: np.ndarray) -> None:
         """One frame (H, W, 3) uint8 RGB."""

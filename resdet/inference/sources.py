@@ -85,8 +85,8 @@ def list_sources(
             raise UserError(f"{given}: no such image, folder or video")
     if not files:
         raise UserError(
-            f"{', '.join(map(str, inputs))}: no image or video in there ({skipped} other files); "
-            f"known are {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
+            f"{', '.join(map(str, inputs))}: no image or video among them ({skipped} other files); "
+            f"supported: {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
         )
     taken = {str(path.resolve()).lower() for path, _ in files}
     sources = []

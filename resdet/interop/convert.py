@@ -1,4 +1,4 @@
-"""Weights from one layout to another, and in words: what they are, and what a layout leaves out."""
+"""Converts weights to another layout; describes weights, and what a layout cannot store."""
 
 from typing import Any
 

@@ -61,8 +61,8 @@ def _read_torch(path: Path) -> Any:
     except Exception as error:
         detail = str(error).strip().split("\n")[0][:200]
         raise UserError(
-            f"{path} cannot be read as weights: it is truncated, no PyTorch file, or holds Python "
-            f"objects, which are refused because loading them can run code ({detail})"
+            f"{path} cannot be read as weights: it is truncated, not a PyTorch file, or holds "
+            f"Python objects, which are refused because loading them can run code ({detail})"
         ) from error
 
 

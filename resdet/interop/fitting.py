@@ -74,7 +74,7 @@ def load_classifier_weights(
     names_there = weights.class_names
     if weights.kind != "classifier":
         raise UserError(
-            f"{weights.source} holds a {weights.kind} and no classifier: for its backbone give "
+            f"{weights.source} holds a {weights.kind}, not a classifier; for its backbone set "
             "model.backbone.weights"
         )
     lines = [f"classifier weights: {weights.source}", *_pixel_lines(weights, state)]
@@ -114,7 +114,7 @@ def load_detector(
     weights = _read(spec, refuse_classifier)
     if weights.kind != "detector":
         raise UserError(
-            f"{weights.source} holds a {weights.kind} and no detector: it belongs to "
+            f"{weights.source} holds a {weights.kind}, not a detector; it belongs to "
             "model.backbone.weights"
         )
     lines = [f"detector weights: {weights.source}"]
@@ -147,7 +147,7 @@ def refuse_classifier(spec: str) -> None:
     is_torchvisions = origin == "torchvision" and name.partition(".")[0] in CLASSIFIERS
     if is_torchvisions or origin == "timm":
         raise UserError(
-            f"{spec} is a classifier and no detector: it belongs to model.backbone.weights, "
+            f"{spec} is a classifier, not a detector; it belongs to model.backbone.weights, "
             "beside model.backbone.name"
         )
 

@@ -82,7 +82,7 @@ def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWei
         network = network_of(values)
         if network not in TAGS:
             raise UserError(
-                f"{source} holds none of timm's plain ResNets, {', '.join(TAGS)}; give "
+                f"{source} is not one of timm's plain ResNets, {', '.join(TAGS)}; give "
                 f"source={PREFIX}NAME.TAG to see what differs"
             )
         assert network is not None, "None is not a key"

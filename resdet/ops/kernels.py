@@ -35,8 +35,8 @@ def choose(device: torch.device) -> tuple[bool, str]:
     if fault is None:
         return True, "on"
     warnings.warn(
-        f"resdet's own kernels do not work on {device} and torchvision's are used, which are "
-        f"slower: {fault}",
+        f"resdet's own kernels do not work on {device}; torchvision's slower ones are "
+        f"used: {fault}",
         stacklevel=2,
     )
     return False, f"off: {fault}"

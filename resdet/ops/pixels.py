@@ -1,7 +1,7 @@
 """Batches of images on the device that holds them: normalisation, crops, colours and mixes.
 
-Nothing here reads a value back from the device. Mixup and CutMix take one draw per batch, which the
-host makes and knows; the others draw for each image.
+Nothing here reads a value back from the device. Mixup and CutMix use one random draw per batch,
+made on the host; the others draw for each image.
 """
 
 import math

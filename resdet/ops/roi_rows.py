@@ -1,10 +1,10 @@
 """RoIAlign on a CPU as weighted sums of rows of channels.
 
 With the channels last in memory, the value of a bin is a weighted sum of some cells of the map,
-each a row of C numbers beside one another. That is what `embedding_bag` computes, with the
+each a row of C adjacent numbers. That is what `embedding_bag` computes, with the
 processor's vector units and in bf16 too; the weights along y and x are those of RoIAlign's bilinear
-samples (Mask R-CNN, He et al. 2017, 3), those of one cell added up. Some fifteen times as fast as
-torchvision's kernel on a CPU, which walks through a map one channel at a time.
+samples (Mask R-CNN, He et al. 2017, 3), summed per cell. About fifteen times as fast as
+torchvision's kernel on a CPU, which processes a map one channel at a time.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """RoIAlign on a pyramid's levels at once, forward and backward, as kernels for a GPU.
 
-torchvision's kernel takes one contiguous float32 map at a time and reads and writes each value by
-itself. Here maps have their channels last and keep their number format, a program pools one bin of
-one region over all channels, and reads every cell of a map under the bin once, since the bilinear
-weights of the bin's samples are a product of what they are across and down.
+torchvision's kernel takes one contiguous float32 map at a time, and reads and writes single values.
+Here maps have their channels last and keep their number format. A program pools one bin of one
+region over all channels and reads every cell under the bin once, because the bilinear weights of
+the bin's samples are products of one weight per column and one per row.
 """
 
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ def test_layers_are_6n_plus_2(kind):
 
 
 def test_another_depth_is_refused_with_near_ones():
-    with pytest.raises(UserError, match=r"depth: 21 is not 6n \+ 2; near ones are 20 and 26"):
+    with pytest.raises(UserError, match=r"depth: 21 is not 6n \+ 2; the nearest are 20 and 26"):
         build_backbone("cifar_resnet", {"depth": 21})
 
 

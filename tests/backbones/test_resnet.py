@@ -126,7 +126,7 @@ def test_activation_checkpointing_changes_no_gradient_and_no_statistic(norm: str
 def test_unknown_names_and_options_say_what_there_is() -> None:
     with pytest.raises(UserError, match=r"no backbone 'resnet51'; did you mean resnet5?"):
         build_backbone("resnet51")
-    with pytest.raises(UserError, match="resnet18 takes no stride_in_1x1; it takes norm, "):
+    with pytest.raises(UserError, match="resnet18 does not accept stride_in_1x1; it accepts "):
         build_backbone("resnet18", {"stride_in_1x1": True})
     with pytest.raises(ValueError, match="norm 'bm' is not one of none, bn"):
         make_norm("bm", 8)

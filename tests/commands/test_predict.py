@@ -184,7 +184,7 @@ def test_out_inside_the_input_is_not_read(images: Path) -> None:
 def test_clear_words_for_wrong_arguments(run_folder: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "x.csv").write_text("")
-    with pytest.raises(UserError, match=r"no image or video in there \(1 other files\)"):
+    with pytest.raises(UserError, match=r"no image or video among them \(1 other files\)"):
         run(run_folder, [tmp_path / "empty"], tmp_path / "out")
     with pytest.raises(UserError, match="no such image, folder or video"):
         run(run_folder, ["absent.jpg"], tmp_path / "out")

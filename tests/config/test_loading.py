@@ -212,7 +212,7 @@ def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch, 
         by_path = load_config("configs/demo_nuclei.yaml")
     assert isinstance(by_name, DetectionConfig)
     assert by_name == by_path
-    assert "configs/demo_nuclei.yaml is not here; using the shipped" in caplog.text
+    assert "configs/demo_nuclei.yaml does not exist; using the included" in caplog.text
 
 
 def test_a_base_may_be_a_shipped_config(write):

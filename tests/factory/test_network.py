@@ -121,7 +121,7 @@ def test_a_mask_head_of_ones_own_on_boxes(own, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"kind": "classifier"}, r"holds a classifier and no detector; .*model\.backbone\.weights"),
+        ({"kind": "classifier"}, r"holds a classifier, not a detector; .*model\.backbone\.weights"),
         ({"config": None}, "does not name its network; give model.backbone.name as well"),
         ({"config": {"train": {"epochs": 1}}}, "does not name its network"),
     ],
@@ -139,7 +139,7 @@ def test_nothing_names_a_network(own, tmp_path, monkeypatch):
         resdet.train(own, run_dir=tmp_path / "run", device="cpu")
     # a classifier is refused before it is downloaded
     monkeypatch.setattr(reading, "read_weights", None)
-    with pytest.raises(UserError, match="is a classifier and no detector"):
+    with pytest.raises(UserError, match="is a classifier, not a detector"):
         resolve_config(load_config(own, ["model.weights=torchvision:resnet50.IMAGENET1K_V1"]))
 
 

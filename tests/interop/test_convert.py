@@ -292,14 +292,14 @@ def test_an_input_is_never_overwritten(detector: Path, tmp_path: Path) -> None:
         (run, run / "last.pt"),
         (tmp_path / "link.pt", run / "best.pt"),
     ):
-        with pytest.raises(UserError, match="this would overwrite what is read"):
+        with pytest.raises(UserError, match="OUT would overwrite IN"):
             convert(str(spec), out)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_a_config_of_the_users_is_not_overwritten(detector: Path, tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("train: {epochs: 1}")
-    with pytest.raises(UserError, match=r"model\.yaml: the config of model\.pkl would go here"):
+    with pytest.raises(UserError, match=r"the config of model\.pkl would be written here"):
         convert(str(detector), tmp_path / "model.pkl")
     assert (tmp_path / "model.yaml").read_text() == "train: {epochs: 1}"
     # its own is written anew

@@ -124,7 +124,7 @@ def test_files_of_other_networks() -> None:
         state = torchvision.models.resnext50_32x4d().state_dict()
         vgg = torchvision.models.vgg16(init_weights=False).state_dict()
     for values in (state, vgg):
-        with pytest.raises(UserError, match=r"^w\.pth holds none of timm's plain ResNets"):
+        with pytest.raises(UserError, match=r"^w\.pth is not one of timm's plain ResNets"):
             imported(values, None, "w.pth")
     with pytest.raises(UserError, match=r"^w\.pth: these are not the weights .* features\.0"):
         imported(vgg, "resnet18.a1_in1k", "w.pth")

@@ -67,7 +67,10 @@ def test_names_and_order_of_parameters_stay() -> None:
     [
         ({"color": {}}, r"model\.roi\.branches: no branch 'color'; did you mean colour\?"),
         ({"x": {}}, r"branches: no branch 'x'; import the module"),
-        ({"colour": {"colours": 2}}, r"colour takes no colours; it takes num_colours, pool_size"),
+        (
+            {"colour": {"colours": 2}},
+            r"does not accept colours; it accepts num_colours, pool_size",
+        ),
         ({"colour": {}}, r"branches: colour refuses \{\}: .*num_colours"),
         ({"mask_head": {}}, r"mask_head has a section of its own"),
     ],

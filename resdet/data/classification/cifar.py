@@ -169,8 +169,8 @@ def _download(kind: str, root: Path) -> Path:
     # URLError is an OSError; a wrong checksum is a RuntimeError
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{root}: cannot download {kind} ({error}). Without network, fetch {url} elsewhere and "
-            f"unpack it into {root}"
+            f"{root}: cannot download {kind} ({error}). Without a network, fetch {url} elsewhere "
+            f"and unpack it into {root}"
         ) from error
     return root / FOLDERS[kind]
 
@@ -183,7 +183,7 @@ def _read_pickle(path: Path) -> dict[bytes, Any]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except PickleError as error:
-        raise DataError(f"{path}: damaged or no CIFAR file ({error}); unpack it again") from error
+        raise DataError(f"{path}: not a sound CIFAR file ({error}); unpack it again") from error
     if not isinstance(values, dict):
         raise DataError(f"{path}: holds a {type(values).__name__}, not CIFAR's mapping")
     return {key.encode() if isinstance(key, str) else key: value for key, value in values.items()}

@@ -192,7 +192,7 @@ def _stray_files(root: Path, loose: list[str], others: list[str]) -> list[Findin
     findings = []
     if loose:
         remedy = "they are left out; move each into the folder of its class"
-        findings.append(Finding(str(root), some(loose), "in no class folder", remedy))
+        findings.append(Finding(str(root), some(loose), "not in a class folder", remedy))
     if others:
         remedy = f"they are left out; images are named *{', *'.join(SUFFIXES)}"
         findings.append(Finding(str(root), some(others), "not named as images", remedy))

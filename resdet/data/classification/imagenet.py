@@ -140,7 +140,7 @@ def _by_number(
         number = numbers[int(match[1]) - 1]
         if number not in wnid_of:
             raise DataError(
-                f"{truth}: line {int(match[1])} is class {number}, none of the {len(wnid_of)} in "
+                f"{truth}: line {int(match[1])} is class {number}, not one of {len(wnid_of)} in "
                 f"{' or '.join(WNID_FILES)} beside it; unpack the kit again"
             )
         class_of[file] = wnid_of[number]

@@ -1,4 +1,4 @@
-"""What of a table can be trained on: which image files, which objects, which of their outlines."""
+"""Which image files, objects and outlines of a table can be used for training."""
 
 import os
 from collections.abc import Sequence

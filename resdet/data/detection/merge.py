@@ -42,9 +42,9 @@ def merge_tables(
         lacks, more = sorted(set(names) - set(own)), sorted(set(own) - set(names))
         if classes is None and (lacks or more):
             raise DataError(
-                f"{table.source}: its categories differ from those of {first.source}: lacks "
-                f"{lacks or 'none'}, has also {more or 'none'}; make the names agree, or give "
-                "data.classes, names that every file has"
+                f"{table.source}: its categories differ from those of {first.source}: missing "
+                f"{lacks or 'none'}, extra {more or 'none'}; make the names agree, or set "
+                "data.classes to names that every file has"
             )
         for name in lacks:
             hint = did_you_mean(name, own, f"it has {', '.join(own)}")

@@ -1,4 +1,4 @@
-"""albumentations by name and arguments, checked when built; boxes, labels and masks in step."""
+"""albumentations by name and arguments, checked when built; boxes, labels and masks follow."""
 
 from __future__ import annotations
 

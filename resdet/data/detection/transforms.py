@@ -1,7 +1,7 @@
 """Our geometry: flip, resize or large-scale jitter, crop; it moves boxes and outlines, not masks.
 
-All of it is a scale and a shift of each axis, so that one `Affine` says where everything went, and
-outlines are touched once, when they become masks.
+All of it is one scale and one shift per axis, so that one `Affine` describes it, and outlines are
+processed once, when they become masks.
 """
 
 from collections.abc import Sequence

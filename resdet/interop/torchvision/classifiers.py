@@ -181,7 +181,7 @@ def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWei
     network = name.partition(".")[0] if name is not None else network_of(values)
     if network is None:
         raise UserError(
-            f"{source} holds none of torchvision's classifiers that resdet supports: "
+            f"{source} is not one of torchvision's classifiers that resdet supports: "
             f"{', '.join(CLASSIFIERS)}"
         )
     backbone_for(network)

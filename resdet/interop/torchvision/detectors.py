@@ -96,7 +96,7 @@ def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWei
     """
     state = {present_name(k): v for k, v in values.items() if isinstance(v, Tensor)}
     if not recognises(state):
-        raise UserError(f"{source} holds none of torchvision's Faster or Mask R-CNNs")
+        raise UserError(f"{source} is not one of torchvision's Faster or Mask R-CNNs")
     config = config_from_dict(_settings(state, name, source), source)
     if name is not None:
         _check_named(check_name(name), state, source)
@@ -206,8 +206,8 @@ def _depth(state: Mapping[str, Tensor], source: str) -> str:
     )
     if name is None or not is_plain:
         raise UserError(
-            f"{source}: its backbone is none of {', '.join(DEPTHS.values())}, the ones that resdet "
-            "supports in torchvision's detectors"
+            f"{source}: its backbone is not one of {', '.join(DEPTHS.values())}, which "
+            "resdet supports in torchvision's detectors"
         )
     return name
 
@@ -294,6 +294,6 @@ def _check_exportable(config: DetectionConfig, source: str) -> None:
     absent = [text for text, holds in wanted.items() if not holds]
     if absent:
         raise UserError(
-            f"{source}: torchvision's detectors can't be this network; they need "
+            f"{source}: torchvision's detectors cannot represent it; they need "
             f"{'; '.join(absent)} in section model"
         )

@@ -118,7 +118,7 @@ class _Hostile:
     ("content", "message"),
     [
         (pickle.dumps(_Hostile()), "system, which is refused"),
-        (b"", "damaged or no CIFAR file"),
+        (b"", "not a sound CIFAR file"),
         (pickle.dumps([1, 2]), "holds a list"),
         (pickle.dumps({b"labels": [1]}), "no images and labels"),
         (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}), "2 images and 1"),

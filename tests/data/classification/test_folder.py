@@ -71,7 +71,7 @@ def test_what_is_left_out_is_a_finding(tmp_path: Path) -> None:
     texts = [str(finding) for finding in images.findings]
     assert len(texts) == 3
     assert f"{root}: class folder 'empty' holds no image; the class keeps its label" in texts[0]
-    assert "loose.JPG in no class folder; they are left out" in texts[1]
+    assert "loose.JPG not in a class folder; they are left out" in texts[1]
     assert "readme.md" in texts[2] and "labels.xml" in texts[2] and "notes.txt" in texts[2]
 
 

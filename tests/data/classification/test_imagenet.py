@@ -125,7 +125,7 @@ def test_what_can_go_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"not a text file"):
         read_flat_images(root, ground_truth=table)
     write_kit(root, [7, 7])
-    with pytest.raises(DataError, match=r"line 1 is class 7, none of the 5"):
+    with pytest.raises(DataError, match=r"line 1 is class 7, not one of 5"):
         read_flat_images(root)
     write_kit(root, [1, 2])
     (root / "meta.mat").write_bytes(b"MATLAB 5.0 broken")

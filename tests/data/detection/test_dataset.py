@@ -127,7 +127,7 @@ def test_several_files_agree_by_name(tmp_path: Path) -> None:
     assert len(set(data.table.annotation_ids.tolist())) == 3
     assert data.table.image_of.tolist() == [0, 1, 1]
     third = write_coco(tmp_path, [], name="c.json", categories=[{"id": 1, "name": "dog"}])
-    with pytest.raises(DataError, match=r"c\.json: its categories differ .*lacks \['cat'\]"):
+    with pytest.raises(DataError, match=r"c\.json: its categories differ .*missing \['cat'\]"):
         dataset([first[0], third[0]], [first[1], third[1]])
     only_dogs = dataset([first[0], third[0]], [first[1], third[1]], classes=["dog"])
     assert only_dogs.category_ids == [7]

@@ -205,7 +205,7 @@ def test_networks_with_the_same_names_of_tensors(name: str) -> None:
     with torch.device("meta"):
         state = getattr(torchvision.models, name)(weights=None).state_dict()
     assert network_of(state) is None and not recognises(state)
-    with pytest.raises(UserError, match=r"w\.pth holds none of torchvision's classifiers"):
+    with pytest.raises(UserError, match=r"w\.pth is not one of torchvision's classifiers"):
         imported(state, None, "w.pth")
 
 

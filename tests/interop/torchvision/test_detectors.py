@@ -283,8 +283,8 @@ def broken(change: str) -> dict[str, Tensor]:
         ("no RPN", "no rpn.head.cls_logits.weight: it is truncated"),
         ("keypoints", "keypoint_head.0.weight is not a tensor of resdet"),
         ("scalar", r"cls_score.weight has shape \(\); it is damaged"),
-        ("blocks", "backbone is none of resnet18, "),
-        ("wide", "backbone is none of resnet18, "),
+        ("blocks", "backbone is not one of resnet18, "),
+        ("wide", "backbone is not one of resnet18, "),
         ("gn", "bn1 is not a batch norm"),
         ("anchors", "9 anchors per position"),
         ("narrow", "not a square of 5 channels"),
@@ -308,7 +308,7 @@ def test_another_network_than_named_is_refused() -> None:
         state = tiny("fasterrcnn_resnet50_fpn", depth=50).state_dict()
     with pytest.raises(UserError, match=f"holds fasterrcnn_resnet50_fpn by its .*, not {MASK_V2}"):
         imported(state, MASK_V2, "the test")
-    with pytest.raises(UserError, match="holds none of torchvision's Faster or Mask"):
+    with pytest.raises(UserError, match="is not one of torchvision's Faster or Mask"):
         imported(torchvision.models.resnet18().state_dict(), None, "the test")
 
 

@@ -1,4 +1,4 @@
-"""COCO files as a table: every image and object is checked once, for all who use the table."""
+"""COCO files as a table: every image and object is checked once, for all users of the table."""
 
 import os
 from typing import Any

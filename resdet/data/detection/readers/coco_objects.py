@@ -1,4 +1,4 @@
-"""The objects of a COCO file, by column: what is plainly right is checked all at once."""
+"""The objects of a COCO file, by column: valid values are checked all at once."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
