@@ -198,6 +198,31 @@ RULES = (
         "written down in the log",
         "recorded in the log",
     ),
+    rule(
+        r"\b(?:is|are|holds?) none of\b",
+        "write 'is not one of'",
+        "the file holds none of timm's networks",
+        "the file is not one of timm's networks, and none of them fits",
+    ),
+    rule(
+        # `{}` is the place of a formatted value
+        r"\b(?:is|holds) an? [\w{}]+ and no\b",
+        "write ', not a'",
+        "the file holds a backbone and no detector",
+        "the file holds a backbone, not a detector",
+    ),
+    rule(
+        r"\bbut for\b",
+        "write 'except for'",
+        "equal but for rounding",
+        "equal except for rounding",
+    ),
+    rule(
+        r"\bin turns\b",
+        "write 'in alternating turns'",
+        "timed in turns",
+        "timed in alternating turns",
+    ),
 )
 
 # (end of the path, matched text, why it may stay)

@@ -1,4 +1,4 @@
-"""Count, compare and look into networks: `python tools/analyze.py --help`."""
+"""Count and compare networks: `python tools/analyze.py --help`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights from one layout to another: `python tools/convert.py --help`."""
+"""Convert weights to another layout: `python tools/convert.py --help`."""
 
 import sys
 from pathlib import Path

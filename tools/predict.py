@@ -1,4 +1,4 @@
-"""Draw and save what a model finds: `python tools/predict.py --help`."""
+"""Draw and store the predictions of a model: `python tools/predict.py --help`."""
 
 import sys
 from pathlib import Path

@@ -268,7 +268,7 @@ def _remember(
 
 
 def _step(opcode: pickletools.OpcodeInfo, stack: list[int]) -> None:
-    """What an opcode that is none of the memo's does to the stack."""
+    """What an opcode that does not use the memo does to the stack."""
     name = opcode.name
     before = [each.name for each in opcode.stack_before]
     taken: list[int] = []

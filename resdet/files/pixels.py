@@ -86,7 +86,7 @@ def _resize_as_floats(
     """(H, W, 3) uint8 to float32 as torchvision's GeneralizedRCNNTransform does.
 
     Both sides times one scale, rounded down, and bilinear without antialiasing. Its pixels are
-    normalised before and ours after, which is the same but for rounding.
+    normalised before and ours after, which is the same except for rounding.
     """
     height, width = image.shape[:2]
     scale = min(short_edge / min(height, width), max_size / max(height, width))

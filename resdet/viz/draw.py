@@ -35,8 +35,8 @@ def draw(
     score_thresh: float = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """`image` with the detections whose score is at least `score_thresh`, at its own size, RGB. A
-    `Classification` is drawn as a panel with the classes below it.
+    """Draw the detections with a score of at least `score_thresh` on `image`; returns RGB of its
+    size. A `Classification` is drawn as a panel with the classes below the image.
 
     Masks and their outlines are coloured by instance, boxes without masks by class. Labels are
     "class score"; `class_names` replaces those of the detections. If there is only one class,

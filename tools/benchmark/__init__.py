@@ -1,1 +1,1 @@
-"""Speed of resdet beside other programs, on the same work, in turns within one run."""
+"""Speed of resdet compared with other programs: the same work, alternating within one run."""

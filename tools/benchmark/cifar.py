@@ -1,4 +1,4 @@
-"""A training step on CIFAR-10: the loop of `train_cls.py` beside plain PyTorch."""
+"""A training step on CIFAR-10: the loop of `train_cls.py` compared with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def benchmark_cifar(
     device: str | None = None,
     out: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Time training steps of `network` on CIFAR-10 below `root`, in turns, and print a table.
+    """Time training steps of `network` on CIFAR-10 below `root`, alternating, and print a table.
 
     The plain loop is fp32, contiguous, with torchvision's transforms (pad, crop, flip, normalise)
     in a DataLoader with the number of workers that is fastest here; the same network, batch and

@@ -1,4 +1,4 @@
-"""A training step of an ImageNet network from memory: resdet beside torchvision's model."""
+"""A training step of an ImageNet network from memory: resdet's and torchvision's model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Mask R-CNN R50-FPN costs, one setting varied at a time: time an image, and peak memory."""
+"""What Mask R-CNN R50-FPN costs, one setting varied at a time: time per image, and peak memory."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def measure_cost(
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        title = f"Mask R-CNN R50-FPN on {place}, {precision}: {base.describe()}, but for one"
+        title = f"Mask R-CNN R50-FPN on {place}, {precision}: {base.describe()}, one varied"
         written = {"title": title, **machine(), **how, "rows": rows}
         path = folder / "benchmark_cost.json"
         path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")

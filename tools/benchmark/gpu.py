@@ -1,4 +1,4 @@
-"""All that is timed on one GPU, part after part, and its aims: what holds and what does not."""
+"""All timings on one GPU, part after part, and their aims: which hold and which do not."""
 
 from __future__ import annotations
 

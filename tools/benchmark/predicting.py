@@ -1,4 +1,4 @@
-"""What predict.py takes beside its network alone: reading, resizing, drawing and writing."""
+"""Time of predict.py compared with its network alone: reading, resizing, drawing and writing."""
 
 from __future__ import annotations
 

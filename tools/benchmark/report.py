@@ -1,4 +1,4 @@
-"""What a benchmark found: a table in the terminal, a JSON file and a bar chart."""
+"""Results of a benchmark: a table in the terminal, a JSON file and a bar chart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contenders in turns: each in a process of its own, one at work at a time.
+"""Alternating contenders: each in its own process, one running at a time.
 
 A process of its own gives each contender its own peak memory, threads and settings, and keeps what
 one does to torch (compilation, flags, caches) from the others. They alternate, so that whatever
