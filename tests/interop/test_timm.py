@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 from torchvision.models import resnet18
@@ -144,7 +145,6 @@ def test_test_sizes() -> None:
 
 
 def test_the_table_is_timms() -> None:
-    timm = pytest.importorskip("timm", reason="the table is compared where timm is installed")
     there = {
         name
         for network in TAGS
@@ -167,7 +167,6 @@ def test_the_table_is_timms() -> None:
 @pytest.mark.parametrize("network", list(TAGS))
 @torch.no_grad()
 def test_logits_equal_timms(network: str) -> None:
-    timm = pytest.importorskip("timm", reason="logits are compared where timm is installed")
     torch.manual_seed(0)
     theirs = timm.create_model(network, pretrained=False, num_classes=10)
     inputs = torch.randn(2, 3, 64, 64)

@@ -100,8 +100,20 @@ def make_mask_targets(fixture: Fixture, case: str) -> TargetBatch:
     return targets
 
 
-@pytest.mark.parametrize("fixed", [False, True], ids=["as on a CPU", "as on a GPU"])
-@pytest.mark.parametrize("case", TRAINED)
+@pytest.mark.parametrize(
+    ("case", "fixed"),
+    [
+        pytest.param(
+            case,
+            fixed,
+            id=f"{case}-as on a {'GPU' if fixed else 'CPU'}",
+            # half a minute for what c4 covers too
+            marks=[pytest.mark.slow] if fixed and case == "dc5" else [],
+        )
+        for case in TRAINED
+        for fixed in (False, True)
+    ],
+)
 def test_losses_and_gradients(
     fixture: Fixture, case: str, fixed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
