@@ -238,26 +238,29 @@ def _hotcoco_from_columns(
 ) -> Step:
     """hotcoco alone on the same arrays, without checks."""
     hotcoco = importlib.import_module("hotcoco")
+    image_ids, category_ids = np.array(truth.image_ids.tolist()), np.array(truth.category_ids)
     images = [
-        {"id": row, "height": height, "width": width}
-        for row, (height, width) in enumerate(truth.sizes.tolist(), 1)
+        {"id": image, "height": height, "width": width}
+        for image, (height, width) in zip(image_ids.tolist(), truth.sizes.tolist(), strict=True)
     ]
-    categories = [{"id": label, "name": name} for label, name in enumerate(truth.class_names, 1)]
-    rows = np.column_stack((table.images + 1, table.boxes, table.scores, table.labels + 1))
+    names = zip(truth.category_ids, truth.class_names, strict=True)
+    categories = [{"id": category, "name": name} for category, name in names]
+    ids = (image_ids[table.images], category_ids[table.labels])
+    rows = np.column_stack((ids[0], table.boxes, table.scores, ids[1])).astype(np.float64)
     masks = truth.rles() if kind == "segm" else None
 
     def evaluate() -> None:
         gt = hotcoco.COCO.from_arrays(
             images,
             categories,
-            truth.image_of + 1,
-            truth.labels + 1,
+            image_ids[truth.image_of],
+            category_ids[truth.labels],
             truth.boxes_xywh,
             area=truth.areas,
             iscrowd=truth.crowd.astype(np.int64),
             segmentation=masks,
         )
-        dt = gt.load_res(rows.astype(np.float64, copy=False), segmentation=table.rles)
+        dt = gt.load_res(rows, segmentation=table.rles)
         if table.rles is not None:
             areas = hotcoco.mask.area(table.rles).astype(np.float64)
             dt.update_anns(ids=np.arange(1, len(rows) + 1), area=areas)
