@@ -79,7 +79,7 @@ def choose_target(path: Path, target: str | None) -> str:
         raise UserError(f"{path}: {target} files end in {' or '.join(TARGETS[target])}; rename it")
     if not fitting:
         listed = ", ".join(f"{' or '.join(ends)} ({name})" for name, ends in TARGETS.items())
-        raise UserError(f"{path}: its ending decides what is written: {listed}; rename it")
+        raise UserError(f"{path}: its extension selects the layout: {listed}; rename it")
     if target is None and len(fitting) > 1:
         raise UserError(
             f"{path}: {path.suffix} files may be {' or '.join(fitting)}; choose one with --to"

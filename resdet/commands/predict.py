@@ -68,7 +68,7 @@ def predict_command(
     else:
         log.info("%d detections in %d images, drawn in %s", done.detections, done.pictures, out)
     if done.failures:
-        log.error("%d of %d inputs could not be read (named above)", done.failures, len(sources))
+        log.error("%d of %d inputs could not be read (listed above)", done.failures, len(sources))
     return 1 if done.failures else 0
 
 

@@ -84,7 +84,7 @@ def check_reading(there: Reading | None, here: Reading | None, source: str) -> N
         theirs, ours = (str(getattr(reading, name)).lower() for reading in (there, here))
         if theirs != ours:
             raise UserError(
-                f"{source} was trained with {key} {theirs}, and it is {ours} here; "
+                f"{source} was trained with {key} {theirs}, but here it is {ours}; "
                 f"set {key}={theirs}"
             )
 

@@ -264,7 +264,7 @@ def test_a_backbone_alone(tmp_path: Path) -> None:
         (
             "x.onnx",
             None,
-            r"its ending decides what is written: \.pt \(resdet\), \.pth \(torchvision",
+            r"its extension selects the layout: \.pt \(resdet\), \.pth \(torchvision",
         ),
         ("x.pt", "timm", "--to timm: expected one of resdet, torchvision, detectron2"),
     ],

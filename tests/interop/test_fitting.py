@@ -217,7 +217,7 @@ def test_frozen_norms_take_trained_ones(tmp_path: Path) -> None:
 def test_the_weights_must_be_read_as_they_were_trained(tmp_path: Path) -> None:
     there = named(["cat"], {"channel_order": "bgr"}, seed=1)
     here = named(["cat"])
-    with pytest.raises(UserError, match=r"channel_order bgr, and it is rgb here; set model.channe"):
+    with pytest.raises(UserError, match=r"channel_order bgr, but here it is rgb; set model.channe"):
         load_detector(here, write(tmp_path / "w.pt", there), section(here))
 
 

@@ -204,7 +204,7 @@ def test_the_stride_of_a_bottleneck_must_agree(tmp_path):
     config = {"task": "classification", "model": {"backbone": {"stride_in_1x1": True}}}
     checkpoint = {"format": 1, "kind": "classifier", "config": config, "model": state}
     torch.save(checkpoint, tmp_path / "best.pt")
-    with pytest.raises(UserError, match=r"stride_in_1x1 true, and it is false here; set model"):
+    with pytest.raises(UserError, match=r"stride_in_1x1 true, but here it is false; set model"):
         load_backbone(build_backbone("resnet50"), str(tmp_path), Reading())
     load_backbone(backbone, str(tmp_path), Reading(stride_in_1x1=True))
 
@@ -248,7 +248,7 @@ def test_a_converted_backbone_is_read(tmp_path: Path) -> None:
     torch.save({**checkpoint, "model": backbone.state_dict()}, tmp_path / "w.pt")
     weights = read_weights(str(tmp_path / "w.pt"))
     assert (weights.kind, weights.config) == ("backbone", config)
-    with pytest.raises(UserError, match="stride_in_1x1 true, and it is false here"):
+    with pytest.raises(UserError, match="stride_in_1x1 true, but here it is false"):
         load_backbone(build_backbone("resnet50"), str(tmp_path / "w.pt"), Reading())
 
 
