@@ -50,7 +50,7 @@ def eval_coco_command(
     if run is not None:
         if annotations is not None:
             raise UserError(
-                "--annotations belongs to --detections; for a run give data.val.annotations=… "
+                "--annotations needs --detections; for a run set data.val.annotations=… "
                 "and data.val.images=…"
             )
         # Named options come last, as the more explicit.
@@ -63,7 +63,7 @@ def eval_coco_command(
     else:
         of_run = {"key=value": overrides, "--device": device, "--precision": precision}
         for name in (name for name, given in of_run.items() if given):
-            raise UserError(f"{name} belongs to a run; with --detections nothing is computed")
+            raise UserError(f"{name} needs a run; --detections are computed already")
         assert detections is not None
         result = _evaluate_files(
             annotations, detections, kinds, max_dets, backend or "fast", lvis=lvis, strict=strict

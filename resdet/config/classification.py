@@ -143,7 +143,7 @@ class ClassificationLossConfig(Section):
     @model_validator(mode="after")
     def _nothing_in_vain(self) -> ClassificationLossConfig:
         if self.bce_target_thresh is not None and self.name != "bce":
-            raise ValueError("bce_target_thresh belongs to name bce; set it to null")
+            raise ValueError("bce_target_thresh needs name bce; set it to null")
         if self.teacher is None and (self.teacher_weight, self.teacher_temperature) != (0.5, 1.0):
             raise ValueError("teacher_weight and teacher_temperature need a teacher; name one")
         return self

@@ -132,7 +132,7 @@ class OptimConfig(Section):
     @model_validator(mode="after")
     def _rates(self) -> OptimConfig:
         if self.nesterov and (self.name != "sgd" or not self.momentum):
-            raise ValueError("nesterov belongs to sgd with momentum; set optim.nesterov=false")
+            raise ValueError("nesterov needs sgd with momentum; set optim.nesterov=false")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
         return self

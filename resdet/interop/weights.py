@@ -54,7 +54,7 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
     """
     if is_published(spec):
         if source is not None:
-            raise UserError(f"source={source!r} belongs to a file, and {spec} is a published name")
+            raise UserError(f"source={source!r} is for files, but {spec} is a published name")
         origin, name = _origin(spec)
         path = origin.fetch(name)
         return origin.imported(flat_state(read_file(path), path), name, spec)

@@ -72,9 +72,9 @@ def test_files_need_no_torch(files: dict[str, Path], tmp_path: Path, repo: Path)
         ({"run": "runs/a", "detections": "b.json"}, "give a run folder or checkpoint, or"),
         ({"run": "runs/a", "annotations": "b.json"}, "data.val.annotations"),
         ({"detections": "b.json"}, "needs --annotations"),
-        ({"detections": "b", "annotations": "c", "overrides": ["a=1"]}, "key=value belongs to"),
-        ({"detections": "b", "annotations": "c", "device": "cpu"}, "--device belongs to"),
-        ({"detections": "b", "annotations": "c", "precision": "fp32"}, "--precision belongs to"),
+        ({"detections": "b", "annotations": "c", "overrides": ["a=1"]}, "key=value needs a run"),
+        ({"detections": "b", "annotations": "c", "device": "cpu"}, "--device needs a run"),
+        ({"detections": "b", "annotations": "c", "precision": "fp32"}, "--precision needs a run"),
         ({"run": "a", "lvis": True, "max_dets": [1, 2, 3]}, "leave out --max-dets"),
     ],
 )

@@ -230,12 +230,12 @@ def test_a_config_is_frozen(write):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optim.nesterov=true", "optim.momentum=0"], "nesterov belongs to sgd with momentum"),
+        (["optim.nesterov=true", "optim.momentum=0"], "nesterov needs sgd with momentum"),
         (["optim.min_lr=1"], "min_lr 1.0 is above lr"),
         (["optim.schedule=plateau", "data.val=null"], "plateau drops the rate by validations"),
         (["optim.schedule=plateau", "eval.every=0"], "plateau drops the rate by validations"),
         (["loss.teacher_weight=0.9"], "need a teacher"),
-        (["loss.bce_target_thresh=0.2"], "bce_target_thresh belongs to name bce"),
+        (["loss.bce_target_thresh=0.2"], "bce_target_thresh needs name bce"),
         (["optim.warmup_until_error_percent=80"], "give .1"),
         (["data.progressive=[[5, 96], [0, 128]]"], "by ascending epoch"),
     ],

@@ -236,7 +236,7 @@ def test_wrong_sources(tmp_path: Path, detector: TinyDetector) -> None:
         UserError, match=r"source='timn:resnet18': resdet does not read .*mean timm"
     ):
         read_weights(str(tmp_path / "w.pt"), "timn:resnet18")
-    with pytest.raises(UserError, match="belongs to a file"):
+    with pytest.raises(UserError, match="is for files, but"):
         read_weights("timm:resnet18.a1_in1k", "timm")
 
 
