@@ -15,7 +15,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "Evaluate a model on its data.val, or a file of detections, by COCO's or LVIS's metric. "
         "Print one table per kind and\none per class, and write eval.json (fractions of 1, TIDE's "
         "errors, calibration), per_class.csv and precision-recall\ncurves. If the images have no "
-        "annotations, as in COCO's test-dev files, write detections.json only."
+        "annotations, as in COCO's test-dev files, write detections.json, without metrics."
     )
     parser.epilog = (
         "Examples:\n"

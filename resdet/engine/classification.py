@@ -88,7 +88,8 @@ class ClassificationTask(Task):
             # of a large set it takes minutes, and every core
             own = measured_mean(config, self.train_data) if processes.is_main else None
             mean = distributed.broadcast(own, processes)
-        self.model = build_classifier(config, class_names=names, pixel_mean=mean)
+        with naming_imports(config):
+            self.model = build_classifier(config, class_names=names, pixel_mean=mean)
         distributed.check_norms(self.model, processes)
         if is_new:
             check_frozen(config, self.model.backbone)

@@ -24,6 +24,7 @@ from resdet.engine.validation import Validation
 from resdet.errors import UserError
 from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
 from resdet.factory.backbone import check_frozen
+from resdet.factory.imports import naming_imports
 from resdet.factory.network import Resolved, resolve_config
 from resdet.hardware import Precision
 from resdet.models.rcnn import RCNN
@@ -165,7 +166,8 @@ def make_model(
 ) -> RCNN:
     """The detector for this data; with its start weights where the run is new."""
     names, ids = data.class_names, data.category_ids
-    model = build_model(start.config, class_names=names, category_ids=ids)
+    with naming_imports(start.config):
+        model = build_model(start.config, class_names=names, category_ids=ids)
     distributed.check_norms(model, processes)
     if is_new:
         check_frozen(start.config, model.backbone)

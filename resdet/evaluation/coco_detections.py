@@ -156,7 +156,7 @@ def _parse(detections: str | Path | Sequence[dict[str, Any]]) -> tuple[list[_Rec
     path, source = Path(detections), str(detections)
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[_Record]), source
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):
         pass  # the slower reader reports the fault, and accepts JSON that is not strict
     records = read_json(path, "detections in COCO result format")
     if not isinstance(records, list) or not set(map(type, records)) <= {dict}:
@@ -171,7 +171,7 @@ def _convert(records: Sequence[dict[str, Any]], source: str) -> list[_Record]:
     """Records of other types than `_Record` has keep their boxes and masks as they are."""
     try:
         return msgspec.convert(records, list[_Record])
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeError):
         pass
     for key in ("image_id", "category_id", "score"):
         missing = [row for row, record in enumerate(records) if key not in record]
@@ -185,7 +185,7 @@ def _convert(records: Sequence[dict[str, Any]], source: str) -> list[_Record]:
                 )
     try:
         scores = [float(record["score"]) for record in records]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{source}: a score is not a number: {error}") from None
     return [
         _Record(r["image_id"], r["category_id"], score, r.get("bbox"), r.get("segmentation"))
@@ -281,7 +281,7 @@ def _read_boxes(
             continue
         mask = records[row].segmentation
         item = f"{source}: detection {row} on image {records[row].image_id!r}"
-        if (box is None or not len(box)) and mask:
+        if (box is None or (hasattr(box, "__len__") and not len(box))) and mask:
             height, width = truth.sizes[int(images[row])].tolist()
             rle = to_rle(mask, (height, width) if height and width else None, item)
             boxes[row] = mask_utils.toBbox(rle).tolist()
@@ -297,5 +297,5 @@ def is_box(box: Any) -> bool:
     """Whether this is a finite xywh box."""
     try:
         return len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) >= 0
-    except TypeError:
+    except (TypeError, OverflowError):
         return False

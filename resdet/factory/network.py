@@ -48,9 +48,10 @@ def stored_config(weights: LoadedWeights, schema: type[C]) -> C:
 def resolve_config(config: C) -> Resolved[C]:
     """The config with the network that `model.weights` holds, where `model.backbone.name` is null.
 
-    The whole section `model` of the weights' own config is taken, and for a detector how images are
-    resized at test time (`data.test_resize.method`); the keys that this config sets, to whatever
-    value, come on top: dicts merge, lists replace, and null clears.
+    The whole section `model` of the weights' own config is taken, with the names (no more) of its
+    `imports`, and for a detector how images are resized at test time (`data.test_resize.method`);
+    the keys that this config sets, to whatever value, come on top: dicts merge, lists replace, and
+    null clears.
 
     Raises UserError where nothing names a network.
     """
@@ -89,6 +90,9 @@ def resolve_config(config: C) -> Resolved[C]:
     asked.get("backbone", {}).pop("name", None)
     values = config_to_dict(config)
     values["model"] = _merged(model, asked)
+    values["imports"] += [
+        name for name in theirs.get("imports") or [] if name not in config.imports
+    ]
     if isinstance(config, DetectionConfig):
         method = ((theirs.get("data") or {}).get("test_resize") or {}).get("method")
         if method is not None and "method" not in config.data.test_resize.model_fields_set:

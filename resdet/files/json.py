@@ -44,13 +44,13 @@ def read_json(path: str | Path, what: str) -> Any:
         pass  # json knows the line, and takes what is not strictly JSON
     try:
         return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: cannot be read as a JSON text file: {error}") from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); "
             "was the file cut short, or is it another format?"
         ) from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, or thousands of digits or brackets
+        raise DataError(f"{path}: cannot be read as a JSON text file: {error}") from None
 
 
 def some(values: Iterable[Any], limit: int = 5) -> str:

@@ -40,7 +40,8 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
                 raise UserError(f"{item}: the counts of its RLE are not whole numbers from 0")
             if sum(counts) != height * width:
                 raise UserError(f"{item}: the counts of its RLE do not add up to its size")
-            return mask_utils.frPyObjects(segmentation, height, width)
+            rle = {"size": [height, width], "counts": counts}
+            return mask_utils.frPyObjects(rle, height, width)
         if not isinstance(counts, str | bytes):
             raise UserError(f"{item}: RLE counts must be a list or a string")
         code = counts.encode() if isinstance(counts, str) else counts

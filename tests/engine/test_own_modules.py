@@ -44,3 +44,14 @@ def test_resuming_imports_nothing_by_itself(
     assert "own_resumed" not in sys.modules
     resdet.train(None, ["train.max_steps=2"], imports=["own_resumed"], **again)
     assert checkpoint.load(run / "last.pt")["step"] == 2
+
+    # a network taken from the run's weights brings the names of its modules, and imports none
+    monkeypatch.delitem(sys.modules, "own_resumed")
+    monkeypatch.delitem(backbones._BUILDERS, "own_resumed")
+    changes = ["imports=[]", "model={backbone: {name: null}}", f"model.weights={run}", *keys]
+    tuned = {"run_dir": tmp_path / "tuned", "device": "cpu"}
+    with pytest.raises(UserError, match="pass --imports own_resumed"):
+        resdet.train(config, changes, **tuned)
+    assert "own_resumed" not in sys.modules
+    resdet.train(config, changes, imports=["own_resumed"], **tuned)
+    assert checkpoint.load(tmp_path / "tuned" / "last.pt")["config"]["imports"] == ["own_resumed"]

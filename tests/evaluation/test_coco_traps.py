@@ -58,6 +58,13 @@ def perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
     return records
 
 
+def to_counts(rle: dict[str, Any]) -> list[int]:
+    """The runs of a compressed code, as a list."""
+    pixels = mask_utils.decode(rle).ravel(order="F")
+    ends = np.flatnonzero(np.diff(pixels, prepend=0, append=2))
+    return np.diff(ends, prepend=0).tolist()
+
+
 @pytest.fixture
 def truth() -> dict[str, Any]:
     return make_truth()
@@ -278,6 +285,10 @@ def test_polygons_need_the_size_of_their_image(truth: Any, records: Any) -> None
         ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "coordinate that is not a number"),
         ({"image_id": [10]}, r"detections\[0\] has image_id \[10\], not a number or text"),
         ({"category_id": {}}, r"detections\[0\] has category_id {}, not a number or text"),
+        ({"score": 10**400}, "score is not a number"),
+        ({"bbox": True}, "bbox True must be"),
+        ({"bbox": "\ud800"}, "bbox .* must be"),
+        ({"bbox": [10**400] * 4}, "must be"),
     ],
 )
 def test_broken_detections_are_named(
@@ -329,6 +340,7 @@ def test_ap_zero_with_detections_gives_a_hint(truth: Any, records: Any) -> None:
         ({"images": [5]}, r"images\[0\] is 5, not an object"),
         ({"annotations": [5]}, r"annotations\[0\] is 5, not an object"),
         ({"categories": [5]}, r"categories\[0\] is 5, not an object"),
+        ({"images": [{"id": 1, "neg_category_ids": 5}]}, "lists no images"),
     ],
 )
 def test_broken_ground_truth(truth: Any, change: dict[str, Any], message: str) -> None:
@@ -354,6 +366,18 @@ def test_broken_annotations_are_left_out(
     assert words(result.notes, message, "left out")
     with pytest.raises(UserError, match=re.escape(message)):
         evaluate_coco_full(truth, records[1:], strict=True)
+
+
+def test_odd_values_that_are_read(truth: Any, records: Any) -> None:
+    expected = evaluate_coco(truth, records)
+    truth["categories"][0] |= {"name": "\ud800", "frequency": 1}
+    truth["categories"][1] |= {"name": None, "frequency": 1}
+    truth["images"][0]["neg_category_ids"] = [[3], "3"]
+    counts = {"size": ["240", "320"], "counts": to_counts(records[0]["segmentation"])}
+    truth["annotations"][0]["segmentation"] = records[0]["segmentation"] = counts
+    result = evaluate_coco_full(truth, records)
+    assert result.summary == expected
+    assert [row["name"] for row in result.per_class[:2]] == ["?", "7"]
 
 
 def test_files_without_annotations_give_results_without_metrics(

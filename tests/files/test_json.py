@@ -42,8 +42,10 @@ def test_floats_are_read_exactly(tmp_path: Path) -> None:
     assert read_json(path, "words") == values
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b'["\xe9"]'])
-def test_text_that_is_not_utf8(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b'["\xe9"]', b"[" * 100_000, b"9" * 5000], ids=[*"abcd"]
+)
+def test_text_that_no_parser_reads(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.json: cannot be read as a JSON text file"):

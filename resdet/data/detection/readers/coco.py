@@ -68,7 +68,8 @@ class _Categories:
         self.ids: list[int] = [entry["id"] for entry in entries]
         self.names: list[str] = []
         for key, entry in zip(self.ids, entries, strict=True):
-            name = str(entry.get("name", key))
+            # JSON can hold halves of surrogate pairs, which no file is written with
+            name = str(entry.get("name") or key).encode("utf-8", "replace").decode()
             self.names.append(f"{name} ({key})" if name in self.names else name)
         repeated = [key for key, after in zip(self.ids, self.ids[1:], strict=False) if key == after]
         if repeated:
@@ -77,7 +78,7 @@ class _Categories:
                 "class an id of its own"
             )
         self.label_of = {key: label for label, key in enumerate(self.ids)}
-        in_all = all("frequency" in entry for entry in entries)
+        in_all = all(entry.get("frequency") in ("r", "c", "f") for entry in entries)
         self.extras = {"frequency": [e["frequency"] for e in entries]} if in_all else {}
 
 
@@ -103,6 +104,9 @@ class _Images:
         key = record.get("id")
         if not isinstance(key, (int, str)) and not (isinstance(key, float) and key.is_integer()):
             return "has no id (whole number or text)"
+        for list_key in IMAGE_LISTS:
+            if not isinstance(record.get(list_key) or [], list):
+                return f"has {list_key} {record[list_key]!r:.60}, not a list"
         return "has the id of another image" if key in self.row_of else None
 
     def _add(self, record: dict[str, Any], name: str, label_of: dict[Any, int]) -> None:
@@ -114,7 +118,8 @@ class _Images:
             if not row and list_key in record:
                 self.lists[list_key] = RaggedColumn(np.int64)
             if list_key in self.lists:
-                labels = [label_of[i] for i in record.get(list_key) or [] if i in label_of]
+                given = [i for i in record.get(list_key) or [] if type(i) is int]
+                labels = [label_of[i] for i in given if i in label_of]
                 self.lists[list_key].extend(labels, [len(labels)])
 
 

@@ -82,7 +82,7 @@ class CocoFile:
                 texts = records
                 try:
                     records = list(map(decode, texts))
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                except (ValueError, RecursionError):
                     # Not an object, or an entry that only the standard parser accepts (1e400).
                     self.lists = _lists(self.path)
                     continue
@@ -106,7 +106,7 @@ def _split(path: str) -> dict[str, Any]:
             for key in LISTS
             if key in values
         }
-    except (OSError, ValueError):  # msgspec's errors are ValueErrors
+    except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return _lists(path)
 
 
