@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from resdet.errors import NotRegistered
+from resdet.errors import NotRegistered, UserError
 from resdet.evaluation.result import EvalSettings as EvalSettings
 from resdet.evaluation.result import Evaluator as Evaluator
 from resdet.evaluation.result import Result as Result
@@ -42,4 +42,8 @@ def build_evaluator(name: str, truth: Any, settings: EvalSettings | None = None)
         raise NotRegistered(
             f"eval.metric: {name!r} is not a metric; the choices are {', '.join(METRICS)}"
         )
+    is_detector = hasattr(truth, "image_ids")
+    if (name == "accuracy" and is_detector) or (name in ("coco", "lvis") and not is_detector):
+        kind = "classifiers" if is_detector else "detectors"
+        raise UserError(f"eval.metric: {name!r} is for {kind}; remove the key, or give another")
     return METRICS[name](truth, settings or EvalSettings())

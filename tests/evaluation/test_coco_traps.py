@@ -340,7 +340,6 @@ def test_ap_zero_with_detections_gives_a_hint(truth: Any, records: Any) -> None:
         ({"images": [5]}, r"images\[0\] is 5, not an object"),
         ({"annotations": [5]}, r"annotations\[0\] is 5, not an object"),
         ({"categories": [5]}, r"categories\[0\] is 5, not an object"),
-        ({"images": [{"id": 1, "neg_category_ids": 5}]}, "lists no images"),
     ],
 )
 def test_broken_ground_truth(truth: Any, change: dict[str, Any], message: str) -> None:
@@ -373,11 +372,15 @@ def test_odd_values_that_are_read(truth: Any, records: Any) -> None:
     truth["categories"][0] |= {"name": "\ud800", "frequency": 1}
     truth["categories"][1] |= {"name": None, "frequency": 1}
     truth["images"][0]["neg_category_ids"] = [[3], "3"]
+    truth["images"][1]["neg_category_ids"] = 5
+    truth["annotations"][1]["bbox"] = []
     counts = {"size": ["240", "320"], "counts": to_counts(records[0]["segmentation"])}
     truth["annotations"][0]["segmentation"] = records[0]["segmentation"] = counts
     result = evaluate_coco_full(truth, records)
     assert result.summary == expected
     assert [row["name"] for row in result.per_class[:2]] == ["?", "7"]
+    assert words(result.notes, "neg_category_ids 5, not a list")
+    assert words(result.notes, "annotation 2 has no bbox", "segmentation is taken")
 
 
 def test_files_without_annotations_give_results_without_metrics(

@@ -126,3 +126,11 @@ def test_errors_of_tidecv(shared_data: Path, kind: str) -> None:
     assert 100 * tide["AP50"] == pytest.approx(expected["ap"], abs=0.03)
     for name, points in expected["errors"].items():
         assert 100 * tide["delta_AP50"][name] == pytest.approx(points, abs=0.06), name
+
+
+@pytest.mark.parametrize("name", ["coco", "lvis", "accuracy"])
+def test_a_metric_of_the_other_task(lvis_file: Path, name: str) -> None:
+    truth = read_annotations(lvis_file, [], outlines=False)
+    other: Any = truth if name == "accuracy" else ["cat", "dog"]
+    with pytest.raises(UserError, match=rf"eval\.metric: '{name}' is for (classifiers|detectors)"):
+        build_evaluator(name, other)

@@ -94,6 +94,11 @@ class _Images:
         for chunk in file.chunks("images", IMAGE_KEYS):
             for row, record in enumerate(chunk.records):
                 name, what = _file_name(record), self._fault(record)
+                for key in IMAGE_LISTS:
+                    if not isinstance(record.get(key) or [], list):
+                        odd = f"has {key} {record[key]!r:.60}, not a list"
+                        findings.append(Finding(file.path, chunk.item(row), odd, "none are taken"))
+                        record = {**record, key: None}
                 if what is None:
                     self._add(record, name, label_of)
                 else:
@@ -104,9 +109,6 @@ class _Images:
         key = record.get("id")
         if not isinstance(key, (int, str)) and not (isinstance(key, float) and key.is_integer()):
             return "has no id (whole number or text)"
-        for list_key in IMAGE_LISTS:
-            if not isinstance(record.get(list_key) or [], list):
-                return f"has {list_key} {record[list_key]!r:.60}, not a list"
         return "has the id of another image" if key in self.row_of else None
 
     def _add(self, record: dict[str, Any], name: str, label_of: dict[Any, int]) -> None:

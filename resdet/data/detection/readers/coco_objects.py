@@ -162,7 +162,7 @@ class Objects:
                 boxes[whole] = np.array(values, np.float64).reshape(-1, 4)
         for row in np.flatnonzero(np.isnan(boxes).any(axis=1) & (images >= 0)).tolist():
             box = given[row]
-            if box is None:
+            if not box:  # null, or an empty list
                 box = box_of(chunk.whole(row).get("segmentation"), self.sizes[images[row]])
                 if box is not None:
                     remedy = "the box of its segmentation is taken"
