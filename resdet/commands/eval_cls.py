@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from resdet import hardware
 from resdet.errors import UserError
-from resdet.evaluation.classification import Scores
+from resdet.evaluation import build_evaluator
+from resdet.evaluation.classification import ClassificationEvaluator, Scores
 from resdet.factory import build_classification_val_data, load_classifier
+from resdet.factory.imports import naming_imports
 from resdet.files.findings import DataError
 from resdet.files.writing import write_json
 from resdet.inference.test_time import Images, score_images
@@ -115,6 +117,8 @@ def evaluate_classifier(
     model = load_classifier(spec, overrides)
     config = model.config
     assert config is not None, "load_classifier sets it"
+    with naming_imports(config):
+        build_evaluator(config.eval.metric, model.class_names)  # an unknown metric fails at once
     views = make_views(
         crops,
         scales,
@@ -140,7 +144,7 @@ def evaluate_classifier(
     )
     workers = max(1, hardware.default_workers(config.data.workers, 1))
     scores = score_all(model, dataset, views, config.eval.batch_size, workers)
-    scores.broken = dataset.broken + scores.broken
+    scores.broken, scores.metric = dataset.broken + scores.broken, config.eval.metric
     return scores, views
 
 
@@ -242,8 +246,12 @@ def _write(
     scores: Scores, views: Views, folder: Path, name: str, weights: str | None = None
 ) -> Numbers:
     """eval.json, scores.npz and confusion.png of one classifier or ensemble; returns the first."""
-    evaluator = scores.evaluate()
-    numbers: Numbers = {**evaluator.compute().summary, "crops": views.crops}
+    accuracy = scores.feed(ClassificationEvaluator(len(scores.class_names)))
+    numbers: Numbers = {**accuracy.compute().summary, "crops": views.crops}
+    if scores.metric != "accuracy":
+        result = scores.feed(build_evaluator(scores.metric, scores.class_names)).compute()
+        log.info(f"{name}: {result.text()}")
+        numbers |= result.summary
     if views.scales:
         numbers["scales"] = list(views.scales)
     if weights is not None:
@@ -252,7 +260,7 @@ def _write(
     try:
         write_json(folder / "eval.json", numbers)
         scores.save(folder / "scores.npz")
-        confusion: NDArray[np.int64] = evaluator.confusion
+        confusion: NDArray[np.int64] = accuracy.confusion
         plot_confusion(confusion, scores.class_names, folder / "confusion.png", title=title)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None

@@ -54,7 +54,9 @@ def open_run(
     if not resume:
         if config is None:
             raise UserError("give a CONFIG to train, or --resume --run-dir DIR to resume a run")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.is_file():
+            raise UserError(f"{folder}: a file, not a folder; give another one with --run-dir")
+        if folder.exists() and any(folder.iterdir()):
             raise UserError(
                 f"{folder}: this run folder exists; resume it with --resume, "
                 "or give another one with --run-dir"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resdet.errors import UserError
-from resdet.evaluation.result import Result
+from resdet.evaluation.result import Evaluator, Result
 from resdet.files.writing import open_atomic
+
+E = TypeVar("E", bound=Evaluator)
 
 TOP = 5
 
@@ -130,10 +133,11 @@ class Scores:
     """K names."""
     broken: list[str] = field(default_factory=list)
     """Names of the images that could not be read."""
+    metric: str = "accuracy"
+    """`eval.metric` of the run, computed beside the accuracy if it is another one."""
 
-    def evaluate(self) -> ClassificationEvaluator:
-        """The metric, with all of the scores counted."""
-        evaluator = ClassificationEvaluator(len(self.class_names))
+    def feed(self, evaluator: E) -> E:
+        """`evaluator`, a classifier's, after all images; unreadable ones have the label -1."""
         for start in range(0, len(self.labels), 4096):
             rows = slice(start, start + 4096)
             logits, labels = self.logits[rows], self.labels[rows]

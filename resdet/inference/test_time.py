@@ -9,7 +9,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -148,8 +148,7 @@ def log_mean_softmax(logits: Tensor) -> Tensor:
 def ensemble(scores: Sequence[Scores], names: Sequence[str]) -> Scores:
     """The mean softmax of several classifiers on the same images (Krizhevsky et al. 2012, 6).
 
-    `names` are how messages call them. Raises
-    UserError where classes, files or labels differ.
+    `names` are how messages call them. Raises UserError where classes, files or labels differ.
     """
     first = scores[0]
     for other, name in zip(scores[1:], names[1:], strict=True):
@@ -169,4 +168,4 @@ def ensemble(scores: Sequence[Scores], names: Sequence[str]) -> Scores:
         part = slice(start, start + 4096)
         stacked = torch.stack([torch.from_numpy(each.logits[part]) for each in scores])
         mean[part] = log_mean_softmax(stacked).numpy()
-    return Scores(mean, first.labels, first.files, first.class_names, first.broken)
+    return replace(first, logits=mean)

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
 from resdet.commands.eval_cls import eval_cls_command
 from resdet.errors import UserError
+from resdet.evaluation import METRICS, EvalSettings, Result
 from resdet.structures import Classification
 from tests.models.tiny_classifier import configured, write_checkpoint
 
@@ -152,6 +154,33 @@ def test_overrides_apply_to_each_run(runs: list[str], data: Path, tmp_path: Path
     numbers = evaluate(runs, overrides=[f"data.val.root={tmp_path / 'other'}"], out=tmp_path / "o")
     assert [each["num_images"] for each in numbers.values()] == [6, 6]
     assert [each["num_broken"] for each in numbers.values()] == [1, 1]
+
+
+def test_a_metric_of_ones_own_is_computed_beside_accuracy(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CountLabels:
+        """How many images of the last class there are."""
+
+        def __init__(self, class_names: list[str], settings: EvalSettings) -> None:
+            self.last, self.state = len(class_names) - 1, 0
+
+        def update(self, image_ids: list[str], predictions: tuple[Tensor, Tensor]) -> None:
+            self.state += int((predictions[1] == self.last).sum())
+
+        def merge(self, state: int) -> None:
+            self.state += state
+
+        def compute(self) -> Result:
+            return Result({"num_last": self.state}, ("num_last", self.state), f"{self.state}")
+
+    monkeypatch.setitem(METRICS, "last", CountLabels)
+    numbers = evaluate(runs, overrides=["eval.metric=last"], ensemble=True, out=tmp_path / "o")
+    labels = scores(next((tmp_path / "o").glob("*/scores.npz")).parent)["labels"]
+    assert {one["num_last"] for one in numbers.values()} == {int((labels == labels.max()).sum())}
+    assert all("top1_percent" in one for one in numbers.values())
+    with pytest.raises(UserError, match=r"eval\.metric: 'nope' is not a metric"):
+        evaluate(runs[:1], overrides=["eval.metric=nope"], out=tmp_path / "n")
 
 
 def test_wrong_data_are_refused_before_anything_is_computed(

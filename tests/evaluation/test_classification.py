@@ -140,7 +140,7 @@ def test_what_cannot_be_counted_is_named() -> None:
 def test_scores_are_read_without_pickle(tmp_path: Path) -> None:
     logits = np.arange(6, dtype=np.float32).reshape(2, 3)
     scores = Scores(logits, np.array([2, 0]), ["a/ü.jpg", "b.jpg"], ["x", "y", "z"], ["c.jpg"])
-    assert scores.evaluate().compute().summary == {
+    assert scores.feed(ClassificationEvaluator(3)).compute().summary == {
         "top1_percent": 50,
         "top5_percent": 100,
         "num_images": 2,
