@@ -102,7 +102,7 @@ def _load(
 ) -> tuple[Any, Any]:
     """Ground truth and detections as hotcoco.COCO."""
     is_segm = iou_type == "segm"
-    masks: list[Any] | None = truth.rles() if is_segm else None
+    masks: list[Any] | None = truth.rles if is_segm else None
     gt = hotcoco.COCO.from_arrays(
         *_listed(truth, images, categories),
         images[truth.image_of],

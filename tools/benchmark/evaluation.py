@@ -247,7 +247,7 @@ def _hotcoco_from_columns(
     categories = [{"id": category, "name": name} for category, name in names]
     ids = (image_ids[table.images], category_ids[table.labels])
     rows = np.column_stack((ids[0], table.boxes, table.scores, ids[1])).astype(np.float64)
-    masks = truth.rles() if kind == "segm" else None
+    masks = truth.rles if kind == "segm" else None
 
     def evaluate() -> None:
         gt = hotcoco.COCO.from_arrays(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -160,8 +161,10 @@ class AnnotationTable:
             image_extras={k: lists.select(rows) for k, lists in self.image_extras.items()},
         )
 
+    @cached_property
     def rles(self) -> list[Rle]:
         """Masks of all objects as pycocotools encodes them; empty ones for those without outlines.
+        Kept, since every validation of a training needs them.
 
         Raises:
             UserError: the image of a polygon has no size.

@@ -51,7 +51,7 @@ def test_values_are_those_of_the_file(
     assert table.crowd.tolist() == [bool(record.get("iscrowd")) for record in records]
     ids = [table.category_ids[label] for label in table.labels]
     assert ids == [record["category_id"] for record in records]
-    for row, code in enumerate(table.rles() if table.has_masks else []):
+    for row, code in enumerate(table.rles if table.has_masks else []):
         size = table.sizes[table.image_of[row]].tolist()
         expected = to_rle(records[row]["segmentation"], tuple(size), "")["counts"]
         assert code["counts"] == (expected if isinstance(expected, bytes) else expected.encode())
@@ -93,7 +93,7 @@ def test_images_without_annotations_are_a_table(tmp_path: Path) -> None:
     table = read(file)
     assert not table.has_annotations and len(table.labels) == 0
     assert table.image_ids == [1, 2, 3] and table.sizes.tolist() == [[40, 60]] * 3
-    assert len(table.rles()) == 0
+    assert len(table.rles) == 0
     images, _ = write_coco(tmp_path, [], images=[dict(image) for image in IMAGES])
     data = dataset(images, str(file))
     assert len(data) == 3 and len(data[(0, 0)].target.labels) == 0
