@@ -87,8 +87,8 @@ _MOST_DIGITS = 7
 _ONE_DIGIT = np.arange(64) % 32 - 32 * (np.arange(64) % 32 >= _NEGATIVE)
 """The number that a single digit stands for: five bits, the highest of them the sign."""
 
-CODES_AT_ONCE = 256
-"""As many as fit the second-level cache: twice as fast as 512."""
+CODES_AT_ONCE = 512
+"""As many as fit the second-level cache: twice as fast as 1,024."""
 
 
 def is_code_of(code: bytes, pixels: int) -> bool:
@@ -137,9 +137,11 @@ def _areas_of_some(
         broken |= np.maximum.reduceat(digits, offsets[:-1]) > 63
     runs, bounds = read_runs((digits & np.uint8(63)) + np.uint8(48), offsets)
     starts = bounds[:-1]
-    broken |= (np.add.reduceat(runs, starts) != pixels) | (np.minimum.reduceat(runs, starts) < 0)
-    places = np.arange(len(runs)) - np.repeat(starts, np.diff(bounds))
-    return np.where(broken, -1, np.add.reduceat(runs * (places & 1), starts))
+    totals = np.add.reduceat(runs, starts)
+    broken |= (totals != pixels) | (np.minimum.reduceat(runs, starts) < 0)
+    runs[::2] = 0
+    areas = np.add.reduceat(runs, starts)  # every second run, from a mask's first or second on
+    return np.where(broken, -1, np.where(starts % 2, totals - areas, areas))
 
 
 def read_runs(
@@ -156,16 +158,16 @@ def read_runs(
     ends = np.flatnonzero(digits < _CONTINUES)
     numbers = _numbers(digits, ends)
     bounds = np.searchsorted(ends, offsets)
-    firsts, sizes = bounds[:-1], np.diff(bounds)
-    # The differences are summed over every second number, from a mask's second and third on.
-    sums = np.empty_like(numbers)
+    # A mask's first three runs are given whole, later ones as the difference to the second before:
+    # two chains of sums, which take back what came before wherever a run is whole.
+    whole = bounds[:-1, None] + np.arange(3)
+    whole = whole[whole < bounds[1:, None]]
+    runs = np.empty_like(numbers)
     for parity in (0, 1):
-        np.cumsum(numbers[parity::2], out=sums[parity::2])
-    before_second = np.where(firsts > 0, sums[firsts - 1], 0)
-    ranks = np.arange(len(numbers)) - np.repeat(firsts, sizes)
-    before = np.where(ranks & 1, np.repeat(before_second, sizes), np.repeat(sums[firsts], sizes))
-    runs = sums - before
-    runs[firsts] = numbers[firsts]
+        chain, begins = numbers[parity::2], whole[whole % 2 == parity] // 2
+        if len(begins):
+            chain[begins[1:]] -= np.add.reduceat(chain, begins)[:-1]
+            np.cumsum(chain, out=runs[parity::2])
     return runs, bounds
 
 
