@@ -1,5 +1,6 @@
 """What the training loop asks of a task; detection.py and classification.py are the two."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
 
 
-class Task:
+class Task(ABC):
     """One kind of training: its data, its model, its losses and its metrics.
 
     A step's images come in micro-batches, one for each forward pass of this process.
@@ -57,37 +58,38 @@ class Task:
         assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
         return steps
 
+    @abstractmethod
     def losses(
         self, wrapped: nn.Module, batch: Any, *, seed: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Named losses, to be summed, and other numbers to be logged; all still on the device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image_names(self, micro_batches: Sequence[Any]) -> list[str]:
         """Each image of a step, for messages."""
-        raise NotImplementedError
 
     def take_problems(self) -> list[str]:
         """What was left out of the steps since the last call, in this process."""
         return []
 
     def finalize(self, precision: Precision, workers: int, total_steps: int) -> None:
-        """What is done to the model once, after the last update."""
+        """What is done to the model once, after the last update; nothing for detectors."""
+        return
 
+    @abstractmethod
     def validate(
         self, precision: Precision, workers: int, stop: StopRequest | None
     ) -> Validation | None:
         """Metrics on data.val; None where a stop was requested meanwhile."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw_batch(self, micro_batches: Sequence[Any], step: int, path: Path) -> None:
         """The first images of update number `step`, counted from 0, as the model gets them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def small_batch(self) -> tuple[Any, int]:
         """A batch of an image or two, and its area in pixels, to estimate memory by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def largest_area(self) -> int:
         """Pixels of the largest padded image that training can meet."""
-        raise NotImplementedError

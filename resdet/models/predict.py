@@ -1,5 +1,6 @@
 """What trained detectors and classifiers share: their device, precision and predictions."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,7 @@ from resdet.structures import Classification, Detections
 Prediction = TypeVar("Prediction", Detections, Classification)
 
 
-class Predictor(nn.Module, Generic[Prediction]):
+class Predictor(nn.Module, ABC, Generic[Prediction]):
     """A network with the buffer `pixel_mean`, that predicts on images in their own sizes."""
 
     config: Any
@@ -37,10 +38,11 @@ class Predictor(nn.Module, Generic[Prediction]):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @abstractmethod
     def prepare(self, pixels: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB → (3, h, w), 0..255, at the size that the network sees."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict_prepared(
         self,
         images: Sequence[Tensor],
@@ -48,7 +50,6 @@ class Predictor(nn.Module, Generic[Prediction]):
         score_thresh: float | None = None,
     ) -> list[Prediction]:
         """Predictions on the CPU of one batch from `prepare`, within `inference_mode`."""
-        raise NotImplementedError
 
     def predict(
         self,

@@ -3,9 +3,9 @@
 The files in this folder were made by the code of commit c1d7553. Run this script only there:
 made by later code, the files would compare that code with itself.
 
-    git worktree add /tmp/golden c1d7553
-    cp -r tests/golden /tmp/golden/tests/
-    cd /tmp/golden && OMP_NUM_THREADS=1 PYTHONPATH=. python tests/golden/make_golden.py
+    git worktree add ../golden c1d7553
+    cp -r tests/golden ../golden/tests/
+    cd ../golden && OMP_NUM_THREADS=1 PYTHONPATH=. python tests/golden/make_golden.py
 
 All paths are relative to the repository root, so that stored files name no machine.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ BROKEN = -1
 
 
 @dataclass
-class Source:
+class Source(ABC):
     """Labelled images of a folder; `FileImages` and `ShardImages` know how to open them."""
 
     root: Path
@@ -32,13 +33,13 @@ class Source:
     """K names."""
     findings: list[Finding] = field(default_factory=list)
 
+    @abstractmethod
     def name(self, index: int) -> str:
         """The path of an image, or its shard and name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, index: int) -> BinaryIO:
         """The file of an image; OSError if it can't be read."""
-        raise NotImplementedError
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Drop all other images."""
