@@ -193,7 +193,9 @@ def validate(training: Training, step: int, log: RunLog, stop: StopRequest) -> b
             if t.processes.is_main:
                 weights_only = {**t.state(step), "optimizer": None, "scaler": None}
                 checkpoint.save(t.folder / "best.pt", weights_only)
-                validation.result.write(t.folder)
+    # the files belong to best.pt, or without any best to the last validation
+    if t.processes.is_main and (t.best is None or t.best["step"] == step):
+        validation.result.write(t.folder)
     if validation.draw is not None:
         validation.draw(t.folder / "plots" / "val_predictions.jpg")
     return True

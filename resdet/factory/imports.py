@@ -33,7 +33,7 @@ def import_modules(names: Sequence[str], folder: str | Path | None = None) -> No
             importlib.import_module(name)
         except UserError as error:
             raise UserError(f"imports: {name}: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"imports: {name}: {_what_failed(name, error)}") from error
 
 
@@ -65,7 +65,7 @@ def naming_imports(config: AnyConfig) -> Iterator[None]:
         ) from error
 
 
-def _what_failed(name: str, error: Exception) -> str:
+def _what_failed(name: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
         return (
             f"no module {error.name!r} beside the config, in {Path.cwd()} or on PYTHONPATH; "

@@ -218,3 +218,20 @@ def test_changed_data_is_refused(tiny, tmp_path):
     own.write_text(json.dumps({**found, "images": found["images"][1:]}))
     with pytest.raises(UserError, match=r"data\.train changed"):
         resdet.train(None, ["train.max_steps=4"], run_dir=run, resume=True, device="cpu")
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+def test_validation_without_objects_has_no_best(tiny, tmp_path, has_list):
+    """Its files are still written: -1 for every number, or the detections of test images."""
+    val = json.loads((tiny.config.parent / "val.json").read_text())
+    val["annotations"] = []
+    if not has_list:
+        del val["annotations"]
+    (tmp_path / "val.json").write_text(json.dumps(val))
+    overrides = ["train.max_steps=1", f"data.val.annotations={tmp_path / 'val.json'}"]
+    run = resdet.train(tiny.config, overrides, run_dir=tmp_path / "run", device="cpu")
+    assert not (run / "best.pt").exists()
+    assert checkpoint.load(run / "last.pt")["best"] is None
+    assert (run / "detections.json").exists() is not has_list
+    if has_list:
+        assert json.loads((run / "eval.json").read_text())["bbox"]["AP"] == -1

@@ -90,6 +90,7 @@ def test_a_checkpoint_imports_nothing_and_names_what_it_needs(
         ("import own_nothing\n", r"imports: own_broken: ModuleNotFoundError: .*own_nothing"),
         ("x = 1\n1 / 0\n", r"imports: own_broken: ZeroDivisionError: .*own_broken\.py, line 2"),
         ("def f(:\n", r"imports: own_broken: SyntaxError"),
+        ("import sys\nsys.exit(3)\n", r"imports: own_broken: SystemExit: 3 .*line 2"),
     ],
 )
 def test_a_module_that_is_missing_or_raises_is_named(
