@@ -250,7 +250,7 @@ def _write(
     numbers: Numbers = {**accuracy.compute().summary, "crops": views.crops}
     if scores.metric != "accuracy":
         result = scores.feed(build_evaluator(scores.metric, scores.class_names)).compute()
-        log.info(f"{name}: {result.text()}")
+        log.info(f"{name}: {result.words}")
         numbers |= result.summary
     if views.scales:
         numbers["scales"] = list(views.scales)

@@ -37,7 +37,7 @@ class Validation:
 
     def text(self) -> str:
         """The same for a person."""
-        return self.result.text() + ("" if self.loss is None else f"; val loss {self.loss:.4f}")
+        return self.result.words + ("" if self.loss is None else f"; val loss {self.loss:.4f}")
 
 
 def share(validation: Validation | None, processes: Processes) -> Validation:

@@ -183,10 +183,14 @@ def _convert(records: Sequence[dict[str, Any]], source: str) -> list[_Record]:
                 raise UserError(
                     f"{source}[{row}] has {key} {record[key]!r:.60}, not a number or text"
                 )
-    try:
-        scores = [float(record["score"]) for record in records]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{source}: a score is not a number: {error}") from None
+    scores = []
+    for row, record in enumerate(records):
+        try:
+            scores.append(float(record["score"]))
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(
+                f"{source}: detection {row} has score {record['score']!r:.60}; give a number"
+            ) from None
     return [
         _Record(r["image_id"], r["category_id"], score, r.get("bbox"), r.get("segmentation"))
         for r, score in zip(records, scores, strict=True)

@@ -77,9 +77,6 @@ class Result:
     """COCO result records, where there are no annotations to evaluate them against: written as
     detections.json."""
 
-    def text(self) -> str:
-        return self.words
-
     def write(self, folder: str | Path) -> list[Path]:
         """Write eval.json, per_class.csv and the curves; returns their paths.
 

@@ -125,7 +125,7 @@ def test_parts_merged_are_the_whole() -> None:
     result = whole.compute()
     assert result.summary["num_images"] == 99 and result.summary["num_broken"] == 2
     assert result.best == ("top-1 %", result.summary["top1_percent"])
-    assert "2 image(s) could not be read" in result.text()
+    assert "2 image(s) could not be read" in result.words
 
 
 def test_what_cannot_be_counted_is_named() -> None:
