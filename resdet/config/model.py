@@ -172,6 +172,9 @@ class RoIConfig(Section):
     branches: dict[str, dict[str, Any]] = {}
     """Branches of your own by name, each with its keyword arguments, checked against its signature;
     `imports` names the module that adds them to resdet.models.branches.BRANCHES."""
+    context: bool = False
+    """Predict from the whole image's features beside those of each region (He et al. 2016,
+    appendix B)."""
     num_samples: Positive = 512
     """Proposals sampled per image for the losses."""
     positive_fraction: Fraction = 0.25

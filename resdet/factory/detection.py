@@ -104,6 +104,7 @@ def _roi_heads(
             in_channels,
             num_classes,
             average=box.type == "res5",
+            context=roi.context,
             box_weights=stage.box_weights,
             **box.model_dump(exclude={"type"}),
         )
@@ -121,6 +122,7 @@ def _roi_heads(
         [stage.foreground_iou for stage in roi.stages],
         branches,
         res5=res5,
+        context=roi.context,
         strides=fpn.roi_strides,
         box_pool_size=box.pool_size,
         aligned=roi.aligned,

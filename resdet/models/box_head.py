@@ -33,10 +33,13 @@ class BoxHead(nn.Module):
         norm: str,
         average: bool,
         class_agnostic: bool,
+        context: bool,
         box_weights: Sequence[float],
         box_loss: str,
         smooth_l1_beta: float,
     ) -> None:
+        """With `context` the predictors see the whole image's hidden features beside the region's,
+        see `RoIHeads`."""
         super().__init__()
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.average = average
@@ -51,6 +54,7 @@ class BoxHead(nn.Module):
             fcs += [linear, nn.ReLU(inplace=True)]
             width = fc_dim
         self.fcs = nn.Sequential(*fcs)
+        width *= 2 if context else 1
         self.cls_score = nn.Linear(width, num_classes + 1)
         self.bbox_pred = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
         normal_init(self.cls_score, 0.01)
@@ -58,13 +62,20 @@ class BoxHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """(R, C, S, S) → class logits (R, K + 1), background last, and deltas (R, K or 1, 4)."""
+        return self.predict(self.embed(pooled))
+
+    def embed(self, pooled: Tensor) -> Tensor:
+        """(R, C, S, S) → hidden features (R, D), those of the last layer before the predictors."""
         maps = self.convs(pooled)
         if self.average:
-            hidden = self.fcs(maps.mean((2, 3)))
-        elif maps.device.type == "cpu" and maps.dtype == torch.float32 and len(self.fcs) > 0:
-            hidden = self.fcs[1:](_first_as_convolution(cast(nn.Linear, self.fcs[0]), maps))
-        else:
-            hidden = self.fcs(maps.flatten(1))
+            return self.fcs(maps.mean((2, 3)))
+        if maps.device.type == "cpu" and maps.dtype == torch.float32 and len(self.fcs) > 0:
+            return self.fcs[1:](_first_as_convolution(cast(nn.Linear, self.fcs[0]), maps))
+        return self.fcs(maps.flatten(1))
+
+    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden features (R, D), with context (R, 2D) → class logits (R, K + 1), background last,
+        and deltas (R, K or 1, 4)."""
         deltas = self.bbox_pred(hidden)
         return full_precision(self.cls_score(hidden)), full_precision(deltas).unflatten(1, (-1, 4))
 

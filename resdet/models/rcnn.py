@@ -116,6 +116,10 @@ class RCNN(Predictor[Detections]):
         """Normalised images (B, 3, H, W) → {p2…p6: (B, C, H, W)}, or c4 or c5 alone."""
         return self.fpn(self.backbone(images))
 
+    def levels(self, images: ImageBatch) -> list[Tensor]:
+        """The maps (B, C, H, W) that RPN and heads see, finest first, of a batch of pixels."""
+        return list(self._features(self.normalize(images)).values())
+
     def normalize(self, batch: ImageBatch) -> Tensor:
         """(B, 3, H, W) in the model's type: mean and deviation, then 0 outside the true sizes."""
         mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
@@ -139,7 +143,7 @@ class RCNN(Predictor[Detections]):
         """Named scalar losses, to be summed: loss_rpn_cls, loss_rpn_box, loss_cls, loss_box
         (…_stage1 … on a cascade) and loss_mask. Samples depend on (seed, step, image) alone."""
         with profiled("backbone and pyramid"):
-            pyramid = list(self._features(self.normalize(images)).values())
+            pyramid = self.levels(images)
         with profiled("rpn"):
             proposals, losses = self.rpn(pyramid, images.sizes, targets, seed=seed, step=step)
         with profiled("roi heads"):
@@ -163,7 +167,21 @@ class RCNN(Predictor[Detections]):
         # Before the network starts: a copy from the host would wait for what the GPU is doing.
         originals = torch.tensor(list(original_sizes), device=images.sizes.device)
         batch = self.detect(images, score_thresh)
-        scale = (originals / images.sizes).flip(1).repeat(1, 2).to(batch.boxes.dtype)
+        return self.by_image(batch, images.sizes, originals, original_sizes)
+
+    def by_image(
+        self,
+        batch: RoIDetections,
+        sizes: Tensor,
+        originals: Tensor,
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> list[Detections]:
+        """The detections of a batch of `sizes` (B, 2), split by image, in pixels of the originals:
+        their (height, width) as a tensor (B, 2) on the device, and the same as numbers.
+
+        Boxes that are empty in the original are dropped.
+        """
+        scale = (originals / sizes).flip(1).repeat(1, 2).to(batch.boxes.dtype)
         boxes = clip_boxes(batch.boxes * scale[batch.images], originals[batch.images])
         rows = is_nonempty(boxes).nonzero()[:, 0]
         image = torch.arange(len(original_sizes), device=rows.device)
@@ -195,7 +213,7 @@ class RCNN(Predictor[Detections]):
 
     def detect(self, images: ImageBatch, score_thresh: float | None = None) -> RoIDetections:
         """Detections of a batch in its own pixels, before they are split by image."""
-        pyramid = list(self._features(self.normalize(images)).values())
+        pyramid = self.levels(images)
         proposals, _ = self.rpn(pyramid, images.sizes, None)
         return self.roi_heads.detect(pyramid, proposals, images.sizes, score_thresh)
 

@@ -30,7 +30,11 @@ class RoIFeatures:
     def pool(self, boxes: Tensor, images: Tensor, size: int) -> Tensor:
         """(R, C, size, size) at boxes (R, 4) in pixels of `images` (R,); after res5 where the heads
         share it, then of half the size."""
-        pooled = pool_rois(
+        return self.finish(self.pool_maps(boxes, images, size))
+
+    def pool_maps(self, boxes: Tensor, images: Tensor, size: int) -> Tensor:
+        """(R, C, size, size): as `pool`, before res5."""
+        return pool_rois(
             self.levels,
             self.strides,
             boxes,
@@ -40,6 +44,9 @@ class RoIFeatures:
             aligned=self.aligned,
             sampling_ratio=self.sampling_ratio,
         )
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        """What `pool` gives, from regions of `pool_maps`."""
         return pooled if self.res5 is None else self.res5(pooled)
 
 

@@ -12,7 +12,8 @@ from resdet.errors import UserError
 from resdet.models.box_head import BoxHead
 from resdet.models.regions import Branch, RegionSamples, RoIDetections, RoIFeatures
 from resdet.models.rpn import Proposals
-from resdet.ops.boxes import clip_boxes, is_at_least, is_nonempty, nms_by_group, nms_of_groups
+from resdet.models.suppress import candidates, suppress, suppress_slots
+from resdet.ops.boxes import clip_boxes, is_nonempty
 from resdet.ops.sampler import match_boxes, random_order, sample_slots
 from resdet.structures import TargetBatch, map_tensors
 
@@ -25,6 +26,10 @@ class RoIHeads(nn.Module):
 
     Cascade R-CNN (Cai & Vasconcelos 2018, 4.1): stage t matches at its own IoU, later stages take
     the refined boxes without sampling again, and the test score is the mean over the stages.
+
+    With `context`, the whole image is one more region through the same layers, and its hidden
+    features stand beside those of each region when class and box are predicted: what is around an
+    object says what it may be (He et al. 2016, appendix B, "global context").
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class RoIHeads(nn.Module):
         branches: Mapping[str, nn.Module],
         *,
         res5: nn.Module | None,
+        context: bool,
         strides: Sequence[int],
         box_pool_size: int,
         aligned: bool,
@@ -46,7 +52,8 @@ class RoIHeads(nn.Module):
         min_detection_size: float,
     ) -> None:
         """`branches` by name, which starts the names of their parameters. `res5`, where given, runs
-        on every pooled region, once for all heads (C4)."""
+        on every pooled region, once for all heads (C4). With `context` the stages are built for
+        it as well."""
         super().__init__()
         if len(stages) > 1 and not all(stage.class_agnostic for stage in stages):
             raise UserError(
@@ -58,7 +65,7 @@ class RoIHeads(nn.Module):
             if hasattr(self, name) or name == "res5":
                 raise UserError(f"model.roi.branches.{name}: the name is taken; use another")
             self.add_module(name, branch)
-        self.res5 = res5
+        self.res5, self.context = res5, context
         self._branch_names = list(branches)
         self.num_classes = stages[0].num_classes
         self.foreground_ious = list(foreground_ious)
@@ -170,14 +177,15 @@ class RoIHeads(nn.Module):
                 samples = self._relabel(samples, targets, self.foreground_ious[number])
             rows, _ = self._rows(samples.valid)
             flat = samples.at(rows)
-            pooled = flat.pool(features, self.box_pool_size)
-            logits, deltas = head(_scale_gradient(pooled, 1 / len(self.stages)))
+            pooled = self._pool(features, flat.boxes, flat.images, sizes)
+            hidden = self._embed(head, _scale_gradient(pooled, 1 / len(self.stages)), flat.images)
+            logits, deltas = head.predict(hidden)
             suffix = f"_stage{number + 1}" if len(self.stages) > 1 else ""
             loss_cls, loss_box = head.losses(logits, deltas, flat)
             losses["loss_cls" + suffix], losses["loss_box" + suffix] = loss_cls, loss_box
             if number + 1 < len(self.stages):
                 samples = self._refine(samples, head, deltas, rows, sizes)
-        return losses, pooled
+        return losses, pooled[: len(flat.images)]
 
     @torch.no_grad()
     def _refine(
@@ -226,81 +234,73 @@ class RoIHeads(nn.Module):
         for those only. `score_thresh` replaces the heads' own."""
         features = self.features(levels)
         thresh = self.score_thresh if score_thresh is None else score_thresh
-        rows, images = self._rows(proposals.valid)
-        boxes = proposals.boxes.flatten(0, 1)[rows]
-        valid = proposals.valid.flatten()[rows]
-        scores = torch.zeros((), device=boxes.device)
-        for number, head in enumerate(self.box_heads):
-            logits, deltas = head(features.pool(boxes, images, self.box_pool_size))
-            scores = scores + F.softmax(logits, dim=-1) / len(self.stages)
-            decoded = clip_boxes(head.decode(deltas, boxes), sizes[images][:, None, :])
-            if number + 1 < len(self.stages):
-                boxes = decoded[:, 0].to(boxes.dtype)
+        boxes, images, valid = self.flatten(proposals)
+        scores, decoded = self.score(features, boxes, images, sizes)
         if self.fixed_slots:
             shape = proposals.valid.shape
-            detections = self._suppress_slots(
+            detections = suppress_slots(
                 scores.unflatten(0, shape),
                 decoded.unflatten(0, shape),
                 valid.unflatten(0, shape),
-                thresh,
+                score_thresh=thresh,
+                min_size=self.min_detection_size,
+                nms_thresh=self.nms_thresh,
+                limit=self.detections_per_image,
+                fixed_slots=True,
             )
         else:
-            detections = self._suppress(scores, decoded, images, valid, thresh)
+            detections = self.suppress(self.candidates(scores, decoded, images, valid, thresh))
         for branch in self.branches.values():
             detections.extra |= branch.detect(features, detections)
         return detections
 
-    def _suppress(
-        self, scores: Tensor, boxes: Tensor, images: Tensor, valid: Tensor, score_thresh: float
-    ) -> RoIDetections:
-        """Scores (R, K + 1) and boxes (R, K or 1, 4) → the detections kept."""
-        finite = torch.isfinite(scores).all(dim=1) & torch.isfinite(boxes).all(dim=(1, 2))
-        above = (scores[:, :-1] > score_thresh) & (valid & finite)[:, None]
-        roi, label = above.nonzero(as_tuple=True)
-        box = boxes[roi, label if boxes.shape[1] > 1 else 0]
-        if self.min_detection_size > 0:
-            large = is_at_least(box, self.min_detection_size)
-            roi, label, box = roi[large], label[large], box[large]
-        score, image = scores[roi, label], images[roi]
-        # One call for the batch: a group is a class of an image, and groups do not suppress others.
-        kept = nms_by_group(box, score, image * self.num_classes + label, self.nms_thresh)
-        # Best first, and stable: sorting by image leaves the order within each.
-        kept = kept[torch.argsort(image[kept], stable=True)]
-        counts = torch.bincount(image[kept])
-        first = counts.cumsum(0) - counts
-        rank = torch.arange(len(kept), device=kept.device) - first[image[kept]]
-        kept = kept[rank < self.detections_per_image]
-        return RoIDetections(box[kept], score[kept], label[kept], image[kept])
+    def flatten(self, proposals: Proposals) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (R, 4), their image (R,), and which are real (R,): every slot where slots are
+        fixed, else the valid ones."""
+        rows, images = self._rows(proposals.valid)
+        return proposals.boxes.flatten(0, 1)[rows], images, proposals.valid.flatten()[rows]
 
-    def _suppress_slots(
-        self, scores: Tensor, boxes: Tensor, valid: Tensor, score_thresh: float
-    ) -> RoIDetections:
-        """As `_suppress` from scores (B, R, K + 1), boxes (B, R, K or 1, 4) and valid (B, R).
+    def score(
+        self, features: RoIFeatures, boxes: Tensor, images: Tensor, sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (R, 4) of `images` (R,), whose sizes are (B, 2) → class scores (R, K + 1), the mean
+        of all stages, and the last stage's boxes (R, K or 1, 4) inside the images."""
+        scores = torch.zeros((), device=boxes.device)
+        for number, head in enumerate(self.box_heads):
+            logits, deltas = head.predict(self.hidden(features, boxes, images, sizes, number))
+            scores = scores + F.softmax(logits, dim=-1) / len(self.stages)
+            decoded = clip_boxes(head.decode(deltas, boxes), sizes[images][:, None, :])
+            if number + 1 < len(self.stages):
+                boxes = decoded[:, 0].to(boxes.dtype)
+        return scores, decoded
 
-        All shapes are fixed up to the last step, the only one that waits for a GPU.
-        """
-        finite = torch.isfinite(scores).all(dim=2) & torch.isfinite(boxes).all(dim=(2, 3))
-        usable = (scores[..., :-1] > score_thresh) & (valid & finite)[..., None]
-        if self.min_detection_size > 0:
-            usable &= is_at_least(boxes, self.min_detection_size)
-        # (B, K, R): a class is a group, best first; what is not usable sinks to its end
-        ranked = scores[..., :-1].masked_fill(~usable, -torch.inf).transpose(1, 2)
-        ranked, order = ranked.sort(dim=2, descending=True, stable=True)
-        by_class = boxes.transpose(1, 2).expand(-1, self.num_classes, -1, -1)
-        by_class = by_class.gather(2, order[..., None].expand(-1, -1, -1, 4))
-        keep = nms_of_groups(
-            by_class.flatten(0, 1),
-            usable.sum(dim=1).flatten(),
-            self.nms_thresh,
-            fixed_slots=self.fixed_slots,
-        ).view_as(ranked)
-        ranked = ranked.masked_fill(~keep, -torch.inf).flatten(1)
-        top, position = ranked.topk(min(self.detections_per_image, ranked.shape[1]), dim=1)
-        image, rank = (top > -torch.inf).nonzero(as_tuple=True)
-        position = position[image, rank]
-        label = position // order.shape[2]
-        box = by_class.flatten(1, 2)[image, position]
-        return RoIDetections(box, top[image, rank], label, image)
+    def candidates(
+        self,
+        scores: Tensor,
+        boxes: Tensor,
+        images: Tensor,
+        valid: Tensor,
+        score_thresh: float | None = None,
+    ) -> RoIDetections:
+        """From `score`, and valid (R,): the detections before NMS. `score_thresh` replaces the
+        heads' own."""
+        return candidates(
+            scores,
+            boxes,
+            images,
+            valid,
+            score_thresh=self.score_thresh if score_thresh is None else score_thresh,
+            min_size=self.min_detection_size,
+        )
+
+    def suppress(self, candidates: RoIDetections) -> RoIDetections:
+        """NMS per class and the best `detections_per_image`, image by image, best first."""
+        return suppress(
+            candidates,
+            num_classes=self.num_classes,
+            nms_thresh=self.nms_thresh,
+            limit=self.detections_per_image,
+        )
 
     # Shared
 
@@ -315,6 +315,29 @@ class RoIHeads(nn.Module):
             self.fixed_slots,
             self.res5,
         )
+
+    def hidden(
+        self, features: RoIFeatures, boxes: Tensor, images: Tensor, sizes: Tensor, stage: int = 0
+    ) -> Tensor:
+        """What `stage` predicts from, (R, D), of boxes (R, 4) of `images` (R,), whose sizes are
+        (B, 2); with context (R, 2D), the region's half first."""
+        pooled = self._pool(features, boxes, images, sizes)
+        return self._embed(self.box_heads[stage], pooled, images)
+
+    def _pool(self, features: RoIFeatures, boxes: Tensor, images: Tensor, sizes: Tensor) -> Tensor:
+        """(R, C, S, S) at boxes (R, 4); with context (R + B, …), the B whole images last."""
+        if self.context:
+            whole = torch.cat([torch.zeros_like(sizes), sizes.flip(1)], dim=1).to(boxes.dtype)
+            boxes = torch.cat([boxes, whole])
+            images = torch.cat([images, torch.arange(len(sizes), device=images.device)])
+        return features.pool(boxes, images, self.box_pool_size)
+
+    def _embed(self, head: BoxHead, pooled: Tensor, images: Tensor) -> Tensor:
+        """What `head` predicts from: (R, D) of regions from `_pool`, with context (R, 2D)."""
+        embedded = head.embed(pooled)
+        if not self.context:
+            return embedded
+        return torch.cat([embedded[: len(images)], embedded[len(images) :][images]], dim=1)
 
     def _places(self, valid: Tensor, slots: int) -> Tensor:
         """Of the first `slots` of each image, flat: their positions among the rows of `_rows`."""

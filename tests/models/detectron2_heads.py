@@ -34,6 +34,7 @@ def make_heads(facts: dict[str, Any], stages: int) -> RoIHeads:
             fc_dim=given["FC_DIM"],
             norm="gn" if given.get("NORM") == "GN" else "none",
             average=False,
+            context=False,
             class_agnostic=given.get("CLS_AGNOSTIC_BBOX_REG", False),
             box_weights=CASCADE_WEIGHTS[stage],
             # Detectron2's smooth L1 with a beta of 0 is L1
@@ -47,6 +48,7 @@ def make_heads(facts: dict[str, Any], stages: int) -> RoIHeads:
         CASCADE_IOUS[:stages],
         {},
         res5=None,
+        context=False,
         strides=STRIDES,
         box_pool_size=given["POOLER_RESOLUTION"],
         aligned=True,

@@ -9,6 +9,7 @@ import torch
 from resdet.models.branches.mask import MaskHead
 from resdet.models.regions import RegionSamples
 from resdet.models.roi_heads import RoIHeads
+from resdet.models.suppress import suppress_slots
 from tests.fixtures.names import assert_gradients, gradient_errors, load
 from tests.fixtures.recipe import Fixture, normal, relative_error
 from tests.models.detectron2_heads import (
@@ -190,15 +191,22 @@ def test_what_inference_keeps(case: str, top: int, fixed: bool) -> None:
     limits = sizes.flip(1).repeat(1, 2)[:, None, None].to(stacked.dtype)
     clipped = torch.minimum(stacked.clamp(min=0), limits)
     if fixed:
-        found = heads._suppress_slots(scores, clipped, valid, heads.score_thresh)
+        found = suppress_slots(
+            scores,
+            clipped,
+            valid,
+            score_thresh=heads.score_thresh,
+            min_size=0.0,
+            nms_thresh=heads.nms_thresh,
+            limit=top,
+            fixed_slots=True,
+        )
     else:
         images = torch.arange(2)[:, None].expand(valid.shape)
-        found = heads._suppress(
-            scores.flatten(0, 1),
-            clipped.flatten(0, 1),
-            images.flatten(),
-            valid.flatten(),
-            heads.score_thresh,
+        found = heads.suppress(
+            heads.candidates(
+                scores.flatten(0, 1), clipped.flatten(0, 1), images.flatten(), valid.flatten()
+            )
         )
     for i in range(2):
         rows = found.images == i
