@@ -1,0 +1,48 @@
+"""Sections of the RoI-centric R-CNN for localization, and of the proposals that it works on."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from resdet.config.fields import (
+    BelowOne,
+    BoxLoss,
+    Fraction,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+)
+
+
+class RegionConfig(Section):
+    """An R-CNN that sees one warped crop per proposal (He et al. 2016, appendix C)."""
+
+    size: Positive = 224
+    """Height and width in pixels that each proposal is warped to."""
+    context: BelowOne = 0.0
+    """Share of the crop's sides that is outside the proposal, half of it at each end; R-CNN's 16
+    pixels at each end of 227 are 0.141."""
+    foreground_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A proposal with at least this IoU with an object of its class is a positive."""
+    positive_fraction: Fraction = 0.5
+    """Share of positives among the crops of training, where an image has both kinds."""
+    rois_per_image: Positive = 1
+    """Crops taken from each image of a batch; 1 draws all crops of an update independently, more
+    of them decode fewer images."""
+    num_proposals: Positive = 200
+    """Best-scored proposals of the class in each image that training and testing use."""
+    box_weights: Annotated[list[PositiveFloat], Field(min_length=4, max_length=4)] = [10, 10, 5, 5]
+    """Weights of the deltas dx, dy, dw, dh, one over their deviation."""
+    box_loss: BoxLoss = "smooth_l1"
+    smooth_l1_beta: PositiveFloat = 1.0
+    """smooth_l1: where its quadratic part ends."""
+    box_loss_weight: NonNegativeFloat = 1.0
+
+
+class ProposalsConfig(Section):
+    train: str | list[str] | None = None
+    """Proposals file of data.train, or a list of files that share its images; `predict RUN
+    --proposals` writes them."""
+    val: str | list[str] | None = None
+    """Proposals file of data.val; null looks in those of `train`."""
