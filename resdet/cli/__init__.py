@@ -15,6 +15,8 @@ from resdet.cli.analyze import fill_analyze, run_analyze
 from resdet.cli.convert import fill_convert, run_convert
 from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
 from resdet.cli.eval_coco import fill_eval_coco, run_eval_coco
+from resdet.cli.eval_imagenet import fill_eval_imagenet, run_eval_imagenet
+from resdet.cli.eval_voc import fill_eval_voc, run_eval_voc
 from resdet.cli.predict import fill_predict, run_predict
 from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
 from resdet.errors import UserError
@@ -108,6 +110,14 @@ COMMANDS = {
     "train-cls": Command("train a classifier from a config", fill_train_cls, run_train_cls),
     "eval-coco": Command(
         "evaluate a detector, or a file of detections", fill_eval_coco, run_eval_coco
+    ),
+    "eval-voc": Command(
+        "evaluate a detector, or result files, by PASCAL VOC's metric", fill_eval_voc, run_eval_voc
+    ),
+    "eval-imagenet": Command(
+        "evaluate a detector, a localizer, or predictions, by ImageNet's metrics",
+        fill_eval_imagenet,
+        run_eval_imagenet,
     ),
     "eval-cls": Command("evaluate classifiers", fill_eval_cls, run_eval_cls),
     "analyze": Command("compare networks and runs", fill_analyze, run_analyze),

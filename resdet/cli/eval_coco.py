@@ -40,12 +40,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "--annotations", metavar="GT.json", help="ground truth for --detections, a COCO file"
     )
     _add_metric(parser)
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        help="folder for eval.json and the plots; default: the run's folder, or runs/eval_<name of "
-        "the detections>",
-    )
+    options.add_out(parser)
     options.add_device(parser)
     options.add_precision(parser)
     options.add_imports(parser)
@@ -77,21 +72,12 @@ def _add_metric(parser: argparse.ArgumentParser) -> None:
         help="evaluate by LVIS's rules: only classes that an image is annotated for, 300 "
         "detections per image; needs LVIS annotations",
     )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="stop if any annotation or detection would have to be dropped or repaired",
-    )
+    options.add_strict(parser)
 
 
 def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     run, overrides = split_overrides(args.arguments, parser, "RUN_OR_CHECKPOINT")
-    if (run is None) == (args.detections is None):
-        parser.error("give a RUN_OR_CHECKPOINT, or --detections R.json --annotations GT.json")
-    if (args.detections is None) != (args.annotations is None):
-        parser.error("--detections and --annotations need each other; a run has its data.val")
-    if run is None and overrides:
-        parser.error(f"{overrides[0]}: key=value needs a run; a file of detections has no config")
+    options.check_sources(run, args, overrides, parser)
     options.prepare(imports=args.imports)
     from resdet.commands.eval_coco import eval_coco_command
 

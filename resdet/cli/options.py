@@ -116,3 +116,49 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         help="number format of the network; default: that of the run's config (auto). auto is bf16 "
         "if the processor supports it, and fp32 for imported weights",
     )
+
+
+def add_truth(parser: argparse.ArgumentParser, default: str, example: str) -> None:
+    parser.add_argument(
+        "--annotations",
+        metavar="TRUTH",
+        action="append",
+        help=f"ground truth for --detections, such as {example}; may be given several times",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        help=f"format of --annotations, as in data.val.format; default: {default}",
+    )
+
+
+def check_sources(
+    run: str | None,
+    args: argparse.Namespace,
+    overrides: Sequence[str],
+    parser: argparse.ArgumentParser,
+) -> None:
+    """Either a run, or --detections with --annotations; errors of the parser."""
+    if (run is None) == (args.detections is None):
+        parser.error("give a RUN_OR_CHECKPOINT, or --detections RESULTS --annotations TRUTH")
+    if (args.detections is None) != (args.annotations is None):
+        parser.error("--detections and --annotations need each other; a run has its data.val")
+    if run is None and overrides:
+        parser.error(f"{overrides[0]}: key=value needs a run; a file of detections has no config")
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop if any annotation or detection would have to be dropped or repaired",
+    )
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for eval.json and the plots; default: the run's folder, or runs/eval_<name of "
+        "the detections>",
+    )

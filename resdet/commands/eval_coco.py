@@ -3,10 +3,10 @@
 Files alone are evaluated without torch.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from resdet.commands.evaluate_run import evaluate_run_on_val, write_result
 from resdet.errors import UserError
 from resdet.evaluation import Result
 from resdet.evaluation.coco import MAX_DETS, check_max_dets, evaluate_coco_full
@@ -59,7 +59,9 @@ def eval_coco_command(
             changes.append(f"eval.max_dets={list(check_max_dets(max_dets))}")
         if backend is not None:
             changes.append(f"eval.backend={backend}")
-        result, folder = _evaluate_run(run, changes, kinds, device, precision, strict=strict)
+        result, folder = evaluate_run_on_val(
+            run, changes, kinds=kinds, device=device, precision=precision, strict=strict
+        )
     else:
         of_run = {"key=value": overrides, "--device": device, "--precision": precision}
         for name in (name for name, given in of_run.items() if given):
@@ -69,9 +71,7 @@ def eval_coco_command(
             annotations, detections, kinds, max_dets, backend or "fast", lvis=lvis, strict=strict
         )
         folder = Path("runs") / f"eval_{Path(detections).stem}"
-    paths = result.write(out or folder)
-    result.print_tables()
-    print(f"\nwritten to {paths[0].parent}: {', '.join(path.name for path in paths)}")
+    write_result(result, Path(out or folder))
     return result
 
 
@@ -97,27 +97,3 @@ def _evaluate_files(
         max_dets=max_dets or MAX_DETS,
         strict=strict,
     )
-
-
-def _evaluate_run(
-    run: str | Path,
-    overrides: Sequence[str],
-    kinds: Sequence[str] | None,
-    device: str | None,
-    precision: str | None,
-    *,
-    strict: bool,
-) -> tuple[Result, Path]:
-    """The run on its data.val, its validation loss printed; and the folder of its results."""
-    from resdet.engine.evaluate_detection import evaluate_run
-    from resdet.interop.weights import is_published
-
-    _, validation = evaluate_run(
-        run, overrides, kinds=kinds, device=device, precision=precision, strict=strict
-    )
-    if validation.loss is not None:
-        parts = "  ".join(f"{name} {value:.4f}" for name, value in validation.losses.items())
-        print(f"validation loss {validation.loss:.4f}  ({parts})\n")
-    if is_published(str(run)):
-        return validation.result, Path("runs") / f"eval_{re.sub(r'[^-.A-Za-z0-9]+', '_', str(run))}"
-    return validation.result, Path(run) if Path(run).is_dir() else Path(run).parent

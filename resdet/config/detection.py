@@ -192,7 +192,12 @@ class EvalConfig(Section):
     max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
     """Limits on detections per image, for AR1, AR10, and AR100 with AP."""
     metric: str = "coco"
-    """coco, lvis (for LVIS annotation files), or a metric that a module in `imports` adds."""
+    """coco, lvis (for LVIS annotation files), voc07, voc12, imagenet_det, imagenet_loc, or a metric
+    that a module in `imports` adds."""
+    overlap: Literal["inclusive", "exclusive"] = "inclusive"
+    """voc07 and voc12: a match from an overlap of .5, as in VOC's devkit, or only above it."""
+    blacklist: str | None = None
+    """imagenet_det and imagenet_loc: the devkit's list of what is not evaluated."""
     backend: Literal["fast", "hotcoco", "pycocotools"] = "fast"
     """fast (hotcoco), or pycocotools, the slow reference with the same numbers."""
     val_loss: bool = True

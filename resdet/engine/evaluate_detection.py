@@ -112,7 +112,9 @@ def make_evaluator(
             raise UserError(f"kinds {list(kinds)}: the model predicts {' and '.join(iou_types)}")
         iou_types = tuple(kinds)
     section = config.eval
-    settings = EvalSettings(iou_types, tuple(section.max_dets), section.backend)
+    settings = EvalSettings(
+        iou_types, tuple(section.max_dets), section.backend, section.overlap, section.blacklist
+    )
     with naming_imports(config):
         return build_evaluator(section.metric, dataset.table, settings)
 
@@ -121,6 +123,7 @@ def evaluate_run(
     path: str | Path,
     overrides: Sequence[str] = (),
     *,
+    metrics: Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -129,7 +132,9 @@ def evaluate_run(
     """Evaluate a run folder (best.pt, else last.pt) or a checkpoint on `data.val`.
 
     Averaged weights are used where the checkpoint keeps them. Overrides go on top of the run's own
-    config; `kinds` are bbox and segm, `precision` as in `resdet.load`. Writes nothing.
+    config. `metrics` are those to choose from, the config's if it is among them, else the first;
+    None is the config's. `kinds` are bbox and segm, `precision` as in `resdet.load`. Writes
+    nothing.
     """
     loaded = read_weights(str(path))
     model = build_trained(loaded, overrides)
@@ -153,6 +158,9 @@ def evaluate_run(
         f"{loaded.source}: evaluating on {len(dataset)} images of {source}, precision "
         f"{chosen.name} ({chosen.reason})"
     )
+    if metrics is not None and config.eval.metric not in metrics:
+        section = config.eval.model_copy(update={"metric": metrics[0]})
+        config = config.model_copy(update={"eval": section})
     validation = evaluate(
         model,
         dataset,

@@ -44,7 +44,9 @@ def share(validation: Validation | None, processes: Processes) -> Validation:
     """The main process's validation in every process, without what only files are made of."""
     light = validation
     if validation is not None and processes.world_size > 1:
-        result = replace(validation.result, per_class=[], curves={}, details=None)
+        result = replace(
+            validation.result, per_class=[], curves={}, details=None, truth=None, detections=None
+        )
         light = replace(validation, result=result, draw=None)
     shared: Validation = distributed.broadcast(light, processes)
     return shared if validation is None else validation

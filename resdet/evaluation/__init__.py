@@ -21,6 +21,27 @@ def _lvis(truth: Any, settings: EvalSettings) -> Evaluator:
     return LvisEvaluator(truth, settings)
 
 
+def _voc(metric: str) -> Callable[[Any, EvalSettings], Evaluator]:
+    def build(truth: Any, settings: EvalSettings) -> Evaluator:
+        from resdet.evaluation.voc import VocEvaluator
+
+        return VocEvaluator(truth, settings, metric)
+
+    return build
+
+
+def _imagenet_det(truth: Any, settings: EvalSettings) -> Evaluator:
+    from resdet.evaluation.imagenet_det import DetEvaluator
+
+    return DetEvaluator(truth, settings)
+
+
+def _imagenet_loc(truth: Any, settings: EvalSettings) -> Evaluator:
+    from resdet.evaluation.imagenet_loc import LocEvaluator
+
+    return LocEvaluator(truth, settings)
+
+
 def _accuracy(truth: Any, settings: EvalSettings) -> Evaluator:
     from resdet.evaluation.classification import ClassificationEvaluator
 
@@ -30,10 +51,17 @@ def _accuracy(truth: Any, settings: EvalSettings) -> Evaluator:
 METRICS: dict[str, Callable[[Any, EvalSettings], Evaluator]] = {
     "coco": _coco,
     "lvis": _lvis,
+    "voc07": _voc("voc07"),
+    "voc12": _voc("voc12"),
+    "imagenet_det": _imagenet_det,
+    "imagenet_loc": _imagenet_loc,
     "accuracy": _accuracy,
 }
 """By the name that `eval.metric` gives. The first argument is the ground truth: an AnnotationTable
 for detectors, the class names for classifiers. A module named in `imports:` may add its own."""
+
+_OF_DETECTORS = frozenset(METRICS) - {"accuracy"}
+"""Those of ours; a user's own metric takes what it is made for."""
 
 
 def build_evaluator(name: str, truth: Any, settings: EvalSettings | None = None) -> Evaluator:
@@ -42,8 +70,12 @@ def build_evaluator(name: str, truth: Any, settings: EvalSettings | None = None)
         raise NotRegistered(
             f"eval.metric: {name!r} is not a metric; the choices are {', '.join(METRICS)}"
         )
-    is_detector = hasattr(truth, "image_ids")
-    if (name == "accuracy" and is_detector) or (name in ("coco", "lvis") and not is_detector):
+    is_detector, settings = hasattr(truth, "image_ids"), settings or EvalSettings()
+    if name in ({"accuracy"} if is_detector else _OF_DETECTORS):
         kind = "classifiers" if is_detector else "detectors"
         raise UserError(f"eval.metric: {name!r} is for {kind}; remove the key, or give another")
-    return METRICS[name](truth, settings or EvalSettings())
+    if settings.overlap != "inclusive" and name in _OF_DETECTORS - {"voc07", "voc12"}:
+        raise UserError(f"eval.overlap: it is VOC's, and eval.metric is {name!r}; remove it")
+    if settings.blacklist is not None and name in _OF_DETECTORS - {"imagenet_det", "imagenet_loc"}:
+        raise UserError(f"eval.blacklist: it is ImageNet's, and eval.metric is {name!r}; remove it")
+    return METRICS[name](truth, settings)

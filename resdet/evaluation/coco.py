@@ -6,7 +6,6 @@ and classes of the precision at 101 recalls; small, medium and large are split a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,8 +31,6 @@ from resdet.files.json import collector_paused
 
 if TYPE_CHECKING:
     from resdet.structures import Detections
-
-logger = logging.getLogger("resdet")
 
 MAX_DETS = (1, 10, 100)
 
@@ -100,13 +97,7 @@ def evaluate_files(
     table, iou_types = read_detections(detections, truth, iou_types)
     result = evaluate(truth, table, iou_types)
     result.notes[:0] = [*notes, *table.notes]
-    return log_notes(result)
-
-
-def log_notes(result: Result) -> Result:
-    for note in result.notes:
-        logger.warning(note)
-    return result
+    return result.log_notes()
 
 
 def evaluate_tables(
@@ -215,7 +206,7 @@ class CocoEvaluator:
                 {"size": size, "counts": code} for size, code in zip(sizes, codes, strict=True)
             ]
             table.mask_areas = _joined(state.mask_areas, np.int64)
-        return log_notes(self.evaluate(table, iou_types))
+        return self.evaluate(table, iou_types).log_notes()
 
     def evaluate(self, table: DetectionTable, iou_types: Sequence[str]) -> Result:
         return evaluate_tables(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from resdet.data.detection.table import AnnotationTable
 from resdet.evaluation.coco_backends import Evaluation
 from resdet.evaluation.coco_detections import DetectionTable
-from resdet.evaluation.result import Result
+from resdet.evaluation.result import Result, no_metrics
 
 IOU_50, IOU_75 = 0, 5
 AREAS = ("", "s", "m", "l")
@@ -29,10 +29,15 @@ def make_result(
 ) -> Result:
     """The numbers with everything around them; none for files without annotations."""
     if not evaluations:
-        note = f"{truth.source}: it has no annotations, so there are no metrics"
-        records = table.records(truth)
-        return Result({}, None, "no metrics without annotations", notes=[note], records=records)
-    result = Result(summary, choose_best(summary), in_words(summary))
+        return no_metrics(truth, table, records=table.records(truth))
+    result = Result(
+        summary,
+        choose_best(summary),
+        in_words(summary),
+        class_names=list(truth.class_names),
+        truth=truth,
+        detections=table,
+    )
     for iou_type, evaluation in evaluations.items():
         result.per_class += class_rows(evaluation, truth, table, iou_type)
         result.curves[iou_type] = evaluation.precision[:, :, :, 0]

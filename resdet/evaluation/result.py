@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any, Protocol, TextIO
 
 from numpy.typing import NDArray
 
+from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
 from resdet.files.writing import write_csv, write_json, write_text
 from resdet.viz.tables import print_table
+
+logger = logging.getLogger("resdet")
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,10 @@ class EvalSettings:
     max_dets: tuple[int, ...] | None = None
     """Ascending caps on the detections per image and class; None is the metric's own."""
     backend: str = "fast"
+    overlap: str = "inclusive"
+    """VOC: inclusive matches from an overlap of .5, exclusive above .5."""
+    blacklist: str | None = None
+    """ImageNet: the file of what is not evaluated."""
 
 
 class Evaluator(Protocol):
@@ -67,8 +76,11 @@ class Result:
     per_class: list[dict[str, Any]] = field(default_factory=list)
     """Rows of per_class.csv: a name and numbers, first a group where the summary has groups."""
     curves: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """By group (T, R, K) precision at T IoU thresholds, R recalls and K classes; -1 for classes
-    without objects. Drawn as pr_GROUP.png."""
+    """By group (T, R, K) precision at T IoU thresholds (.50 first; COCO's ten or one), R recalls
+    and K classes; -1 for classes without objects. Drawn as pr_GROUP.png and, by class,
+    as pr_GROUP_classes.png."""
+    class_names: list[str] = field(default_factory=list)
+    """K names for the curves by class, which two or more names have."""
     details: Callable[[], dict[str, Any]] | None = None
     """Further numbers for eval.json that take longer to compute than the summary."""
     notes: list[str] = field(default_factory=list)
@@ -76,12 +88,24 @@ class Result:
     records: list[dict[str, Any]] | None = None
     """COCO result records, where there are no annotations to evaluate them against: written as
     detections.json."""
+    truth: AnnotationTable | None = None
+    """The ground truth of a detector's metric."""
+    detections: Any = None
+    """All that was evaluated, for submissions: a DetectionTable of COCO's metrics, PixelDetections
+    of VOC's and ImageNet's."""
+
+    def log_notes(self) -> Result:
+        """The notes as warnings; returns itself."""
+        for note in self.notes:
+            logger.warning(note)
+        return self
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write eval.json, per_class.csv and the curves; returns their paths.
 
         Raises UserError where the folder cannot be written.
         """
+        from resdet.viz.class_curves import plot_class_curves
         from resdet.viz.plots import plot_pr_curves
 
         folder = Path(folder)
@@ -96,6 +120,14 @@ class Result:
             for group, precision in self.curves.items():
                 title = f"Precision and recall, {group}"
                 paths.append(plot_pr_curves(precision, folder / f"pr_{group}.png", title=title))
+                if len(self.class_names) < 2:
+                    continue
+                rows = [row for row in self.per_class if row.get("kind", group) == group]
+                values = {row["name"]: row.get("AP", math.nan) for row in rows}
+                path = folder / f"pr_{group}_classes.png"
+                paths.append(
+                    plot_class_curves(precision, self.class_names, path, title=title, values=values)
+                )
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None
         return paths
@@ -131,4 +163,11 @@ def _occurs(row: dict[str, Any]) -> bool:
 def _cell(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
-    return "-1" if value == -1 else f"{value:.3f}"
+    return "-1" if value == -1 else "NaN" if math.isnan(value) else f"{value:.3f}"
+
+
+def no_metrics(truth: AnnotationTable, detections: Any, **fields: Any) -> Result:
+    """The result for a file of images without annotations: detections and no number."""
+    note = f"{truth.source}: it has no annotations, so there are no metrics"
+    words = "no metrics without annotations"
+    return Result({}, None, words, notes=[note], truth=truth, detections=detections, **fields)

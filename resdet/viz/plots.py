@@ -45,8 +45,9 @@ def plot_training(log_records: Sequence[Mapping[str, Any]], out_dir: str | Path)
 def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Path:
     """Draw precision over recall at IoU .50, .75 and the mean of .50….95, averaged over classes.
 
-    `precision` is (10, 101, K) at IoU .50….95 and recall 0….1, -1 for classes without objects;
-    those are left out. Up to 30 classes have their own curve at IoU .50 behind them in gray.
+    `precision` is (10, 101, K) at IoU .50….95 and recall 0….1, or (1, 101, K) at IoU .50 alone; -1
+    for classes without objects, which are left out. Up to 30 classes have their own curve at IoU
+    .50 behind them in gray.
     """
     present = precision[:, :, (precision > -1).any(axis=(0, 1))]
     recall = np.linspace(0, 1, precision.shape[1])
@@ -58,15 +59,15 @@ def plot_pr_curves(precision: np.ndarray, path: str | Path, *, title: str) -> Pa
                 label = "each class, IoU .50" if index == 0 else None
                 curve = present[0, :, index]
                 axes.plot(recall, curve, color="0.45", lw=0.8, alpha=alpha, label=label)
-        curves = {
-            "IoU .50": present[0].mean(axis=1),
-            "IoU .75": present[5].mean(axis=1),
-            "mean of .50 to .95": present.mean(axis=(0, 2)),
-        }
+        curves = {"IoU .50": present[0].mean(axis=1)}
+        if len(present) > 1:
+            curves["IoU .75"] = present[5].mean(axis=1)
+            curves["mean of .50 to .95"] = present.mean(axis=(0, 2))
         for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
-            label = f"{name}: AP {curve.mean():.3f}"
+            # of one threshold the metric has its own way to take the area
+            label = f"{name}: AP {curve.mean():.3f}" if len(present) > 1 else "mean over classes"
             axes.plot(recall, curve, color=color, lw=2.2, label=label)
-        axes.fill_between(recall, curves["mean of .50 to .95"], color=COLORS[2], alpha=0.10, lw=0)
+        axes.fill_between(recall, curve, color=color, alpha=0.10, lw=0)
         legend = axes.legend(loc="lower left", framealpha=0.92)
         for handle in legend.legend_handles:
             if handle is not None:

@@ -57,4 +57,7 @@ def _print_drawn(
 
 def _is_numeric(rows: Sequence[Sequence[str]], column: int) -> bool:
     """Whether a column, other than the first, holds numbers, dashes or nothing."""
-    return column > 0 and all(not row[column] or row[column][0] in "0123456789+-.–" for row in rows)
+    return column > 0 and all(
+        not row[column] or row[column] == "NaN" or row[column][0] in "0123456789+-.–"
+        for row in rows
+    )

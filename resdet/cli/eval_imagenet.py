@@ -1,0 +1,92 @@
+"""The command that evaluates detectors, localizers and prediction files by ImageNet's metrics."""
+
+import argparse
+
+from resdet.cli import options
+from resdet.cli.options import OVERRIDES_HELP, split_overrides
+
+
+def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "%(prog)s --task det|loc RUN_OR_CHECKPOINT [key=value …] [options]\n"
+        "       %(prog)s --task det|loc --detections PREDICTIONS --annotations TRUTH [options]"
+    )
+    parser.description = (
+        "Evaluate a model on its data.val, or a prediction file of the ILSVRC devkits, by "
+        "ImageNet's metrics: AP with a\nthreshold per object (det, as eval_detection.m), or the "
+        "error of five guesses per image (loc, as eval_clsloc.m).\nPrint the numbers and a table "
+        "per class, and write eval.json, per_class.csv and, of det, precision-recall curves."
+    )
+    parser.epilog = (
+        "Examples:\n"
+        "  %(prog)s --task det runs/imagenet_det_faster_rcnn_r101_c4\n"
+        "  %(prog)s --task det --detections predictions.txt "
+        "--annotations ILSVRC/ImageSets/DET/val2.txt\n"
+        "  %(prog)s --task loc --detections predictions.txt "
+        "--annotations ILSVRC/Annotations/CLS-LOC/val\n"
+        "      --ground-truth ILSVRC2012_validation_ground_truth.txt"
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="RUN_OR_CHECKPOINT [key=value …]",
+        help=f"a run folder (its best.pt, else last.pt) or a checkpoint. {OVERRIDES_HELP}",
+    )
+    parser.add_argument(
+        "--task",
+        choices=("det", "loc"),
+        required=True,
+        help="det: detection of 200 classes; loc: classification with a box, five guesses",
+    )
+    parser.add_argument(
+        "--detections",
+        metavar="PREDICTIONS",
+        help="evaluate a prediction file instead of a run: lines `image_index label score x1 y1 x2 "
+        "y2` (det), or of five guesses `label x1 y1 x2 y2` per image (loc); also packed as .gz, "
+        ".xz or .zip",
+    )
+    options.add_truth(parser, "imagenet_det or imagenet_loc", "a list of images or a folder of XML")
+    parser.add_argument(
+        "--ground-truth",
+        metavar="FILE.txt",
+        help="loc: the devkit's ILSVRC2012_validation_ground_truth.txt, which numbers the classes "
+        "in its own order; default: labels are the category ids of the annotations",
+    )
+    parser.add_argument(
+        "--blacklist",
+        metavar="FILE",
+        help="the devkit's list of images (loc) or of images and classes (det) that are not "
+        "evaluated; default: none",
+    )
+    parser.add_argument(
+        "--submission", action="store_true", help="write a prediction file of the devkit, too"
+    )
+    options.add_strict(parser)
+    options.add_out(parser)
+    options.add_device(parser)
+    options.add_precision(parser)
+    options.add_imports(parser)
+
+
+def run_eval_imagenet(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    run, overrides = split_overrides(args.arguments, parser, "RUN_OR_CHECKPOINT")
+    options.check_sources(run, args, overrides, parser)
+    options.prepare(imports=args.imports)
+    from resdet.commands.eval_imagenet import eval_imagenet_command
+
+    eval_imagenet_command(
+        task=args.task,
+        run=run,
+        overrides=overrides,
+        detections=args.detections,
+        annotations=args.annotations,
+        format=args.format,
+        ground_truth=args.ground_truth,
+        blacklist=args.blacklist,
+        submission=args.submission,
+        strict=args.strict,
+        out=args.out,
+        device=args.device,
+        precision=args.precision,
+    )
+    return 0

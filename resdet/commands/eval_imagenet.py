@@ -1,0 +1,130 @@
+"""What `resdet eval-imagenet` runs: ImageNet's AP and localization error, and submissions.
+
+A localization run (its guesses with a classifier's labels) is evaluated by `_evaluate_loc_run`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from resdet.commands.evaluate_run import (
+    check_sources,
+    evaluate_run_on_val,
+    read_truth,
+    write_result,
+)
+from resdet.data.detection.table import AnnotationTable
+from resdet.errors import UserError
+from resdet.evaluation import Result
+from resdet.evaluation.imagenet_det import evaluate_det
+from resdet.evaluation.imagenet_files import (
+    class_numbers,
+    read_det_blacklist,
+    read_det_predictions,
+    read_loc_blacklist,
+    read_loc_predictions,
+    write_det_predictions,
+    write_loc_predictions,
+)
+from resdet.evaluation.imagenet_loc import evaluate_loc
+from resdet.evaluation.inclusive import PixelDetections
+from resdet.evaluation.result_files import read_coco_results
+
+FORMATS = {"det": "imagenet_det", "loc": "imagenet_loc"}
+"""By task: the metric, and the format that ground truth is expected in."""
+
+SUBMISSIONS = {"det": "det_predictions.txt", "loc": "loc_predictions.txt"}
+
+
+def eval_imagenet_command(
+    *,
+    task: str,
+    run: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    detections: str | Path | None = None,
+    annotations: str | Path | Sequence[str | Path] | None = None,
+    format: str | None = None,
+    ground_truth: str | Path | None = None,
+    blacklist: str | Path | None = None,
+    submission: bool = False,
+    strict: bool = False,
+    out: str | Path | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+) -> Result:
+    """Evaluate, print the tables, and write eval.json, per_class.csv and the PR curves of DET.
+
+    `task` is det or loc. Either `run`, evaluated on its data.val with config `overrides`, or
+    `detections`, a prediction file of the devkit (for det also COCO records in a .json), with
+    `annotations` in `format` (imagenet_det or imagenet_loc by default). `ground_truth` is the
+    devkit's file of class numbers, which number the classes of loc; None takes category ids.
+    `blacklist` is the devkit's
+    list of what is not evaluated.
+    `submission` writes a prediction file, too. Raises UserError for a wrong combination.
+    """
+    of_run = {"key=value": overrides, "--device": device, "--precision": precision}
+    check_sources(run, detections, annotations, of_run, {"--format": format})
+    if run is not None:
+        changes = [*overrides, *([] if blacklist is None else [f"eval.blacklist={blacklist}"])]
+        if task == "loc":
+            result, folder = _evaluate_loc_run(run, changes)
+        else:
+            result, folder = evaluate_run_on_val(
+                run,
+                changes,
+                metrics=("imagenet_det",),
+                device=device,
+                precision=precision,
+                strict=strict,
+            )
+    else:
+        assert detections is not None and annotations is not None
+        truth, notes = read_truth(annotations, format or FORMATS[task], strict=strict)
+        numbers = None if ground_truth is None else class_numbers(ground_truth, truth)
+        if task == "det":
+            result = _evaluate_det_file(truth, detections, blacklist)
+        else:
+            result = _evaluate_loc_file(truth, detections, blacklist, numbers)
+        result.notes[:0] = notes
+        result.log_notes()
+        folder = Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"
+    folder = Path(out or folder)
+    write_result(result, folder, [write_submission(result, task, folder)] if submission else [])
+    return result
+
+
+def _evaluate_loc_run(run: str | Path, overrides: Sequence[str]) -> tuple[Result, Path]:
+    raise UserError(f"{run}: give --detections PREDICTIONS --annotations TRUTH")
+
+
+def _evaluate_det_file(
+    truth: AnnotationTable, detections: str | Path, blacklist: str | Path | None
+) -> Result:
+    if Path(detections).suffix == ".json":
+        boxes = read_coco_results(detections, truth)
+    else:
+        boxes = read_det_predictions(detections, truth)
+    banned = None if blacklist is None else read_det_blacklist(blacklist, truth)
+    return evaluate_det(truth, boxes, banned)
+
+
+def _evaluate_loc_file(
+    truth: AnnotationTable,
+    detections: str | Path,
+    blacklist: str | Path | None,
+    numbers: Mapping[int, int] | None,
+) -> Result:
+    guesses = read_loc_predictions(detections, truth, numbers)
+    banned = None if blacklist is None else read_loc_blacklist(blacklist, truth)
+    return evaluate_loc(truth, guesses, banned)
+
+
+def write_submission(
+    result: Result, task: str, folder: Path, class_numbers: Mapping[int, int] | None = None
+) -> Path:
+    """Write a prediction file of the devkit into `folder`; returns its path."""
+    truth, detections = result.truth, result.detections
+    assert truth is not None and isinstance(detections, PixelDetections), "a metric of ours"
+    folder.mkdir(parents=True, exist_ok=True)
+    if task == "det":
+        return write_det_predictions(folder / SUBMISSIONS["det"], truth, detections)
+    return write_loc_predictions(folder / SUBMISSIONS["loc"], truth, detections, class_numbers)

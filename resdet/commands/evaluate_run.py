@@ -1,0 +1,100 @@
+"""What the commands that evaluate detectors share: the run, the tables, the files written.
+
+Files alone are evaluated without torch.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resdet.data.detection.readers import read_annotations
+from resdet.data.detection.table import AnnotationTable
+from resdet.errors import UserError
+from resdet.evaluation import Result
+from resdet.files.findings import Finding, strict_error, summarize_findings
+
+
+def evaluate_run_on_val(
+    run: str | Path,
+    overrides: Sequence[str],
+    *,
+    metrics: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    strict: bool = False,
+) -> tuple[Result, Path]:
+    """A run on its data.val, its validation loss printed; and the folder of its results.
+
+    `metrics` are those that a command evaluates, the run's own if it is among them, else the first;
+    None is the run's own.
+    """
+    from resdet.engine.evaluate_detection import evaluate_run
+    from resdet.interop.weights import is_published
+
+    _, validation = evaluate_run(
+        run,
+        overrides,
+        metrics=metrics,
+        kinds=kinds,
+        device=device,
+        precision=precision,
+        strict=strict,
+    )
+    if validation.loss is not None:
+        parts = "  ".join(f"{name} {value:.4f}" for name, value in validation.losses.items())
+        print(f"validation loss {validation.loss:.4f}  ({parts})\n")
+    if is_published(str(run)):
+        return validation.result, Path("runs") / f"eval_{re.sub(r'[^-.A-Za-z0-9]+', '_', str(run))}"
+    return validation.result, Path(run) if Path(run).is_dir() else Path(run).parent
+
+
+def check_sources(
+    run: str | Path | None,
+    detections: str | Path | None,
+    annotations: Any,
+    of_run: Mapping[str, Any],
+    of_files: Mapping[str, Any],
+) -> None:
+    """UserError unless there is either a run, or detections with annotations.
+
+    `of_run` and `of_files` are the arguments, by the names users know, that need the one or other.
+    """
+    if (run is None) == (detections is None):
+        raise UserError(
+            "give a run folder or checkpoint, or --detections RESULTS --annotations TRUTH"
+        )
+    if run is not None:
+        if annotations is not None:
+            raise UserError(
+                "--annotations needs --detections; for a run set data.val.annotations=… "
+                "and data.val.images=…"
+            )
+        for name in (name for name, given in of_files.items() if given):
+            raise UserError(f"{name} needs --detections; a run has its config")
+    else:
+        for name in (name for name, given in of_run.items() if given):
+            raise UserError(f"{name} needs a run; --detections are computed already")
+        if annotations is None:
+            raise UserError("--detections needs --annotations, the ground truth")
+
+
+def read_truth(
+    annotations: str | Path | Sequence[str | Path], format: str, *, strict: bool
+) -> tuple[AnnotationTable, list[str]]:
+    """Ground truth without outlines, and notes on what was left out of it."""
+    findings: list[Finding] = []
+    truth = read_annotations(annotations, findings, format=format, outlines=False)
+    if strict and findings:
+        raise strict_error(findings)
+    if not len(truth.image_ids):
+        raise UserError(f"{truth.source}: it lists no images, so there is nothing to evaluate")
+    return truth, summarize_findings(findings)
+
+
+def write_result(result: Result, folder: Path, submissions: Sequence[Path] = ()) -> None:
+    """Write eval.json, per_class.csv and the PR curves, and print the tables."""
+    paths = [*result.write(folder), *submissions]
+    result.print_tables()
+    print(f"\nwritten to {folder}: {', '.join(path.name for path in paths)}")
