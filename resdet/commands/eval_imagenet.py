@@ -3,7 +3,7 @@
 A localization run (its guesses with a classifier's labels) is evaluated by `_evaluate_loc_run`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from resdet.commands.evaluate_run import (
@@ -63,6 +63,8 @@ def eval_imagenet_command(
     """
     of_run = {"key=value": overrides, "--device": device, "--precision": precision}
     check_sources(run, detections, annotations, of_run, {"--format": format})
+    if task == "det" and ground_truth is not None:
+        raise UserError("--ground-truth numbers the classes of --task loc; leave it out")
     if run is not None:
         changes = [*overrides, *([] if blacklist is None else [f"eval.blacklist={blacklist}"])]
         if task == "loc":
@@ -79,16 +81,16 @@ def eval_imagenet_command(
     else:
         assert detections is not None and annotations is not None
         truth, notes = read_truth(annotations, format or FORMATS[task], strict=strict)
-        numbers = None if ground_truth is None else class_numbers(ground_truth, truth)
         if task == "det":
             result = _evaluate_det_file(truth, detections, blacklist)
         else:
-            result = _evaluate_loc_file(truth, detections, blacklist, numbers)
+            result = _evaluate_loc_file(truth, detections, blacklist, ground_truth)
         result.notes[:0] = notes
         result.log_notes()
         folder = Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"
     folder = Path(out or folder)
-    write_result(result, folder, [write_submission(result, task, folder)] if submission else [])
+    files = [write_submission(result, task, folder, ground_truth)] if submission else []
+    write_result(result, folder, files)
     return result
 
 
@@ -111,20 +113,28 @@ def _evaluate_loc_file(
     truth: AnnotationTable,
     detections: str | Path,
     blacklist: str | Path | None,
-    numbers: Mapping[int, int] | None,
+    ground_truth: str | Path | None,
 ) -> Result:
+    numbers = None if ground_truth is None else class_numbers(ground_truth, truth)
     guesses = read_loc_predictions(detections, truth, numbers)
     banned = None if blacklist is None else read_loc_blacklist(blacklist, truth)
     return evaluate_loc(truth, guesses, banned)
 
 
 def write_submission(
-    result: Result, task: str, folder: Path, class_numbers: Mapping[int, int] | None = None
+    result: Result, task: str, folder: Path, ground_truth: str | Path | None = None
 ) -> Path:
-    """Write a prediction file of the devkit into `folder`; returns its path."""
+    """Write a prediction file of the devkit into `folder`; returns its path.
+
+    `ground_truth` is the devkit's file of class numbers, which number the classes of loc; None
+    writes category ids.
+    """
     truth, detections = result.truth, result.detections
     assert truth is not None and isinstance(detections, PixelDetections), "a metric of ours"
     folder.mkdir(parents=True, exist_ok=True)
     if task == "det":
         return write_det_predictions(folder / SUBMISSIONS["det"], truth, detections)
-    return write_loc_predictions(folder / SUBMISSIONS["loc"], truth, detections, class_numbers)
+    numbers = None
+    if ground_truth is not None:
+        numbers = {label: number for number, label in class_numbers(ground_truth, truth).items()}
+    return write_loc_predictions(folder / SUBMISSIONS["loc"], truth, detections, numbers)

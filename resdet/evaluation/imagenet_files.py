@@ -53,7 +53,7 @@ def read_det_predictions(path: str | Path, truth: AnnotationTable) -> PixelDetec
     labels = _look_up(values[:, 1], np.array(truth.category_ids, np.int64))
     for row in np.flatnonzero(labels < 0)[:1].tolist():
         raise DataError(
-            f"{source}: line {numbers[row]}: label {values[row, 1]:g} is none of the ground "
+            f"{source}: line {numbers[row]}: label {values[row, 1]:g} is not one of the ground "
             f"truth's {len(truth.category_ids)} classes; labels count from 1"
         )
     notes = [] if len(lines) else [f"{source}: it is empty"]
@@ -88,8 +88,8 @@ def read_loc_predictions(
     """The guesses of a LOC prediction file, plain or packed, best first.
 
     `class_numbers` maps the file's numbers to labels; None takes category ids. Line i is the image
-    with the i-th number. A label of 0 is no guess. Raises DataError for malformed lines and another
-    number of lines than images.
+    with the i-th number. A label of 0 stands for no guess. Raises DataError for malformed lines and
+    another number of lines than images.
     """
     source, text = str(path), read_text(path)
     lines = split_lines(text)
@@ -110,8 +110,8 @@ def read_loc_predictions(
     place = _look_up(values[:, 0], keys)
     for row in np.flatnonzero((place < 0) & is_guess)[:1].tolist():
         raise DataError(
-            f"{source}: line {numbers[row]}: label {values[row, 0]:g} is none of the "
-            f"{len(keys)} classes ({keys.min()} to {keys.max()}); they count from 1, 0 is no guess"
+            f"{source}: line {numbers[row]}: label {values[row, 0]:g} is not one of the "
+            f"{len(keys)} classes ({keys.min()} to {keys.max()}); write one, or 0 for no guess"
         )
     labels = np.where(is_guess, np.array([*class_numbers.values()], np.int64)[place], -2)
     images = np.repeat(np.argsort(image_numbers(truth), kind="stable"), counts)
@@ -130,7 +130,7 @@ def _check_guesses(
             )
         if len(row) % 5:
             raise DataError(
-                f"{source}: line {number}: {len(row)} values are no whole guesses; write "
+                f"{source}: line {number}: {len(row)} values, not a multiple of 5; write "
                 f"`{LOC_COLUMNS}`"
             )
     if len(lines) != num_images:
@@ -155,8 +155,9 @@ def write_loc_predictions(
     corners = (guesses.corners - guesses.base).round(3).tolist()
     columns = zip(guesses.images.tolist(), guesses.labels.tolist(), corners, strict=True)
     for image, label, box in columns:
-        if label >= 0 and len(lines[image]) < GUESSES:
-            lines[image].append(" ".join([str(ids[label]), *(f"{value:.3f}" for value in box)]))
+        if len(lines[image]) < GUESSES:
+            words = [str(ids[label] if label >= 0 else 0), *(f"{value:.3f}" for value in box)]
+            lines[image].append(" ".join(words))
     order = np.argsort(image_numbers(truth), kind="stable").tolist()
     return write_text(path, "".join(" ".join(lines[row] or ["0 0 0 0 0"]) + "\n" for row in order))
 

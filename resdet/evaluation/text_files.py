@@ -129,7 +129,7 @@ def _is_finite(word: str) -> bool:
 def check_whole(
     values: NDArray[np.float64], numbers: Sequence[int], source: str, what: str
 ) -> None:
-    """DataError for the first of (N,) `values`, in lines `numbers`, that is no whole number."""
+    """DataError for the first of (N,) `values`, in lines `numbers`, that has a fraction."""
     for row in np.flatnonzero((values != np.round(values)) | (abs(values) > 1e9))[:1].tolist():
         raise DataError(
             f"{source}: line {numbers[row]}: {what} {values[row]:g} is not a whole number; correct "
