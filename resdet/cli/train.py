@@ -11,14 +11,15 @@ from resdet.cli.options import OVERRIDES_HELP, split_overrides
 from resdet.errors import command_line
 
 if TYPE_CHECKING:
-    from resdet.config.loading import AnyConfig
+    from resdet.config.loading import AnyConfig, Schema
 
 DEFAULT_CLASSIFIER = "configs/imagenet_resnet50.yaml"
 """What train-cls trains without a config."""
 
 
 def fill_train_det(parser: argparse.ArgumentParser) -> None:
-    _fill_train(parser, "Train a detector", "train-det", "configs/demo_nuclei.yaml", "CONFIG")
+    what = "Train a detector (or a localizer: task localization)"
+    _fill_train(parser, what, "train-det", "configs/demo_nuclei.yaml", "CONFIG")
 
 
 def fill_train_cls(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +38,13 @@ def _fill_train(
         "events,\nlast.pt, best.pt, eval.json and plots/."
     )
     door = command_line(command).removeprefix("python ")
+    more = ""
+    if command == "train-det":
+        more = "Those of localization:  task=localization --help-config\n"
     parser.epilog = (
         f"Several processes:  torchrun --nproc-per-node 8 {door} CONFIG …\n"
         "Every config key, or those of one section:  --help-config, --help-config optim\n"
+        f"{more}"
         "Examples:\n"
         f"  %(prog)s {example} train.epochs=5 --run-dir runs/short\n"
         "  %(prog)s --resume --run-dir runs/short"
@@ -82,14 +87,15 @@ def _fill_train(
         nargs="?",
         const="",
         help="print every config key, or those that start with PREFIX (such as optim), with "
-        "default, type and meaning, and stop",
+        "default, type and meaning, and stop; of the task of CONFIG, if one is given",
     )
 
 
 def run_train_det(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from resdet.config.detection import DetectionConfig
+    from resdet.config.localization import LocalizationConfig
 
-    return _run_train(args, parser, DetectionConfig, None)
+    return _run_train(args, parser, (DetectionConfig, LocalizationConfig), None)
 
 
 def run_train_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -101,14 +107,11 @@ def run_train_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 def _run_train(
     args: argparse.Namespace,
     parser: argparse.ArgumentParser,
-    schema: type[AnyConfig],
+    schema: Schema,
     default: str | None,
 ) -> int:
     if args.help_config is not None:
-        from resdet.config.describe import explain_keys
-
-        print(explain_keys(args.help_config, schema))
-        return 0
+        return _help_config(args, schema)
     from resdet.config.loading import load_any_config, load_config
 
     name, overrides = split_overrides(args.arguments, parser, "CONFIG")
@@ -118,7 +121,8 @@ def _run_train(
         parser.error("give a CONFIG, or --resume --run-dir DIR to resume a run")
     if name is None and args.run_dir is None:
         parser.error("--resume without a CONFIG needs --run-dir DIR")
-    config, imports, is_alone = None, list(args.imports), False
+    config: AnyConfig | None = None
+    imports, is_alone = list(args.imports), False
     if name is not None:
         # before torch is imported: a mistyped key is reported at once
         config, overrides = load_config(name, overrides, schema=schema), []
@@ -141,6 +145,21 @@ def _run_train(
         strict=args.strict,
         schema=schema,
     )
+    return 0
+
+
+def _help_config(args: argparse.Namespace, schema: Schema) -> int:
+    """Print the keys of the CONFIG's task, of the `task=` that is given, or of the command's."""
+    from resdet.config.describe import explain_keys
+    from resdet.config.loading import load_config
+
+    schemas = schema if isinstance(schema, tuple) else (schema,)
+    names = [text for text in args.arguments if "=" not in text]
+    asked = {text.removeprefix("task=") for text in args.arguments if text.startswith("task=")}
+    chosen = next((s for s in schemas if s.model_fields["task"].default in asked), schemas[0])
+    if names:
+        chosen = type(load_config(names[0], schema=schemas))
+    print(explain_keys(args.help_config, chosen))
     return 0
 
 

@@ -18,6 +18,7 @@ from resdet.config.describe import is_nullable, section_of
 from resdet.config.detection import DetectionConfig
 from resdet.config.fields import Section
 from resdet.config.find import find_config, find_shipped, shown
+from resdet.config.localization import LocalizationConfig
 from resdet.config.messages import dotted, explain, place_of
 from resdet.config.strict_yaml import ConfigError as ConfigError
 from resdet.config.strict_yaml import KeyPath, Layer, dump, parse, parse_value
@@ -25,11 +26,14 @@ from resdet.errors import command_line
 
 LOG = logging.getLogger("resdet")
 
-AnyConfig = DetectionConfig | ClassificationConfig
+AnyConfig = DetectionConfig | ClassificationConfig | LocalizationConfig
+Schema = type[AnyConfig] | tuple[type[AnyConfig], ...]
+"""Which tasks are accepted; of several, the first where the config names none."""
 C = TypeVar("C", bound=AnyConfig)
 _SCHEMAS: dict[str, type[AnyConfig]] = {
     "detection": DetectionConfig,
     "classification": ClassificationConfig,
+    "localization": LocalizationConfig,
 }
 
 _FORMER_VALUES: dict[KeyPath, dict[Any, Any]] = {("train", "compile"): {"recorded": True}}
@@ -42,16 +46,25 @@ _EXCLUSIVE: tuple[KeyPath, KeyPath] = (("train", "epochs"), ("train", "max_steps
 def load_config(path: str | Path, overrides: Sequence[str] = ...) -> DetectionConfig: ...
 @overload
 def load_config(path: str | Path, overrides: Sequence[str] = ..., *, schema: type[C]) -> C: ...
+@overload
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] = DetectionConfig
+    path: str | Path, overrides: Sequence[str] = ..., *, schema: tuple[type[AnyConfig], ...]
+) -> AnyConfig: ...
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, schema: Any = DetectionConfig
 ) -> Any:
     """The config of a YAML file and its bases, with `key=value` overrides on top.
 
     `path` is a file, or the name of a shipped config such as `demo_nuclei`. Overrides are typed
     like a file: `optim.lr=1e-3`, `model.roi.mask_head=null`, `data.classes=[cat, dog]`; where a key
-    comes twice, the last one counts. Raises ConfigError naming the key, the file and the line.
+    comes twice, the last one counts. Of several schemas, that of the config's task is taken. Raises
+    ConfigError naming the key, the file and the line.
     """
-    return _checked(_with_overrides(_read_layers(find_config(path), ()), overrides), schema)
+    layer = _with_overrides(_read_layers(find_config(path), ()), overrides)
+    if isinstance(schema, tuple):
+        own = _schema_of(layer)
+        schema = own if own in schema else schema[0]
+    return _checked(layer, schema)
 
 
 def load_any_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
@@ -79,7 +92,7 @@ def config_from_dict(values: dict[str, Any], source: str) -> AnyConfig:
 
 def train_command(task: str) -> str:
     """The command that trains a config of a task, as the user can run it."""
-    return command_line("train-det" if task == "detection" else "train-cls")
+    return command_line("train-cls" if task == "classification" else "train-det")
 
 
 def _schema_of(layer: Layer) -> type[AnyConfig]:

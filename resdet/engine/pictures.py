@@ -45,10 +45,12 @@ def target_of(batch: Batch, index: int) -> Target:
     )
 
 
-def draw_predictions(pictures: Sequence[tuple[str, Detections]], path: Path) -> None:
-    """Some validation images with the detections in them at score .5 or more."""
+def draw_predictions(
+    pictures: Sequence[tuple[str, Detections]], path: Path, *, score_thresh: float = SCORE_THRESH
+) -> None:
+    """Some validation images with the detections in them at `score_thresh`, 0..1, or more."""
     if pictures:
-        drawn = [draw(file, detections, score_thresh=SCORE_THRESH) for file, detections in pictures]
+        drawn = [draw(file, detections, score_thresh=score_thresh) for file, detections in pictures]
         _save(grid(drawn, max_side=MAX_SIDE), path)
 
 

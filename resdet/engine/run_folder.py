@@ -9,6 +9,7 @@ from typing import Any
 from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import (
     AnyConfig,
+    Schema,
     config_from_dict,
     diff_configs,
     dump_yaml,
@@ -43,7 +44,7 @@ def open_run(
     *,
     resume: bool = False,
     overrides: Sequence[str] = (),
-    schema: type[AnyConfig] | None = None,
+    schema: Schema | None = None,
 ) -> Run:
     """The run that the arguments mean; writes nothing. `schema` None takes a run of any task.
 

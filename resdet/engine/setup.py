@@ -19,6 +19,7 @@ from resdet.engine.classification import ClassificationTask
 from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
+from resdet.engine.localization import make_localization_task
 from resdet.engine.run_folder import Run
 from resdet.engine.task import Task
 from resdet.errors import UserError
@@ -32,6 +33,7 @@ logger = logging.getLogger("resdet")
 TASKS: dict[str, Callable[..., Task]] = {
     "detection": DetectionTask,
     "classification": ClassificationTask,
+    "localization": make_localization_task,
 }
 
 

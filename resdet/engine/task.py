@@ -1,4 +1,4 @@
-"""What the training loop asks of a task; detection.py and classification.py are the two."""
+"""What the training loop asks of a task: detection.py, classification.py and localization.py."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
@@ -14,6 +14,7 @@ from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation
 from resdet.hardware import Precision
 from resdet.models.classifier import Classifier
+from resdet.models.localizer import Localizer
 from resdet.models.rcnn import RCNN
 
 
@@ -24,10 +25,10 @@ class Task(ABC):
     """
 
     kind: str
-    """Of its checkpoints: detector or classifier."""
+    """Of its checkpoints: detector, classifier or localizer."""
     config: AnyConfig
     processes: Processes
-    model: RCNN | Classifier
+    model: RCNN | Classifier | Localizer
     train_data: Any
     val_data: Any = None
     plan: TrainPlan

@@ -6,7 +6,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 
 from resdet import hardware
-from resdet.config.loading import AnyConfig, override_config, train_command
+from resdet.config.loading import AnyConfig, Schema, override_config, train_command
 from resdet.engine import distributed, optim, pictures
 from resdet.engine.check import check_run
 from resdet.engine.log import Pace, RunLog, cut_log, start_console
@@ -32,15 +32,15 @@ def train(
     check: bool = False,
     strict: bool = False,
     imports: Sequence[str] = (),
-    schema: type[AnyConfig] | None = None,
+    schema: Schema | None = None,
 ) -> Path:
-    """Train a detector or a classifier, depending on the config's `task`; returns the run folder.
+    """Train a detector, localizer or classifier, by the config's `task`; returns the run folder.
 
     `config` is a YAML file or a parsed config; with `resume` it may be None, and the run's own
     config is used. `overrides` are key=value. `check` counts the data, draws a batch, estimates
     memory and stops; `strict` makes every finding in the data an error. `imports` are modules of
     your own, see `resdet.factory.imports`; those that `config` lists are imported as well. `schema`
-    accepts runs of one task only.
+    accepts runs of some tasks only.
     Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM or
     SIGINT, once the state has been saved.
     """

@@ -15,3 +15,5 @@ from resdet.factory.detection import build_model as build_model
 from resdet.factory.detection import build_trained as build_trained
 from resdet.factory.detection_data import build_train_data as build_train_data
 from resdet.factory.detection_data import build_val_data as build_val_data
+from resdet.factory.localization import build_localizer as build_localizer
+from resdet.factory.localization import build_trained_localizer as build_trained_localizer

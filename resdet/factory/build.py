@@ -1,4 +1,4 @@
-"""A model from a config file of either task."""
+"""A model from a config file of any task."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,22 +10,30 @@ from torch import nn
 from resdet.backbones.resnet import ResNet
 from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import override_config
+from resdet.config.localization import LocalizationConfig
 from resdet.factory.classes import classification_classes, detection_classes
 from resdet.factory.classification import build_classifier
 from resdet.factory.detection import build_model
 from resdet.factory.imports import load_named_config
+from resdet.factory.localization import build_localizer
 from resdet.factory.network import Resolved, resolve_config
-from resdet.interop.fitting import load_backbone, load_classifier_weights, load_detector
+from resdet.interop.fitting import (
+    load_backbone,
+    load_classifier_weights,
+    load_detector,
+    load_localizer,
+)
 from resdet.interop.loaded import Reading
 from resdet.interop.weights import is_published
 from resdet.models.classifier import Classifier
+from resdet.models.localizer import Localizer
 from resdet.models.rcnn import RCNN
 
+Model = RCNN | Classifier | Localizer
 
-def build(
-    config: str | Path, weights: str | None = None, overrides: Sequence[str] = ()
-) -> RCNN | Classifier:
-    """A detector or a classifier from a config file, on the CPU, in evaluation mode.
+
+def build(config: str | Path, weights: str | None = None, overrides: Sequence[str] = ()) -> Model:
+    """A detector, a classifier or a localizer from a config file, on the CPU, in evaluation mode.
 
     `weights` None loads and downloads nothing; "config" loads those that the config names; any
     other value is used as `model.weights`. Class names come from `data.classes`, else from the
@@ -37,10 +45,13 @@ def build(
     if weights not in (None, "config"):
         named = override_config(named, [f"model.weights={weights}"], "build(weights=…)")
     start = resolve_config(named)
-    model: RCNN | Classifier
+    model: Model
     if isinstance(start.config, ClassificationConfig):
         names = classification_classes(start.config)
         model = build_classifier(start.config, class_names=names)
+    elif isinstance(start.config, LocalizationConfig):
+        names, ids = detection_classes(start.config)
+        model = build_localizer(start.config, class_names=names, category_ids=ids)
     else:
         names, ids = detection_classes(start.config)
         model = build_model(start.config, class_names=names, category_ids=ids)
@@ -50,7 +61,7 @@ def build(
     return model.eval()
 
 
-def load_start_weights(model: RCNN | Classifier, start: Resolved[Any]) -> list[str]:
+def load_start_weights(model: Model, start: Resolved[Any]) -> list[str]:
     """Load `model.weights`, or else `model.backbone.weights`; returns log lines."""
     section = start.config.model
     plain = section.model_dump(mode="json")
@@ -58,10 +69,12 @@ def load_start_weights(model: RCNN | Classifier, start: Resolved[Any]) -> list[s
         weights = start.weights or section.weights
         if isinstance(model, Classifier):
             return load_classifier_weights(model, weights, Reading.of(plain))
+        if isinstance(model, Localizer):
+            return load_localizer(model, weights, Reading.of(plain))
         return load_detector(model, weights, plain)
     if section.backbone.weights is None:
         return []
-    res5 = None if isinstance(model, Classifier) else model.roi_heads.res5
+    res5 = model.roi_heads.res5 if isinstance(model, RCNN) else None
     joined: AbstractContextManager[None] = nullcontext()
     if isinstance(model.backbone, ResNet) and isinstance(res5, nn.Sequential):
         joined = model.backbone.joined(res5)

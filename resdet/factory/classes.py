@@ -10,6 +10,7 @@ from pathlib import Path
 
 from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
+from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError
 
 CIFAR10 = [
@@ -20,7 +21,9 @@ CIFAR10 = [
 COCO_FILE = re.compile(r"coco/annotations/instances_\w+20(14|17)\.json$")
 
 
-def detection_classes(config: DetectionConfig) -> tuple[list[str], list[int]]:
+def detection_classes(
+    config: DetectionConfig | LocalizationConfig,
+) -> tuple[list[str], list[int]]:
     """Class names and original category ids; UserError where they are unknown."""
     from resdet.data.detection.readers import read_classes
     from resdet.interop.coco_classes import COCO_CATEGORIES

@@ -146,6 +146,11 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
         raise UserError(
             f"{weights.source} is a classifier; evaluate it with {command_line('eval-cls')}"
         )
+    if weights.kind == "localizer":
+        raise UserError(
+            f"{weights.source} is a localizer; evaluate it with {command_line('eval-imagenet')} "
+            "--task loc"
+        )
     if weights.kind == "backbone":
         raise UserError(
             f"{weights.source} holds a backbone, not a detector; set it as model.backbone.weights "

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from resdet.config.loading import AnyConfig, load_any_config, load_config
+from resdet.config.loading import AnyConfig, Schema, load_any_config, load_config
 from resdet.errors import NotRegistered, UserError
 
 
@@ -38,9 +38,10 @@ def import_modules(names: Sequence[str], folder: str | Path | None = None) -> No
 
 
 def load_named_config(
-    path: str | Path, overrides: Sequence[str] = (), schema: type[AnyConfig] | None = None
+    path: str | Path, overrides: Sequence[str] = (), schema: Schema | None = None
 ) -> AnyConfig:
     """The config that a user names, with its modules imported; `schema` None takes any task."""
+    config: AnyConfig
     if schema is None:
         config = load_any_config(path, overrides)
     else:

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict
+from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError
 from resdet.interop.convert import describe_network
 from resdet.interop.fitting import refuse_classifier
@@ -20,6 +22,13 @@ OWN_KEYS = ("num_classes", "weights", "class_map")
 EXAMPLES = {
     "detector": "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x",
     "classifier": "torchvision:resnet50.IMAGENET1K_V2",
+    "localizer": None,
+}
+"""Published models per kind; nobody publishes localizers."""
+KINDS: dict[type[AnyConfig], str] = {
+    DetectionConfig: "detector",
+    ClassificationConfig: "classifier",
+    LocalizationConfig: "localizer",
 }
 C = TypeVar("C", bound=AnyConfig)
 
@@ -57,13 +66,14 @@ def resolve_config(config: C) -> Resolved[C]:
     """
     if config.model.backbone.name is not None:
         return Resolved(config)
-    kind = "detector" if isinstance(config, DetectionConfig) else "classifier"
+    kind = next(kind for schema, kind in KINDS.items() if isinstance(config, schema))
     spec = config.model.weights
     if spec is None:
+        example = EXAMPLES[kind]
+        published = "" if example is None else f", a published {kind} such as {example}"
         raise UserError(
             "model.backbone.name: null takes the network of model.weights, and that is null too; "
-            f"give model.weights=RUN, a published {kind} such as {EXAMPLES[kind]}, or a name of "
-            "resdet.list_backbones()"
+            f"give model.weights=RUN{published}, or a name of resdet.list_backbones()"
         )
     if kind == "detector":
         refuse_classifier(spec)

@@ -19,7 +19,7 @@ from resdet.files.writing import open_atomic
 from resdet.version import __version__
 
 FORMAT = 1
-MODEL_KINDS = ("detector", "classifier")
+MODEL_KINDS = ("detector", "classifier", "localizer")
 """What a run trains."""
 WEIGHT_KINDS = (*MODEL_KINDS, "backbone")
 """What a checkpoint may hold."""

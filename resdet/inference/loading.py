@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from resdet.factory import build_trained, build_trained_classifier
+from resdet.factory import build_trained, build_trained_classifier, build_trained_localizer
 from resdet.factory.imports import import_modules
 from resdet.hardware import choose_device
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
+from resdet.models.localizer import Localizer
 from resdet.models.predict import precision_of
 from resdet.models.rcnn import RCNN
 
@@ -24,8 +25,9 @@ def load(
     precision: str | None = None,
     *,
     imports: Sequence[str] = (),
-) -> RCNN | Classifier:
-    """A trained detector or classifier in evaluation mode, with its config and class names.
+) -> RCNN | Classifier | Localizer:
+    """A trained detector, classifier or localizer in evaluation mode, with its config and class
+    names.
 
     `path` is a run folder (best.pt, else last.pt), a checkpoint, a published name such as
     torchvision:resnet50.IMAGENET1K_V2, or a file of another toolkit. For such a file, `source`
@@ -37,13 +39,17 @@ def load(
     `precision` is auto, fp32, bf16 or fp16, and applies to every `predict` that does not choose
     another; None is train.precision of a run, which is auto by default. auto is bf16 if the
     processor supports it, and fp32 for imported weights.
-    Raises UserError for a file that is neither detector nor classifier, and for a wrong `source`.
+    Raises UserError for a file that holds none of these, and for a wrong `source`.
     """
     import_modules(imports)
     weights = read_weights(str(path), source)
-    is_classifier = weights.kind == "classifier"
-    model: RCNN | Classifier
-    model = build_trained_classifier(weights) if is_classifier else build_trained(weights)
+    model: RCNN | Classifier | Localizer
+    if weights.kind == "classifier":
+        model = build_trained_classifier(weights)
+    elif weights.kind == "localizer":
+        model = build_trained_localizer(weights)
+    else:
+        model = build_trained(weights)
     model.place(choose_device(None if device is None else str(device), 0))
     model.precision = precision
     chosen = precision_of(model)

@@ -18,6 +18,8 @@ CLASSIFIER_PREFIXES = ("fc.", "classifier.", "aux1.", "aux2.", HEAD_PREFIX)
 PIXELS = ("pixel_mean", "pixel_std")
 RES5_PREFIX = "roi_heads.res5."
 COUNTER = "num_batches_tracked"
+CLASS_LAYERS = ("rpn.logits.", "rpn.deltas.")
+"""Of localizers: what has filters for each class."""
 
 
 def load_backbone(
@@ -33,7 +35,7 @@ def load_backbone(
     state, lines = weights.state, [f"backbone weights: {weights.source}"]
     own = backbone.state_dict()
     check_reading(_reading_of(weights), reading, weights.source)
-    if weights.kind in ("detector", "classifier"):
+    if weights.kind != "backbone":
         others = [key for key in state if key.startswith(HEAD_PREFIX)]
         lines += _pixel_lines(weights, state)
         state = {
@@ -47,8 +49,8 @@ def load_backbone(
             for key, value in weights.state.items()
             if key.startswith(RES5_PREFIX)
         }
-        if weights.kind == "detector":
-            lines.append("only the backbone of the detector is used")
+        if weights.kind != "classifier":
+            lines.append(f"only the backbone of the {weights.kind} is used")
         elif others:
             lines.append(f"left out, the classifier: {', '.join(others)}")
     head = [key for key in state if key.startswith(CLASSIFIER_PREFIXES) and key not in own]
@@ -127,6 +129,37 @@ def load_detector(
         own, state, getattr(model, "class_names", []), weights, section.get("class_map") or {}
     )
     lines += branch_lines + class_lines
+    _load(model, own, state, weights.source)
+    return lines
+
+
+def load_localizer(
+    model: nn.Module, spec: str | LoadedWeights, reading: Reading | None = None
+) -> list[str]:
+    """Load the whole localizer `spec` into `model`; returns log lines.
+
+    `reading` is the model's; weights with another one are refused. With other classes, the layers
+    that depend on their number keep their initial values and are listed.
+    Raises UserError that lists missing, unexpected and mis-shaped keys.
+    """
+    weights = _read(spec)
+    check_reading(_reading_of(weights), reading, weights.source)
+    if weights.kind != "localizer":
+        raise UserError(
+            f"{weights.source} holds a {weights.kind}, not a localizer; for its backbone set "
+            "model.backbone.weights"
+        )
+    lines = [f"localizer weights: {weights.source}"]
+    own, state = model.state_dict(), weights.state
+    names = list(getattr(model, "class_names", []))
+    if names != weights.class_names:
+        new = [key for key in own if key in state and key.startswith(CLASS_LAYERS)]
+        lines.append(
+            f"{len(weights.class_names)} classes there ({first_few(weights.class_names, 3)}), "
+            f"{len(names)} here ({first_few(names, 3)}): these layers start from scratch: "
+            f"{', '.join(new)}"
+        )
+        state = {key: own[key] if key in new else value for key, value in state.items()}
     _load(model, own, state, weights.source)
     return lines
 

@@ -27,7 +27,7 @@ class LoadedWeights:
 
     state: dict[str, Tensor]
     """Names and tensors on the CPU; averaged (EMA) weights if the checkpoint has them."""
-    kind: Literal["detector", "classifier", "backbone"]
+    kind: Literal["detector", "classifier", "localizer", "backbone"]
     config: dict[str, Any] | None
     """The plain config of the network; None if the file does not identify it. For a backbone alone
     it may be just a section `model`."""

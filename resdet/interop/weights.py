@@ -23,7 +23,7 @@ ORIGINS = {
     "torchvision": ("torchvision.detectors", "torchvision.classifiers"),
     "timm": ("timm",),
 }
-WeightKind = Literal["detector", "classifier", "backbone"]
+WeightKind = Literal["detector", "classifier", "localizer", "backbone"]
 
 
 class Origin(Protocol):

@@ -21,7 +21,7 @@ from resdet.data.detection.checks import (
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import read_file
 from resdet.data.detection.table import AnnotationTable, Source
-from resdet.data.detection.transforms import Objects, TestTransform, TrainTransform
+from resdet.data.detection.transforms import Objects, Transform
 from resdet.data.names import Ids
 from resdet.files.findings import (
     DataError,
@@ -58,7 +58,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
     Args:
         table: the annotations, which evaluation takes as they are.
         folders: the image folder of each annotation file.
-        transform: `TrainTransform` or `TestTransform`.
+        transform: `TrainTransform`, `TestTransform` or that of another task.
         keep_empty: keep images without targets.
         mask_size: M of the M×M masks; None leaves masks out.
         seed: of all that is random in the transforms.
@@ -72,7 +72,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         table: AnnotationTable,
         folders: Sequence[str],
         *,
-        transform: TrainTransform | TestTransform,
+        transform: Transform,
         findings: list[Finding],
         keep_empty: bool = True,
         mask_size: int | None = 112,
@@ -145,7 +145,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         epoch, index = key
         path = self.path(index)
         image = read_image(path) if self.transform.exact else read_fast(path)
-        self._check_size(index, image.shape[0], image.shape[1])
+        self.check_size(index, image.shape[0], image.shape[1])
         seed = np.random.SeedSequence((self.seed, epoch, index))
         result = self.transform(image, self._objects(index), mask_size=self.mask_size, seed=seed)
         target = Target(
@@ -171,7 +171,8 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         extras = {key: values[rows] for key, values in table.extras.items()}
         return Objects(boxes.astype(np.float32), table.labels[rows], outlines, extras)
 
-    def _check_size(self, index: int, height: int, width: int) -> None:
+    def check_size(self, index: int, height: int, width: int) -> None:
+        """DataError where an image that was read has not the size that its file states."""
         row = int(self.images[index])
         stated_height, stated_width = self.table.sizes[row].tolist()
         if (stated_height, stated_width) == (height, width):
@@ -190,7 +191,7 @@ def read_dataset(
     images: str | Sequence[str],
     annotations: str | Sequence[str],
     *,
-    transform: TrainTransform | TestTransform,
+    transform: Transform,
     format: str = "coco",
     classes: Sequence[str] | None = None,
     extras: Sequence[str] = (),

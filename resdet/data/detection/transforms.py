@@ -6,7 +6,7 @@ processed once, when they become masks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -127,6 +127,25 @@ def _visible(length: int, resized: int, first: int, limit: int) -> tuple[slice, 
     count = min(max(round(limit * length / resized), 1), length)
     start = min(round(first * length / resized), length - count)
     return slice(start, start + count), limit
+
+
+class Transform(Protocol):
+    """What a data set makes of each image: `TrainTransform`, `TestTransform`, or one of another
+    task."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether images are decoded by Pillow on every machine, not by what is fastest."""
+        ...
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        objects: Objects,
+        *,
+        mask_size: int | None,
+        seed: np.random.SeedSequence,
+    ) -> Transformed: ...
 
 
 class TrainTransform:

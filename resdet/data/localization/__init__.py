@@ -1,0 +1,1 @@
+"""Images with one object class each: crops for training, views for testing."""

@@ -1,0 +1,181 @@
+"""Validation of a localizer: one box per image for its true class, over all processes."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resdet import hardware
+from resdet.config.localization import LocalizationConfig
+from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.loader import eval_loader
+from resdet.data.localization.dataset import LocalizationViewsData, TestImage, as_list
+from resdet.engine import distributed, pictures
+from resdet.engine.distributed import Processes
+from resdet.engine.evaluate_detection import PROGRESS_S, check_classes
+from resdet.engine.signals import StopRequest
+from resdet.engine.validation import Validation, share
+from resdet.errors import UserError
+from resdet.evaluation import EvalSettings, Evaluator, build_evaluator
+from resdet.factory.imports import naming_imports
+from resdet.factory.localization import build_trained_localizer
+from resdet.factory.localization_data import build_localization_val_data
+from resdet.hardware import Precision
+from resdet.interop.weights import read_weights
+from resdet.models.localizer import Localizer
+from resdet.models.predict import precision_of
+from resdet.structures import Detections
+
+logger = logging.getLogger("resdet")
+
+Wanted = Callable[[TestImage], Tensor]
+"""The classes (L,) of the model that are asked for in an image, best first."""
+
+
+def make_loc_evaluator(config: LocalizationConfig, dataset: DetectionDataset) -> Evaluator:
+    """The metric of the config on the images that have objects."""
+    keep = torch.zeros(len(dataset.table.image_ids), dtype=torch.bool)
+    keep[torch.from_numpy(dataset.images)] = True
+    table = dataset.table.select_images(keep.numpy())
+    with naming_imports(config):
+        return build_evaluator(config.eval.metric, table, EvalSettings(("bbox",)))
+
+
+def evaluate_localizer(
+    model: Localizer,
+    dataset: DetectionDataset,
+    evaluator: Evaluator,
+    *,
+    processes: Processes,
+    precision: Precision,
+    batch_size: int = 1,
+    workers: int = 0,
+    stop: StopRequest | None = None,
+    num_pictures: int = 0,
+    wanted: Wanted | None = None,
+) -> Validation | None:
+    """Metrics of the model's guesses; the same in every process.
+
+    `wanted` gives the classes that are asked for, such as a classifier's five best; None is the
+    true class alone ("oracle"). The labels of the data are those of the model, or of classes of the
+    same names. None where a stop was requested in some process meanwhile.
+    """
+    start = time.perf_counter()
+    was_training = model.training
+    model.eval()
+    distributed.share_buffers(model, processes)
+    own = [model.class_names.index(name) for name in dataset.class_names]
+    of_data = {label: position for position, label in enumerate(own)}
+    shown: list[tuple[int, str, Detections]] = []
+    reported, done = time.perf_counter(), 0
+    batches = eval_loader(
+        LocalizationViewsData(dataset, model.views),
+        batch_size=batch_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        workers=workers,
+        collate=as_list,
+    )
+    for images in batches:
+        if stop:
+            break
+        labels = [wanted(each) if wanted else torch.tensor([own[each.label]]) for each in images]
+        with torch.no_grad(), precision.autocast():
+            answers = model.guess(
+                [each.views for each in images], [each.size for each in images], labels
+            )
+        named = [_relabel(each.cpu(), of_data, dataset) for each in answers]
+        evaluator.update([each.image_id for each in images], named)
+        shown += [
+            (each.index, each.path, answer)
+            for each, answer in zip(images, named, strict=True)
+            if each.index < num_pictures
+        ]
+        done += len(images)
+        if time.perf_counter() - reported > PROGRESS_S:
+            reported = time.perf_counter()
+            logger.info(f"validation: {done * processes.world_size} of {len(dataset)} images")
+    model.train(was_training)
+    if distributed.any_process(bool(stop), processes):
+        return None
+    parts = distributed.gather_to_main((evaluator.state, shown), processes)
+    validation = None
+    if processes.is_main:
+        for state, _ in parts[1:]:
+            evaluator.merge(state)
+        pairs = sorted((each for _, own in parts for each in own), key=lambda each: each[0])
+        validation = Validation(
+            evaluator.compute(), {}, time.perf_counter() - start, partial(_draw, pairs)
+        )
+    return share(validation, processes)
+
+
+def _draw(shown: Sequence[tuple[int, str, Detections]], path: Path) -> None:
+    """The guesses, whatever their scores."""
+    pairs = [(file, detections) for _, file, detections in shown]
+    pictures.draw_predictions(pairs, path, score_thresh=0.0)
+
+
+def _relabel(
+    detections: Detections, of_data: dict[int, int], dataset: DetectionDataset
+) -> Detections:
+    """Detections with the labels of the data; those of classes that it does not have, which no
+    image is of, get labels past its own: such a guess is wrong and keeps its place."""
+    extra = len(dataset.class_names)
+    labels = [of_data.get(label, extra) for label in detections.labels.tolist()]
+    detections.labels = torch.tensor(labels, dtype=torch.int64)
+    detections.class_names = [*dataset.class_names, "another class"]
+    detections.category_ids = [*dataset.category_ids, max(dataset.category_ids) + 1]
+    return detections
+
+
+def evaluate_localization_run(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    device: str | None = None,
+    precision: str | None = None,
+    strict: bool = False,
+) -> tuple[LocalizationConfig, Validation]:
+    """Evaluate a run folder (best.pt, else last.pt) or a checkpoint on `data.val`, with the true
+    class of each image given.
+
+    Overrides go on top of the run's own config, such as test.views=dense; `precision` is as in
+    `resdet.load`. Writes nothing.
+    """
+    weights = read_weights(str(path))
+    model = build_trained_localizer(weights, overrides)
+    config = model.config
+    processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    model.to(processes.device)
+    chosen = precision_of(model, precision)
+    model.place(processes.device, chosen.parameters)
+    dataset = build_localization_val_data(config, strict=strict)
+    if dataset is None or config.data.val is None:
+        raise UserError(
+            f"{weights.source}: its config has no data.val; give data.val.images=DIR "
+            "data.val.annotations=FILE"
+        )
+    source = str(config.data.val.annotations)
+    check_classes(dataset, model.class_names, source, fewer=True)
+    logger.info(
+        f"{weights.source}: evaluating on {len(dataset)} images of {source}, precision "
+        f"{chosen.name} ({chosen.reason})"
+    )
+    validation = evaluate_localizer(
+        model,
+        dataset,
+        make_loc_evaluator(config, dataset),
+        processes=processes,
+        precision=chosen,
+        batch_size=config.eval.batch_size,
+        workers=hardware.default_workers(config.data.workers, 1),
+    )
+    assert validation is not None, "nobody asked to stop"
+    return config, validation

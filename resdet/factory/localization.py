@@ -1,0 +1,100 @@
+"""Localizers from configs: one row in BUILDERS per `model.type`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from resdet.config.loading import override_config
+from resdet.config.localization import LocalizationConfig
+from resdet.data.localization.transforms import LocalizationViews
+from resdet.errors import UserError
+from resdet.factory.backbone import detection_backbone
+from resdet.factory.imports import naming_imports
+from resdet.factory.network import stored_config
+from resdet.interop.fitting import load_exactly
+from resdet.interop.loaded import LoadedWeights
+from resdet.models.class_rpn import ClassRPN
+from resdet.models.localizer import FEATURE, Localizer
+
+
+def build_localizer(
+    config: LocalizationConfig, *, class_names: Sequence[str], category_ids: Sequence[int]
+) -> Localizer:
+    """A localizer with random weights for these classes; loads and downloads nothing.
+
+    Raises UserError where `model.num_classes` contradicts the classes.
+    """
+    section, count = config.model, len(class_names)
+    if section.num_classes not in (None, count):
+        raise UserError(
+            f"model.num_classes: {section.num_classes}, but the data has {count} classes "
+            f"({', '.join(list(class_names)[:5])}{', …' if count > 5 else ''}); "
+            "leave it null to take them from the data"
+        )
+    return BUILDERS[section.type](config, class_names, category_ids)
+
+
+def _class_rpn(
+    config: LocalizationConfig, class_names: Sequence[str], category_ids: Sequence[int]
+) -> Localizer:
+    section, test = config.model, config.test
+    backbone, features = detection_backbone(section.backbone)
+    rpn = ClassRPN(
+        features.channels[FEATURE],
+        len(class_names),
+        features.strides[FEATURE],
+        **section.rpn.model_dump(),
+    )
+    return Localizer(
+        backbone,
+        rpn,
+        views=make_views(config),
+        **test.model_dump(exclude={"views", "scales", "flip"}),
+        pixel_mean=section.pixel_mean,
+        pixel_std=section.pixel_std,
+        channel_order=section.channel_order,
+        channels_last=config.train.channels_last,
+        class_names=class_names,
+        category_ids=category_ids,
+        config=config,
+    )
+
+
+BUILDERS: dict[str, Callable[[LocalizationConfig, Sequence[str], Sequence[int]], Any]] = {
+    "rpn": _class_rpn
+}
+"""By `model.type`: a config, class names and category ids to a network with random weights."""
+
+
+def make_views(config: LocalizationConfig) -> LocalizationViews:
+    """How the config's test images are cut."""
+    test, data = config.test, config.data
+    return LocalizationViews(
+        dense=test.views == "dense",
+        resize=data.test_resize,
+        size=data.test_size,
+        scales=test.scales,
+        flip=test.flip,
+    )
+
+
+def build_trained_localizer(weights: LoadedWeights, overrides: Sequence[str] = ()) -> Localizer:
+    """The localizer that a checkpoint holds, on the CPU, in evaluation mode.
+
+    `overrides` change its own config, such as test.views=dense. Raises UserError if the file is
+    not a checkpoint of a localization run, or if the overrides change the network.
+    """
+    if weights.kind != "localizer" or weights.config is None or not weights.class_names:
+        raise UserError(
+            f"{weights.source} holds a {weights.kind}, not a localizer; give the run folder of a "
+            "run with task: localization, or its best.pt"
+        )
+    config = stored_config(weights, LocalizationConfig)
+    if overrides:
+        config = override_config(config, overrides, weights.source)
+    with naming_imports(config):
+        model = build_localizer(
+            config, class_names=weights.class_names, category_ids=weights.category_ids
+        )
+    load_exactly(model, weights)
+    model.is_imported = weights.is_imported
+    return model.eval()
