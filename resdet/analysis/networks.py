@@ -14,6 +14,7 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.find import find_config
 from resdet.config.loading import ConfigError, override_config
+from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError, did_you_mean
 from resdet.factory.backbone import make_backbone
 from resdet.factory.classification import build_classifier
@@ -47,7 +48,8 @@ def count_named(
     A registry name has a head of 1000 classes and 224×224 pixels, CIFAR's networks one of 10 and
     32×32; a classification config its own classes (1000 where they come from the data) and
     `data.test_size`. Of a detection config the backbone is counted, for an image of 4:3 whose short
-    side is `data.test_resize.short_edge`. `image_size` (height, width) takes the place of these.
+    side is `data.test_resize.short_edge`; of a localization config too, for a centre crop of
+    `data.test_size`. `image_size` (height, width) takes the place of these.
     Raises UserError for a name that is neither, and for a size that the network does not accept.
     """
     if name in list_backbones():
@@ -100,14 +102,19 @@ def _count_classifier(
 
 
 def _count_backbone(
-    name: str, config: DetectionConfig, image_size: tuple[int, int] | None
+    name: str,
+    config: DetectionConfig | LocalizationConfig,
+    image_size: tuple[int, int] | None,
 ) -> Network:
     config = resolve_config(config).config
     with torch.device("meta"):
         backbone = make_backbone(config.model.backbone)
-    short = config.data.test_resize.short_edge
-    long = min(config.data.test_resize.max_size, short * 4 // 3)
-    size = image_size or (_padded(short), _padded(long))
+    if isinstance(config, LocalizationConfig):
+        size = image_size or (config.data.test_size, config.data.test_size)
+    else:
+        short = config.data.test_resize.short_edge
+        long = min(config.data.test_resize.max_size, short * 4 // 3)
+        size = image_size or (_padded(short), _padded(long))
     return Network(f"{name}, backbone", None, _count(name, backbone, size))
 
 

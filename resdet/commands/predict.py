@@ -19,6 +19,7 @@ from resdet.inference.loading import load
 from resdet.inference.output import Finished, Output, finish, former_drawings, open_output
 from resdet.inference.sources import Picture, Source, list_sources, read_pictures
 from resdet.models.classifier import Classifier
+from resdet.models.localizer import Localizer
 from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
 from resdet.structures import Classification, Detections
@@ -82,7 +83,7 @@ class Done(NamedTuple):
 
 
 def predict_sources(
-    model: RCNN | Classifier,
+    model: RCNN | Classifier | Localizer,
     sources: Sequence[Source],
     folder: Path,
     *,
@@ -101,7 +102,7 @@ def predict_sources(
     writing: deque[Future[None]] = deque()
     console = Console(stderr=True)
     with (
-        open_output(folder, detects=isinstance(model, RCNN)) as output,
+        open_output(folder, detects=not isinstance(model, Classifier)) as output,
         ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
         # One thread, so that records and frames are written in order.
         ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,

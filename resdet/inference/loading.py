@@ -39,7 +39,7 @@ def load(
     `precision` is auto, fp32, bf16 or fp16, and applies to every `predict` that does not choose
     another; None is train.precision of a run, which is auto by default. auto is bf16 if the
     processor supports it, and fp32 for imported weights.
-    Raises UserError for a file that holds none of these, and for a wrong `source`.
+    Raises UserError for a file that is not one of these, and for a wrong `source`.
     """
     import_modules(imports)
     weights = read_weights(str(path), source)
