@@ -12,7 +12,6 @@ side, and OUT/annotations/NAME.json has its one box and class. Crowd regions are
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any

@@ -142,7 +142,8 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
         "log.every=5",
     ]
     assert cli.main(argv) == 0
-    assert seen.pop("schema").__name__ == "DetectionConfig"
+    names = [schema.__name__ for schema in seen.pop("schema")]
+    assert names == ["DetectionConfig", "LocalizationConfig"]
     assert seen == {
         "rate": 1,
         "every": 5,

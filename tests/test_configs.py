@@ -12,13 +12,15 @@ from resdet.config import load_config
 from resdet.config.classification import ClassificationConfig
 
 ALL = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
+LOCALIZERS = [path for path in ALL if "_loc_" in path.stem]
 CLASSIFIERS = [
     path
     for path in ALL
-    if path.stem.startswith(("imagenet_", "cifar10_")) or path.stem == "finetune"
+    if path.stem.startswith(("imagenet_", "cifar10_", "finetune"))
+    and not path.stem.startswith(("imagenet_loc_", "imagenet_det_", "finetune_det"))
 ]
 IMAGENET = [path for path in CLASSIFIERS if path.stem.startswith("imagenet_")]
-CONFIGS = [path for path in ALL if path not in CLASSIFIERS]
+CONFIGS = [path for path in ALL if path not in CLASSIFIERS + LOCALIZERS]
 DEPTHS = (18, 34, 50, 101, 152)
 RECIPES = ("tv1", "tv2", "a1", "a2", "a3")
 
@@ -103,6 +105,30 @@ def test_a_detector_is_built_without_data_or_download(path, no_network, monkeypa
     names = {name.split(".")[0] for name, _ in model.named_parameters()}
     assert names == {"backbone", "fpn", "rpn", "roi_heads"}
     assert model.has_masks == (config.model.roi.mask_head is not None)
+
+
+def test_no_localizer_is_missing():
+    assert {path.stem for path in LOCALIZERS} == {"bccd_loc_rpn"}
+
+
+@pytest.mark.parametrize("path", LOCALIZERS, ids=lambda path: path.stem)
+def test_each_localizer_begins_with_its_command_and_its_aim(path):
+    comment = _comment(path)
+    assert f"tools/train_det.py configs/{path.name}" in comment[0]
+    assert re.match(r"Aims at (a|an) |Aims at: no published number", " ".join(comment[1:]))
+
+
+@pytest.mark.parametrize("path", LOCALIZERS, ids=lambda path: path.stem)
+def test_a_localizer_is_built_without_data_or_download(path, no_network, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    import torch
+
+    with torch.device("meta"):
+        model = resdet.build(path, overrides=["model.num_classes=1000"])
+    assert model.num_classes == 1000
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} <= {
+        *("backbone", "rpn", "head")
+    }
 
 
 def test_no_classifier_is_missing():

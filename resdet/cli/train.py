@@ -38,9 +38,7 @@ def _fill_train(
         "events,\nlast.pt, best.pt, eval.json and plots/."
     )
     door = command_line(command).removeprefix("python ")
-    more = ""
-    if command == "train-det":
-        more = "Those of localization:  task=localization --help-config\n"
+    more = "Those of localization:  task=localization --help-config\n" if config == "CONFIG" else ""
     parser.epilog = (
         f"Several processes:  torchrun --nproc-per-node 8 {door} CONFIG …\n"
         "Every config key, or those of one section:  --help-config, --help-config optim\n"

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,8 @@ logger = logging.getLogger("resdet")
 
 Wanted = Callable[[TestImage], Tensor]
 """The classes (L,) of the model that are asked for in an image, best first."""
+_Shown = tuple[int, str, Detections]
+"""(index, path, guesses) of an image that is drawn."""
 
 
 def make_loc_evaluator(config: LocalizationConfig, dataset: DetectionDataset) -> Evaluator:
@@ -68,10 +70,6 @@ def evaluate_localizer(
     was_training = model.training
     model.eval()
     distributed.share_buffers(model, processes)
-    own = [model.class_names.index(name) for name in dataset.class_names]
-    of_data = {label: position for position, label in enumerate(own)}
-    shown: list[tuple[int, str, Detections]] = []
-    reported, done = time.perf_counter(), 0
     batches = eval_loader(
         LocalizationViewsData(dataset, model.views),
         batch_size=batch_size,
@@ -80,19 +78,15 @@ def evaluate_localizer(
         workers=workers,
         collate=as_list,
     )
-    for images in batches:
+    shown: list[_Shown] = []
+    reported, done = time.perf_counter(), 0
+    for images, answers in _run_model(model, dataset, batches, precision, wanted):
         if stop:
             break
-        labels = [wanted(each) if wanted else torch.tensor([own[each.label]]) for each in images]
-        with torch.no_grad(), precision.autocast():
-            answers = model.guess(
-                [each.views for each in images], [each.size for each in images], labels
-            )
-        named = [_relabel(each.cpu(), of_data, dataset) for each in answers]
-        evaluator.update([each.image_id for each in images], named)
+        evaluator.update([each.image_id for each in images], answers)
         shown += [
             (each.index, each.path, answer)
-            for each, answer in zip(images, named, strict=True)
+            for each, answer in zip(images, answers, strict=True)
             if each.index < num_pictures
         ]
         done += len(images)
@@ -114,7 +108,27 @@ def evaluate_localizer(
     return share(validation, processes)
 
 
-def _draw(shown: Sequence[tuple[int, str, Detections]], path: Path) -> None:
+@torch.no_grad()
+def _run_model(
+    model: Localizer,
+    dataset: DetectionDataset,
+    batches: Iterable[list[TestImage]],
+    precision: Precision,
+    wanted: Wanted | None,
+) -> Iterator[tuple[list[TestImage], list[Detections]]]:
+    """This process's images and the guesses, with the labels of the data."""
+    own = [model.class_names.index(name) for name in dataset.class_names]
+    of_data = {label: position for position, label in enumerate(own)}
+    for images in batches:
+        labels = [wanted(each) if wanted else torch.tensor([own[each.label]]) for each in images]
+        with precision.autocast():
+            answers = model.guess(
+                [each.views for each in images], [each.size for each in images], labels
+            )
+        yield images, [_relabel(each.cpu(), of_data, dataset) for each in answers]
+
+
+def _draw(shown: Sequence[_Shown], path: Path) -> None:
     """The guesses, whatever their scores."""
     pairs = [(file, detections) for _, file, detections in shown]
     pictures.draw_predictions(pairs, path, score_thresh=0.0)

@@ -153,7 +153,7 @@ class ClassRPN(nn.Module):
     def _loss_of_all(
         self, picked: Tensor, samples: AnchorSamples, labels: Tensor, positive: Tensor
     ) -> Tensor:
-        """(B, S): the sum over the K classifiers at each sample, for all but the own class negative."""
+        """(B, S): the sum over the K classifiers at each sample; only the own may be positive."""
         assert self.logits.bias is not None
         weight = full_precision(self.logits.weight.flatten(1))
         with torch.autocast(picked.device.type, enabled=False):

@@ -151,15 +151,22 @@ class Localizer(Predictor[Detections]):
             self.look(images), images, sizes, labels, strict=True
         ):
             scores, boxes = self.candidates(hidden, views, wanted, size)
-            answers.append(self._answer(*self._best(scores, boxes), wanted, size))
+            answers.append(self.answer(scores, boxes, wanted, size))
         return answers
+
+    def answer(
+        self, scores: Tensor, boxes: Tensor, labels: Tensor, size: Sequence[int]
+    ) -> Detections:
+        """One box for each class from all its candidates: scores (L, N) and boxes (L, N, 4) as
+        `candidates` gives them, for `labels` (L,) in an image of (height, width)."""
+        return self._detections(*self._best(scores, boxes), labels, size)
 
     def _best(self, scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return best_boxes(
             scores, boxes, merge=self.merge, vote_iou=self.vote_iou, vote_boxes=self.vote_boxes
         )
 
-    def _answer(
+    def _detections(
         self, scores: Tensor, boxes: Tensor, labels: Tensor, size: Sequence[int]
     ) -> Detections:
         usable = scores >= 0
@@ -191,7 +198,7 @@ class Localizer(Predictor[Detections]):
             repeated = wanted.cpu().repeat_interleave(counts)
             best = torch.cat([own for own, _ in kept])
             answers.append(
-                self._answer(best, torch.cat([each for _, each in kept]), repeated, size)
+                self._detections(best, torch.cat([each for _, each in kept]), repeated, size)
             )
         return answers
 
@@ -217,7 +224,7 @@ class Localizer(Predictor[Detections]):
             labels = best.topk(min(self.num_guesses, len(best))).indices
             scores, boxes = self._best(*self.candidates(hidden, own, labels, size))
             order = scores.argsort(descending=True, stable=True)
-            answer = self._answer(scores[order], boxes[order], labels[order], size).cpu()
+            answer = self._detections(scores[order], boxes[order], labels[order], size).cpu()
             thresh = -1.0 if score_thresh is None else score_thresh
             answers.append(answer[answer.scores > thresh])
         return answers

@@ -29,6 +29,7 @@ def classifiers(prefix: str) -> list:
         )
         for path in CONFIGS
         if path.stem.startswith(prefix)
+        and not path.stem.startswith(("imagenet_loc_", "imagenet_det_"))
     ]
 
 
