@@ -117,9 +117,11 @@ class RPNConfig(Section):
 
 
 class BoxHeadConfig(Section):
-    type: Literal["fc", "res5"] = "fc"
+    type: Literal["fc", "res5", "vgg"] = "fc"
     """res5: the backbone's last stage and the mean over the map (C4 of He et al. 2016); the mask
-    head uses the same stage. It needs `model.fpn` null, num_convs 0 and num_fcs 0."""
+    head uses the same stage. It needs `model.fpn` null, num_convs 0 and num_fcs 0.
+    vgg: fc6 and fc7 of a VGG on its conv5 (Girshick 2015), which start from the classifier in
+    `model.backbone.weights`; published ones need fc_dim 4096. It needs `model.fpn` null."""
     num_convs: NonNegative = 0
     """3×3 convolutions first: 0 (and num_fcs 2) is 2fc, 4 with num_fcs 1 is 4conv1fc."""
     conv_dim: Positive = 256
@@ -128,6 +130,8 @@ class BoxHeadConfig(Section):
     """Fully connected layers."""
     fc_dim: Positive = 1024
     """Width of these layers."""
+    dropout: BelowOne | None = None
+    """Chance to drop each of their outputs in training; null is 0, and the .5 of VGG with vgg."""
     norm: Norm = "none"
     """Norm after each convolution."""
     pool_size: Positive = 7
@@ -138,6 +142,12 @@ class BoxHeadConfig(Section):
     """Loss on the box deltas (giou: on the decoded boxes)."""
     smooth_l1_beta: PositiveFloat = 0.1111
     """Where smooth_l1 turns from quadratic to linear."""
+
+    @model_validator(mode="after")
+    def _dropout(self) -> BoxHeadConfig:
+        if self.dropout is not None and self.num_fcs == 0:
+            raise ValueError("dropout comes after fully connected layers, and num_fcs is 0")
+        return self
 
 
 class StageConfig(Section):
@@ -204,7 +214,7 @@ class ModelConfig(Section):
     classes of the same name need no entry."""
     backbone: BackboneConfig = BackboneConfig()
     fpn: FPNConfig | None = FPNConfig()
-    """Null: no pyramid; the heads use c4 (box_head.type res5) or c5 (DC5, with
+    """Null: no pyramid; the heads use c4 (box_head.type res5 or vgg) or c5 (DC5, with
     backbone.res5_dilation 2)."""
     rpn: RPNConfig = RPNConfig()
     roi: RoIConfig = RoIConfig()
@@ -230,21 +240,27 @@ class ModelConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _res5_head(self) -> ModelConfig:
+    def _heads_on_one_map(self) -> ModelConfig:
         box, mask = self.roi.box_head, self.roi.mask_head
-        if box.type != "res5":
+        if box.type == "fc":
             return self
-        wanted = {
-            "fpn: null": self.fpn is None,
-            "roi.box_head.num_convs: 0": box.num_convs == 0,
-            "roi.box_head.num_fcs: 0": box.num_fcs == 0,
-            "roi.box_head.norm: none": box.norm == "none",
-            "one entry in roi.stages": len(self.roi.stages) == 1,
-            "backbone.res5_dilation: 1 or null": self.backbone.res5_dilation != 2,
-            f"roi.mask_head.pool_size: {box.pool_size}, that of the box head": mask is None
-            or mask.pool_size == box.pool_size,
-        }
-        absent = [name for name, holds in wanted.items() if not holds]
+        needed = {"fpn: null": self.fpn is None, "roi.box_head.num_convs: 0": box.num_convs == 0}
+        if box.type == "res5":
+            needed |= {
+                "roi.box_head.num_fcs: 0": box.num_fcs == 0,
+                "roi.box_head.norm: none": box.norm == "none",
+                "one entry in roi.stages": len(self.roi.stages) == 1,
+                "backbone.res5_dilation: 1 or null": self.backbone.res5_dilation != 2,
+                f"roi.mask_head.pool_size: {box.pool_size}, that of the box head": mask is None
+                or mask.pool_size == box.pool_size,
+            }
+        else:
+            needed |= {
+                "roi.box_head.num_fcs: 2": box.num_fcs == 2,
+                "roi.box_head.pool_size: 7": box.pool_size == 7,
+            }
+        absent = [name for name, holds in needed.items() if not holds]
         if absent:
-            raise ValueError(f"roi.box_head.type res5 (C4) needs {'; '.join(absent)}")
+            name = "res5 (C4)" if box.type == "res5" else "vgg"
+            raise ValueError(f"roi.box_head.type {name} needs {'; '.join(absent)}")
         return self

@@ -24,7 +24,8 @@ from resdet.interop.fitting import (
     load_localizer,
 )
 from resdet.interop.loaded import Reading
-from resdet.interop.weights import is_published
+from resdet.interop.vgg_layers import check_layers, vgg_layers
+from resdet.interop.weights import is_published, read_weights
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
 from resdet.models.rcnn import RCNN
@@ -74,9 +75,24 @@ def load_start_weights(model: Model, start: Resolved[Any]) -> list[str]:
         return load_detector(model, weights, plain)
     if section.backbone.weights is None:
         return []
+    if isinstance(model, RCNN) and start.config.model.roi.box_head.type == "vgg":
+        return _load_vgg(model, section.backbone.weights, Reading.of(plain))
     res5 = model.roi_heads.res5 if isinstance(model, RCNN) else None
     joined: AbstractContextManager[None] = nullcontext()
     if isinstance(model.backbone, ResNet) and isinstance(res5, nn.Sequential):
         joined = model.backbone.joined(res5)
     with joined:
         return load_backbone(model.backbone, section.backbone.weights, Reading.of(plain))
+
+
+def _load_vgg(model: RCNN, spec: str, reading: Reading) -> list[str]:
+    """The backbone of a VGG, and its classifier's first two layers for every box stage."""
+    weights = read_weights(spec)
+    layers, names = vgg_layers(weights)
+    heads = model.roi_heads.box_heads
+    for head in heads:
+        check_layers(head.state_dict(), layers, names, weights.source)
+    lines = load_backbone(model.backbone, weights, reading, elsewhere=names)
+    for head in heads:
+        head.load_state_dict(layers, strict=False)
+    return [*lines, f"fc6 and fc7 of the box head: {', '.join(names)}"]

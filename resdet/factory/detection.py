@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from resdet.backbones.resnet import ResNet
+from resdet.backbones.vgg import DROPOUT, VGG
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import override_config
 from resdet.errors import UserError, command_line
@@ -37,11 +38,17 @@ def build_model(
             "leave it null to take them from the data"
         )
     backbone, features = detection_backbone(config.model.backbone)
-    is_c4 = section.roi.box_head.type == "res5"
+    head = section.roi.box_head.type
+    is_c4 = head == "res5"
     res5 = _res5(backbone, section.backbone.name) if is_c4 else None
+    if head == "vgg" and not isinstance(backbone, VGG):
+        raise UserError(
+            f"model.roi.box_head.type: vgg, and {section.backbone.name} is no VGG; set "
+            "model.backbone.name=vgg16, or another type"
+        )
     fpn: FPN | OneMap
     if section.fpn is None:
-        name = "c4" if is_c4 else "c5"
+        name = "c5" if head == "fc" else "c4"
         fpn = OneMap(features.channels, features.strides, name=name)
     else:
         fpn = FPN(features.channels, features.strides, **section.fpn.model_dump())
@@ -99,14 +106,16 @@ def _roi_heads(
     """`in_channels` are those of the regions that the heads see."""
     model, roi = config.model, config.model.roi
     box, mask = roi.box_head, roi.mask_head
+    dropout = box.dropout if box.dropout is not None else DROPOUT if box.type == "vgg" else 0.0
     stages = [
         BoxHead(
             in_channels,
             num_classes,
             average=box.type == "res5",
             context=roi.context,
+            dropout=dropout,
             box_weights=stage.box_weights,
-            **box.model_dump(exclude={"type"}),
+            **box.model_dump(exclude={"type", "dropout"}),
         )
         for stage in roi.stages
     ]

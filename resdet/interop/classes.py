@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from resdet.errors import UserError, did_you_mean, first_few
 from resdet.interop.loaded import LoadedWeights
 
 BRANCH = re.compile(r"roi_heads\.(?!stages\.|res5\.)(\w+)\.")
+BOX_WEIGHTS = re.compile(r"roi_heads\.stages\.\d+\.(cls_score|bbox_pred)\.weight")
 # Rows per class of each predictor, and whether a row for the background comes last.
 PREDICTORS = (
     (re.compile(r"roi_heads\.stages\.\d+\.cls_score\."), 1, True),
@@ -120,6 +122,32 @@ def fit_branches(
         listed = ", ".join(here[name])
         lines.append(f"no {_words(name)} there: these layers start from scratch: {listed}")
     return state, lines
+
+
+def fit_context(
+    own: Mapping[str, Tensor], state: dict[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """`state` of a detector without `model.roi.context` for the state dict `own` of one with it:
+    its predictors keep their weights for each region, and those for the whole image start from 0,
+    so that the detector begins with the same predictions; and log lines. UserError where only
+    `state` has context: without it the predictions would be other ones.
+    """
+    of_boxes = [
+        key
+        for key, value in state.items()
+        if key in own and BOX_WEIGHTS.match(key) and value.ndim == own[key].ndim == 2
+    ]
+    if any(state[key].shape[1] == 2 * own[key].shape[1] for key in of_boxes):
+        raise UserError(f"{source} was trained with model.roi.context true; set it to true")
+    wider = {
+        key: F.pad(state[key], (0, state[key].shape[1]))
+        for key in of_boxes
+        if own[key].shape[1] == 2 * state[key].shape[1]
+    }
+    if not wider:
+        return state, []
+    listed = ", ".join(wider)
+    return {**state, **wider}, [f"no context there: its half of these layers starts at 0: {listed}"]
 
 
 def _words(name: str) -> str:

@@ -130,7 +130,8 @@ def describe_network(config: DetectionConfig) -> str:
     if model.fpn is not None:
         neck = f"FPN of {model.fpn.out_channels} channels"
     else:
-        neck = "C4" if head.type == "res5" else "no pyramid, the heads on c5"
+        necks = {"res5": "C4", "vgg": "no pyramid, the heads on c4"}
+        neck = necks.get(head.type, "no pyramid, the heads on c5")
     hidden = [f"{head.num_convs} convolutions"] * bool(head.num_convs)
     hidden += [f"{head.num_fcs} layers of {head.fc_dim}"] * bool(head.num_fcs)
     stages = len(model.roi.stages)
@@ -140,6 +141,7 @@ def describe_network(config: DetectionConfig) -> str:
             neck,
             f"{stages} box stage{'s' if stages > 1 else ''}{' of ' if hidden else ''}"
             f"{' and '.join(hidden)}",
+            *["context of the whole image"] * model.roi.context,
             "boxes only" if model.roi.mask_head is None else "masks",
         )
     )

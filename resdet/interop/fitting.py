@@ -1,13 +1,13 @@
 """Loading weights into a network: what fits, what is left out, and what is refused."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from resdet.errors import UserError, first_few
-from resdet.interop.classes import fit_branches, fit_classes
+from resdet.interop.classes import fit_branches, fit_classes, fit_context
 from resdet.interop.loaded import LoadedWeights, Reading, check_reading, other_conventions
 from resdet.interop.torchvision.classifiers import CLASSIFIERS
 from resdet.interop.weights import BACKBONE_PREFIX, HEAD_PREFIX, read_weights
@@ -23,12 +23,16 @@ CLASS_LAYERS = ("rpn.logits.", "rpn.deltas.")
 
 
 def load_backbone(
-    backbone: nn.Module, spec: str | LoadedWeights, reading: Reading | None = None
+    backbone: nn.Module,
+    spec: str | LoadedWeights,
+    reading: Reading | None = None,
+    elsewhere: Collection[str] = (),
 ) -> list[str]:
     """Load `spec`, or weights that were read, into `backbone`; returns log lines.
 
     `reading` is the backbone's; weights with another one are refused if theirs is known. From a
-    detector or a classifier only the backbone is taken, and what is left out is listed.
+    detector or a classifier only the backbone is taken, and what is left out is listed, except for
+    the keys that are used `elsewhere`.
     Raises UserError that lists missing, unexpected and mis-shaped keys; nothing is loaded then.
     """
     weights = _read(spec)
@@ -51,11 +55,11 @@ def load_backbone(
         }
         if weights.kind != "classifier":
             lines.append(f"only the backbone of the {weights.kind} is used")
-        elif others:
+        elif others := [key for key in others if key not in elsewhere]:
             lines.append(f"left out, the classifier: {', '.join(others)}")
     head = [key for key in state if key.startswith(CLASSIFIER_PREFIXES) and key not in own]
-    if head:
-        lines.append(f"left out, the classifier: {', '.join(head)}")
+    if unused := [key for key in head if key not in elsewhere]:
+        lines.append(f"left out, the classifier: {', '.join(unused)}")
     state = {key: value for key, value in state.items() if key not in head}
     _load(backbone, own, state, weights.source)
     return lines
@@ -109,7 +113,8 @@ def load_detector(
     `section` is the model's config section `model` as plain values: its `Reading`, which must agree
     with that of the weights if it is known, and its `class_map`. With other classes, those matched
     by name keep their rows of the predictors, see `match_classes`; a mask head that only one side
-    has is left out or starts from scratch; all of this is listed.
+    has is left out or starts from scratch; context that only the model has starts from 0, see
+    `fit_context`; all of this is listed.
     Raises UserError that lists other missing, unexpected and mis-shaped keys.
     """
     section = section or {}
@@ -125,10 +130,11 @@ def load_detector(
         lines += other_conventions(weights.config.get("model") or {}, section)
     own, state = model.state_dict(), weights.state
     state, branch_lines = fit_branches(own, state)
+    state, context_lines = fit_context(own, state, weights.source)
     state, class_lines = fit_classes(
         own, state, getattr(model, "class_names", []), weights, section.get("class_map") or {}
     )
-    lines += branch_lines + class_lines
+    lines += branch_lines + context_lines + class_lines
     _load(model, own, state, weights.source)
     return lines
 

@@ -12,12 +12,15 @@ from resdet.models.losses import box_loss_sum, full_precision, mean_over_process
 from resdet.models.regions import RegionSamples
 from resdet.ops.boxes import decode_boxes
 
+MOST_REORDERED = 2**24
+"""Weights of a first layer that a CPU computes as a convolution; VGG's fc6 has 103 million."""
+
 
 class BoxHead(nn.Module):
     """Pooled features → hidden convolutions and fully connected layers → class logits and deltas.
 
-    2fc is `num_convs=0, num_fcs=2`; 4conv1fc is `num_convs=4, num_fcs=1`; with `average` and
-    neither it is the mean over the map, as on res5 (He et al. 2016, appendix A).
+    2fc, and fc6 and fc7 of VGG, are `num_convs=0, num_fcs=2`; 4conv1fc is `num_convs=4, num_fcs=1`;
+    with `average` and neither it is the mean over the map, as on res5 (He et al. 2016, appendix A).
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class BoxHead(nn.Module):
         conv_dim: int,
         num_fcs: int,
         fc_dim: int,
+        dropout: float,
         norm: str,
         average: bool,
         class_agnostic: bool,
@@ -51,7 +55,9 @@ class BoxHead(nn.Module):
         for _ in range(num_fcs):
             linear = nn.Linear(width, fc_dim)
             xavier_uniform(linear)
-            fcs += [linear, nn.ReLU(inplace=True)]
+            relu = nn.ReLU(inplace=True)
+            # one entry with or without dropout, so that the layers have the same names
+            fcs += [linear, nn.Sequential(relu, nn.Dropout(dropout)) if dropout else relu]
             width = fc_dim
         self.fcs = nn.Sequential(*fcs)
         width *= 2 if context else 1
@@ -70,7 +76,9 @@ class BoxHead(nn.Module):
         if self.average:
             return self.fcs(maps.mean((2, 3)))
         if maps.device.type == "cpu" and maps.dtype == torch.float32 and len(self.fcs) > 0:
-            return self.fcs[1:](_first_as_convolution(cast(nn.Linear, self.fcs[0]), maps))
+            first = cast(nn.Linear, self.fcs[0])
+            if first.weight.numel() <= MOST_REORDERED:
+                return self.fcs[1:](_first_as_convolution(first, maps))
         return self.fcs(maps.flatten(1))
 
     def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +120,8 @@ def _first_as_convolution(layer: nn.Linear, maps: Tensor) -> Tensor:
     """`layer` of maps (R, C, S, S) as a convolution that covers them whole: (R, out).
 
     On a CPU it takes the maps with their channels last, and oneDNN computes it; the matrix product
-    in fp32 is MKL's, which on AMD's processors takes twice as long.
+    in fp32 is MKL's, which on AMD's processors takes twice as long. The convolution reorders the
+    weights in every call, which takes longer than it saves where they are many, as in VGG's fc6.
     """
     weight = layer.weight.view(layer.out_features, *maps.shape[1:])
     return F.conv2d(maps, weight, layer.bias).flatten(1)

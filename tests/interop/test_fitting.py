@@ -245,3 +245,27 @@ def test_what_is_no_detector(tmp_path: Path, there: RCNN) -> None:
     for spec in (str(tmp_path / "w.pt"), "torchvision:resnet18.IMAGENET1K_V1"):
         with pytest.raises(UserError, match=r"a detector; it belongs to model\.backbone\.weights"):
             load_detector(there, spec)
+
+
+def test_context_that_only_the_model_has_starts_at_0(file: str, there: RCNN) -> None:
+    """Fine-tuning with `model.roi.context` begins with the predictions of the weights."""
+    model = named(["cat", "unicorn"], {"roi": {"context": True}}, seed=1)
+    fresh = model.state_dict()[f"{LOGITS}.weight"].clone()
+    lines = load_detector(model, file, section(model))
+    started = next(line for line in lines if line.startswith("no context there"))
+    assert started.endswith(f"starts at 0: {LOGITS}.weight, {DELTAS}.weight")
+    logits = model.state_dict()[f"{LOGITS}.weight"]
+    theirs = there.state_dict()[f"{LOGITS}.weight"]
+    width = theirs.shape[1]
+    row = there.class_names.index("cat")
+    assert torch.equal(logits[0], torch.cat([theirs[row], torch.zeros(width)]))
+    assert torch.equal(logits[-1], torch.cat([theirs[-1], torch.zeros(width)]))
+    assert torch.equal(logits[1], fresh[1]), "a new class keeps both halves of its initial row"
+
+
+def test_context_that_only_the_weights_have_is_refused(tmp_path: Path) -> None:
+    weights = named(["cat", "dog"], {"roi": {"context": True}})
+    file = write(tmp_path / "context.pt", weights)
+    model = named(["cat", "dog"])
+    with pytest.raises(UserError, match=r"trained with model\.roi\.context true; set it to true"):
+        load_detector(model, file, section(model))

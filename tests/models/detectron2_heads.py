@@ -35,6 +35,7 @@ def make_heads(facts: dict[str, Any], stages: int) -> RoIHeads:
             norm="gn" if given.get("NORM") == "GN" else "none",
             average=False,
             context=False,
+            dropout=0.0,
             class_agnostic=given.get("CLS_AGNOSTIC_BBOX_REG", False),
             box_weights=CASCADE_WEIGHTS[stage],
             # Detectron2's smooth L1 with a beta of 0 is L1

@@ -225,6 +225,7 @@ def _check_expressible(config: DetectionConfig, source: str) -> None:
         "model.rpn.round_anchors": (model.rpn.round_anchors, [False]),
         "model.rpn.anchor_spacing": (model.rpn.anchor_spacing, ["stride"]),
         "model.rpn.loss_normalizer": (model.rpn.loss_normalizer, ["num_samples"]),
+        "model.roi.context": (model.roi.context, [False]),
         "model.min_detection_size": (model.min_detection_size, [0]),
         "model.roi.mask_head.paste": (mask.paste if mask else "continuous", ["continuous"]),
         "data.test_resize.method": (resize.method, ["pillow"]),

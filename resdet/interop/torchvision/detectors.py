@@ -284,6 +284,7 @@ def _check_exportable(config: DetectionConfig, source: str) -> None:
         "a pyramid (fpn)": fpn is not None,
         "one entry in roi.stages": len(model.roi.stages) == 1,
         "roi.box_head.type fc": box.type == "fc",
+        "roi.context false": not model.roi.context,
         "roi.box_head with num_convs 0 and num_fcs 2, or with convolutions": box.num_convs > 0
         or box.num_fcs == 2,
         "roi.box_head.class_agnostic false": not box.class_agnostic,

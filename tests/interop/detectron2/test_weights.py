@@ -380,11 +380,13 @@ def test_a_base_that_is_its_own_is_refused(tmp_path: Path) -> None:
         read_yaml(config)
 
 
-def test_options_that_detectron2_lacks_are_named() -> None:
+@pytest.mark.parametrize("key", ["rpn.round_anchors", "roi.context"])
+def test_options_that_detectron2_lacks_are_named(key: str) -> None:
     config = zoo_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x")
-    rpn = config.model.rpn.model_copy(update={"round_anchors": True})
-    other = config.model_copy(update={"model": config.model.model_copy(update={"rpn": rpn})})
-    with pytest.raises(UserError, match=r"run: model\.rpn\.round_anchors is True"):
+    name, option = key.split(".")
+    section = getattr(config.model, name).model_copy(update={option: True})
+    other = config.model_copy(update={"model": config.model.model_copy(update={name: section})})
+    with pytest.raises(UserError, match=rf"run: model\.{name}\.{option} is True"):
         to_detectron2(other, 80, "run")
 
 

@@ -347,6 +347,7 @@ CASCADE: dict[str, Any] = {
         ({"backbone": {"norm": "bn", "name": "vgg16"}}, "backbone.name resnet18 or"),
         ({"backbone": {"norm": "bn"}, "channel_order": "bgr"}, "channel_order rgb"),
         ({"backbone": {"norm": "bn"}, "roi": {"box_head": {"num_fcs": 3}}}, "num_fcs 2"),
+        ({"backbone": {"norm": "bn"}, "roi": {"context": True}}, "roi.context false"),
     ],
 )
 def test_what_torchvision_has_no_place_for_is_listed(changes: dict[str, Any], words: str) -> None:
