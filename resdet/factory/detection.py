@@ -43,7 +43,7 @@ def build_model(
     res5 = _res5(backbone, section.backbone.name) if is_c4 else None
     if head == "vgg" and not isinstance(backbone, VGG):
         raise UserError(
-            f"model.roi.box_head.type: vgg, and {section.backbone.name} is no VGG; set "
+            f"model.roi.box_head.type: vgg, and {section.backbone.name} is not a VGG; set "
             "model.backbone.name=vgg16, or another type"
         )
     fpn: FPN | OneMap

@@ -192,7 +192,7 @@ def test_a_trained_one_is_loaded_described_and_gives_its_layers(
 
 
 def test_it_needs_a_vgg_without_a_pyramid() -> None:
-    with pytest.raises(UserError, match=r"is no VGG; set model\.backbone\.name=vgg16"):
+    with pytest.raises(UserError, match=r"is not a VGG; set model\.backbone\.name=vgg16"):
         detector({"backbone": {"name": "resnet18", "freeze_at": 0}})
     with pytest.raises(UserError, match="type vgg needs fpn: null"):
         detector({"fpn": {}})
