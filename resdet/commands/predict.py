@@ -22,6 +22,7 @@ from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
 from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
+from resdet.models.region_classifier import RegionClassifier, needs_proposals
 from resdet.structures import Classification, Detections
 
 log = logging.getLogger("resdet")
@@ -59,6 +60,8 @@ def predict_command(
     if skipped:
         log.info("%d files are neither image nor video and were skipped", skipped)
     model = load(run, device=device, precision=precision)
+    if isinstance(model, RegionClassifier):
+        raise needs_proposals()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,7 +6,7 @@ Localization answers where the one object of an image is whose class is known or
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,7 @@ from resdet.config.fields import (
     check_positives,
 )
 from resdet.config.model import BackboneConfig
+from resdet.config.regions import ProposalsConfig, RegionConfig
 
 
 class ClassRPNConfig(Section):
@@ -76,8 +77,9 @@ class ClassRPNConfig(Section):
 
 
 class LocalizationModelConfig(Section):
-    type: Literal["rpn"] = "rpn"
-    """rpn: the per-class region proposal network."""
+    type: Literal["rpn", "rcnn"] = "rpn"
+    """rpn: the per-class region proposal network; rcnn: a network on the warped crops of its
+    proposals, given as data.proposals."""
     num_classes: Positive | None = None
     """Classes; null means from the data."""
     weights: str | None = None
@@ -85,6 +87,9 @@ class LocalizationModelConfig(Section):
     number of classes, the layers that depend on it keep their random start."""
     backbone: BackboneConfig = BackboneConfig()
     rpn: ClassRPNConfig = ClassRPNConfig()
+    """Of type rpn."""
+    rcnn: RegionConfig = RegionConfig()
+    """Of type rcnn."""
     pixel_mean: ThreeNumbers = IMAGENET_MEAN
     """Mean subtracted from each channel, 0..255, in the order of `channel_order`."""
     pixel_std: ThreePositives = IMAGENET_STD
@@ -128,8 +133,10 @@ class LocalizationDataConfig(Section):
     """Null trains without validation."""
     classes: list[str] | None = None
     """Category names to keep, in label order; null keeps all, ordered by category id."""
+    proposals: ProposalsConfig = ProposalsConfig()
+    """Of type rcnn: the proposals of the images above."""
     size: Positive = 224
-    """Side of the training images in pixels."""
+    """Side of the training images in pixels; of type rcnn, of every crop."""
     test_resize: Positive = 256
     """Short side of a test image in pixels, before the centre crop."""
     test_size: Positive = 224
@@ -192,6 +199,8 @@ class LocalizationEvalConfig(Section):
     metric: str = "imagenet_loc"
     """imagenet_loc (the localization error, with the true class given), or a metric that a module
     in `imports` adds."""
+    blacklist: str | None = None
+    """imagenet_loc: the devkit's list of images that are not evaluated."""
 
 
 class LocalizationConfig(Section):
@@ -213,8 +222,10 @@ class LocalizationConfig(Section):
     @model_validator(mode="after")
     def _parts_together(self) -> LocalizationConfig:
         check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
+        self._check_type()
         augment, data = self.data.augment, self.data
-        if augment.crop == "scale_jitter" and augment.short_edges[0] < data.size:
+        is_cropped = self.model.type == "rpn" and augment.crop == "scale_jitter"
+        if is_cropped and augment.short_edges[0] < data.size:
             raise ValueError(
                 f"data.augment.short_edges starts at {augment.short_edges[0]} pixels, less than "
                 f"the {data.size} of data.size that are cropped; raise it or lower data.size"
@@ -225,3 +236,33 @@ class LocalizationConfig(Section):
                 f"{data.test_size}; raise the first or lower the second"
             )
         return self
+
+    def _check_type(self) -> None:
+        """ValueError for keys of the other type of network, and for missing proposals."""
+        own = self.model.type
+        other, keys = next(item for item in KEYS_OF_TYPE.items() if item[0] != own)
+        for key in keys:
+            value: Any = self
+            section = type(self).model_fields
+            for part in key.split("."):
+                default = section[part].default
+                value = getattr(value, part)
+                section = getattr(type(value), "model_fields", {})
+            if value != default:
+                raise ValueError(f"{key} is for model.type {other}, and model.type is {own}")
+        if own == "rcnn" and self.data.proposals.train is None:
+            raise ValueError(
+                "model.type rcnn needs data.proposals.train, a file that `predict RUN --proposals` "
+                "writes with a run of type rpn"
+            )
+
+
+KEYS_OF_TYPE = {
+    "rpn": (
+        *("model.rpn", "data.test_resize", "data.test_size", "test.views", "test.scales"),
+        *("test.num_guesses", "test.proposal_nms", "data.augment.crop", "data.augment.short_edges"),
+        *("data.augment.scale", "data.augment.ratio", "data.augment.min_visible"),
+    ),
+    "rcnn": ("model.rcnn", "data.proposals"),
+}
+"""By `model.type`: the keys that only it uses, and the other leaves at their defaults."""

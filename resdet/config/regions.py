@@ -16,10 +16,8 @@ from resdet.config.fields import (
 
 
 class RegionConfig(Section):
-    """An R-CNN that sees one warped crop per proposal (He et al. 2016, appendix C)."""
+    """An R-CNN that sees one crop per proposal, warped to data.size (He et al. 2016, app. C)."""
 
-    size: Positive = 224
-    """Height and width in pixels that each proposal is warped to."""
     context: BelowOne = 0.0
     """Share of the crop's sides that is outside the proposal, half of it at each end; R-CNN's 16
     pixels at each end of 227 are 0.141."""

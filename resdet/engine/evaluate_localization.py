@@ -9,25 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resdet import hardware
 from resdet.config.localization import LocalizationConfig
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.loader import eval_loader
 from resdet.data.localization.dataset import LocalizationViewsData, TestImage, as_list
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate_detection import PROGRESS_S, check_classes
+from resdet.engine.evaluate_detection import PROGRESS_S
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation, share
-from resdet.errors import UserError
 from resdet.evaluation import EvalSettings, Evaluator, build_evaluator
 from resdet.factory.imports import naming_imports
-from resdet.factory.localization import build_trained_localizer
-from resdet.factory.localization_data import build_localization_val_data
 from resdet.hardware import Precision
-from resdet.interop.weights import read_weights
-from resdet.models.localizer import Localizer
-from resdet.models.predict import precision_of
+from resdet.inference.localization import Guesser
 from resdet.structures import Detections
 
 logger = logging.getLogger("resdet")
@@ -44,11 +38,13 @@ def make_loc_evaluator(config: LocalizationConfig, dataset: DetectionDataset) ->
     keep[torch.from_numpy(dataset.images)] = True
     table = dataset.table.select_images(keep.numpy())
     with naming_imports(config):
-        return build_evaluator(config.eval.metric, table, EvalSettings(("bbox",)))
+        return build_evaluator(
+            config.eval.metric, table, EvalSettings(("bbox",), blacklist=config.eval.blacklist)
+        )
 
 
 def evaluate_localizer(
-    model: Localizer,
+    guesser: Guesser,
     dataset: DetectionDataset,
     evaluator: Evaluator,
     *,
@@ -60,18 +56,19 @@ def evaluate_localizer(
     num_pictures: int = 0,
     wanted: Wanted | None = None,
 ) -> Validation | None:
-    """Metrics of the model's guesses; the same in every process.
+    """Metrics of the guesses; the same in every process.
 
     `wanted` gives the classes that are asked for, such as a classifier's five best; None is the
-    true class alone ("oracle"). The labels of the data are those of the model, or of classes of the
-    same names. None where a stop was requested in some process meanwhile.
+    true class alone ("oracle"). The labels of the data are those of the networks, or of classes of
+    the same names. None where a stop was requested in some process meanwhile.
     """
     start = time.perf_counter()
-    was_training = model.training
-    model.eval()
-    distributed.share_buffers(model, processes)
+    modes = [network.training for network in guesser.networks]
+    for network in guesser.networks:
+        network.eval()
+        distributed.share_buffers(network, processes)
     batches = eval_loader(
-        LocalizationViewsData(dataset, model.views),
+        LocalizationViewsData(dataset, guesser.views),
         batch_size=batch_size,
         rank=processes.rank,
         world_size=processes.world_size,
@@ -80,7 +77,7 @@ def evaluate_localizer(
     )
     shown: list[_Shown] = []
     reported, done = time.perf_counter(), 0
-    for images, answers in _run_model(model, dataset, batches, precision, wanted):
+    for images, answers in _run_model(guesser, dataset, batches, precision, wanted):
         if stop:
             break
         evaluator.update([each.image_id for each in images], answers)
@@ -93,7 +90,8 @@ def evaluate_localizer(
         if time.perf_counter() - reported > PROGRESS_S:
             reported = time.perf_counter()
             logger.info(f"validation: {done * processes.world_size} of {len(dataset)} images")
-    model.train(was_training)
+    for network, mode in zip(guesser.networks, modes, strict=True):
+        network.train(mode)
     if distributed.any_process(bool(stop), processes):
         return None
     parts = distributed.gather_to_main((evaluator.state, shown), processes)
@@ -110,22 +108,20 @@ def evaluate_localizer(
 
 @torch.no_grad()
 def _run_model(
-    model: Localizer,
+    guesser: Guesser,
     dataset: DetectionDataset,
     batches: Iterable[list[TestImage]],
     precision: Precision,
     wanted: Wanted | None,
 ) -> Iterator[tuple[list[TestImage], list[Detections]]]:
     """This process's images and the guesses, with the labels of the data."""
-    own = [model.class_names.index(name) for name in dataset.class_names]
+    own = [guesser.class_names.index(name) for name in dataset.class_names]
     of_data = {label: position for position, label in enumerate(own)}
     for images in batches:
         labels = [wanted(each) if wanted else torch.tensor([own[each.label]]) for each in images]
         with precision.autocast():
-            answers = model.guess(
-                [each.views for each in images], [each.size for each in images], labels
-            )
-        yield images, [_relabel(each.cpu(), of_data, dataset) for each in answers]
+            answers = guesser.guess(images, labels)
+        yield images, [_relabel(each, of_data, dataset) for each in answers]
 
 
 def _draw(shown: Sequence[_Shown], path: Path) -> None:
@@ -145,51 +141,3 @@ def _relabel(
     detections.class_names = [*dataset.class_names, "another class"]
     detections.category_ids = [*dataset.category_ids, max(dataset.category_ids) + 1]
     return detections
-
-
-def evaluate_localization_run(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    device: str | None = None,
-    precision: str | None = None,
-    strict: bool = False,
-) -> tuple[LocalizationConfig, Validation]:
-    """Evaluate a run folder (best.pt, else last.pt) or a checkpoint on `data.val`, with the true
-    class of each image given.
-
-    Overrides go on top of the run's own config, such as test.views=dense; `precision` is as in
-    `resdet.load`. Writes nothing.
-    """
-    weights = read_weights(str(path))
-    model = build_trained_localizer(weights, overrides)
-    config = model.config
-    processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
-    model.to(processes.device)
-    chosen = precision_of(model, precision)
-    model.place(processes.device, chosen.parameters)
-    dataset = build_localization_val_data(config, strict=strict)
-    if dataset is None or config.data.val is None:
-        raise UserError(
-            f"{weights.source}: its config has no data.val; give data.val.images=DIR "
-            "data.val.annotations=FILE"
-        )
-    source = str(config.data.val.annotations)
-    check_classes(dataset, model.class_names, source, fewer=True)
-    logger.info(
-        f"{weights.source}: evaluating on {len(dataset)} images of {source}, precision "
-        f"{chosen.name} ({chosen.reason})"
-    )
-    validation = evaluate_localizer(
-        model,
-        dataset,
-        make_loc_evaluator(config, dataset),
-        processes=processes,
-        precision=chosen,
-        batch_size=config.eval.batch_size,
-        workers=hardware.default_workers(config.data.workers, 1),
-    )
-    assert validation is not None, "nobody asked to stop"
-    return config, validation

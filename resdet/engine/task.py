@@ -14,8 +14,8 @@ from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation
 from resdet.hardware import Precision
 from resdet.models.classifier import Classifier
-from resdet.models.localizer import Localizer
 from resdet.models.rcnn import RCNN
+from resdet.models.region_classifier import AnyLocalizer
 
 
 class Task(ABC):
@@ -28,7 +28,7 @@ class Task(ABC):
     """Of its checkpoints: detector, classifier or localizer."""
     config: AnyConfig
     processes: Processes
-    model: RCNN | Classifier | Localizer
+    model: RCNN | Classifier | AnyLocalizer
     train_data: Any
     val_data: Any = None
     plan: TrainPlan

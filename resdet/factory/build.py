@@ -27,10 +27,10 @@ from resdet.interop.loaded import Reading
 from resdet.interop.vgg_layers import check_layers, vgg_layers
 from resdet.interop.weights import is_published, read_weights
 from resdet.models.classifier import Classifier
-from resdet.models.localizer import Localizer
 from resdet.models.rcnn import RCNN
+from resdet.models.region_classifier import AnyLocalizer
 
-Model = RCNN | Classifier | Localizer
+Model = RCNN | Classifier | AnyLocalizer
 
 
 def build(config: str | Path, weights: str | None = None, overrides: Sequence[str] = ()) -> Model:
@@ -70,7 +70,7 @@ def load_start_weights(model: Model, start: Resolved[Any]) -> list[str]:
         weights = start.weights or section.weights
         if isinstance(model, Classifier):
             return load_classifier_weights(model, weights, Reading.of(plain))
-        if isinstance(model, Localizer):
+        if isinstance(model, AnyLocalizer):
             return load_localizer(model, weights, Reading.of(plain))
         return load_detector(model, weights, plain)
     if section.backbone.weights is None:

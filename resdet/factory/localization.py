@@ -1,24 +1,28 @@
 """Localizers from configs: one row in BUILDERS per `model.type`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
+
+from resdet.backbones import Backbone
 from resdet.config.loading import override_config
 from resdet.config.localization import LocalizationConfig
 from resdet.data.localization.transforms import LocalizationViews
 from resdet.errors import UserError
-from resdet.factory.backbone import detection_backbone
+from resdet.factory.backbone import detection_backbone, make_backbone
 from resdet.factory.imports import naming_imports
 from resdet.factory.network import stored_config
 from resdet.interop.fitting import load_exactly
 from resdet.interop.loaded import LoadedWeights
 from resdet.models.class_rpn import ClassRPN
 from resdet.models.localizer import FEATURE, Localizer
+from resdet.models.region_classifier import AnyLocalizer, RegionClassifier
 
 
 def build_localizer(
     config: LocalizationConfig, *, class_names: Sequence[str], category_ids: Sequence[int]
-) -> Localizer:
+) -> AnyLocalizer:
     """A localizer with random weights for these classes; loads and downloads nothing.
 
     Raises UserError where `model.num_classes` contradicts the classes.
@@ -59,8 +63,33 @@ def _class_rpn(
     )
 
 
+def _region_classifier(
+    config: LocalizationConfig, class_names: Sequence[str], category_ids: Sequence[int]
+) -> RegionClassifier:
+    section = config.model
+    backbone = cast(Backbone, make_backbone(section.backbone))
+    name = list(backbone.channels)[-1]
+    sampling = {"foreground_iou", "positive_fraction", "rois_per_image", "num_proposals"}
+    return RegionClassifier(
+        cast(nn.Module, backbone),
+        backbone.channels[name],
+        feature=name,
+        side=config.data.size,
+        flip=config.test.flip,
+        **section.rcnn.model_dump(exclude=sampling),
+        pixel_mean=section.pixel_mean,
+        pixel_std=section.pixel_std,
+        channel_order=section.channel_order,
+        channels_last=config.train.channels_last,
+        class_names=class_names,
+        category_ids=category_ids,
+        config=config,
+    )
+
+
 BUILDERS: dict[str, Callable[[LocalizationConfig, Sequence[str], Sequence[int]], Any]] = {
-    "rpn": _class_rpn
+    "rpn": _class_rpn,
+    "rcnn": _region_classifier,
 }
 """By `model.type`: a config, class names and category ids to a network with random weights."""
 
@@ -77,7 +106,7 @@ def make_views(config: LocalizationConfig) -> LocalizationViews:
     )
 
 
-def build_trained_localizer(weights: LoadedWeights, overrides: Sequence[str] = ()) -> Localizer:
+def build_trained_localizer(weights: LoadedWeights, overrides: Sequence[str] = ()) -> AnyLocalizer:
     """The localizer that a checkpoint holds, on the CPU, in evaluation mode.
 
     `overrides` change its own config, such as test.views=dense. Raises UserError if the file is

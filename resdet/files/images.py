@@ -1,5 +1,7 @@
 """Image files and arrays as (H, W, 3) uint8 RGB: headers, exact and fast decoding, checks."""
 
+from __future__ import annotations
+
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -32,7 +34,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, cut short, or no image; it names the file.
     """
-    return EncodedImage(_read_bytes(path), str(path)).pixels()
+    return open_image(path).pixels()
 
 
 def read_fast(path: str | Path) -> NDArray[np.uint8]:
@@ -41,7 +43,16 @@ def read_fast(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, cut short, or no image; it names the file.
     """
-    return EncodedImage(_read_bytes(path), str(path)).fast_pixels()
+    return open_image(path).fast_pixels()
+
+
+def open_image(path: str | Path) -> EncodedImage:
+    """An image file with its header read, to be decoded when its pixels are asked for.
+
+    Raises:
+        DataError: the file is missing, or no image; it names the file.
+    """
+    return EncodedImage(_read_bytes(path), str(path))
 
 
 def _read_bytes(path: str | Path) -> bytes:

@@ -11,9 +11,9 @@ from resdet.factory.imports import import_modules
 from resdet.hardware import choose_device
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
-from resdet.models.localizer import Localizer
 from resdet.models.predict import precision_of
 from resdet.models.rcnn import RCNN
+from resdet.models.region_classifier import AnyLocalizer
 
 log = logging.getLogger("resdet")
 
@@ -25,7 +25,7 @@ def load(
     precision: str | None = None,
     *,
     imports: Sequence[str] = (),
-) -> RCNN | Classifier | Localizer:
+) -> RCNN | Classifier | AnyLocalizer:
     """A trained detector, classifier or localizer in evaluation mode, with its config and class
     names.
 
@@ -43,7 +43,7 @@ def load(
     """
     import_modules(imports)
     weights = read_weights(str(path), source)
-    model: RCNN | Classifier | Localizer
+    model: RCNN | Classifier | AnyLocalizer
     if weights.kind == "classifier":
         model = build_trained_classifier(weights)
     elif weights.kind == "localizer":

@@ -18,7 +18,7 @@ CLASSIFIER_PREFIXES = ("fc.", "classifier.", "aux1.", "aux2.", HEAD_PREFIX)
 PIXELS = ("pixel_mean", "pixel_std")
 RES5_PREFIX = "roi_heads.res5."
 COUNTER = "num_batches_tracked"
-CLASS_LAYERS = ("rpn.logits.", "rpn.deltas.")
+CLASS_LAYERS = ("rpn.logits.", "rpn.deltas.", "cls_score.", "bbox_pred.")
 """Of localizers: what has filters for each class."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from resdet.data.detection.dataset import DetectionDataset
-from resdet.data.localization.transforms import LocalizationViews, View
+from resdet.data.localization.transforms import View
 from resdet.errors import first_few
 from resdet.files.findings import DataError
 from resdet.files.images import read_image
@@ -60,7 +60,9 @@ class TestImage:
 class LocalizationViewsData(torch.utils.data.Dataset[TestImage]):
     """The images of a data set as views, for the loader's workers to cut."""
 
-    def __init__(self, data: DetectionDataset, views: LocalizationViews) -> None:
+    def __init__(
+        self, data: DetectionDataset, views: Callable[[NDArray[np.uint8]], list[View]]
+    ) -> None:
         self.data, self.views = data, views
         self.labels = image_labels(data)
 

@@ -1,0 +1,196 @@
+"""Trained localizers on data.val: RPNs, R-CNNs with their proposals, and ensembles of either."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from resdet import hardware
+from resdet.config.localization import KEYS_OF_TYPE, LocalizationConfig
+from resdet.data.detection.dataset import DetectionDataset
+from resdet.engine.distributed import Processes
+from resdet.engine.evaluate_detection import check_classes
+from resdet.engine.evaluate_localization import Wanted, evaluate_localizer, make_loc_evaluator
+from resdet.engine.validation import Validation
+from resdet.errors import UserError, command_line
+from resdet.factory.localization import build_trained_localizer
+from resdet.factory.localization_data import build_localization_val_data
+from resdet.factory.region_data import build_val_proposals, read_proposals
+from resdet.inference.localization import (
+    Guesser,
+    ProposalSource,
+    RegionGuesser,
+    RPNGuesser,
+    RPNProposals,
+    StoredProposals,
+)
+from resdet.interop.weights import read_weights
+from resdet.models.localizer import Localizer
+from resdet.models.predict import precision_of
+from resdet.models.region_classifier import AnyLocalizer, RegionClassifier
+
+logger = logging.getLogger("resdet")
+
+Ask = Callable[[DetectionDataset, list[str]], Wanted]
+"""From the data and the networks' class names to the classes that are asked for in each image."""
+M = TypeVar("M", Localizer, RegionClassifier)
+
+
+def evaluate_localization_run(
+    paths: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    *,
+    proposals: Sequence[str | Path] = (),
+    ask: Ask | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    strict: bool = False,
+) -> tuple[LocalizationConfig, Validation]:
+    """Evaluate run folders (best.pt, else last.pt) or checkpoints on `data.val` of the first one;
+    several are an ensemble.
+
+    `overrides` go on top of each run's own config, such as test.views=dense. `proposals` of R-CNNs
+    are RPN runs, which then propose as their config says, or proposals files; without them those of
+    the config are used. Of an R-CNN's overrides those that only an RPN has are the RPN's. `ask`
+    gives the classes; None is the true class of each image. `precision` is as in `resdet.load`.
+    Writes nothing. Raises UserError for runs that do not belong together.
+    """
+    target = hardware.choose_device(device, 0)
+    of_rpn, of_others = split_overrides(overrides)
+    is_rpn, networks = _load(paths, overrides, of_others, target, precision)
+    config = networks[0].config
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    dataset = build_localization_val_data(config, strict=strict)
+    if dataset is None or config.data.val is None:
+        raise UserError(
+            f"{paths[0]}: its config has no data.val; give data.val.images=DIR "
+            "data.val.annotations=FILE"
+        )
+    source = str(config.data.val.annotations)
+    check_classes(dataset, networks[0].class_names, source, fewer=True)
+    workers = hardware.default_workers(config.data.workers, 1)
+    guesser: Guesser
+    if is_rpn:
+        if proposals:
+            raise UserError(
+                f"--proposals is for R-CNNs (model.type rcnn), and {paths[0]} is an RPN; leave it "
+                "out"
+            )
+        guesser = RPNGuesser(_only(networks, Localizer, paths))
+    else:
+        members = _only(networks, RegionClassifier, paths)
+        found = _proposals(members[0], dataset, proposals, of_rpn, target, precision)
+        guesser = RegionGuesser(members, found, workers=max(1, workers))
+    chosen = precision_of(networks[0], precision)
+    logger.info(
+        f"{', '.join(map(str, paths))}: evaluating on {len(dataset)} images of {source}, precision "
+        f"{chosen.name} ({chosen.reason})"
+    )
+    validation = evaluate_localizer(
+        guesser,
+        dataset,
+        make_loc_evaluator(config, dataset),
+        processes=Processes(0, 1, 1, target),
+        precision=chosen,
+        batch_size=config.eval.batch_size,
+        workers=workers,
+        wanted=None if ask is None else ask(dataset, guesser.class_names),
+    )
+    assert validation is not None, "nobody asked to stop"
+    return config, validation
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """key=value texts: those that only an RPN takes, and the others."""
+    own = [
+        text
+        for text in overrides
+        if any(
+            f"{text.partition('=')[0].strip()}.".startswith(f"{key}.")
+            for key in KEYS_OF_TYPE["rpn"]
+        )
+    ]
+    return own, [text for text in overrides if text not in own]
+
+
+def _load(
+    paths: Sequence[str | Path],
+    overrides: Sequence[str],
+    of_others: Sequence[str],
+    device: torch.device,
+    precision: str | None,
+) -> tuple[bool, list[AnyLocalizer]]:
+    """Whether the first run is an RPN, and all networks on the device."""
+    networks: list[AnyLocalizer] = []
+    for path in paths:
+        weights = read_weights(str(path))
+        stored = ((weights.config or {}).get("model") or {}).get("type")
+        own = of_others if stored == "rcnn" else overrides
+        networks.append(_placed(build_trained_localizer(weights, own), device, precision))
+    return isinstance(networks[0], Localizer), networks
+
+
+def _placed(model: AnyLocalizer, device: torch.device, precision: str | None) -> AnyLocalizer:
+    model.to(device)
+    model.precision = precision
+    model.place(device, precision_of(model, precision).parameters)
+    return model
+
+
+def _only(networks: Sequence[AnyLocalizer], kind: type[M], paths: Sequence[str | Path]) -> list[M]:
+    """The networks, all of one type."""
+    members = [network for network in networks if isinstance(network, kind)]
+    if len(members) < len(networks):
+        other = next(
+            path
+            for path, network in zip(paths, networks, strict=True)
+            if not isinstance(network, kind)
+        )
+        raise UserError(
+            f"{other}: an ensemble has members of one model.type; give RPNs, or R-CNNs with the "
+            "RPNs as --proposals"
+        )
+    return members
+
+
+def _proposals(
+    network: RegionClassifier,
+    dataset: DetectionDataset,
+    given: Sequence[str | Path],
+    of_rpn: Sequence[str],
+    device: torch.device,
+    precision: str | None,
+) -> ProposalSource:
+    """Where the proposals come from: RPN runs, files, or the files of the config."""
+    config, limit = network.config, network.config.model.rcnn.num_proposals
+    files = [str(path) for path in given if Path(path).suffix == ".npz"]
+    if files and len(files) < len(given):
+        raise UserError(
+            f"--proposals: {files[0]} is a file and {len(given) - len(files)} other(s) are runs; "
+            "give either RPN runs or .npz files"
+        )
+    if given and not files:
+        rpns = []
+        for path in given:
+            rpn = _placed(
+                build_trained_localizer(read_weights(str(path)), of_rpn), device, precision
+            )
+            if not isinstance(rpn, Localizer):
+                raise UserError(
+                    f"--proposals {path}: is an R-CNN; give a run of model.type rpn or a file "
+                    f"that {command_line('predict')} RPN_RUN --proposals writes"
+                )
+            rpns.append(rpn.eval())
+        return RPNProposals(rpns, limit, network.class_names)
+    if of_rpn:
+        raise UserError(
+            f"{of_rpn[0]}: is for an RPN, and the proposals come from a file; give --proposals "
+            "RPN_RUN or leave it out"
+        )
+    stored = read_proposals(files, dataset) if files else build_val_proposals(config, dataset)
+    return StoredProposals(stored, limit, network.class_names)

@@ -1,0 +1,111 @@
+"""What the networks of localization share as tasks of the training loop."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+
+from resdet.config.localization import LocalizationConfig
+from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.loader import TrainPlan
+from resdet.engine import distributed, pictures
+from resdet.engine.detection import describe_data, digest_of
+from resdet.engine.distributed import Processes
+from resdet.engine.evaluate_detection import check_classes
+from resdet.engine.evaluate_localization import evaluate_localizer, make_loc_evaluator
+from resdet.engine.signals import StopRequest
+from resdet.engine.task import Task
+from resdet.engine.validation import Validation
+from resdet.factory.backbone import check_frozen
+from resdet.factory.build import load_start_weights
+from resdet.factory.imports import naming_imports
+from resdet.factory.localization import build_localizer
+from resdet.factory.localization_data import (
+    build_localization_train_data,
+    build_localization_val_data,
+)
+from resdet.factory.network import resolve_config
+from resdet.hardware import Precision
+from resdet.inference.localization import Guesser
+from resdet.models.region_classifier import AnyLocalizer
+
+logger = logging.getLogger("resdet")
+
+
+class LocalizationTask(Task):
+    """What the networks of localization share: images, start weights, validation."""
+
+    kind = "localizer"
+    config: LocalizationConfig
+    model: AnyLocalizer
+
+    def __init__(
+        self,
+        config: LocalizationConfig,
+        processes: Processes,
+        *,
+        is_new: bool,
+        strict: bool,
+        decode_all: bool,
+    ) -> None:
+        """Data and model; with its start weights where the run `is_new`.
+
+        UserError for whatever would make the run fail later.
+        """
+        start = resolve_config(config)
+        self.config = config = start.config
+        self.train_data, self.val_data = load_data(config, strict=strict, decode_all=decode_all)
+        names, ids = self.train_data.class_names, self.train_data.category_ids
+        with naming_imports(config):
+            self.model = build_localizer(config, class_names=names, category_ids=ids)
+        distributed.check_norms(self.model, processes)
+        if is_new:
+            check_frozen(config, self.model.backbone)
+            for line in load_start_weights(self.model, start):
+                logger.info(line)
+        if self.val_data is not None:  # an unknown metric fails now, not after an epoch
+            make_loc_evaluator(config, self.val_data)
+        self.processes, self.class_names, self.category_ids = processes, names, ids
+        self.data_digest = digest_of(self.train_data)
+        self.plan = TrainPlan(
+            num_images=len(self.train_data),
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+        )
+
+    @abstractmethod
+    def guesser(self, workers: int) -> Guesser:
+        """What is validated: the network with its test settings."""
+
+    def validate(
+        self, precision: Precision, workers: int, stop: StopRequest | None
+    ) -> Validation | None:
+        assert self.val_data is not None, "validation without data.val"
+        return evaluate_localizer(
+            self.guesser(workers),
+            self.val_data,
+            make_loc_evaluator(self.config, self.val_data),
+            processes=self.processes,
+            precision=precision,
+            batch_size=self.config.eval.batch_size,
+            workers=workers,
+            stop=stop,
+            num_pictures=pictures.MAX_IMAGES,
+        )
+
+    def largest_area(self) -> int:
+        return self.config.data.size**2
+
+
+def load_data(
+    config: LocalizationConfig, *, strict: bool, decode_all: bool
+) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """Training and validation data, counted in the log."""
+    train_data = build_localization_train_data(config, strict=strict, decode_all=decode_all)
+    describe_data("data.train", train_data)
+    val_data = build_localization_val_data(config, strict=strict, decode_all=decode_all)
+    if val_data is None or config.data.val is None:
+        return train_data, None
+    describe_data("data.val", val_data)
+    check_classes(val_data, train_data.class_names, str(config.data.val.annotations))
+    return train_data, val_data
