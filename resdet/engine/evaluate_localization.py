@@ -65,8 +65,7 @@ def evaluate_localizer(
     start = time.perf_counter()
     modes = [network.training for network in guesser.networks]
     for network in guesser.networks:
-        network.eval()
-        distributed.share_buffers(network, processes)
+        distributed.share_buffers(network.eval(), processes)
     batches = eval_loader(
         LocalizationViewsData(dataset, guesser.views),
         batch_size=batch_size,

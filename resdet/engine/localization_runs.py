@@ -62,6 +62,8 @@ def evaluate_localization_run(
     target = hardware.choose_device(device, 0)
     of_rpn, of_others = split_overrides(overrides)
     is_rpn, networks = _load(paths, overrides, of_others, target, precision)
+    if is_rpn and proposals:
+        raise UserError(f"--proposals is for R-CNNs, and {paths[0]} is an RPN; leave it out")
     config = networks[0].config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
@@ -76,11 +78,6 @@ def evaluate_localization_run(
     workers = hardware.default_workers(config.data.workers, 1)
     guesser: Guesser
     if is_rpn:
-        if proposals:
-            raise UserError(
-                f"--proposals is for R-CNNs (model.type rcnn), and {paths[0]} is an RPN; leave it "
-                "out"
-            )
         guesser = RPNGuesser(_only(networks, Localizer, paths))
     else:
         members = _only(networks, RegionClassifier, paths)
