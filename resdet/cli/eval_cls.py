@@ -31,21 +31,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "data.val.root=DIR, data.holdout=0, data.test_size=288; if a key is given twice, the last "
         "one counts",
     )
-    parser.add_argument(
-        "--crops",
-        choices=("1", "10", "dense"),
-        default="1",
-        help="1: the centre of data.test_size pixels after a resize to data.test_resize; 10: four "
-        "corners, centre, and their mirror images; dense: the whole image and its mirror image "
-        "at --scales, fully convolutional; default %(default)s",
-    )
-    parser.add_argument(
-        "--scales",
-        metavar="A,B,…",
-        type=_short_sides,
-        help="with --crops dense: short sides in pixels; default: 224,256,384,480,640 if "
-        "data.test_size is 224, else in proportion to it",
-    )
+    options.add_crops(parser)
     parser.add_argument(
         "--ensemble",
         action="store_true",
@@ -84,11 +70,3 @@ def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> i
         precision=args.precision,
     )
     return 0
-
-
-def _short_sides(text: str) -> list[int]:
-    """--scales: whole numbers above 0 with commas."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: pixels with commas, such as 224,256,384")
-    return [int(part) for part in parts]

@@ -3,12 +3,12 @@
 import argparse
 
 from resdet.cli import options
-from resdet.cli.options import OVERRIDES_HELP, split_overrides
+from resdet.cli.options import OVERRIDES_HELP, split_arguments
 
 
 def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "%(prog)s --task det|loc RUN_OR_CHECKPOINT [key=value …] [options]\n"
+        "%(prog)s --task det|loc RUN_OR_CHECKPOINT … [key=value …] [options]\n"
         "       %(prog)s --task det|loc --detections PREDICTIONS --annotations TRUTH [options]"
     )
     parser.description = (
@@ -20,6 +20,9 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Examples:\n"
         "  %(prog)s --task det runs/imagenet_det_faster_rcnn_r101_c4\n"
+        "  %(prog)s --task loc runs/imagenet_loc_rpn_r101 --oracle\n"
+        "  %(prog)s --task loc runs/imagenet_loc_rcnn_r101 --proposals runs/imagenet_loc_rpn_r101\n"
+        "      --classifier runs/imagenet_resnet101 --crops dense test.views=dense\n"
         "  %(prog)s --task det --detections predictions.txt "
         "--annotations ILSVRC/ImageSets/DET/val2.txt\n"
         "  %(prog)s --task loc --detections predictions.txt "
@@ -29,8 +32,9 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "arguments",
         nargs="*",
-        metavar="RUN_OR_CHECKPOINT [key=value …]",
-        help=f"a run folder (its best.pt, else last.pt) or a checkpoint. {OVERRIDES_HELP}",
+        metavar="RUN_OR_CHECKPOINT … [key=value …]",
+        help="run folders (best.pt, else last.pt) or checkpoints; several need --ensemble. "
+        f"{OVERRIDES_HELP}",
     )
     parser.add_argument(
         "--task",
@@ -45,6 +49,7 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
         "y2` (det), or of five guesses `label x1 y1 x2 y2` per image (loc); also packed as .gz, "
         ".xz or .zip",
     )
+    _add_localizers(parser)
     options.add_truth(parser, "imagenet_det or imagenet_loc", "a list of images or a folder of XML")
     parser.add_argument(
         "--ground-truth",
@@ -68,16 +73,51 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
     options.add_imports(parser)
 
 
+def _add_localizers(parser: argparse.ArgumentParser) -> None:
+    """What runs of --task loc take."""
+    parser.add_argument(
+        "--ensemble", action="store_true", help="average several runs, all RPNs or all R-CNNs"
+    )
+    parser.add_argument(
+        "--classifier",
+        metavar="RUN",
+        action="append",
+        default=[],
+        help="loc: localize the five best classes of a classifier, a run or a published name as of "
+        "eval-cls; given several times, the mean softmax decides",
+    )
+    parser.add_argument(
+        "--oracle", action="store_true", help="loc: localize the true class, with one guess"
+    )
+    parser.add_argument(
+        "--proposals",
+        metavar="RPN_OR_FILE",
+        action="append",
+        default=[],
+        help="loc, for R-CNNs: the run of an RPN, or a file of predict --proposals; may be given "
+        "several times; default: the files of data.proposals",
+    )
+    options.add_crops(parser, "of --classifier, ")
+
+
 def run_eval_imagenet(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    run, overrides = split_overrides(args.arguments, parser, "RUN_OR_CHECKPOINT")
-    options.check_sources(run, args, overrides, parser)
+    runs, overrides = split_arguments(args.arguments)
+    options.check_sources(runs[0] if runs else None, args, overrides, parser)
+    if len(runs) > 1 and not args.ensemble:
+        parser.error(f"{', '.join(runs)}: several runs need --ensemble")
+    if args.ensemble and len(runs) < 2:
+        parser.error("--ensemble needs two runs or more")
+    if args.task == "det" and len(runs) > 1:
+        parser.error("--ensemble is for --task loc")
     options.prepare(imports=args.imports)
     from resdet.commands.eval_imagenet import eval_imagenet_command
+    from resdet.commands.loc_options import LocOptions
 
     eval_imagenet_command(
         task=args.task,
-        run=run,
+        run=runs[0] if len(runs) == 1 else runs or None,
         overrides=overrides,
+        loc=LocOptions(args.classifier, args.oracle, args.proposals, args.crops, args.scales),
         detections=args.detections,
         annotations=args.annotations,
         format=args.format,

@@ -118,6 +118,33 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_crops(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """The views of a classifier."""
+    parser.add_argument(
+        "--crops",
+        choices=("1", "10", "dense"),
+        default="1",
+        help=f"{of}1: the centre of data.test_size pixels after a resize to data.test_resize; 10: "
+        "four corners, centre, and their mirror images; dense: the whole image and its mirror "
+        "image at --scales, fully convolutional; default %(default)s",
+    )
+    parser.add_argument(
+        "--scales",
+        metavar="A,B,…",
+        type=_short_sides,
+        help="with --crops dense: short sides in pixels; default: 224,256,384,480,640 if "
+        "data.test_size is 224, else in proportion to it",
+    )
+
+
+def _short_sides(text: str) -> list[int]:
+    """--scales: whole numbers above 0 with commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: pixels with commas, such as 224,256,384")
+    return [int(part) for part in parts]
+
+
 def add_truth(parser: argparse.ArgumentParser, default: str, example: str) -> None:
     parser.add_argument(
         "--annotations",

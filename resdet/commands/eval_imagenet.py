@@ -1,6 +1,6 @@
 """What `resdet eval-imagenet` runs: ImageNet's AP and localization error, and submissions.
 
-A localization run (its guesses with a classifier's labels) is evaluated by `_evaluate_loc_run`.
+Localization runs, whose guesses have a classifier's labels, are in `localization_run.py`.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from resdet.commands.evaluate_run import (
     read_truth,
     write_result,
 )
+from resdet.commands.loc_options import LocOptions
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
 from resdet.evaluation import Result
@@ -38,8 +39,9 @@ SUBMISSIONS = {"det": "det_predictions.txt", "loc": "loc_predictions.txt"}
 def eval_imagenet_command(
     *,
     task: str,
-    run: str | Path | None = None,
+    run: str | Path | Sequence[str | Path] | None = None,
     overrides: Sequence[str] = (),
+    loc: LocOptions | None = None,
     detections: str | Path | None = None,
     annotations: str | Path | Sequence[str | Path] | None = None,
     format: str | None = None,
@@ -53,23 +55,35 @@ def eval_imagenet_command(
 ) -> Result:
     """Evaluate, print the tables, and write eval.json, per_class.csv and the PR curves of DET.
 
-    `task` is det or loc. Either `run`, evaluated on its data.val with config `overrides`, or
-    `detections`, a prediction file of the devkit (for det also COCO records in a .json), with
-    `annotations` in `format` (imagenet_det or imagenet_loc by default). `ground_truth` is the
-    devkit's file of class numbers, which number the classes of loc; None takes category ids.
-    `blacklist` is the devkit's
-    list of what is not evaluated.
-    `submission` writes a prediction file, too. Raises UserError for a wrong combination.
+    `task` is det or loc. Either `run`, evaluated on its data.val with config `overrides`; runs of
+    loc need `loc`, and several are an ensemble. Or `detections`, a prediction file of the devkit
+    (for det also COCO records in a .json), with `annotations` in `format` (imagenet_det or
+    imagenet_loc by default). `ground_truth` is the devkit's file of class numbers, which number the
+    classes of loc; None takes category ids. `blacklist` is the devkit's list of what is not
+    evaluated. `submission` writes a prediction file, too. Raises UserError for a wrong combination.
     """
-    of_run = {"key=value": overrides, "--device": device, "--precision": precision}
+    loc = loc or LocOptions()
+    of_run = {"key=value": overrides, "--device": device, "--precision": precision, **loc.given()}
     check_sources(run, detections, annotations, of_run, {"--format": format})
     if task == "det" and ground_truth is not None:
         raise UserError("--ground-truth numbers the classes of --task loc; leave it out")
+    for name in (name for name, given in loc.given().items() if given and task == "det"):
+        raise UserError(f"{name} is for --task loc; leave it out")
     if run is not None:
         changes = [*overrides, *([] if blacklist is None else [f"eval.blacklist={blacklist}"])]
         if task == "loc":
-            result, folder = _evaluate_loc_run(run, changes)
+            from resdet.commands.localization_run import evaluate_loc_runs
+
+            result, folder = evaluate_loc_runs(
+                [run] if isinstance(run, str | Path) else run,
+                changes,
+                options=loc,
+                device=device,
+                precision=precision,
+                strict=strict,
+            )
         else:
+            assert isinstance(run, str | Path), "an ensemble of detectors"
             result, folder = evaluate_run_on_val(
                 run,
                 changes,
@@ -92,10 +106,6 @@ def eval_imagenet_command(
     files = [write_submission(result, task, folder, ground_truth)] if submission else []
     write_result(result, folder, files)
     return result
-
-
-def _evaluate_loc_run(run: str | Path, overrides: Sequence[str]) -> tuple[Result, Path]:
-    raise UserError(f"{run}: give --detections PREDICTIONS --annotations TRUTH")
 
 
 def _evaluate_det_file(

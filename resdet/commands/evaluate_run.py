@@ -31,7 +31,6 @@ def evaluate_run_on_val(
     None is the run's own.
     """
     from resdet.engine.evaluate_detection import evaluate_run
-    from resdet.interop.weights import is_published
 
     _, validation = evaluate_run(
         run,
@@ -45,13 +44,20 @@ def evaluate_run_on_val(
     if validation.loss is not None:
         parts = "  ".join(f"{name} {value:.4f}" for name, value in validation.losses.items())
         print(f"validation loss {validation.loss:.4f}  ({parts})\n")
+    return validation.result, folder_of(run)
+
+
+def folder_of(run: str | Path) -> Path:
+    """Where the results of a run folder, a checkpoint or a published name go."""
+    from resdet.interop.weights import is_published
+
     if is_published(str(run)):
-        return validation.result, Path("runs") / f"eval_{re.sub(r'[^-.A-Za-z0-9]+', '_', str(run))}"
-    return validation.result, Path(run) if Path(run).is_dir() else Path(run).parent
+        return Path("runs") / f"eval_{re.sub(r'[^-.A-Za-z0-9]+', '_', str(run))}"
+    return Path(run) if Path(run).is_dir() else Path(run).parent
 
 
 def check_sources(
-    run: str | Path | None,
+    run: str | Path | Sequence[str | Path] | None,
     detections: str | Path | None,
     annotations: Any,
     of_run: Mapping[str, Any],

@@ -9,6 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from resdet import hardware
+from resdet.commands.evaluate_run import folder_of
+from resdet.commands.loc_options import LocOptions
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.localization.dataset import TestImage
 from resdet.engine.evaluate_localization import Wanted
@@ -29,22 +31,20 @@ def evaluate_loc_runs(
     runs: Sequence[str | Path],
     overrides: Sequence[str] = (),
     *,
-    classifiers: Sequence[str] = (),
-    oracle: bool = False,
-    proposals: Sequence[str] = (),
-    crops: str = "1",
-    scales: Sequence[int] | None = None,
+    options: LocOptions,
     device: str | None = None,
     precision: str | None = None,
     strict: bool = False,
-) -> Result:
-    """The localization error of one run, or of the ensemble of several, on its data.val.
+) -> tuple[Result, Path]:
+    """The localization error of one run, or of the ensemble of several, on its data.val; and the
+    folder for the results.
 
-    Each image gets one box for each of the five best classes of the `classifiers`, of which several
-    are an ensemble, or with `oracle` one for its true class. `overrides` and `proposals` are those
-    of `evaluate_localization_run`, `crops` and `scales` the views that classifiers see, as of
-    eval-cls. Raises UserError for what does not belong together, before anything is computed.
+    Each image gets one box for each of the five best classes of the classifiers, or one for its
+    true class. `overrides` are those of `evaluate_localization_run`. Raises UserError for what does
+    not belong together, before anything is computed.
     """
+    oracle, classifiers = options.oracle, options.classifiers
+    crops, scales = options.crops, options.scales
     if oracle == bool(classifiers):
         both = "both are given" if oracle else "neither is given"
         raise UserError(
@@ -61,7 +61,7 @@ def evaluate_loc_runs(
     _, validation = evaluate_localization_run(
         runs,
         overrides,
-        proposals=proposals,
+        proposals=options.proposals,
         ask=asking,
         device=device,
         precision=precision,
@@ -69,7 +69,9 @@ def evaluate_loc_runs(
     )
     result = validation.result
     result.summary["classes"] = "true class" if oracle else f"top 5 of {', '.join(classifiers)}"
-    return result
+    names = [folder_of(run).name for run in runs]
+    own = folder_of(runs[0]) if len(runs) == 1 else Path("runs") / f"eval_{'+'.join(names)}"[:100]
+    return result, own
 
 
 class _Asking:

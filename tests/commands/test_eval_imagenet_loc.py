@@ -1,0 +1,147 @@
+"""From a classifier's five best classes to the localization error, with small runs, end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import resdet
+from resdet.cli import main
+from resdet.commands.eval_imagenet import eval_imagenet_command
+from resdet.commands.loc_options import LocOptions
+from resdet.errors import UserError
+from tests.engine.loc_data import (
+    NAMES,
+    write_class_folders,
+    write_config,
+    write_proposals,
+    write_shapes,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """rpn/, rcnn/ and cls/ trained for a step or two; the data d/ and proposals p.npz."""
+    folder = tmp_path_factory.mktemp("loc")
+    shapes = write_shapes(folder / "d")
+    write_proposals(folder / "p.npz", shapes)
+    classes = write_class_folders(folder / "d", shapes, folder / "classes")
+    quick = ["train.max_steps=1", "train.threads=1"]
+    small = {"test_resize": 48, "test_size": 48, "augment": {"short_edges": [48, 56]}}
+    write_config(folder / "rpn.yaml", folder / "d", "rpn", data=small)
+    proposals = {"proposals": {"train": str(folder / "p.npz")}}
+    write_config(folder / "rcnn.yaml", folder / "d", "rcnn", data=proposals)
+    for name in ("rpn", "rcnn"):
+        resdet.train(folder / f"{name}.yaml", quick, run_dir=folder / name, device="cpu")
+    text = {
+        "task": "classification",
+        "model": {"backbone": {"name": "resnet18"}},
+        "data": {
+            **{"train": {"root": str(classes)}, "val": {"root": str(classes)}, "workers": 0},
+            **{"size": 32, "test_resize": 40, "test_size": 32},
+        },
+        "train": {"max_steps": 1, "batch_size": 4, "threads": 1},
+        "log": {"tensorboard": False},
+    }
+    (folder / "cls.yaml").write_text(json.dumps(text))
+    resdet.train(folder / "cls.yaml", run_dir=folder / "cls", device="cpu")
+    return folder
+
+
+def evaluate(folder: Path, run: str | list[str], **options: object) -> dict[str, object]:
+    runs = [str(folder / each) for each in ([run] if isinstance(run, str) else run)]
+    loc = LocOptions(**options)  # type: ignore[arg-type]
+    out = folder / "out"
+    result = eval_imagenet_command(task="loc", run=runs, loc=loc, out=out, device="cpu")
+    assert json.loads((out / "eval.json").read_text()) == result.summary
+    return result.summary
+
+
+def test_the_classification_error_beside_it_is_that_of_the_classifier(folder: Path) -> None:
+    from resdet.commands.eval_cls import eval_cls_command
+
+    cls = str(folder / "cls")
+    accuracy = eval_cls_command(runs=[cls], out=folder / "cls_out", device="cpu", crops="10")
+    for run in ("rpn", "rcnn"):
+        summary = evaluate(folder, run, classifiers=[cls], crops="10")
+        # of two classes five guesses name both
+        assert summary["cls_error_percent"] == 0
+        top1 = 100 - accuracy["top1_percent"]
+        assert summary["cls_top1_error_percent"] == pytest.approx(top1)
+        assert summary["classes"] == f"top 5 of {cls}"
+        oracle = evaluate(folder, run, oracle=True)
+        # both classes are guessed, so that the true one's box decides
+        assert summary["loc_error_percent"] == oracle["loc_error_percent"]
+        assert summary["loc_top1_error_percent"] >= oracle["loc_error_percent"]
+
+
+def test_ensembles_of_everything_in_one_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    arguments = [
+        *("eval-imagenet", "--task", "loc", "rcnn", "rcnn/last.pt", "--ensemble"),
+        *("--classifier", "cls", "--classifier", "cls/last.pt", "--crops", "dense"),
+        *("--scales", "32,40", "--proposals", "rpn", "--proposals", "rpn/last.pt"),
+        *("--submission", "--device", "cpu", "test.flip=true"),
+    ]
+    assert main(arguments) == 0
+    out = folder / "runs" / "eval_rcnn+rcnn"
+    assert str(out.relative_to(folder)) in capsys.readouterr().out
+    lines = (out / "loc_predictions.txt").read_text().splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        numbers = np.array(line.split(), float).reshape(-1, 5)
+        # two guesses, both classes, boxes inside the picture
+        assert sorted(numbers[:, 0].tolist()) == [1, 2] and numbers[:, 1:].max() < 64
+    ensemble = json.loads((out / "eval.json").read_text())
+    # the file read back gives the same numbers
+    again = eval_imagenet_command(
+        task="loc",
+        detections=out / "loc_predictions.txt",
+        annotations=folder / "d" / "a.json",
+        format="coco",
+        out=folder / "again",
+    )
+    for key in ("cls_error_percent", "num_images"):
+        assert again.summary[key] == ensemble[key]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "give --classifier RUN, whose five best are taken, or --oracle"),
+        ({"oracle": True, "classifiers": ["cls"]}, "both are given"),
+        ({"oracle": True, "crops": "10"}, "--crops and --scales are for --classifier"),
+        ({"classifiers": ["rpn"]}, "rpn"),
+        ({"classifiers": ["absent"]}, "absent"),
+    ],
+)
+def test_wrong_combinations_are_refused(
+    folder: Path, options: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=words):
+        evaluate(folder, "rcnn", **options)
+
+
+def test_options_of_localization_need_a_run_and_their_task(folder: Path) -> None:
+    loc = LocOptions(oracle=True)
+    with pytest.raises(UserError, match="--oracle is for --task loc"):
+        eval_imagenet_command(task="det", run=folder / "rcnn", loc=loc)
+    with pytest.raises(UserError, match="--oracle needs a run"):
+        eval_imagenet_command(task="loc", detections="p.txt", annotations="a.json", loc=loc)
+
+
+def test_a_classifier_of_other_classes_is_refused(folder: Path) -> None:
+    other = folder / "other"
+    for name in NAMES:
+        (other / f"{name}s").mkdir(parents=True)
+        (other / f"{name}s" / "1.png").write_bytes((folder / "d/images/1.png").read_bytes())
+    options = [f"data.train.root={other}", f"data.val.root={other}", "train.batch_size=2"]
+    resdet.train(folder / "cls.yaml", options, run_dir=folder / "cls2", device="cpu")
+    with pytest.raises(UserError, match="2 of its 2 classes are unknown to the localizer: discs"):
+        evaluate(folder, "rcnn", classifiers=[str(folder / "cls2")])
