@@ -42,30 +42,8 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="det: detection of 200 classes; loc: classification with a box, five guesses",
     )
-    parser.add_argument(
-        "--detections",
-        metavar="PREDICTIONS",
-        help="evaluate a prediction file instead of a run: lines `image_index label score x1 y1 x2 "
-        "y2` (det), or of five guesses `label x1 y1 x2 y2` per image (loc); also packed as .gz, "
-        ".xz or .zip",
-    )
     _add_localizers(parser)
-    options.add_truth(parser, "imagenet_det or imagenet_loc", "a list of images or a folder of XML")
-    parser.add_argument(
-        "--ground-truth",
-        metavar="FILE.txt",
-        help="loc: the devkit's ILSVRC2012_validation_ground_truth.txt, which numbers the classes "
-        "in its own order; default: labels are the category ids of the annotations",
-    )
-    parser.add_argument(
-        "--blacklist",
-        metavar="FILE",
-        help="the devkit's list of images (loc) or of images and classes (det) that are not "
-        "evaluated; default: none",
-    )
-    parser.add_argument(
-        "--submission", action="store_true", help="write a prediction file of the devkit, too"
-    )
+    _add_files(parser)
     options.add_strict(parser)
     options.add_out(parser)
     options.add_device(parser)
@@ -98,6 +76,33 @@ def _add_localizers(parser: argparse.ArgumentParser) -> None:
         "several times; default: the files of data.proposals",
     )
     options.add_crops(parser, "of --classifier, ")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Prediction files, of the devkit, and what belongs to them."""
+    parser.add_argument(
+        "--detections",
+        metavar="PREDICTIONS",
+        help="evaluate a prediction file instead of a run: lines `image_index label score x1 y1 x2 "
+        "y2` (det), or of five guesses `label x1 y1 x2 y2` per image (loc); also packed as .gz, "
+        ".xz or .zip",
+    )
+    options.add_truth(parser, "imagenet_det or imagenet_loc", "a list of images or a folder of XML")
+    parser.add_argument(
+        "--ground-truth",
+        metavar="FILE.txt",
+        help="loc: the devkit's ILSVRC2012_validation_ground_truth.txt, which numbers the classes "
+        "in its own order; default: labels are the category ids of the annotations",
+    )
+    parser.add_argument(
+        "--blacklist",
+        metavar="FILE",
+        help="the devkit's list of images (loc) or of images and classes (det) that are not "
+        "evaluated; default: none",
+    )
+    parser.add_argument(
+        "--submission", action="store_true", help="write a prediction file of the devkit, too"
+    )
 
 
 def run_eval_imagenet(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -4,7 +4,9 @@ Localization runs, whose guesses have a classifier's labels, are in `localizatio
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from resdet.commands.evaluate_run import (
     check_sources,
@@ -30,6 +32,9 @@ from resdet.evaluation.imagenet_loc import evaluate_loc
 from resdet.evaluation.inclusive import PixelDetections
 from resdet.evaluation.result_files import read_coco_results
 
+Runs = str | Path | Sequence[str | Path]
+"""A run folder or checkpoint, or several."""
+
 FORMATS = {"det": "imagenet_det", "loc": "imagenet_loc"}
 """By task: the metric, and the format that ground truth is expected in."""
 
@@ -39,7 +44,7 @@ SUBMISSIONS = {"det": "det_predictions.txt", "loc": "loc_predictions.txt"}
 def eval_imagenet_command(
     *,
     task: str,
-    run: str | Path | Sequence[str | Path] | None = None,
+    run: Runs | None = None,
     overrides: Sequence[str] = (),
     loc: LocOptions | None = None,
     detections: str | Path | None = None,
@@ -65,33 +70,14 @@ def eval_imagenet_command(
     loc = loc or LocOptions()
     of_run = {"key=value": overrides, "--device": device, "--precision": precision, **loc.given()}
     check_sources(run, detections, annotations, of_run, {"--format": format})
-    if task == "det" and ground_truth is not None:
-        raise UserError("--ground-truth numbers the classes of --task loc; leave it out")
-    for name in (name for name, given in loc.given().items() if given and task == "det"):
+    only_loc = {**loc.given(), "--ground-truth": ground_truth}
+    for name in (name for name, given in only_loc.items() if given and task == "det"):
         raise UserError(f"{name} is for --task loc; leave it out")
     if run is not None:
         changes = [*overrides, *([] if blacklist is None else [f"eval.blacklist={blacklist}"])]
-        if task == "loc":
-            from resdet.commands.localization_run import evaluate_loc_runs
-
-            result, folder = evaluate_loc_runs(
-                [run] if isinstance(run, str | Path) else run,
-                changes,
-                options=loc,
-                device=device,
-                precision=precision,
-                strict=strict,
-            )
-        else:
-            assert isinstance(run, str | Path), "an ensemble of detectors"
-            result, folder = evaluate_run_on_val(
-                run,
-                changes,
-                metrics=("imagenet_det",),
-                device=device,
-                precision=precision,
-                strict=strict,
-            )
+        on: dict[str, Any] = {"device": device, "precision": precision, "strict": strict}
+        evaluate = partial(_evaluate_loc, options=loc) if task == "loc" else _evaluate_det
+        result, folder = evaluate(run, changes, **on)
     else:
         assert detections is not None and annotations is not None
         truth, notes = read_truth(annotations, format or FORMATS[task], strict=strict)
@@ -106,6 +92,20 @@ def eval_imagenet_command(
     files = [write_submission(result, task, folder, ground_truth)] if submission else []
     write_result(result, folder, files)
     return result
+
+
+def _evaluate_loc(
+    run: Runs, overrides: Sequence[str], *, options: LocOptions, **on: Any
+) -> tuple[Result, Path]:
+    from resdet.commands.localization_run import evaluate_loc_runs
+
+    runs = [run] if isinstance(run, str | Path) else run
+    return evaluate_loc_runs(runs, overrides, options=options, **on)
+
+
+def _evaluate_det(run: Runs, overrides: Sequence[str], **on: Any) -> tuple[Result, Path]:
+    assert isinstance(run, str | Path), "no ensemble of detectors"
+    return evaluate_run_on_val(run, overrides, metrics=("imagenet_det",), **on)
 
 
 def _evaluate_det_file(
