@@ -181,6 +181,8 @@ class LocalizationTestConfig(Section):
     """vote: boxes that take part, the best of each class."""
     num_guesses: Positive = 5
     """Classes that `predict` answers with, one box each."""
+    num_proposals: Positive = 200
+    """Boxes per image and class that `predict --proposals` writes for an R-CNN."""
     proposal_nms: Fraction = 0.7
     """NMS IoU of proposals for an R-CNN, within each class; 1 keeps all."""
 

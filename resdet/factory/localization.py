@@ -52,7 +52,7 @@ def _class_rpn(
         backbone,
         rpn,
         views=make_views(config),
-        **test.model_dump(exclude={"views", "scales", "flip"}),
+        **test.model_dump(exclude={"views", "scales", "flip", "num_proposals"}),
         pixel_mean=section.pixel_mean,
         pixel_std=section.pixel_std,
         channel_order=section.channel_order,

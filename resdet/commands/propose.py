@@ -1,0 +1,134 @@
+"""What `resdet predict --proposals` runs: the boxes of a per-class RPN on a data set, in a file."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resdet import hardware
+from resdet.config.localization import LocalizationConfig
+from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.loader import eval_loader
+from resdet.data.localization.dataset import LocalizationViewsData, as_list
+from resdet.engine.evaluate_detection import PROGRESS_S, check_classes
+from resdet.errors import UserError, command_line
+from resdet.factory.localization import build_trained_localizer
+from resdet.factory.localization_data import (
+    build_localization_train_data,
+    build_localization_val_data,
+)
+from resdet.files.proposals import ProposalWriter
+from resdet.interop.weights import read_weights
+from resdet.models.localizer import Localizer
+from resdet.models.predict import inference_mode, precision_of
+
+log = logging.getLogger("resdet")
+
+SETS = ("train", "val")
+
+
+def propose_command(
+    *,
+    run: str | Path,
+    out: str | Path,
+    name: str = "train",
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    batch_size: int = 1,
+    precision: str | None = None,
+) -> int:
+    """Write to `out` what the per-class RPN of `run` proposes on its data set; returns 0.
+
+    For each image of data.train or data.val, as `name` says, the `test.num_proposals` best boxes of
+    the image's own class; `overrides` change the run's config, such as the paths of the data or
+    test.views=dense. The format is that of `resdet.files.proposals`, which `data.proposals` of an
+    R-CNN reads. Raises UserError for a run that is not a per-class RPN and for data that it does
+    not fit.
+    """
+    model = _load(run, overrides)
+    config = model.config
+    model.place(hardware.choose_device(device, 0))
+    dataset = _data(config, name)
+    source = str((config.data.train if name == "train" else config.data.val).annotations)  # type: ignore[union-attr]
+    check_classes(dataset, model.class_names, source, fewer=True)
+    chosen = precision_of(model, precision)
+    log.info(
+        "%s: proposals for %d images of data.%s, precision %s (%s)",
+        run,
+        len(dataset),
+        name,
+        chosen.name,
+        chosen.reason,
+    )
+    count = write_proposals(model, dataset, out, batch_size=batch_size, precision=precision)
+    log.info("%s: %d proposals of %d images", out, count, len(dataset))
+    return 0
+
+
+def _load(run: str | Path, overrides: Sequence[str]) -> Localizer:
+    weights = read_weights(str(run))
+    if weights.kind != "localizer":
+        raise UserError(
+            f"--proposals: {weights.source} holds a {weights.kind}; give a run with task: "
+            f"localization and model.type: rpn, as {command_line('train-det')} trains it"
+        )
+    model = build_trained_localizer(weights, overrides)
+    if not isinstance(model, Localizer):
+        raise UserError(
+            f"--proposals: {weights.source} is an R-CNN, which reads proposals; give the run of "
+            "a per-class RPN (model.type: rpn)"
+        )
+    return model
+
+
+def _data(config: LocalizationConfig, name: str) -> DetectionDataset:
+    if name == "train":
+        return build_localization_train_data(config)
+    dataset = build_localization_val_data(config)
+    if dataset is None:
+        raise UserError(
+            "data.val is null; give data.val.images=DIR data.val.annotations=FILE, or --set train"
+        )
+    return dataset
+
+
+def write_proposals(
+    model: Localizer,
+    dataset: DetectionDataset,
+    out: str | Path,
+    *,
+    batch_size: int,
+    precision: str | None = None,
+) -> int:
+    """Write the model's proposals for the class of each image of a data set; returns how many."""
+    own = [model.class_names.index(name) for name in dataset.class_names]
+    batches = eval_loader(
+        LocalizationViewsData(dataset, model.views),
+        batch_size=batch_size,
+        workers=hardware.default_workers(model.config.data.workers, 1),
+        collate=as_list,
+    )
+    total, done, reported = 0, 0, time.perf_counter()
+    with inference_mode(model, precision), ProposalWriter(out, model.class_names) as writer:
+        for images in batches:
+            labels: list[Tensor] = [torch.tensor([own[each.label]]) for each in images]
+            answers = model.propose(
+                [each.views for each in images],
+                [each.size for each in images],
+                labels,
+                model.config.test.num_proposals,
+            )
+            for image, answer in zip(images, answers, strict=True):
+                boxes, scores, names = (
+                    values.cpu().numpy() for values in (answer.boxes, answer.scores, answer.labels)
+                )
+                writer.add(image.image_id, image.size, boxes, scores, names)
+                total += len(scores)
+            done += len(images)
+            if time.perf_counter() - reported > PROGRESS_S:
+                reported = time.perf_counter()
+                log.info("%d of %d images", done, len(dataset))
+    return total
