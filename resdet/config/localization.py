@@ -262,7 +262,8 @@ class LocalizationConfig(Section):
 KEYS_OF_TYPE = {
     "rpn": (
         *("model.rpn", "data.test_resize", "data.test_size", "test.views", "test.scales"),
-        *("test.num_guesses", "test.proposal_nms", "data.augment.crop", "data.augment.short_edges"),
+        *("test.num_guesses", "test.num_proposals", "test.proposal_nms"),
+        *("data.augment.crop", "data.augment.short_edges"),
         *("data.augment.scale", "data.augment.ratio", "data.augment.min_visible"),
     ),
     "rcnn": ("model.rcnn", "data.proposals"),

@@ -80,7 +80,8 @@ def test_crops_that_show_too_little_are_drawn_again():
     for least in (0.0, 0.6):
         transform = LocalizationTransform(96, crop=crop, min_visible=least)
         windows = [
-            transform.draw((260, 340), corner, np.random.default_rng(number)) for number in range(60)
+            transform.draw((260, 340), corner, np.random.default_rng(number))
+            for number in range(60)
         ]
         shares[least] = [visible_share(window, corner).item() for window in windows]
     assert min(shares[0.0]) == 0
@@ -116,7 +117,7 @@ def test_views_map_back_to_the_image(options, sizes):
         back = view.affine.boxes(np.array([inside], np.float64))[0]
         if view.pixels.shape[1] == 96:
             # the crop cuts the object on no side
-            assert 0 < min(inside)
+            assert min(inside) > 0
         assert back.tolist() == pytest.approx(BOX[0].tolist(), abs=340 / view.pixels.shape[1])
 
 
