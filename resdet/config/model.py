@@ -135,7 +135,7 @@ class BoxHeadConfig(Section):
     norm: Norm = "none"
     """Norm after each convolution."""
     pool_size: Positive = 7
-    """RoIAlign output size."""
+    """Side of a pooled region."""
     class_agnostic: bool = False
     """One box per proposal instead of one per class."""
     box_loss: BoxLoss = "l1"
@@ -165,7 +165,7 @@ class MaskHeadConfig(Section):
     norm: Norm = "none"
     """Norm after each convolution."""
     pool_size: Positive = 14
-    """RoIAlign output size; masks are predicted at twice this."""
+    """Side of a pooled region; masks are predicted at twice this."""
     class_agnostic: bool = False
     """One mask per detection instead of one per class."""
     paste: Literal["continuous", "rounded"] = "continuous"
@@ -189,6 +189,9 @@ class RoIConfig(Section):
     """Proposals sampled per image for the losses."""
     positive_fraction: Fraction = 0.25
     """Largest share of positives among them; these train the mask head."""
+    pooling: Literal["align", "pool"] = "align"
+    """align: RoIAlign (Mask R-CNN); pool: RoI max pooling in whole cells, as in Fast R-CNN and in
+    the detectors of the ResNet paper. aligned and sampling_ratio are RoIAlign's alone."""
     aligned: bool = True
     """RoIAlign at pixel centres, half a pixel off the corners; false as in torchvision's
     detectors."""
@@ -200,6 +203,15 @@ class RoIConfig(Section):
         if "mask_head" in self.branches:
             raise ValueError("branches: mask_head has a section of its own, roi.mask_head")
         check_positives(self.num_samples, self.positive_fraction)
+        return self
+
+    @model_validator(mode="after")
+    def _pooling(self) -> RoIConfig:
+        if self.pooling == "pool" and (not self.aligned or self.sampling_ratio):
+            raise ValueError(
+                "pooling pool has no samples; set aligned: true and sampling_ratio: 0, their "
+                "defaults, which only RoIAlign uses"
+            )
         return self
 
 

@@ -134,6 +134,7 @@ def _roi_heads(
         context=roi.context,
         strides=fpn.roi_strides,
         box_pool_size=box.pool_size,
+        pooling=roi.pooling,
         aligned=roi.aligned,
         sampling_ratio=roi.sampling_ratio,
         num_samples=roi.num_samples,

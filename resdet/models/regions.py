@@ -20,6 +20,8 @@ class RoIFeatures:
     """(B, C, H, W) per level, finest first."""
     strides: Sequence[int]
     """Image pixels per cell of each level."""
+    pooling: str
+    """align or pool, see `pool_rois`."""
     aligned: bool
     sampling_ratio: int
     fixed_slots: bool
@@ -41,6 +43,7 @@ class RoIFeatures:
             images,
             size,
             fixed_slots=self.fixed_slots,
+            pooling=self.pooling,
             aligned=self.aligned,
             sampling_ratio=self.sampling_ratio,
         )

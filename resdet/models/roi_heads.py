@@ -42,6 +42,7 @@ class RoIHeads(nn.Module):
         context: bool,
         strides: Sequence[int],
         box_pool_size: int,
+        pooling: str,
         aligned: bool,
         sampling_ratio: int,
         num_samples: int,
@@ -75,7 +76,7 @@ class RoIHeads(nn.Module):
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_image = detections_per_image
         self.min_detection_size = min_detection_size
-        self.aligned, self.sampling_ratio = aligned, sampling_ratio
+        self.pooling, self.aligned, self.sampling_ratio = pooling, aligned, sampling_ratio
 
     @property
     def box_heads(self) -> list[BoxHead]:
@@ -310,6 +311,7 @@ class RoIHeads(nn.Module):
         return RoIFeatures(
             levels[: len(self.strides)],
             self.strides,
+            self.pooling,
             self.aligned,
             self.sampling_ratio,
             self.fixed_slots,

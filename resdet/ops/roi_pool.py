@@ -1,4 +1,5 @@
-"""RoIAlign on a pyramid (FPN, Lin et al. 2017, 4.2; Mask R-CNN, He et al. 2017, 3)."""
+"""Regions of a pyramid (FPN, Lin et al. 2017, 4.2) by RoIAlign (Mask R-CNN, He et al. 2017, 3) or
+RoI max pooling (Fast R-CNN, Girshick 2015, 2.1)."""
 
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from torchvision.ops import roi_align
 
 from resdet.ops import kernels
 from resdet.ops.boxes import box_area
+from resdet.ops.roi_max import pool_maxima
 from resdet.ops.roi_rows import pool_rows
 from resdet.ops.triton_common import MAX_LEVELS, Grid
 
@@ -31,6 +33,7 @@ def pool_rois(
     size: int,
     *,
     fixed_slots: bool,
+    pooling: str = "align",
     aligned: bool = True,
     sampling_ratio: int = 0,
 ) -> Tensor:
@@ -43,9 +46,15 @@ def pool_rois(
     regions: those that are aligned are pooled from one map that holds all levels. Those that are
     not are made at least one cell wide, which may reach too far beyond the border of a packed
     level, and are pooled from every level.
+    With `pooling` "pool" a bin is the maximum of the cells it touches (`pool_maxima`), and the last
+    two arguments are not used.
     """
     min_level = strides[0].bit_length() - 1
     max_level = strides[-1].bit_length() - 1
+    scales = tuple(1 / stride for stride in strides)
+    if pooling == "pool":
+        levels = assign_levels(boxes, min_level, max_level) - min_level
+        return pool_maxima(features, levels, boxes, images, scales, size, fixed_slots=fixed_slots)
     is_counted = features[0].device.type == "cpu" and not fixed_slots
     has_kernel = (
         kernels.usable(features[0])
@@ -59,7 +68,7 @@ def pool_rois(
     # coordinates of bf16 would be steps of 8 pixels past 1,024
     dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
     rois = torch.cat([images[:, None].to(dtype), boxes.to(dtype)], dim=1)
-    grid = Grid(tuple(1 / stride for stride in strides), size, aligned, sampling_ratio)
+    grid = Grid(scales, size, aligned, sampling_ratio)
     if is_counted:
         return pool_rows(features, levels, rois, grid)
     if has_kernel:

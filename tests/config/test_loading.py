@@ -263,6 +263,7 @@ def test_the_task_picks_the_schema():
     [
         ("model.class_map={a: b}", "class_map names classes of model.weights"),
         ("model.roi.box_head={type: res5, num_fcs: 0, norm: gn}", "fpn: null; roi.box_head.norm"),
+        ("model.roi={pooling: pool, sampling_ratio: 2}", "which only RoIAlign uses"),
     ],
 )
 def test_keys_that_would_do_nothing(given: str, words: str) -> None:

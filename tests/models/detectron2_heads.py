@@ -52,6 +52,7 @@ def make_heads(facts: dict[str, Any], stages: int) -> RoIHeads:
         context=False,
         strides=STRIDES,
         box_pool_size=given["POOLER_RESOLUTION"],
+        pooling="align",
         aligned=True,
         sampling_ratio=0,
         num_samples=facts["sample"] or 64,

@@ -14,6 +14,7 @@ from tests.models.test_rcnn import CASCADE
 from tests.models.tiny import nuclei_batch, tiny_model
 
 TORCHVISION = {"roi": {"aligned": False, "sampling_ratio": 2}}
+POOL = {"roi": {"pooling": "pool"}}
 C4 = {
     "fpn": None,
     "rpn": {"anchor_sizes": [[16, 32, 64]]},
@@ -24,7 +25,7 @@ C4 = {
 }
 
 
-@pytest.mark.parametrize("changes", [{}, CASCADE, TORCHVISION])
+@pytest.mark.parametrize("changes", [{}, CASCADE, TORCHVISION, POOL])
 def test_detections_are_those_of_the_counted_path(changes: dict, nuclei: Path) -> None:
     model = tiny_model({"score_thresh": 0.3} | changes).double().eval()
     images, _ = nuclei_batch(nuclei)
@@ -53,7 +54,7 @@ class Detect(nn.Module):
         return found.boxes, found.scores, found.labels, found.images, found.extra["mask_probs"]
 
 
-@pytest.mark.parametrize("changes", [{}, CASCADE, TORCHVISION])
+@pytest.mark.parametrize("changes", [{}, CASCADE, TORCHVISION, POOL])
 def test_it_exports(changes: dict, nuclei: Path) -> None:
     model = tiny_model({"score_thresh": 0.3} | changes).eval()
     model.set_fixed_slots(True)

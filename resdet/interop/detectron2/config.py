@@ -24,8 +24,8 @@ from resdet.interop.loaded import value_at
 THEIR_NORMS = {ours: theirs for theirs, ours in reversed(NORMS.items())} | {"sync_bn": "SyncBN"}
 # Detectron2 lets the config name a head class; C4 heads have their own.
 ROI_HEADS = ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads")
-POOLERS = {"ROIAlignV2": True, "ROIAlign": False}
-"""Detectron2's poolers, and `model.roi.aligned` of each."""
+POOLERS = {"ROIAlignV2": ("align", True), "ROIAlign": ("align", False), "ROIPool": ("pool", True)}
+"""Detectron2's poolers, and `model.roi.pooling` and `model.roi.aligned` of each."""
 TRAIN_STEPS = 90_000
 """Detectron2's 1× schedule; the schema requires a length, and a converted model is not trained."""
 
@@ -139,8 +139,9 @@ def _roi(get: Get, source: str) -> dict[str, Any]:
             {"foreground_iou": iou, "box_weights": list(stage_weights)}
             for iou, stage_weights in zip(ious, weights, strict=True)
         ],
-        "model.roi.aligned": POOLERS[pooler],
-        "model.roi.sampling_ratio": sampling_ratio,
+        "model.roi.pooling": POOLERS[pooler][0],
+        "model.roi.aligned": POOLERS[pooler][1],
+        "model.roi.sampling_ratio": sampling_ratio if POOLERS[pooler][0] == "align" else 0,
         **_box_loss(get, "MODEL.ROI_BOX_HEAD", "model.roi.box_head", source),
     }
 
@@ -262,7 +263,7 @@ def _their_rpn(config: DetectionConfig) -> dict[str, Any]:
 def _their_heads(config: DetectionConfig) -> dict[str, Any]:
     roi = config.model.roi
     box, stages = roi.box_head, roi.stages
-    pooler = next(name for name, aligned in POOLERS.items() if aligned == roi.aligned)
+    pooler = next(name for name, how in POOLERS.items() if how == (roi.pooling, roi.aligned))
     weights = [[float(value) for value in stage.box_weights] for stage in stages]
     settings: dict[str, Any] = {
         "MODEL.ROI_HEADS.IOU_THRESHOLDS": [stages[0].foreground_iou],

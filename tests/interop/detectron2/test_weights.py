@@ -325,13 +325,26 @@ def test_unknown_names(name: str, hint: str) -> None:
         ("MODEL.ROI_HEADS.NAME", "FancyHeads"),
         ("MODEL.ROI_HEADS.IN_FEATURES", ["p2"]),
         ("MODEL.FPN.NORM", "LN"),
-        ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
+        ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignRotated"),
     ],
 )
 def test_what_resdet_lacks_is_named(setting: str, value: Any) -> None:
     settings = {**zoo.settings("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"), setting: value}
     with pytest.raises(UserError, match=r"config\.yaml.*" + setting.split(".")[-1]):
         from_detectron2(settings, "config.yaml")
+
+
+def test_roi_pooling_is_one_of_the_poolers() -> None:
+    """Its sampling ratio means nothing there."""
+    name = "COCO-Detection/faster_rcnn_R_50_C4_1x"
+    pooler = {
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIPool",
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+    }
+    config = config_from_dict(from_detectron2({**zoo.settings(name), **pooler}, "c.yaml"), "c.yaml")
+    assert isinstance(config, DetectionConfig)
+    assert (config.model.roi.pooling, config.model.roi.sampling_ratio) == ("pool", 0)
+    assert to_detectron2(config, 80, name)["MODEL.ROI_BOX_HEAD.POOLER_TYPE"] == "ROIPool"
 
 
 def test_yaml_bases_and_tuples(tmp_path: Path) -> None:
