@@ -260,6 +260,19 @@ def header_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
         return _decoded_size(path)  # formats that OpenCV knows and Pillow does not
 
 
+def header_sizes(folder: Path, names: Sequence[str]) -> NDArray[np.int32]:
+    """(N, 2) height, width of the files `names` in `folder`, upright; 0 for those without."""
+
+    def size(name: str) -> tuple[int, int]:
+        try:
+            return header_size(folder / name)
+        except (DataError, OSError, ValueError, SyntaxError):
+            return 0, 0
+
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+        return np.array(list(pool.map(size, names)), np.int32).reshape(-1, 2)
+
+
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)

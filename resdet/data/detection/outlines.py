@@ -90,6 +90,13 @@ class Outlines:
         return [self.points[self.point_offsets[p] : self.point_offsets[p + 1]] for p in parts]
 
 
+def box_outlines(count: int) -> Outlines:
+    """Outlines of objects of which only the boxes are known."""
+    no_points, none = np.zeros((0, 2), np.float64), np.zeros(count + 1, np.int64)
+    kinds = np.full(count, BOX, np.uint8)
+    return Outlines(kinds, none, np.zeros(1, np.int64), no_points, none, np.zeros(0, np.uint8))
+
+
 def rle_outlines(codes: list[bytes]) -> Outlines:
     """Outlines from COCO's compressed run-length codes, one per object."""
     count = len(codes)

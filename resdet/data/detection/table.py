@@ -34,6 +34,8 @@ class Source:
     """The file's content where it is in memory already; `path` then only names it."""
     classes_only: bool = False
     """Only class names and category ids are wanted; a reader may leave out all else."""
+    classes: tuple[str, ...] = ()
+    """Names that `data.classes` gives, for formats whose files do not list their classes."""
 
 
 OBJECT_FIELDS = (

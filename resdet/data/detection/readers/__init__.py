@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from resdet.data.detection.merge import merge_tables
-from resdet.data.detection.readers import coco
+from resdet.data.detection.readers import coco, imagenet_det, imagenet_loc, voc
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import NotRegistered
 from resdet.files.findings import Finding
 
-READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {"coco": coco.read}
+READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
+    "coco": coco.read,
+    "voc": voc.read,
+    "imagenet_det": imagenet_det.read,
+    "imagenet_loc": imagenet_loc.read,
+}
 """By the name that `data.train.format` gives. A reader takes a `Source` and a list, to which it
 adds a `Finding` for each object that it drops or repairs; it raises `DataError` where the whole
 file is unusable. A module that a config names in `imports` may add a row."""
