@@ -10,6 +10,7 @@ from resdet.config.fields import (
     Ascending,
     BelowOne,
     Fraction,
+    HeldOutConfig,
     NonNegative,
     NonNegativeFloat,
     Positive,
@@ -17,6 +18,7 @@ from resdet.config.fields import (
     Range,
     Section,
     check_plateau,
+    split_replaces_val,
 )
 from resdet.config.model import ModelConfig
 
@@ -25,9 +27,12 @@ class SplitConfig(Section):
     images: str | list[str]
     """Image folder, or a list of folders paired by position with `annotations`."""
     annotations: str | list[str]
-    """Annotation file, or a list of them."""
+    """Annotation file, or a list of them: a JSON file of coco; a list in ImageSets, such as
+    trainval.txt, or the folder of the XML files of voc, imagenet_det and imagenet_loc (which also
+    reads Kaggle's LOC_train_solution.csv). imagenet_det takes a pattern such as train_pos_*.txt."""
     format: str = "coco"
-    """Format of the annotations: coco, or one that a module in `imports` adds."""
+    """Format of the annotations: coco, voc, imagenet_det, imagenet_loc, or one that a module in
+    `imports` adds."""
 
 
 class ResizeConfig(Section):
@@ -75,10 +80,15 @@ class DataConfig(Section):
         annotations="datasets/coco/annotations/instances_val2017.json",
     )
     """Null trains without validation."""
+    split: HeldOutConfig | None = None
+    """Hold out part of `train` for validation, by class, in place of `val`. The run folder keeps
+    the choice in split.json, and evaluates on it."""
     classes: list[str] | None = None
     """Category names to keep, in label order; null keeps all, ordered by category id."""
     keep_empty: bool = False
     """Train on images without objects too."""
+    keep_difficult: bool = False
+    """Train on objects marked as difficult too; metrics have their own rules for them."""
     extras: list[str] = []
     """Keys of further numbers per object in the annotation file, for branches of your own."""
     mask_size: Annotated[int, Field(ge=28)] = 112
@@ -89,6 +99,13 @@ class DataConfig(Section):
     """Loader processes per training process; null means up to 4, depending on the cores."""
     augment: AugmentConfig = AugmentConfig()
     test_resize: TestResizeConfig = TestResizeConfig()
+
+    _split = model_validator(mode="before")(split_replaces_val)
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there are images to validate on."""
+        return self.val is not None or self.split is not None
 
 
 class OptimConfig(Section):
@@ -221,5 +238,5 @@ class DetectionConfig(Section):
 
     @model_validator(mode="after")
     def _parts_together(self) -> DetectionConfig:
-        check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
+        check_plateau(self.optim.schedule, self.data.has_val, self.eval.every)
         return self

@@ -43,6 +43,30 @@ Norm = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 BoxLoss = Literal["l1", "smooth_l1", "giou"]
 
 
+class HeldOutConfig(Section):
+    """Part of data.train that is held out for validation."""
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the images; the shares of each class are as equal as can be."""
+    seed: NonNegative = 0
+    """Of the choice of images; independent of `train.seed`."""
+
+
+def split_replaces_val(values: Any) -> Any:
+    """Before the fields of a data section: `split` takes the place of the default of `val`.
+
+    ValueError where both are given.
+    """
+    if not isinstance(values, dict) or values.get("split") is None:
+        return values
+    if values.get("val") is not None:
+        raise ValueError(
+            "data.split: holds out images of data.train, and data.val gives others to validate on; set "
+            "data.val=null or data.split=null"
+        )
+    return {**values, "val": None}
+
+
 def check_positives(num_samples: int, positive_fraction: float) -> None:
     if int(num_samples * positive_fraction) < 1:
         raise ValueError(

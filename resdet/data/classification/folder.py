@@ -15,14 +15,9 @@ from resdet.data.classification.samples import Source
 from resdet.data.names import pack_names
 from resdet.errors import did_you_mean
 from resdet.files.findings import DataError, Finding, missing_images_message
+from resdet.files.images import SUFFIXES
 
 logger = logging.getLogger("resdet")
-
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
-    ".avif", ".jp2",
-)  # fmt: skip
-"""Suffixes of image files, in lower or upper case; their format may be another one."""
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 """Folders that contain class folders and are none themselves."""

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from resdet.data.classification.folder import SUFFIXES, FileImages, label_order, loose_images
+from resdet.data.classification.folder import FileImages, label_order, loose_images
 from resdet.data.names import pack_names
 from resdet.files.findings import DataError, Finding
+from resdet.files.images import SUFFIXES
 
 NUMBERS = "ILSVRC2012_validation_ground_truth.txt"
 

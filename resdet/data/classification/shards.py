@@ -18,10 +18,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.data.classification.folder import SUFFIXES, label_order, some
+from resdet.data.classification.folder import label_order, some
 from resdet.data.classification.samples import Source
 from resdet.data.names import Names, pack_names
 from resdet.files.findings import DataError, Finding, missing_images_message, strict_error
+from resdet.files.images import SUFFIXES
 from resdet.files.writing import open_atomic
 
 logger = logging.getLogger("resdet")

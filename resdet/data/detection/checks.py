@@ -27,11 +27,16 @@ CLIP_TOLERANCE = 1.0
 """Boxes that pass the image's border by no more pixels than this are clipped without a finding."""
 
 
-def check_presence(table: AnnotationTable, folder: str, findings: list[Finding]) -> AnnotationTable:
-    """The images of one file that are in `folder`; sizes that the file lacks are read from them."""
+def check_presence(
+    table: AnnotationTable, folders: Sequence[str], findings: list[Finding]
+) -> AnnotationTable:
+    """The images that are in the folder of their file; sizes that a file lacks are read from them.
+
+    `folders` has one folder per annotation file.
+    """
 
     @cache
-    def listing(directory: str) -> set[str]:
+    def listing(folder: str, directory: str) -> set[str]:
         # One listing per directory instead of one look per file.
         try:
             return {entry.name for entry in (Path(folder) / directory).iterdir()}
@@ -39,18 +44,20 @@ def check_presence(table: AnnotationTable, folder: str, findings: list[Finding])
             return set()
 
     @cache
-    def lower(directory: str) -> dict[str, str]:
-        return {name.lower(): name for name in listing(directory)}
+    def lower(folder: str, directory: str) -> dict[str, str]:
+        return {name.lower(): name for name in listing(folder, directory)}
 
     keep = np.ones(len(table.image_ids), bool)
     sizes = table.sizes.copy()
-    for row, name in enumerate(table.file_names):
-        what, remedy = None, DROPPED
+    for row, (file, name) in enumerate(
+        zip(table.file_of_image.tolist(), table.file_names, strict=True)
+    ):
+        folder, what, remedy = folders[file], None, DROPPED
         directory, base = os.path.split(name)
         if not name:
             what = "has no file_name"
-        elif base not in listing(directory):
-            near = lower(directory).get(base.lower())
+        elif base not in listing(folder, directory):
+            near = lower(folder, directory).get(base.lower())
             what = f"has no file in {folder}{f' (but {near})' if near else ''}"
             remedy = MISSING
         elif not sizes[row].all():
@@ -91,16 +98,17 @@ def check_images(
 
 
 def find_targets(
-    table: AnnotationTable, findings: list[Finding], *, masks: bool
+    table: AnnotationTable, findings: list[Finding], *, masks: bool, keep_difficult: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """All objects but crowd regions and those without a box inside their image.
+    """All objects but crowd regions and those without a box inside their image; and without
+    `keep_difficult` not those that are marked as difficult.
 
     Returns:
         Their T rows in the table, ordered by image and then as in the file, and (A,) kinds of the
         table's outlines, BOX where an outline has no part in its box.
     """
     boxes = clip_boxes(table.boxes_xywh, table.sizes[table.image_of])
-    objects = ~table.crowd
+    objects = ~table.crowd if keep_difficult else ~(table.crowd | table.difficult)
     sides = table.boxes_xywh[:, 2:]
     flat = objects & (sides <= 0).any(axis=1)
     outside = objects & ~flat & (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)

@@ -19,7 +19,7 @@ from resdet.data.detection.checks import (
     find_targets,
 )
 from resdet.data.detection.merge import merge_tables
-from resdet.data.detection.readers import read_file
+from resdet.data.detection.readers import is_there, read_file
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.data.detection.transforms import Objects, Transform
 from resdet.data.names import Ids
@@ -60,6 +60,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         folders: the image folder of each annotation file.
         transform: `TrainTransform`, `TestTransform` or that of another task.
         keep_empty: keep images without targets.
+        keep_difficult: make targets of objects that are marked as difficult too.
         mask_size: M of the M×M masks; None leaves masks out.
         seed: of all that is random in the transforms.
         findings: what was left out or repaired so far; gets what is left out of the targets.
@@ -75,20 +76,25 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         transform: Transform,
         findings: list[Finding],
         keep_empty: bool = True,
+        keep_difficult: bool = False,
         mask_size: int | None = 112,
         seed: int = 0,
     ) -> None:
         self.table, self.folders, self.findings = table, folders, findings
         self.transform, self.mask_size, self.seed = transform, mask_size, seed
+        self.keep_difficult = keep_difficult
         self.class_names, self.category_ids = table.class_names, table.category_ids
-        self.rows, self.kinds = find_targets(table, findings, masks=mask_size is not None)
+        self.rows, self.kinds = find_targets(
+            table, findings, masks=mask_size is not None, keep_difficult=keep_difficult
+        )
         per_image = np.bincount(table.image_of[self.rows], minlength=len(table.image_ids))
         self.images = np.arange(len(per_image)) if keep_empty else np.flatnonzero(per_image)
         """(N,) their rows in the table."""
         if not len(self.images):
-            raise DataError(
-                f"{table.source}: no image has an object; set data.keep_empty=true or annotate"
-            )
+            keys = "data.keep_empty=true"
+            if table.difficult.any() and not keep_difficult:
+                keys = f"data.keep_difficult=true, {keys}"
+            raise DataError(f"{table.source}: no image has an object; set {keys} or annotate")
         objects, usable = ~table.crowd, self.kinds[self.rows]
         if mask_size is not None and objects.any() and not usable.any():
             raise DataError(
@@ -101,9 +107,12 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
 
     def _log(self, empty: int, keep_empty: bool) -> None:
         notes = [f"{empty} images without objects {'kept' if keep_empty else 'left out'}"]
-        crowds = int(np.isin(self.table.image_of[self.table.crowd], self.images).sum())
-        if crowds:
-            notes.append(f"{crowds} crowd regions left out of the targets")
+        left_out = {"crowd regions": self.table.crowd}
+        if not self.keep_difficult:
+            left_out["difficult objects"] = self.table.difficult & ~self.table.crowd
+        for name, objects in left_out.items():
+            if count := int(np.isin(self.table.image_of[objects], self.images).sum()):
+                notes.append(f"{count} {name} left out of the targets")
         logger.info(
             "%s: %d images, %d objects of %d classes; %s",
             self.table.source,
@@ -196,6 +205,7 @@ def read_dataset(
     classes: Sequence[str] | None = None,
     extras: Sequence[str] = (),
     keep_empty: bool = True,
+    keep_difficult: bool = False,
     mask_size: int | None = 112,
     seed: int = 0,
     strict: bool = False,
@@ -203,33 +213,99 @@ def read_dataset(
 ) -> DetectionDataset:
     """Reads annotation files and checks them and their images, once.
 
-    Args:
-        images: an image folder, or several; annotations: files, paired with them by position.
-        format: a key of `resdet.data.detection.readers.READERS`.
-        classes: category names to keep, in label order; None keeps all.
-        extras: keys of further values per object, which become `Target.extra`.
-        strict: raise an error for everything that would be left out or repaired.
-        decode_all: read every pixel of every image; otherwise see `check_images`.
-        The others: see `DetectionDataset`.
+    Args: see `read_table`, `check_dataset` and `DetectionDataset`.
     Raises:
         DataError: files are missing or not in the format, categories do not agree, nothing is
             left; and with `strict` for every finding.
     """
+    findings: list[Finding] = []
+    table, folders = read_table(
+        images,
+        annotations,
+        findings,
+        format=format,
+        classes=classes,
+        extras=extras,
+        outlines=mask_size is not None,
+    )
+    return check_dataset(
+        table,
+        folders,
+        findings,
+        transform=transform,
+        keep_empty=keep_empty,
+        keep_difficult=keep_difficult,
+        mask_size=mask_size,
+        seed=seed,
+        strict=strict,
+        decode_all=decode_all,
+    )
+
+
+def read_table(
+    images: str | Sequence[str],
+    annotations: str | Sequence[str],
+    findings: list[Finding],
+    *,
+    format: str = "coco",
+    classes: Sequence[str] | None = None,
+    extras: Sequence[str] = (),
+    outlines: bool = True,
+) -> tuple[AnnotationTable, list[str]]:
+    """The annotations of one or more files, and the image folder of each file.
+
+    Args:
+        images: an image folder, or several; annotations: files, paired with them by position.
+        findings: gets what was left out or repaired.
+        format: a key of `resdet.data.detection.readers.READERS`.
+        classes: category names to keep, in label order; None keeps all.
+        extras: keys of further values per object, which become `Target.extra`.
+        outlines: whether masks are wanted.
+    Raises:
+        DataError: files are missing or not in the format, or categories do not agree.
+    """
     folders, files = _paired(images, annotations)
-    missing = [p for p in (*folders, *files) if not Path(p).exists()]
+    missing = [p for p in (*folders, *files) if not is_there(p)]
     if missing:
         raise DataError(missing_data_message(missing))
-    findings: list[Finding] = []
     tables = []
     for folder, file in zip(folders, files, strict=True):
-        source = Source(file, folder, tuple(extras), outlines=mask_size is not None)
-        tables.append(check_presence(read_file(source, format, findings), folder, findings))
-    table = check_images(merge_tables(tables, classes), folders, findings, decode_all=decode_all)
+        source = Source(file, folder, tuple(extras), outlines, classes=tuple(classes or ()))
+        tables.append(read_file(source, format, findings))
+    return merge_tables(tables, classes), folders
+
+
+def check_dataset(
+    table: AnnotationTable,
+    folders: Sequence[str],
+    findings: list[Finding],
+    *,
+    transform: TrainTransform | TestTransform,
+    keep_empty: bool = True,
+    keep_difficult: bool = False,
+    mask_size: int | None = 112,
+    seed: int = 0,
+    strict: bool = False,
+    decode_all: bool = False,
+) -> DetectionDataset:
+    """The data set of a table, of whose images only those are left that can be used.
+
+    Args:
+        table, folders: as `read_table` returns them.
+        findings: of reading; gets what is left out here.
+        strict: raise an error for everything that would be left out or repaired.
+        decode_all: read every pixel of every image; otherwise see `check_images`.
+        The others: see `DetectionDataset`.
+    Raises:
+        DataError: nothing is left; and with `strict` for every finding.
+    """
+    table = check_presence(table, folders, findings)
+    table = check_images(table, folders, findings, decode_all=decode_all)
     if not len(table.image_ids):
         if any(finding.remedy == BAD_IMAGE for finding in findings):
             raise strict_error(findings)
         raise DataError(
-            f"{', '.join(files)}: none of the images is in {', '.join(folders)}; check that "
+            f"{table.source}: none of the images is in {', '.join(folders)}; check that "
             "folders and annotation files belong together"
         )
     dataset = DetectionDataset(
@@ -238,6 +314,7 @@ def read_dataset(
         transform=transform,
         findings=findings,
         keep_empty=keep_empty,
+        keep_difficult=keep_difficult,
         mask_size=mask_size,
         seed=seed,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import coco, imagenet_det, imagenet_loc, voc
+from resdet.data.detection.readers.image_lists import expand
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import NotRegistered
 from resdet.files.findings import Finding
@@ -47,10 +48,14 @@ def read_annotations(
     tables = []
     for one in source:
         path, data = ("ground truth", one) if isinstance(one, dict) else (str(one), None)
-        tables.append(
-            read_file(Source(path, None, tuple(extras), outlines, data), format, findings)
-        )
+        given = Source(path, None, tuple(extras), outlines, data, classes=tuple(classes or ()))
+        tables.append(read_file(given, format, findings))
     return merge_tables(tables, classes)
+
+
+def is_there(path: str) -> bool:
+    """Whether a file or folder exists; for a pattern, whether it names some file."""
+    return any(file.exists() for file in expand(path))
 
 
 def read_file(source: Source, format: str, findings: list[Finding]) -> AnnotationTable:
@@ -70,5 +75,6 @@ def read_classes(
     Raises:
         DataError: the file is not in this format, or lacks one of `classes`.
     """
-    table = merge_tables([read_file(Source(path, classes_only=True), format, [])], classes)
+    source = Source(path, classes_only=True, classes=tuple(classes or ()))
+    table = merge_tables([read_file(source, format, [])], classes)
     return table.class_names, table.category_ids

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resdet.data.classification.folder import SUFFIXES
 from resdet.data.detection.readers.xml_files import Report
 from resdet.files.findings import DataError
+from resdet.files.images import SUFFIXES
 
 # 1, 0, -1 in VOC's lists per class and DET's training lists; an index in val.txt
 MARKED = re.compile(r"(.*\S)\s+([-+]?\d+)")
