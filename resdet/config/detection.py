@@ -103,9 +103,9 @@ class DataConfig(Section):
     _split = model_validator(mode="before")(split_replaces_val)
 
     @property
-    def has_val(self) -> bool:
-        """Whether there are images to validate on."""
-        return self.val is not None or self.split is not None
+    def val_files(self) -> SplitConfig | None:
+        """The files that have the images to validate on; None without any."""
+        return self.val if self.split is None else self.train
 
 
 class OptimConfig(Section):
@@ -238,5 +238,5 @@ class DetectionConfig(Section):
 
     @model_validator(mode="after")
     def _parts_together(self) -> DetectionConfig:
-        check_plateau(self.optim.schedule, self.data.has_val, self.eval.every)
+        check_plateau(self.optim.schedule, self.data.val_files is not None, self.eval.every)
         return self

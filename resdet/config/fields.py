@@ -61,7 +61,7 @@ def split_replaces_val(values: Any) -> Any:
         return values
     if values.get("val") is not None:
         raise ValueError(
-            "data.split: holds out images of data.train, and data.val gives others to validate on; set "
+            "data.split: holds out images of data.train, and data.val gives others; set "
             "data.val=null or data.split=null"
         )
     return {**values, "val": None}

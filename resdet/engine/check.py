@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from resdet.config.loading import AnyConfig
+from resdet.data.detection.split import SPLIT_FILE
 from resdet.engine.distributed import Processes
 from resdet.engine.run_folder import Run, make_folder
 from resdet.engine.setup import Training, prepare
@@ -38,6 +39,9 @@ def check_run(
     micro_batches = next(training.task.load_steps(0, 1, workers=0))
     if processes.is_main:
         make_folder(out)
+        if training.task.split is not None:
+            training.task.split.write(out / SPLIT_FILE)
+            logger.info(f"the images that would be held out: {out / SPLIT_FILE}")
         training.task.draw_batch(micro_batches, 0, out / "train_batch.jpg")
         logger.info(f"drew one batch: {out / 'train_batch.jpg'}")
     shapes = ", ".join(str(batch.shape) for batch in micro_batches)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resdet.config.detection import DetectionConfig
 from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.split import Split
 from resdet.data.loader import TrainPlan
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
@@ -22,8 +23,9 @@ from resdet.engine.signals import StopRequest
 from resdet.engine.task import Task
 from resdet.engine.validation import Validation
 from resdet.errors import UserError
-from resdet.factory import build_model, build_train_data, build_val_data, load_start_weights
+from resdet.factory import build_data, build_model, load_start_weights
 from resdet.factory.backbone import check_frozen
+from resdet.factory.detection_data import DataSets
 from resdet.factory.imports import naming_imports
 from resdet.factory.network import Resolved, resolve_config
 from resdet.hardware import Precision
@@ -50,14 +52,17 @@ class DetectionTask(Task):
         is_new: bool,
         strict: bool,
         decode_all: bool,
+        split: Split | None = None,
     ) -> None:
-        """Data and model; with its start weights where the run `is_new`.
+        """Data and model; with its start weights where the run `is_new`. `split` is what a resumed
+        run has held out of data.train.
 
         UserError for whatever would make the run fail later.
         """
         start = resolve_config(config)
         self.config = config = start.config
-        self.train_data, self.val_data = load_data(config, strict=strict, decode_all=decode_all)
+        data = load_data(config, stored=split, strict=strict, decode_all=decode_all)
+        self.train_data, self.val_data, self.split = data.train, data.val, data.split
         self.model = make_model(start, self.train_data, processes, is_new=is_new)
         if self.val_data is not None:  # an unknown metric fails now, not after an epoch
             make_evaluator(config, self.model, self.val_data)
@@ -123,23 +128,26 @@ def digest_of(data: DetectionDataset) -> str:
 
 
 def load_data(
-    config: DetectionConfig, *, strict: bool, decode_all: bool
-) -> tuple[DetectionDataset, DetectionDataset | None]:
+    config: DetectionConfig, *, stored: Split | None, strict: bool, decode_all: bool
+) -> DataSets:
     """Training and validation data, counted in the log."""
-    train_data = build_train_data(config, strict=strict, decode_all=decode_all)
-    describe_data("data.train", train_data)
-    if not len(train_data):
+    data = build_data(config, stored=stored, strict=strict, decode_all=decode_all)
+    if data.split is not None:
+        logger.info(
+            f"data.split: {len(data.split.val)} of {len(data.split.val) + len(data.split.train)} "
+            "images of data.train are held out for validation"
+        )
+    describe_data("data.train", data.train)
+    if not len(data.train):
         raise UserError(
             f"{config.data.train.annotations}: no image to train on; "
             "see the findings above, or set data.keep_empty=true"
         )
-    val_data = build_val_data(config, strict=strict, decode_all=decode_all)
-    if val_data is None or config.data.val is None:
-        return train_data, None
-    describe_data("data.val", val_data)
-    source = str(config.data.val.annotations)
-    check_classes(val_data, train_data.class_names, source)
-    return train_data, val_data
+    if data.val is not None and config.data.val_files is not None:
+        describe_data("data.val" if data.split is None else "held out", data.val)
+        source = str(config.data.val_files.annotations)
+        check_classes(data.val, data.train.class_names, source)
+    return data
 
 
 def describe_data(name: str, data: DetectionDataset) -> None:

@@ -15,9 +15,11 @@ from resdet import hardware
 from resdet.config.detection import DetectionConfig
 from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.split import SPLIT_FILE
 from resdet.data.loader import eval_loader
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
+from resdet.engine.run_folder import stored_split
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation, share
 from resdet.errors import UserError
@@ -145,13 +147,16 @@ def evaluate_run(
     model.to(processes.device)
     chosen = precision_of(model, precision)
     model.place(processes.device, chosen.parameters)
-    dataset = build_val_data(config, strict=strict)
-    if dataset is None or config.data.val is None:
+    stored = stored_split(path) if config.data.split is not None else None
+    dataset = build_val_data(config, stored=stored, strict=strict)
+    if dataset is None or config.data.val_files is None:
         raise UserError(
             f"{loaded.source}: its config has no data.val; give data.val.images=DIR "
             "data.val.annotations=FILE"
         )
-    source = str(config.data.val.annotations)
+    if config.data.split is not None and stored is None:
+        logger.info(f"{loaded.source}: no {SPLIT_FILE} beside it; data.split was made again")
+    source = str(config.data.val_files.annotations)
     name_classes(model, dataset, source)
     check_classes(dataset, model.class_names, source, fewer=True)
     logger.info(

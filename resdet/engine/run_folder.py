@@ -17,6 +17,7 @@ from resdet.config.loading import (
     override_config,
     train_command,
 )
+from resdet.data.detection.split import SPLIT_FILE, Split, read_split
 from resdet.errors import UserError
 from resdet.factory.network import resolve_config
 from resdet.files import checkpoint
@@ -121,13 +122,24 @@ def _is_longer(key: str, before: Any, after: Any, old: AnyConfig) -> bool:
     return before is not None and after is not None and after > before
 
 
-def prepare_folder(run: Run) -> None:
-    """Make the folder and write its config.yaml; the main process only.
+def prepare_folder(run: Run, split: Split | None = None) -> None:
+    """Make the folder and write its config.yaml, and what the run holds out for validation; the
+    main process only.
 
     UserError where that is not allowed.
     """
     make_folder(run.folder)
     write_text(run.folder / "config.yaml", dump_yaml(run.config))
+    if split is not None:
+        split.write(run.folder / SPLIT_FILE)
+
+
+def stored_split(run: str | Path) -> Split | None:
+    """What a run, given by its folder or one of its checkpoints, holds out of its training data;
+    None without such a file. DataError for one that can't be read."""
+    path = Path(run)
+    file = (path if path.is_dir() else path.parent) / SPLIT_FILE
+    return read_split(file) if file.is_file() else None
 
 
 def make_folder(folder: Path) -> None:

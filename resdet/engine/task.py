@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from resdet.config.loading import AnyConfig
+from resdet.data.detection.split import Split
 from resdet.data.loader import TrainPlan, train_loader
 from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
@@ -31,6 +32,8 @@ class Task(ABC):
     model: RCNN | Classifier | AnyLocalizer
     train_data: Any
     val_data: Any = None
+    split: Split | None = None
+    """Which images the run holds out of its training data, where `data.split` says so."""
     plan: TrainPlan
     """Which images make up each step."""
     collate: Callable[[list[Any]], Any]

@@ -72,7 +72,7 @@ def run_training(run: Run, training: Training, stop: StopRequest) -> None:
     """Open the log, run the steps, close the log."""
     start, is_main = training.start_step, training.processes.is_main
     if is_main:
-        prepare_folder(run)
+        prepare_folder(run, training.task.split)
         log_file = run.folder / "log.jsonl"
         gone = cut_log(log_file, start, validation_is_due=training.validation_is_due)
         if run.checkpoint is not None:

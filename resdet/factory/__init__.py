@@ -13,6 +13,7 @@ from resdet.factory.classification_data import (
 )
 from resdet.factory.detection import build_model as build_model
 from resdet.factory.detection import build_trained as build_trained
+from resdet.factory.detection_data import build_data as build_data
 from resdet.factory.detection_data import build_train_data as build_train_data
 from resdet.factory.detection_data import build_val_data as build_val_data
 from resdet.factory.localization import build_localizer as build_localizer

@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from resdet.config.detection import DetectionConfig, SplitConfig
+from resdet.config.fields import HeldOutConfig
 from resdet.errors import UserError
 
 if TYPE_CHECKING:
-    from resdet.data.detection.dataset import DetectionDataset
+    from resdet.data.detection.dataset import AnnotatedImages, DetectionDataset
+    from resdet.data.detection.split import Split
     from resdet.data.detection.transforms import TestTransform, TrainTransform
 
 
+@dataclass
+class DataSets:
+    """The data of a run."""
+
+    train: DetectionDataset
+    val: DetectionDataset | None
+    split: Split | None
+    """The images of each, where `val` was held out of data.train."""
+
+
+def build_data(
+    config: DetectionConfig,
+    *,
+    stored: Split | None = None,
+    strict: bool = False,
+    decode_all: bool = False,
+) -> DataSets:
+    """Training and validation data; `stored` is the split that the run has already."""
+    train = val = split = None
+    if config.data.split is not None:
+        train, val, split = _held_out(config, stored)
+    return DataSets(
+        build_train_data(config, part=train, strict=strict, decode_all=decode_all),
+        build_val_data(config, part=val, strict=strict, decode_all=decode_all),
+        split,
+    )
+
+
 def build_train_data(
-    config: DetectionConfig, *, strict: bool = False, decode_all: bool = False
+    config: DetectionConfig,
+    *,
+    part: AnnotatedImages | None = None,
+    strict: bool = False,
+    decode_all: bool = False,
 ) -> DetectionDataset:
     """The training set with its transforms.
 
-    `strict` makes every finding in the files an error; `decode_all` reads every image first.
+    `part` is what `data.split` leaves of data.train, where it was read before. `strict` makes every
+    finding in the files an error; `decode_all` reads every image first.
     """
     from resdet.data.detection.transforms import LargeScaleJitter, ShortEdge, TrainTransform
 
@@ -31,8 +67,10 @@ def build_train_data(
         crop=augment.crop,
         albumentations=augment.albumentations,
     )
-    split, keep_empty = config.data.train, config.data.keep_empty
-    dataset = _read(config, split, transform, keep_empty, strict, decode_all)
+    if part is None and config.data.split is not None:
+        part = _held_out(config, None)[0]
+    read = part or _read(config, config.data.train)
+    dataset = _check(config, read, transform, config.data.keep_empty, strict, decode_all)
     if not dataset.table.has_annotations:
         raise UserError(
             f"{dataset.table.source}: it has no annotations to train on; give the annotations of "
@@ -42,36 +80,89 @@ def build_train_data(
 
 
 def build_val_data(
-    config: DetectionConfig, *, strict: bool = False, decode_all: bool = False
+    config: DetectionConfig,
+    *,
+    part: AnnotatedImages | None = None,
+    stored: Split | None = None,
+    strict: bool = False,
+    decode_all: bool = False,
 ) -> DetectionDataset | None:
-    """The validation set, images without objects included, at the test size; None without one."""
+    """The validation set, images without objects included, at the test size; None without one.
+
+    `part` is what `data.split` holds out of data.train, where it was read before, and `stored` the
+    split of the run.
+    """
     from resdet.data.detection.transforms import TestTransform
 
-    split, resize = config.data.val, config.data.test_resize
-    if split is None:
+    section, resize = config.data.val, config.data.test_resize
+    if part is None and config.data.split is not None:
+        part = _held_out(config, stored)[1]
+    if part is None and section is not None:
+        part = _read(config, section)
+    if part is None:
         return None
     transform = TestTransform(resize.short_edge, resize.max_size, resize.method)
-    return _read(config, split, transform, True, strict, decode_all)
+    return _check(config, part, transform, True, strict, decode_all)
 
 
-def _read(
+def held_out_parts(
+    read: AnnotatedImages, section: HeldOutConfig, stored: Split | None
+) -> tuple[AnnotatedImages, AnnotatedImages, Split]:
+    """The images to train on, those to validate on, and their ids.
+
+    Args:
+        read: all images; its findings stay with the first part.
+        stored: the split that the run has already; None splits now.
+    Raises:
+        DataError: the stored split is of other images or another section, or a part gets no image.
+    """
+    from resdet.data.detection.split import hold_out
+
+    split = stored or hold_out(read.table, section.val, section.seed)
+    if (split.share, split.seed) != (section.val, section.seed):
+        raise UserError(
+            f"data.split: val {section.val:g} and seed {section.seed}, but the run was split with "
+            f"val {split.share:g} and seed {split.seed}; leave the keys out"
+        )
+    train, val = split.parts(read.table)
+    return replace(read, table=train), replace(read, table=val, findings=[]), split
+
+
+def _held_out(
+    config: DetectionConfig, stored: Split | None
+) -> tuple[AnnotatedImages, AnnotatedImages, Split]:
+    assert config.data.split is not None
+    return held_out_parts(_read(config, config.data.train), config.data.split, stored)
+
+
+def _read(config: DetectionConfig, files: SplitConfig) -> AnnotatedImages:
+    from resdet.data.detection.dataset import read_images
+
+    return read_images(
+        files.images,
+        files.annotations,
+        format=files.format,
+        classes=config.data.classes,
+        extras=config.data.extras,
+        outlines=config.model.roi.mask_head is not None,
+    )
+
+
+def _check(
     config: DetectionConfig,
-    split: SplitConfig,
+    read: AnnotatedImages,
     transform: TrainTransform | TestTransform,
     keep_empty: bool,
     strict: bool,
     decode_all: bool,
 ) -> DetectionDataset:
-    from resdet.data.detection.dataset import read_dataset
+    from resdet.data.detection.dataset import check_dataset
 
-    return read_dataset(
-        split.images,
-        split.annotations,
-        format=split.format,
-        extras=config.data.extras,
+    return check_dataset(
+        read,
         transform=transform,
-        classes=config.data.classes,
         keep_empty=keep_empty,
+        keep_difficult=config.data.keep_difficult,
         # masks are rasterised only where a head learns them
         mask_size=config.data.mask_size if config.model.roi.mask_head else None,
         seed=config.train.seed,

@@ -213,25 +213,21 @@ def read_dataset(
 ) -> DetectionDataset:
     """Reads annotation files and checks them and their images, once.
 
-    Args: see `read_table`, `check_dataset` and `DetectionDataset`.
+    Args: see `read_images`, `check_dataset` and `DetectionDataset`.
     Raises:
         DataError: files are missing or not in the format, categories do not agree, nothing is
             left; and with `strict` for every finding.
     """
-    findings: list[Finding] = []
-    table, folders = read_table(
+    read = read_images(
         images,
         annotations,
-        findings,
         format=format,
         classes=classes,
         extras=extras,
         outlines=mask_size is not None,
     )
     return check_dataset(
-        table,
-        folders,
-        findings,
+        read,
         transform=transform,
         keep_empty=keep_empty,
         keep_difficult=keep_difficult,
@@ -242,21 +238,30 @@ def read_dataset(
     )
 
 
-def read_table(
+@dataclass
+class AnnotatedImages:
+    """What annotation files hold, before a look at the image files."""
+
+    table: AnnotationTable
+    folders: list[str]
+    """The image folder of each annotation file."""
+    findings: list[Finding]
+    """What was left out or repaired so far."""
+
+
+def read_images(
     images: str | Sequence[str],
     annotations: str | Sequence[str],
-    findings: list[Finding],
     *,
     format: str = "coco",
     classes: Sequence[str] | None = None,
     extras: Sequence[str] = (),
     outlines: bool = True,
-) -> tuple[AnnotationTable, list[str]]:
-    """The annotations of one or more files, and the image folder of each file.
+) -> AnnotatedImages:
+    """The content of one or more annotation files.
 
     Args:
         images: an image folder, or several; annotations: files, paired with them by position.
-        findings: gets what was left out or repaired.
         format: a key of `resdet.data.detection.readers.READERS`.
         classes: category names to keep, in label order; None keeps all.
         extras: keys of further values per object, which become `Target.extra`.
@@ -268,19 +273,18 @@ def read_table(
     missing = [p for p in (*folders, *files) if not is_there(p)]
     if missing:
         raise DataError(missing_data_message(missing))
+    findings: list[Finding] = []
     tables = []
     for folder, file in zip(folders, files, strict=True):
         source = Source(file, folder, tuple(extras), outlines, classes=tuple(classes or ()))
         tables.append(read_file(source, format, findings))
-    return merge_tables(tables, classes), folders
+    return AnnotatedImages(merge_tables(tables, classes), folders, findings)
 
 
 def check_dataset(
-    table: AnnotationTable,
-    folders: Sequence[str],
-    findings: list[Finding],
+    read: AnnotatedImages,
     *,
-    transform: TrainTransform | TestTransform,
+    transform: Transform,
     keep_empty: bool = True,
     keep_difficult: bool = False,
     mask_size: int | None = 112,
@@ -288,18 +292,18 @@ def check_dataset(
     strict: bool = False,
     decode_all: bool = False,
 ) -> DetectionDataset:
-    """The data set of a table, of whose images only those are left that can be used.
+    """The data set of annotated images, of which only those are left that can be used.
 
     Args:
-        table, folders: as `read_table` returns them.
-        findings: of reading; gets what is left out here.
+        read: its findings get what is left out here.
         strict: raise an error for everything that would be left out or repaired.
         decode_all: read every pixel of every image; otherwise see `check_images`.
         The others: see `DetectionDataset`.
     Raises:
         DataError: nothing is left; and with `strict` for every finding.
     """
-    table = check_presence(table, folders, findings)
+    folders, findings = read.folders, read.findings
+    table = check_presence(read.table, folders, findings)
     table = check_images(table, folders, findings, decode_all=decode_all)
     if not len(table.image_ids):
         if any(finding.remedy == BAD_IMAGE for finding in findings):

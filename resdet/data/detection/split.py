@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def image_classes(table: AnnotationTable) -> list[list[int]]:
     images, labels = np.divmod(pairs, len(table.class_names) + 1)
     starts = np.searchsorted(images, np.arange(len(table.image_ids) + 1)).tolist()
     values, none = labels.tolist(), [len(table.class_names)]
-    return [values[first:last] or none for first, last in zip(starts, starts[1:], strict=False)]
+    return [values[first:last] or none for first, last in pairwise(starts)]
 
 
 def stratify(

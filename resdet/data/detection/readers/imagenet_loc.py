@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,6 @@ from resdet.data.detection.readers.xml_table import (
 )
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.files.findings import DROPPED, Finding
-from resdet.files.images import header_sizes
 
 WNID = re.compile(r"n\d{8}")
 IN_TRAIN = re.compile(r"(n\d{8})_\d+")
@@ -78,14 +76,11 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
     label_of = {name: label for label, name in enumerate(classes)}
     report_unknown(files, columns, label_of, report)
     columns = _one_class(files, columns, report)
-    file_names = _file_names(source.images, images.names, columns)
-    if source.images is not None and not columns.sizes.any():
-        columns = replace(columns, sizes=header_sizes(Path(source.images), file_names))
     return xml_table(
         source,
         columns,
         ids=[base_name(name) for name in images.names],
-        file_names=file_names,
+        file_names=_file_names(source.images, images.names, columns),
         keep=columns.usable | is_test,
         class_names=classes,
         category_ids=range(1, len(classes) + 1),

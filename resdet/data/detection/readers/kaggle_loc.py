@@ -22,7 +22,7 @@ CELLS = 5
 
 
 def read_table(source: Source, report: Report) -> tuple[ImageList, XmlColumns]:
-    """The images in the order of their names, and their objects; sizes are 0.
+    """The images in the order of their names, and their objects; the table has no sizes.
 
     Raises:
         DataError: the file is no such table, or values are wanted that it does not have.
@@ -47,6 +47,7 @@ def read_table(source: Source, report: Report) -> tuple[ImageList, XmlColumns]:
     return ImageList(order, [1] * len(order)), XmlColumns(
         usable=usable,
         missing=np.zeros(len(order), bool),
+        unsized=np.ones(len(order), bool),
         sizes=np.zeros((len(order), 2), np.int32),
         file_names=[""] * len(order),
         image_of=np.repeat(np.arange(len(order)), counts),

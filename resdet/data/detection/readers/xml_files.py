@@ -49,6 +49,8 @@ class XmlColumns:
     """(N,) false where the file is missing or broken; such images have no objects here."""
     missing: NDArray[np.bool_]
     """(N,) true where there is no such file."""
+    unsized: NDArray[np.bool_]
+    """(N,) true where nothing states a size, because there is no file for it."""
     sizes: NDArray[np.int32]
     """(N, 2) height, width in pixels; 0 where the file has none."""
     file_names: list[str]
@@ -265,6 +267,7 @@ class _Columns:
         return XmlColumns(
             usable=self.usable.array(),
             missing=self.missing.array(),
+            unsized=self.missing.array(),
             sizes=self.sizes.array(),
             file_names=self.file_names,
             image_of=np.repeat(np.arange(len(counts)), counts),

@@ -14,6 +14,7 @@ from resdet.data.detection.readers.xml_files import Report, XmlColumns, continuo
 from resdet.data.detection.table import AnnotationTable, Source, join_extras
 from resdet.data.names import pack_ids, pack_names
 from resdet.files.findings import DataError
+from resdet.files.images import header_sizes
 
 NO_XML = "it is left out; add the file, or remove the image from the list"
 
@@ -60,12 +61,18 @@ def xml_table(
     """The images where `keep` (N,) is true, and their objects of known classes.
 
     Args:
-        columns: the objects of all N images.
+        columns: the objects of all N images; sizes that no file states are read from the images.
         ids, file_names: N each; unique ids, and paths below the image folder.
         class_names, category_ids: K each.
         label_of: label by the name that the XML files give a class; objects of others are left out.
         first: number of the first pixel: 1 in VOC, 0 in ImageNet.
     """
+    sizes = columns.sizes
+    unsized = columns.unsized & keep
+    if source.images is not None and unsized.any():
+        sizes = sizes.copy()
+        names = [file_names[row] for row in np.flatnonzero(unsized).tolist()]
+        sizes[unsized] = header_sizes(Path(source.images), names)
     labels = np.array([label_of.get(name, -1) for name in columns.names], np.int64)
     labels = labels[columns.name_of]
     boxes = continuous_xywh(columns.corners, first)
@@ -78,7 +85,7 @@ def xml_table(
         image_ids=pack_ids(ids),
         file_of_image=np.zeros(len(ids), np.int32),
         file_names=pack_names(file_names),
-        sizes=columns.sizes,
+        sizes=sizes,
         image_of=columns.image_of,
         boxes_xywh=boxes,
         labels=labels,
