@@ -37,6 +37,8 @@ class Run:
     config: AnyConfig
     checkpoint: dict[str, Any] | None
     """The content of last.pt to resume from; None starts at step 0."""
+    split: Split | None = None
+    """What a run with a checkpoint has held out of its training data."""
 
 
 def open_run(
@@ -84,7 +86,7 @@ def open_run(
     else:
         raise UserError(f"{folder}: a {old.task} run, but CONFIG is for {config.task}")
     check_changes(old, new, source=folder)
-    return Run(folder, new, state)
+    return Run(folder, new, state, stored_split(folder) if state else None)
 
 
 def choose_folder(config: object, run_dir: str | Path | None) -> Path:

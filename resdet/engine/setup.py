@@ -20,7 +20,7 @@ from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
 from resdet.engine.localization import make_localization_task
-from resdet.engine.run_folder import Run, stored_split
+from resdet.engine.run_folder import Run
 from resdet.engine.task import Task
 from resdet.errors import UserError
 from resdet.factory.imports import naming_imports
@@ -125,9 +125,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     precision = hardware.choose_precision(config.train.precision, processes.device)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     distributed.images_per_part(batch_size, processes.world_size, accumulate)
-    # a run that has not made a step splits its data again
-    split = stored_split(run.folder) if state else None
-    options = {"split": split} if split is not None else {}
+    options = {"split": run.split} if run.split is not None else {}
     with naming_imports(config):
         task = TASKS[config.task](
             config, processes, is_new=state is None, strict=strict, decode_all=decode_all, **options
