@@ -21,6 +21,7 @@ from resdet.config.fields import (
     split_replaces_val,
 )
 from resdet.config.model import ModelConfig
+from resdet.config.testing import TestConfig
 
 
 class SplitConfig(Section):
@@ -235,8 +236,11 @@ class DetectionConfig(Section):
     log: LogConfig = LogConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    test: TestConfig = TestConfig()
 
     @model_validator(mode="after")
     def _parts_together(self) -> DetectionConfig:
         check_plateau(self.optim.schedule, self.data.val_files is not None, self.eval.every)
+        if self.model.backbone.name is not None:  # else the network is another config's
+            self.test.check(self.model.fpn is not None)
         return self
