@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from resdet.config.fields import Ascending, Fraction, Positive, PositiveFloat, Section
+from resdet.config.fields import Ascending, Positive, PositiveFloat, Section
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from resdet.errors import UserError
 from resdet.files.images import ImageInput, to_rgb
@@ -39,13 +39,14 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @abstractmethod
-    def prepare(self, pixels: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 RGB → (3, h, w), 0..255, at the size that the network sees."""
+    def prepare(self, pixels: np.ndarray) -> Any:
+        """(H, W, 3) uint8 RGB → (3, h, w), 0..255, at the size that the network sees; or a tuple
+        of these, where it is tested at several sizes."""
 
     @abstractmethod
     def predict_prepared(
         self,
-        images: Sequence[Tensor],
+        images: Sequence[Any],
         original_sizes: Sequence[tuple[int, ...]],
         score_thresh: float | None = None,
     ) -> list[Prediction]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -110,7 +110,8 @@ class Branch(Protocol):
     """What is predicted per object besides class and box; an nn.Module.
 
     Built as `Branch(in_channels, num_classes, *, options)`; `in_channels` are those of
-    `RoIFeatures.pool`.
+    `RoIFeatures.pool`. A branch that also has `merge_views`, as `MergingBranch`, may be tested in
+    several views and by several detectors.
     """
 
     def losses(
@@ -120,3 +121,14 @@ class Branch(Protocol):
 
     def detect(self, features: RoIFeatures, detections: RoIDetections) -> dict[str, Tensor]:
         """Results (N, …) by name, one row per detection."""
+
+
+@runtime_checkable
+class MergingBranch(Protocol):
+    """A branch whose results for the same detections can be merged."""
+
+    def merge_views(
+        self, results: Sequence[Mapping[str, Tensor]], mirrored: Sequence[bool]
+    ) -> dict[str, Tensor]:
+        """One result of several as `Branch.detect` gives them, (N, …) by name; `mirrored` tells
+        which were made in the mirror image."""

@@ -82,7 +82,9 @@ def fuse_boxes(
     )
 
 
-def _fuse(boxes: Floats, scores: Floats, num_views: int, iou_thresh: float) -> tuple[Floats, Floats]:
+def _fuse(
+    boxes: Floats, scores: Floats, num_views: int, iou_thresh: float
+) -> tuple[Floats, Floats]:
     """Fused boxes (n, 4) and scores (n,) of one group, sorted best first."""
     # of each cluster: its fused box, the sums of s · box and of s, and its number of boxes
     fused, weighted = np.zeros_like(boxes), np.zeros_like(boxes)

@@ -1,5 +1,7 @@
 """Mask head and its loss (Mask R-CNN, He et al. 2017, 3 and figure 4 right)."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,6 +65,24 @@ class MaskHead(nn.Module):
         """Probabilities (N, m, m) of the detected class inside each final box."""
         pooled = features.pool(detections.boxes, detections.images, self.pool_size)
         return {"mask_probs": self(pooled, detections.labels).sigmoid()}
+
+    def merge_views(
+        self, results: Sequence[Mapping[str, Tensor]], mirrored: Sequence[bool]
+    ) -> dict[str, Tensor]:
+        """The mean of the probabilities of the same detections in several views or by several
+        detectors, some of them in the mirror image; masks of fewer cells are enlarged."""
+        probs = [
+            result["mask_probs"].float().flip(-1) if is_mirrored else result["mask_probs"].float()
+            for result, is_mirrored in zip(results, mirrored, strict=True)
+        ]
+        cells = max(one.shape[-1] for one in probs)
+        probs = [
+            one
+            if one.shape[-1] == cells
+            else F.interpolate(one[:, None], (cells, cells), mode="bilinear")[:, 0]
+            for one in probs
+        ]
+        return {"mask_probs": torch.stack(probs).mean(dim=0)}
 
     def loss(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """Mean binary cross-entropy over the pixels of `valid` (R,) masks; both are (R, m, m)."""
