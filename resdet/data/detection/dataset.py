@@ -152,9 +152,17 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
             DataError: the image can't be read, or has not the size that its file states.
         """
         epoch, index = key
+        return self.sample(index, self.read(index), epoch)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The image (H, W, 3) RGB as it is in the file, upright; DataError as in `__getitem__`."""
         path = self.path(index)
         image = read_image(path) if self.transform.exact else read_fast(path)
         self.check_size(index, image.shape[0], image.shape[1])
+        return image
+
+    def sample(self, index: int, image: NDArray[np.uint8], epoch: int = 0) -> Sample:
+        """The sample of an image from `read`."""
         seed = np.random.SeedSequence((self.seed, epoch, index))
         result = self.transform(image, self._objects(index), mask_size=self.mask_size, seed=seed)
         target = Target(
@@ -166,7 +174,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
             extra={key: _tensor(values) for key, values in result.extras.items()},
         )
         pixels = to_planes(result.image)
-        return Sample(pixels, target, (image.shape[0], image.shape[1]), str(path))
+        return Sample(pixels, target, (image.shape[0], image.shape[1]), str(self.path(index)))
 
     def _objects(self, index: int) -> Objects:
         """The targets of an image as they are annotated, boxes clipped."""
