@@ -20,6 +20,13 @@ def split_arguments(items: Sequence[str]) -> tuple[list[str], list[str]]:
     return [item for item in items if not _OVERRIDE.match(item)], overrides
 
 
+def split_inputs(items: Sequence[str]) -> tuple[list[str], list[str]]:
+    """As `split_arguments`, of files: what exists is a file, whatever its name."""
+    exists = {item for item in items if Path(item).expanduser().exists()}
+    _, overrides = split_arguments([item for item in items if item not in exists])
+    return [item for item in items if item not in overrides], overrides
+
+
 def split_overrides(
     items: Sequence[str], parser: argparse.ArgumentParser, what: str
 ) -> tuple[str | None, list[str]]:

@@ -3,18 +3,25 @@
 import argparse
 
 from resdet.cli import options
-from resdet.cli.options import at_least_one, fraction
+from resdet.cli.options import at_least_one, fraction, split_inputs
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … --out DIR [options]"
+    parser.usage = (
+        "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … [key=value …] --out DIR [options]"
+    )
     parser.description = (
         "Detect objects in images and videos, or classify them. DIR receives the drawn images. A "
         "detector also writes\ndetections.json (COCO's result format, original category ids) and "
         "images.json (id, file_name, size, frame);\na classifier writes predictions.json (file and "
         "five best classes)."
     )
-    parser.epilog = "Example:\n  %(prog)s runs/demo_nuclei datasets/nuclei/images --out runs/drawn"
+    parser.epilog = (
+        "Examples:\n"
+        "  %(prog)s runs/demo_nuclei datasets/nuclei/images --out runs/drawn\n"
+        "  %(prog)s runs/a images test.flip=true test.scales=[640,800,960] --out runs/drawn\n"
+        "  %(prog)s runs/a images --ensemble runs/b runs/c --out runs/drawn"
+    )
     parser.add_argument(
         "model",
         metavar="RUN_OR_CHECKPOINT",
@@ -25,7 +32,16 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="IMAGE_OR_FOLDER_OR_VIDEO",
-        help="image files, folders of images, or videos",
+        help="image files, folders of images, or videos; key=value among them overrides a "
+        "detector's config (test.flip=true), unless it is the name of a file",
+    )
+    parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="RUN_OR_CHECKPOINT",
+        default=[],
+        help="further detectors of the same classes: each classifies the proposals of all, and "
+        "their scores and boxes are averaged",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the results")
     parser.add_argument(
@@ -48,12 +64,17 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    files, overrides = split_inputs(args.inputs)
+    if not files:
+        parser.error("give an IMAGE_OR_FOLDER_OR_VIDEO beside key=value")
     options.prepare(imports=args.imports)
     from resdet.commands.predict import predict_command
 
     return predict_command(
         run=args.model,
-        inputs=args.inputs,
+        inputs=files,
+        ensemble=args.ensemble,
+        overrides=overrides,
         out=args.out,
         score_thresh=args.score_thresh,
         batch_size=args.batch_size,

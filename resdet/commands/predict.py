@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from resdet.errors import UserError
-from resdet.inference.loading import load
+from resdet.hardware import choose_device
+from resdet.inference.combined import CombinedDetector
+from resdet.inference.loading import load_models
 from resdet.inference.output import Finished, Output, finish, former_drawings, open_output
 from resdet.inference.sources import Picture, Source, list_sources, read_pictures
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
-from resdet.models.predict import inference_mode
+from resdet.models.predict import inference_mode, precision_of
 from resdet.models.rcnn import RCNN
 from resdet.models.region_classifier import RegionClassifier, needs_proposals
 from resdet.structures import Classification, Detections
@@ -37,6 +39,8 @@ def predict_command(
     run: str | Path,
     inputs: Sequence[str | Path],
     out: str | Path,
+    ensemble: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
     score_thresh: float | None = None,
     device: str | None = None,
     batch_size: int = 1,
@@ -49,8 +53,8 @@ def predict_command(
     images.json (id, file_name, width, height, frame, source, drawn for each image or frame); of a
     classifier, predictions.json (the same, and the best five classes with label, name, words and
     score). Scores at or below `score_thresh` are left out; None is .5 for a detector, and leaves a
-    classifier its five classes.
-    `precision` as in `resdet.load`.
+    classifier its five classes. Detectors in `ensemble` predict together with that of `run`;
+    `overrides` go on top of every detector's config. `precision` as in `resdet.load`.
     Exit code 0; 1 when some files could not be read: each is named, the others are done.
     """
     if batch_size < 1:
@@ -59,9 +63,13 @@ def predict_command(
     sources, skipped = list_sources(inputs, folder, former_drawings(folder))
     if skipped:
         log.info("%d files are neither image nor video and were skipped", skipped)
-    model = load(run, device=device, precision=precision)
+    model = load_models([run, *ensemble], overrides=overrides)
     if isinstance(model, RegionClassifier):
         raise needs_proposals()
+    model.place(choose_device(device, 0))
+    model.precision = precision
+    chosen = precision_of(model)
+    log.info("%s: precision %s (%s)", run, chosen.name, chosen.reason)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,7 +94,7 @@ class Done(NamedTuple):
 
 
 def predict_sources(
-    model: RCNN | Classifier | Localizer,
+    model: RCNN | CombinedDetector | Classifier | Localizer,
     sources: Sequence[Source],
     folder: Path,
     *,
@@ -98,7 +106,7 @@ def predict_sources(
     Threads read ahead and draw behind; the main one runs the network. All of them hold a few
     pictures at most.
     """
-    if isinstance(model, RCNN) and score_thresh is None:
+    if isinstance(model, RCNN | CombinedDetector) and score_thresh is None:
         score_thresh = DETECTION_THRESH
     workers = max(1, min(4, (os.cpu_count() or 1) // 2))
     image_ids, failures = count(1), list[UserError]()

@@ -29,6 +29,7 @@ from resdet.factory.detection_data import DataSets
 from resdet.factory.imports import naming_imports
 from resdet.factory.network import Resolved, resolve_config
 from resdet.hardware import Precision
+from resdet.inference.combined import combine
 from resdet.models.rcnn import RCNN
 
 logger = logging.getLogger("resdet")
@@ -64,8 +65,8 @@ class DetectionTask(Task):
         data = load_data(config, stored=split, strict=strict, decode_all=decode_all)
         self.train_data, self.val_data, self.split = data.train, data.val, data.split
         self.model = make_model(start, self.train_data, processes, is_new=is_new)
-        if self.val_data is not None:  # an unknown metric fails now, not after an epoch
-            make_evaluator(config, self.model, self.val_data)
+        if self.val_data is not None:  # what can't be evaluated fails now
+            make_evaluator(config, combine([self.model], [self.kind]), self.val_data)
         self.processes = processes
         self.class_names, self.category_ids = self.model.class_names, self.model.category_ids
         self.collate = partial(collate, multiple=self.model.size_divisibility)
@@ -96,7 +97,7 @@ class DetectionTask(Task):
         assert self.val_data is not None, "validation without data.val"
         section = self.config.eval
         return evaluate(
-            self.model,
+            combine([self.model], [self.kind]),
             self.val_data,
             make_evaluator(self.config, self.model, self.val_data),
             processes=self.processes,

@@ -13,20 +13,22 @@ from torch import Tensor
 
 from resdet import hardware
 from resdet.config.detection import DetectionConfig
-from resdet.data.detection.batches import Batch, collate
+from resdet.data.detection.batches import Batch
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.split import SPLIT_FILE
-from resdet.data.loader import eval_loader
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
 from resdet.engine.run_folder import stored_split
 from resdet.engine.signals import StopRequest
+from resdet.engine.test_views import eval_batches, networks_of
 from resdet.engine.validation import Validation, share
 from resdet.errors import UserError
 from resdet.evaluation import EvalSettings, Evaluator, build_evaluator
 from resdet.factory import build_trained, build_val_data
 from resdet.factory.imports import naming_imports
 from resdet.hardware import Precision
+from resdet.inference.combined import CombinedDetector, combine
+from resdet.inference.views import Prepared
 from resdet.interop.weights import read_weights
 from resdet.models.predict import precision_of
 from resdet.models.rcnn import RCNN
@@ -49,7 +51,7 @@ class _Gathered(NamedTuple):
 
 
 def evaluate(
-    model: RCNN,
+    model: RCNN | CombinedDetector,
     dataset: DetectionDataset,
     evaluator: Evaluator,
     *,
@@ -64,22 +66,17 @@ def evaluate(
     """Metrics and losses; the same in every process.
 
     Each process takes its share of the images, and their detections meet in the main one. None
-    where a stop was requested in some process meanwhile.
+    where a stop was requested in some process meanwhile. Losses are those of one detector at its
+    test size; an ensemble has none.
     """
     start = time.perf_counter()
-    was_training = model.training
+    networks = networks_of(model)
+    was_training = networks[0].training
     model.eval()
-    distributed.share_buffers(model, processes)
-    batches = eval_loader(
-        dataset,
-        batch_size=batch_size,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        workers=workers,
-        pin_memory=processes.device.type == "cuda",
-        collate=partial(collate, multiple=model.size_divisibility),
-    )
-    val_loss = val_loss and dataset.table.has_annotations
+    for network in networks:
+        distributed.share_buffers(network, processes)
+    batches = eval_batches(model, dataset, processes, batch_size=batch_size, workers=workers)
+    val_loss = val_loss and dataset.table.has_annotations and len(networks) == 1
     gathered = _run_model(
         model, dataset, batches, evaluator, processes, precision, val_loss, stop, num_pictures
     )
@@ -102,7 +99,7 @@ def evaluate(
 
 def make_evaluator(
     config: DetectionConfig,
-    model: RCNN,
+    model: RCNN | CombinedDetector,
     dataset: DetectionDataset,
     kinds: Sequence[str] | None = None,
 ) -> Evaluator:
@@ -122,7 +119,7 @@ def make_evaluator(
 
 
 def evaluate_run(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     overrides: Sequence[str] = (),
     *,
     metrics: Sequence[str] | None = None,
@@ -133,34 +130,30 @@ def evaluate_run(
 ) -> tuple[DetectionConfig, Validation]:
     """Evaluate a run folder (best.pt, else last.pt) or a checkpoint on `data.val`.
 
-    Averaged weights are used where the checkpoint keeps them. Overrides go on top of the run's own
-    config. `metrics` are those to choose from, the config's if it is among them, else the first;
-    None is the config's. `kinds` are bbox and segm, `precision` as in `resdet.load`. Writes
-    nothing.
+    Several of them are an ensemble, on the data and by the thresholds of the first. Averaged
+    weights are used where a checkpoint keeps them. Overrides go on top of each run's own config.
+    `metrics` are those to choose from, the config's if it is among them, else the first; None is
+    the config's. `kinds` are bbox and segm, `precision` as in `resdet.load`. Writes nothing.
     """
-    loaded = read_weights(str(path))
-    model = build_trained(loaded, overrides)
-    config = model.config
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    loaded = [read_weights(str(each)) for each in paths]
+    sources = [weights.source for weights in loaded]
+    models = [build_trained(weights, overrides) for weights in loaded]
+    del loaded
+    config = models[0].config
     processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
+    dataset, source = _val_data(config, paths[0], sources[0], strict=strict)
+    for network in models:
+        name_classes(network, dataset, source)
+    check_classes(dataset, models[0].class_names, source, fewer=True)
+    model = combine(models, sources)
     model.to(processes.device)
     chosen = precision_of(model, precision)
     model.place(processes.device, chosen.parameters)
-    stored = stored_split(path) if config.data.split is not None else None
-    dataset = build_val_data(config, stored=stored, strict=strict)
-    if dataset is None or config.data.val_files is None:
-        raise UserError(
-            f"{loaded.source}: its config has no data.val; give data.val.images=DIR "
-            "data.val.annotations=FILE"
-        )
-    if config.data.split is not None and stored is None:
-        logger.info(f"{loaded.source}: no {SPLIT_FILE} beside it; data.split was made again")
-    source = str(config.data.val_files.annotations)
-    name_classes(model, dataset, source)
-    check_classes(dataset, model.class_names, source, fewer=True)
     logger.info(
-        f"{loaded.source}: evaluating on {len(dataset)} images of {source}, precision "
+        f"{' + '.join(sources)}: evaluating on {len(dataset)} images of {source}, precision "
         f"{chosen.name} ({chosen.reason})"
     )
     if metrics is not None and config.eval.metric not in metrics:
@@ -180,11 +173,27 @@ def evaluate_run(
     return config, validation
 
 
+def _val_data(
+    config: DetectionConfig, path: str | Path, name: str, *, strict: bool
+) -> tuple[DetectionDataset, str]:
+    """The validation images of the run at `path`, which messages call `name`; and their file."""
+    stored = stored_split(path) if config.data.split is not None else None
+    dataset = build_val_data(config, stored=stored, strict=strict)
+    if dataset is None or config.data.val_files is None:
+        raise UserError(
+            f"{name}: its config has no data.val; give data.val.images=DIR "
+            "data.val.annotations=FILE"
+        )
+    if config.data.split is not None and stored is None:
+        logger.info(f"{name}: no {SPLIT_FILE} beside it; data.split was made again")
+    return dataset, str(config.data.val_files.annotations)
+
+
 @torch.no_grad()
 def _run_model(
-    model: RCNN,
+    model: RCNN | CombinedDetector,
     dataset: DetectionDataset,
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Batch, list[Prepared] | None]],
     evaluator: Evaluator,
     processes: Processes,
     precision: Precision,
@@ -203,15 +212,20 @@ def _run_model(
     of_data = torch.full((model.num_classes,), -1)
     of_data[of_model] = torch.arange(len(of_model))
     reported, done = time.perf_counter(), 0
-    for batch in batches:
+    for batch, prepared in batches:
         if stop:
             break
-        batch = batch.to(processes.device)
         with precision.autocast():
-            predictions = model.infer(batch.images, batch.original_sizes)
+            if isinstance(model, CombinedDetector):
+                assert prepared is not None, "what eval_batches gives it"
+                predictions = model.predict_prepared(prepared, batch.original_sizes)
+            else:
+                batch = batch.to(processes.device)
+                predictions = model.infer(batch.images, batch.original_sizes)
             if val_loss:
+                batch = batch.to(processes.device)
                 targets = replace(batch.targets, labels=on_device[batch.targets.labels])
-                named = model(batch.images, targets, seed=0, step=0)
+                named = networks_of(model)[0](batch.images, targets, seed=0, step=0)
                 names = tuple(named)
                 losses.append(torch.stack([value.double() for value in named.values()]))
                 rows.append((batch.indices[0], len(batch.indices)))

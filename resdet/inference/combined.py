@@ -87,12 +87,14 @@ class CombinedDetector(Predictor[Detections]):
         sizes = [(int(height), int(width)) for height, width in original_sizes]
         originals = torch.tensor(sizes, device=self.device)
         first = self.models[0]
-        thresh = first.roi_heads.score_thresh if score_thresh is None else score_thresh
+        own = first.roi_heads.score_thresh
+        # A higher threshold of a call is for what comes out: voters and fused boxes stay the same.
+        lowest = own if score_thresh is None else min(own, score_thresh)
         # The maps of a view are needed again for its branches only.
         keep = any(model.roi_heads.branches for model in self.models)
         views, found = [], []
         for view in self._views(images):
-            found.append(self._candidates(view, originals, thresh))
+            found.append(self._candidates(view, originals, lowest))
             if keep:
                 views.append(view)
         detections = join(
@@ -101,7 +103,7 @@ class CombinedDetector(Predictor[Detections]):
             num_classes=self.num_classes,
             num_views=self.num_views,
             nms_thresh=first.roi_heads.nms_thresh,
-            score_thresh=thresh,
+            score_thresh=own if score_thresh is None else score_thresh,
             limit=first.roi_heads.detections_per_image,
         )
         if keep:

@@ -42,9 +42,6 @@ def join(
         boxes, scores, owners = fuse_boxes(
             boxes, scores, groups, num_views=num_views, iou_thresh=test.merge_iou or WBF_IOU
         )
-        # a box that few of the views see has lost score
-        above = scores > score_thresh
-        boxes, scores, owners = boxes[above], scores[above], owners[above]
     elif test.merge == "soft_nms":
         kept, scores = soft_nms(
             boxes,
@@ -60,6 +57,9 @@ def join(
     else:
         kept = nms_by_group(boxes, scores, groups, test.merge_iou or nms_thresh)
         boxes, scores, owners = boxes[kept], scores[kept], groups[kept]
+    # best first, so that no row below counts for the limit
+    above = scores > score_thresh
+    boxes, scores, owners = boxes[above], scores[above], owners[above]
     rows = best_of_images(owners // num_classes, limit)
     boxes, scores, owners = boxes[rows], scores[rows], owners[rows]
     if test.box_voting is not None:

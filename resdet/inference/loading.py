@@ -1,14 +1,18 @@
 """Trained models from disk or by a published name."""
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from resdet.errors import UserError, command_line
 from resdet.factory import build_trained, build_trained_classifier, build_trained_localizer
 from resdet.factory.imports import import_modules
 from resdet.hardware import choose_device
+from resdet.inference.combined import CombinedDetector, combine
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
 from resdet.models.predict import precision_of
@@ -17,15 +21,21 @@ from resdet.models.region_classifier import AnyLocalizer
 
 log = logging.getLogger("resdet")
 
+COMMANDS = {"classifier": "eval-cls", "localizer": "eval-imagenet"}
+"""What evaluates models that are no detectors."""
+
+Model = RCNN | CombinedDetector | Classifier | AnyLocalizer
+
 
 def load(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     source: str | None = None,
     device: str | torch.device | None = None,
     precision: str | None = None,
     *,
+    test: Mapping[str, Any] | None = None,
     imports: Sequence[str] = (),
-) -> RCNN | Classifier | AnyLocalizer:
+) -> Model:
     """A trained detector, classifier or localizer in evaluation mode, with its config and class
     names.
 
@@ -36,22 +46,51 @@ def load(
     is the GPU if there is one. `imports` are modules of your own that the model needs, such as
     the one with its backbone: a checkpoint never imports code by itself.
 
+    A list of detectors is an ensemble: each classifies the proposals of all, and their scores and
+    boxes are averaged; it uses the thresholds and category ids of the first. `test` sets keys of
+    the config's section `test`, for every detector: {"flip": True, "scales": [640, 800, 960]}.
+    Ensembles and detectors with such a key come as a `CombinedDetector`, which predicts alike.
+
     `precision` is auto, fp32, bf16 or fp16, and applies to every `predict` that does not choose
     another; None is train.precision of a run, which is auto by default. auto is bf16 if the
     processor supports it, and fp32 for imported weights.
-    Raises UserError for a file that is not one of these, and for a wrong `source`.
+    Raises UserError for a file that is not one of these, for a wrong `source`, and for detectors
+    that do not fit together.
     """
     import_modules(imports)
-    weights = read_weights(str(path), source)
-    model: RCNN | Classifier | AnyLocalizer
-    if weights.kind == "classifier":
-        model = build_trained_classifier(weights)
-    elif weights.kind == "localizer":
-        model = build_trained_localizer(weights)
-    else:
-        model = build_trained(weights)
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    overrides = [f"test.{key}={json.dumps(value)}" for key, value in (test or {}).items()]
+    model = load_models(paths, source, overrides)
     model.place(choose_device(None if device is None else str(device), 0))
     model.precision = precision
     chosen = precision_of(model)
-    log.info("%s: precision %s (%s)", path, chosen.name, chosen.reason)
+    name = " + ".join(map(str, paths))
+    log.info("%s: precision %s (%s)", name, chosen.name, chosen.reason)
     return model
+
+
+def load_models(
+    paths: Sequence[str | Path], source: str | None = None, overrides: Sequence[str] = ()
+) -> Model:
+    """As `load`, on the CPU; `overrides` change the config of a detector."""
+    if not paths:
+        raise UserError("no model is given; give a run folder, a checkpoint or a published name")
+    detectors = []
+    for path in paths:
+        weights = read_weights(str(path), source)
+        if weights.kind in ("classifier", "localizer"):
+            if len(paths) > 1:
+                raise UserError(
+                    f"{path}: is a {weights.kind}, and an ensemble is made of detectors; evaluate "
+                    f"several with {command_line(COMMANDS[weights.kind])} --ensemble"
+                )
+            if overrides:
+                raise UserError(
+                    f"{path}: is a {weights.kind}, and {overrides[0].partition('=')[0]} changes "
+                    "the config of detectors; leave it out"
+                )
+            if weights.kind == "classifier":
+                return build_trained_classifier(weights)
+            return build_trained_localizer(weights)
+        detectors.append(build_trained(weights, overrides))
+    return combine(detectors, [str(path) for path in paths])

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from resdet.errors import UserError
 from resdet.files.images import read_image
@@ -55,8 +54,8 @@ class Picture:
     """Frames per second of the video; 0 for an image."""
     pixels: np.ndarray
     """(H, W, 3) uint8 RGB."""
-    prepared: Tensor
-    """(3, h, w) uint8 at the model's test size."""
+    prepared: Any
+    """What the model's `prepare` gives: (3, h, w) at its test size, or at several sizes."""
 
 
 def list_sources(
@@ -134,7 +133,7 @@ def _free_target(out: Path, name: str, is_video: bool, taken: set[str], former: 
 
 
 def read_pictures(
-    sources: Sequence[Source], prepare: Callable[[np.ndarray], Tensor], *, workers: int
+    sources: Sequence[Source], prepare: Callable[[np.ndarray], Any], *, workers: int
 ) -> Generator[Future[Picture]]:
     """Images and video frames in order, decoded and resized by `workers` threads.
 
@@ -145,7 +144,7 @@ def read_pictures(
 
 
 def _tasks(
-    sources: Sequence[Source], prepare: Callable[[np.ndarray], Tensor]
+    sources: Sequence[Source], prepare: Callable[[np.ndarray], Any]
 ) -> Iterator[Callable[[], Picture]]:
     for source in sources:
         if source.is_video:
@@ -158,7 +157,7 @@ def _tasks(
 
 def _picture(
     source: Source,
-    prepare: Callable[[np.ndarray], Tensor],
+    prepare: Callable[[np.ndarray], Any],
     frame: int | None = None,
     fps: float = 0.0,
     pixels: np.ndarray | None = None,

@@ -1,0 +1,70 @@
+"""Evaluation data for detectors that are tested at sizes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from resdet.data.detection.batches import Batch, collate
+from resdet.data.detection.dataset import DetectionDataset, Sample
+from resdet.data.loader import Key, eval_loader
+from resdet.engine.distributed import Processes
+from resdet.inference.combined import CombinedDetector
+from resdet.inference.views import Preparation, Prepared
+from resdet.models.rcnn import RCNN
+
+Item = tuple[Sample, Prepared]
+
+
+class Viewed:
+    """A data set whose images come in the sizes of a `Preparation` too, each read once."""
+
+    def __init__(self, dataset: DetectionDataset, prepare: Preparation) -> None:
+        self.dataset, self.prepare = dataset, prepare
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Item:
+        epoch, index = key
+        pixels = self.dataset.read(index)
+        return self.dataset.sample(index, pixels, epoch), self.prepare(pixels)
+
+
+def collate_viewed(items: Sequence[Item], multiple: int) -> tuple[Batch, list[Prepared]]:
+    """The batch at the test size, and what the images were prepared to."""
+    return collate([sample for sample, _ in items], multiple), [sizes for _, sizes in items]
+
+
+def eval_batches(
+    model: RCNN | CombinedDetector,
+    dataset: DetectionDataset,
+    processes: Processes,
+    *,
+    batch_size: int,
+    workers: int,
+) -> Iterable[tuple[Batch, list[Prepared] | None]]:
+    """This process's images in batches; with what a `CombinedDetector` predicts from."""
+    multiple = networks_of(model)[0].size_divisibility
+    load = partial(
+        eval_loader,
+        batch_size=batch_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        workers=workers,
+        pin_memory=processes.device.type == "cuda",
+    )
+    if isinstance(model, CombinedDetector):
+        viewed = Viewed(dataset, model.prepared)
+        return load(viewed, collate=partial(collate_viewed, multiple=multiple))
+    return _plain(load(dataset, collate=partial(collate, multiple=multiple)))
+
+
+def _plain(batches: Iterable[Batch]) -> Iterator[tuple[Batch, None]]:
+    for batch in batches:
+        yield batch, None
+
+
+def networks_of(model: RCNN | CombinedDetector) -> list[RCNN]:
+    """The detectors that a model is made of."""
+    return model.models if isinstance(model, CombinedDetector) else [model]
