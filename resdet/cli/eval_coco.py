@@ -3,12 +3,13 @@
 import argparse
 
 from resdet.cli import options
-from resdet.cli.options import OVERRIDES_HELP, kinds, max_dets, split_overrides
+from resdet.cli.options import OVERRIDES_HELP, kinds, max_dets, split_runs
 
 
 def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "%(prog)s RUN_OR_CHECKPOINT [key=value …] [options]\n"
+        "       %(prog)s RUN RUN … --ensemble [key=value …] [options]\n"
         "       %(prog)s --detections R.json --annotations GT.json [options]"
     )
     parser.description = (
@@ -21,6 +22,8 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "Examples:\n"
         "  %(prog)s runs/demo_nuclei\n"
         "  %(prog)s runs/mine/best.pt data.val.annotations=other.json --out runs/mine/other\n"
+        "  %(prog)s runs/mine test.flip=true test.scales=[640,800,960] --out runs/mine/views\n"
+        "  %(prog)s runs/a runs/b runs/c --ensemble --out runs/together\n"
         "  %(prog)s --detections R.json --annotations GT.json --kinds bbox"
     )
     parser.add_argument(
@@ -40,6 +43,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
         "--annotations", metavar="GT.json", help="ground truth for --detections, a COCO file"
     )
     _add_metric(parser)
+    options.add_ensemble(parser)
     options.add_out(parser)
     options.add_device(parser)
     options.add_precision(parser)
@@ -76,7 +80,7 @@ def _add_metric(parser: argparse.ArgumentParser) -> None:
 
 
 def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    run, overrides = split_overrides(args.arguments, parser, "RUN_OR_CHECKPOINT")
+    run, overrides = split_runs(args, parser)
     options.check_sources(run, args, overrides, parser)
     options.prepare(imports=args.imports)
     from resdet.commands.eval_coco import eval_coco_command

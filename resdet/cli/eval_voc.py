@@ -3,12 +3,13 @@
 import argparse
 
 from resdet.cli import options
-from resdet.cli.options import OVERRIDES_HELP, split_overrides
+from resdet.cli.options import OVERRIDES_HELP, split_runs
 
 
 def fill_eval_voc(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "%(prog)s RUN_OR_CHECKPOINT [key=value …] [options]\n"
+        "       %(prog)s RUN RUN … --ensemble [key=value …] [options]\n"
         "       %(prog)s --detections RESULTS --annotations TRUTH [options]"
     )
     parser.description = (
@@ -59,6 +60,7 @@ def fill_eval_voc(parser: argparse.ArgumentParser) -> None:
         "ground truth",
     )
     options.add_strict(parser)
+    options.add_ensemble(parser)
     options.add_out(parser)
     options.add_device(parser)
     options.add_precision(parser)
@@ -66,7 +68,7 @@ def fill_eval_voc(parser: argparse.ArgumentParser) -> None:
 
 
 def run_eval_voc(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    run, overrides = split_overrides(args.arguments, parser, "RUN_OR_CHECKPOINT")
+    run, overrides = split_runs(args, parser)
     options.check_sources(run, args, overrides, parser)
     options.prepare(imports=args.imports)
     from resdet.commands.eval_voc import eval_voc_command

@@ -37,6 +37,29 @@ def split_overrides(
     return (others[0] if others else None), overrides
 
 
+def split_runs(
+    args: argparse.Namespace, parser: argparse.ArgumentParser
+) -> tuple[str | list[str] | None, list[str]]:
+    """`args.arguments` → a run, the runs of an --ensemble, or None; and the overrides."""
+    runs, overrides = split_arguments(args.arguments)
+    if args.ensemble:
+        if len(runs) < 2:
+            parser.error("--ensemble needs two runs or more")
+        return runs, overrides
+    if len(runs) > 1:
+        parser.error(f"{len(runs)} runs are given; add --ensemble to combine them, or give one")
+    return (runs[0] if runs else None), overrides
+
+
+def add_ensemble(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="combine several runs of the same classes: each classifies the proposals of all, and "
+        "their scores and boxes are averaged; data, metric and thresholds are those of the first",
+    )
+
+
 def kinds(text: str) -> list[str]:
     """--kinds: bbox, segm, or both with a comma."""
     names = [name.strip() for name in text.split(",")]
@@ -167,7 +190,7 @@ def add_truth(parser: argparse.ArgumentParser, default: str, example: str) -> No
 
 
 def check_sources(
-    run: str | None,
+    run: str | list[str] | None,
     args: argparse.Namespace,
     overrides: Sequence[str],
     parser: argparse.ArgumentParser,

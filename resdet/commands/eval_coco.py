@@ -15,7 +15,7 @@ from resdet.evaluation.lvis import evaluate_lvis
 
 def eval_coco_command(
     *,
-    run: str | Path | None = None,
+    run: str | Path | Sequence[str | Path] | None = None,
     overrides: Sequence[str] = (),
     detections: str | Path | None = None,
     annotations: str | Path | None = None,
@@ -31,12 +31,13 @@ def eval_coco_command(
     """Evaluate, print the tables, and write eval.json, per_class.csv and the PR curves.
 
     Either `run` (a run folder, a checkpoint or a published detector by name, evaluated on its
-    data.val, with config `overrides`, on `device` and in `precision`) or `detections` with
+    data.val, with config `overrides`, on `device` and in `precision`; a list of them is an
+    ensemble) or `detections` with
     `annotations` (files; needs no torch). What is None is taken from the run's config, or is the
     default of `evaluate_coco`. `lvis` evaluates by LVIS's rules; `strict` makes an error of
     whatever would be repaired or left out of the annotations. `out` is the run's folder by default,
-    or `runs/eval_<name of the detections file or of the published detector>`. Raises UserError for
-    a wrong combination.
+    or `runs/eval_<name of the detections file, the published detector or the ensemble>`. Raises
+    UserError for a wrong combination.
     """
     if (run is None) == (detections is None):
         raise UserError(

@@ -26,7 +26,7 @@ SUBMISSION = "voc_results.tar.gz"
 
 def eval_voc_command(
     *,
-    run: str | Path | None = None,
+    run: str | Path | Sequence[str | Path] | None = None,
     overrides: Sequence[str] = (),
     detections: str | Path | None = None,
     annotations: str | Path | Sequence[str | Path] | None = None,
@@ -41,8 +41,9 @@ def eval_voc_command(
 ) -> Result:
     """Evaluate, print the tables, and write eval.json, per_class.csv and the PR curves.
 
-    Either `run`, evaluated on its data.val with config `overrides`, or `detections` (a folder or
-    archive of VOC's files, one of them, or COCO records in a .json) with `annotations` in `format`
+    Either `run` (several are an ensemble), evaluated on its data.val with config `overrides`, or
+    `detections` (a folder or archive of VOC's files, one of them, or COCO records in a .json) with
+    `annotations` in `format`
     (voc by default). `year` 2007 takes the mean over 11 points, 2010 to 2012 the area; None is the
     run's metric, or VOC2007 where the path of the ground truth names it, else the area. `overlap`
     is inclusive or exclusive. `submission` writes the archive for VOC's server, too. Raises

@@ -16,7 +16,7 @@ from resdet.files.findings import Finding, strict_error, summarize_findings
 
 
 def evaluate_run_on_val(
-    run: str | Path,
+    run: str | Path | Sequence[str | Path],
     overrides: Sequence[str],
     *,
     metrics: Sequence[str] | None = None,
@@ -25,7 +25,8 @@ def evaluate_run_on_val(
     precision: str | None = None,
     strict: bool = False,
 ) -> tuple[Result, Path]:
-    """A run on its data.val, its validation loss printed; and the folder of its results.
+    """A run on its data.val, its validation loss printed; and the folder of its results. Several
+    runs are an ensemble, on the data.val of the first.
 
     `metrics` are those that a command evaluates, the run's own if it is among them, else the first;
     None is the run's own.
@@ -47,13 +48,22 @@ def evaluate_run_on_val(
     return validation.result, folder_of(run)
 
 
-def folder_of(run: str | Path) -> Path:
-    """Where the results of a run folder, a checkpoint or a published name go."""
+def folder_of(run: str | Path | Sequence[str | Path]) -> Path:
+    """Where results go by default: a run's own folder, else a folder of their name below runs/."""
     from resdet.interop.weights import is_published
 
-    if is_published(str(run)):
-        return Path("runs") / f"eval_{re.sub(r'[^-.A-Za-z0-9]+', '_', str(run))}"
-    return Path(run) if Path(run).is_dir() else Path(run).parent
+    runs = [run] if isinstance(run, str | Path) else list(run)
+    if len(runs) == 1 and not is_published(str(runs[0])):
+        return Path(runs[0]) if Path(runs[0]).is_dir() else Path(runs[0]).parent
+    names = []
+    for each in runs:
+        path = Path(each).resolve()
+        if is_published(str(each)):
+            names.append(str(each))
+        else:
+            names.append(path.name if path.is_dir() else f"{path.parent.name}_{path.stem}")
+    plain = [re.sub(r"[^-.A-Za-z0-9]+", "_", name) for name in names]
+    return Path("runs") / ("eval_" + "+".join(plain))[:100]
 
 
 def check_sources(
