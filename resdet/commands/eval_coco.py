@@ -35,9 +35,8 @@ def eval_coco_command(
     ensemble) or `detections` with
     `annotations` (files; needs no torch). What is None is taken from the run's config, or is the
     default of `evaluate_coco`. `lvis` evaluates by LVIS's rules; `strict` makes an error of
-    whatever would be repaired or left out of the annotations. `out` is the run's folder by default,
-    or `runs/eval_<name of the detections file, the published detector or the ensemble>`. Raises
-    UserError for a wrong combination.
+    whatever would be repaired or left out of the annotations. `out` is the run's folder, or
+    `runs/eval_<name of the file, published detector or ensemble>`. UserError for a wrong combination.
     """
     if (run is None) == (detections is None):
         raise UserError(

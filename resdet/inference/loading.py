@@ -22,7 +22,7 @@ from resdet.models.region_classifier import AnyLocalizer
 log = logging.getLogger("resdet")
 
 COMMANDS = {"classifier": "eval-cls", "localizer": "eval-imagenet"}
-"""What evaluates models that are no detectors."""
+"""The command that evaluates models of the other tasks."""
 
 Model = RCNN | CombinedDetector | Classifier | AnyLocalizer
 
