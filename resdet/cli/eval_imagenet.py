@@ -3,7 +3,7 @@
 import argparse
 
 from resdet.cli import options
-from resdet.cli.options import OVERRIDES_HELP, split_arguments
+from resdet.cli.options import OVERRIDES_HELP
 
 
 def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,10 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
 def _add_localizers(parser: argparse.ArgumentParser) -> None:
     """What runs of --task loc take."""
     parser.add_argument(
-        "--ensemble", action="store_true", help="average several runs, all RPNs or all R-CNNs"
+        "--ensemble",
+        action="store_true",
+        help="average several runs of the same classes: detectors (det), or localizers that are "
+        "all RPNs or all R-CNNs (loc)",
     )
     parser.add_argument(
         "--classifier",
@@ -106,21 +109,15 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def run_eval_imagenet(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    runs, overrides = split_arguments(args.arguments)
-    options.check_sources(runs[0] if runs else None, args, overrides, parser)
-    if len(runs) > 1 and not args.ensemble:
-        parser.error(f"{', '.join(runs)}: several runs need --ensemble")
-    if args.ensemble and len(runs) < 2:
-        parser.error("--ensemble needs two runs or more")
-    if args.task == "det" and len(runs) > 1:
-        parser.error("--ensemble is for --task loc")
+    run, overrides = options.split_runs(args, parser)
+    options.check_sources(run, args, overrides, parser)
     options.prepare(imports=args.imports)
     from resdet.commands.eval_imagenet import eval_imagenet_command
     from resdet.commands.loc_options import LocOptions
 
     eval_imagenet_command(
         task=args.task,
-        run=runs[0] if len(runs) == 1 else runs or None,
+        run=run,
         overrides=overrides,
         loc=LocOptions(args.classifier, args.oracle, args.proposals, args.crops, args.scales),
         detections=args.detections,

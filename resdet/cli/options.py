@@ -47,7 +47,7 @@ def split_runs(
             parser.error("--ensemble needs two runs or more")
         return runs, overrides
     if len(runs) > 1:
-        parser.error(f"{len(runs)} runs are given; add --ensemble to combine them, or give one")
+        parser.error(f"{', '.join(runs)}: several runs need --ensemble")
     return (runs[0] if runs else None), overrides
 
 

@@ -36,7 +36,7 @@ def eval_coco_command(
     `annotations` (files; needs no torch). What is None is taken from the run's config, or is the
     default of `evaluate_coco`. `lvis` evaluates by LVIS's rules; `strict` makes an error of
     whatever would be repaired or left out of the annotations. `out` is the run's folder, or
-    `runs/eval_<name of the file, published detector or ensemble>`. UserError for a wrong combination.
+    `runs/eval_<name of the file, published detector or ensemble>`. UserError where they clash.
     """
     if (run is None) == (detections is None):
         raise UserError(

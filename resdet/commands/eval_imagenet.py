@@ -104,7 +104,6 @@ def _evaluate_loc(
 
 
 def _evaluate_det(run: Runs, overrides: Sequence[str], **on: Any) -> tuple[Result, Path]:
-    assert isinstance(run, str | Path), "no ensemble of detectors"
     return evaluate_run_on_val(run, overrides, metrics=("imagenet_det",), **on)
 
 
