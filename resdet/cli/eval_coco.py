@@ -76,6 +76,12 @@ def _add_metric(parser: argparse.ArgumentParser) -> None:
         help="evaluate by LVIS's rules: only classes that an image is annotated for, 300 "
         "detections per image; needs LVIS annotations",
     )
+    parser.add_argument(
+        "--submission",
+        metavar="NAME",
+        help="write submission_<kind>/detections_<set>_NAME_results.zip for COCO's evaluation "
+        "server, too; <set> is that of the annotation file, such as test-dev2015",
+    )
     options.add_strict(parser)
 
 
@@ -94,6 +100,7 @@ def run_eval_coco(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         max_dets=args.max_dets,
         backend=args.backend,
         lvis=args.lvis,
+        submission=args.submission,
         strict=args.strict,
         out=args.out,
         device=args.device,

@@ -6,7 +6,8 @@ Files alone are evaluated without torch.
 from collections.abc import Sequence
 from pathlib import Path
 
-from resdet.commands.evaluate_run import evaluate_run_on_val, write_result
+from resdet.commands.coco_submission import check_name, write_coco_submission
+from resdet.commands.evaluate_run import check_sources, evaluate_run_on_val, write_result
 from resdet.errors import UserError
 from resdet.evaluation import Result
 from resdet.evaluation.coco import MAX_DETS, check_max_dets, evaluate_coco_full
@@ -23,6 +24,7 @@ def eval_coco_command(
     max_dets: Sequence[int] | None = None,
     backend: str | None = None,
     lvis: bool = False,
+    submission: str | None = None,
     strict: bool = False,
     out: str | Path | None = None,
     device: str | None = None,
@@ -32,27 +34,24 @@ def eval_coco_command(
 
     Either `run` (a run folder, a checkpoint or a published detector by name, evaluated on its
     data.val, with config `overrides`, on `device` and in `precision`; a list of them is an
-    ensemble) or `detections` with
-    `annotations` (files; needs no torch). What is None is taken from the run's config, or is the
-    default of `evaluate_coco`. `lvis` evaluates by LVIS's rules; `strict` makes an error of
-    whatever would be repaired or left out of the annotations. `out` is the run's folder, or
-    `runs/eval_<name of the file, published detector or ensemble>`. UserError where they clash.
+    ensemble) or `detections` with `annotations` (files; needs no torch). What is None is taken from the run's config, or is the
+    default of `evaluate_coco`. `lvis` evaluates by LVIS's rules; `submission` names files for
+    COCO's server; `strict` makes an error of whatever would be repaired or left out of the
+    annotations. `out` is the run's folder, or `runs/eval_<name of the file, published detector or
+    ensemble>`. UserError where they clash.
     """
-    if (run is None) == (detections is None):
-        raise UserError(
-            "give a run folder or checkpoint, or --detections R.json --annotations GT.json"
-        )
+    of_run = {"key=value": overrides, "--device": device, "--precision": precision}
+    check_sources(run, detections, annotations, of_run, {})
     if lvis and (max_dets is not None or backend is not None):
         raise UserError(
             "--lvis has one backend and counts 300 detections per image; leave out --max-dets and "
             "--backend"
         )
+    if submission is not None:
+        check_name(submission)
+        if lvis:
+            raise UserError("--submission writes COCO's files; leave out --lvis")
     if run is not None:
-        if annotations is not None:
-            raise UserError(
-                "--annotations needs --detections; for a run set data.val.annotations=… "
-                "and data.val.images=…"
-            )
         # Named options come last, as the more explicit.
         changes = [*overrides, *(["eval.metric=lvis"] if lvis else [])]
         if max_dets is not None:
@@ -63,20 +62,19 @@ def eval_coco_command(
             run, changes, kinds=kinds, device=device, precision=precision, strict=strict
         )
     else:
-        of_run = {"key=value": overrides, "--device": device, "--precision": precision}
-        for name in (name for name, given in of_run.items() if given):
-            raise UserError(f"{name} needs a run; --detections are computed already")
-        assert detections is not None
+        assert detections is not None and annotations is not None
         result = _evaluate_files(
             annotations, detections, kinds, max_dets, backend or "fast", lvis=lvis, strict=strict
         )
         folder = Path("runs") / f"eval_{Path(detections).stem}"
-    write_result(result, Path(out or folder))
+    folder = Path(out or folder)
+    files = write_coco_submission(result, submission, folder, kinds) if submission else []
+    write_result(result, folder, files)
     return result
 
 
 def _evaluate_files(
-    annotations: str | Path | None,
+    annotations: str | Path,
     detections: str | Path,
     kinds: Sequence[str] | None,
     max_dets: Sequence[int] | None,
@@ -85,8 +83,6 @@ def _evaluate_files(
     lvis: bool,
     strict: bool,
 ) -> Result:
-    if annotations is None:
-        raise UserError("--detections needs --annotations GT.json, the ground truth in COCO format")
     if lvis:
         return evaluate_lvis(annotations, detections, kinds=kinds, strict=strict)
     return evaluate_coco_full(

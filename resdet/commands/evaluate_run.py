@@ -113,4 +113,5 @@ def write_result(result: Result, folder: Path, submissions: Sequence[Path] = ())
     """Write eval.json, per_class.csv and the PR curves, and print the tables."""
     paths = [*result.write(folder), *submissions]
     result.print_tables()
-    print(f"\nwritten to {folder}: {', '.join(path.name for path in paths)}")
+    names = (str(path.relative_to(folder)) for path in paths)
+    print(f"\nwritten to {folder}: {', '.join(names)}")

@@ -14,9 +14,9 @@ from resdet.data.detection.table import AnnotationTable
 from resdet.evaluation.image_numbers import image_numbers, rows_of_numbers
 from resdet.evaluation.inclusive import Bools, Ints, PixelDetections, image_labels
 from resdet.evaluation.text_files import (
-    check_corners,
     check_lengths,
     check_whole,
+    note_negative,
     read_text,
     split_lines,
     to_numbers,
@@ -41,7 +41,6 @@ def read_det_predictions(path: str | Path, truth: AnnotationTable) -> PixelDetec
     numbers = [number for number, _ in lines]
     check_whole(values[:, 0], numbers, source, "image_index")
     check_whole(values[:, 1], numbers, source, "label")
-    check_corners(values[:, 3:], numbers, source)
     images = _look_up(values[:, 0], image_numbers(truth))
     for row in np.flatnonzero(images < 0)[:1].tolist():
         known = image_numbers(truth)
@@ -56,7 +55,7 @@ def read_det_predictions(path: str | Path, truth: AnnotationTable) -> PixelDetec
             f"{source}: line {numbers[row]}: label {values[row, 1]:g} is not one of the ground "
             f"truth's {len(truth.category_ids)} classes; labels count from 1"
         )
-    notes = [] if len(lines) else [f"{source}: it is empty"]
+    notes = note_negative(values[:, 3:], numbers, source)
     return PixelDetections(images, labels, values[:, 2], values[:, 3:], 0, notes)
 
 
@@ -105,7 +104,7 @@ def read_loc_predictions(
     numbers = np.repeat([number for number, _ in lines], counts)
     check_whole(values[:, 0], numbers.tolist(), source, "label")
     is_guess = values[:, 0] != 0
-    check_corners(values[is_guess, 1:], numbers[is_guess].tolist(), source)
+    notes += note_negative(values[is_guess, 1:], numbers[is_guess].tolist(), source)
     keys = np.array(list(class_numbers), np.int64)
     place = _look_up(values[:, 0], keys)
     for row in np.flatnonzero((place < 0) & is_guess)[:1].tolist():

@@ -12,11 +12,11 @@ import numpy as np
 
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
-from resdet.evaluation.inclusive import Ints, PixelDetections
+from resdet.evaluation.inclusive import Floats, Ints, PixelDetections
 from resdet.evaluation.text_files import (
-    check_corners,
     check_lengths,
     is_archive,
+    note_negative,
     read_archive,
     read_text,
     split_lines,
@@ -47,11 +47,11 @@ def read_voc_results(path: str | Path, truth: AnnotationTable) -> PixelDetection
             f"{path}: files of the classes {some(unknown)}, and the ground truth {truth.source} "
             f"has {some(truth.class_names)}; give the results that belong to it"
         )
-    columns: list[tuple[Ints, Ints, np.ndarray, np.ndarray]] = []
+    columns: list[tuple[Ints, Ints, Floats, Floats]] = []
+    notes: list[str] = []
     for name, (source, text) in texts.items():
         if name in label_of:
-            columns.append(_read_class(text, source, label_of[name], rows, truth))
-    notes = []
+            columns.append(_read_class(text, source, label_of[name], rows, truth, notes))
     if unknown:
         notes.append(f"{path}: classes that {truth.source} lacks are left out: {some(unknown)}")
     silent = [name for name in truth.class_names if name not in texts]
@@ -80,7 +80,7 @@ def _texts(path: Path) -> dict[str, tuple[str, str]]:
     elif is_archive(path):
         found = [
             (match, f"{path}: {name}", text)
-            for name, text in read_archive(path, ".txt")
+            for name, text in sorted(read_archive(path, ".txt"))
             if (match := _NAME.fullmatch(name.rsplit("/", 1)[-1]))
         ]
     else:
@@ -101,14 +101,19 @@ def _texts(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _read_class(
-    text: str, source: str, label: int, rows: dict[str, int], truth: AnnotationTable
-) -> tuple[Ints, Ints, np.ndarray, np.ndarray]:
+    text: str,
+    source: str,
+    label: int,
+    rows: dict[str, int],
+    truth: AnnotationTable,
+    notes: list[str],
+) -> tuple[Ints, Ints, Floats, Floats]:
     """images, labels, scores, corners of one file."""
     lines = split_lines(text)
     check_lengths(lines, 6, source, COLUMNS)
     values = to_numbers(lines, 1, source).reshape(-1, 5)
     numbers = [number for number, _ in lines]
-    check_corners(values[:, 1:], numbers, source)
+    notes += note_negative(values[:, 1:], numbers, source)
     images = np.array([rows.get(row[0], -1) for _, row in lines], np.int64)
     for row in np.flatnonzero(images < 0)[:1].tolist():
         number, words = lines[row]
