@@ -34,11 +34,11 @@ def eval_coco_command(
 
     Either `run` (a run folder, a checkpoint or a published detector by name, evaluated on its
     data.val, with config `overrides`, on `device` and in `precision`; a list of them is an
-    ensemble) or `detections` with `annotations` (files; needs no torch). What is None is taken from the run's config, or is the
-    default of `evaluate_coco`. `lvis` evaluates by LVIS's rules; `submission` names files for
-    COCO's server; `strict` makes an error of whatever would be repaired or left out of the
-    annotations. `out` is the run's folder, or `runs/eval_<name of the file, published detector or
-    ensemble>`. UserError where they clash.
+    ensemble) or `detections` with `annotations` (files; needs no torch). What is None is taken
+    from the run's config, or is the default of `evaluate_coco`. `lvis` evaluates by LVIS's rules;
+    `submission` names files for COCO's server; `strict` makes an error of whatever would be
+    repaired or left out of the annotations. `out` is the run's folder, or `runs/eval_<name of the
+    file, published detector or ensemble>`. UserError where they clash.
     """
     of_run = {"key=value": overrides, "--device": device, "--precision": precision}
     check_sources(run, detections, annotations, of_run, {})
