@@ -108,7 +108,9 @@ def test_a_detector_is_built_without_data_or_download(path, no_network, monkeypa
 
 
 def test_no_localizer_is_missing():
-    assert {path.stem for path in LOCALIZERS} == {"bccd_loc_rpn"}
+    assert {path.stem for path in LOCALIZERS} == {
+        *("bccd_loc_rpn", "imagenet_loc_rpn_r101", "imagenet_loc_rpn_vgg16")
+    }
 
 
 @pytest.mark.parametrize("path", LOCALIZERS, ids=lambda path: path.stem)

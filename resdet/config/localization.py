@@ -120,14 +120,14 @@ class LocalizationAugmentConfig(Section):
 
 class LocalizationDataConfig(Section):
     train: SplitConfig = SplitConfig(
-        images="datasets/imagenet_loc/ILSVRC/Data/CLS-LOC/train",
-        annotations="datasets/imagenet_loc/ILSVRC/Annotations/CLS-LOC/train",
+        images="datasets/ILSVRC/Data/CLS-LOC/train",
+        annotations="datasets/ILSVRC/Annotations/CLS-LOC/train",
         format="imagenet_loc",
     )
     """Images with one or more objects of one class each, in any format of detection data."""
     val: SplitConfig | None = SplitConfig(
-        images="datasets/imagenet_loc/ILSVRC/Data/CLS-LOC/val",
-        annotations="datasets/imagenet_loc/ILSVRC/Annotations/CLS-LOC/val",
+        images="datasets/ILSVRC/Data/CLS-LOC/val",
+        annotations="datasets/ILSVRC/Annotations/CLS-LOC/val",
         format="imagenet_loc",
     )
     """Null trains without validation."""
