@@ -85,6 +85,11 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
         raise UserError(
             f"{weights.source} is a detector; evaluate it with {command_line('eval-coco')}"
         )
+    if weights.kind == "localizer":
+        raise UserError(
+            f"{weights.source} is a localizer; evaluate it with {command_line('eval-imagenet')} "
+            "--task loc"
+        )
     if weights.kind != "classifier" or weights.config is None or not weights.class_names:
         raise UserError(
             f"{weights.source} is not a checkpoint of a classification run; give the run folder or "

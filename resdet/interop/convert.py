@@ -46,6 +46,11 @@ def to_torchvision(weights: LoadedWeights) -> dict[str, Tensor]:
 
     Raises UserError for a network that torchvision does not have.
     """
+    if weights.kind == "localizer":
+        raise UserError(
+            f"{weights.source} holds a localizer, which torchvision has no network for; use --to "
+            "resdet"
+        )
     if weights.kind == "detector":
         from resdet.interop.torchvision import detectors
 
@@ -63,7 +68,8 @@ def to_detectron2(weights: LoadedWeights) -> tuple[dict[str, Tensor], dict[str, 
     if weights.kind != "detector":
         raise UserError(
             f"{weights.source} holds a {weights.kind}, and Detectron2 only has detectors; use "
-            "--to torchvision or --to resdet"
+            + ("" if weights.kind == "localizer" else "--to torchvision or ")
+            + "--to resdet"
         )
     from resdet.interop.detectron2.weights import exported
 
