@@ -8,19 +8,23 @@ from resdet.cli.options import at_least_one, fraction, split_inputs
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … [key=value …] --out DIR [options]"
+        "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … [key=value …] --out DIR [options]\n"
+        "       %(prog)s RUN_OR_CHECKPOINT --proposals FILE.npz [--set train|val] [key=value …]"
     )
     parser.description = (
         "Detect objects in images and videos, or classify them. DIR receives the drawn images. A "
         "detector also writes\ndetections.json (COCO's result format, original category ids) and "
         "images.json (id, file_name, size, frame);\na classifier writes predictions.json (file and "
-        "five best classes)."
+        "five best classes). With --proposals, a per-class RPN (task localization) writes its "
+        "boxes on data.train or\ndata.val of its run into one file, which data.proposals of an "
+        "R-CNN reads."
     )
     parser.epilog = (
         "Examples:\n"
         "  %(prog)s runs/demo_nuclei datasets/nuclei/images --out runs/drawn\n"
         "  %(prog)s runs/a images test.flip=true test.scales=[640,800,960] --out runs/drawn\n"
-        "  %(prog)s runs/a images --ensemble runs/b runs/c --out runs/drawn"
+        "  %(prog)s runs/a images --ensemble runs/b runs/c --out runs/drawn\n"
+        "  %(prog)s runs/rpn --proposals runs/rpn/train.npz test.views=dense"
     )
     parser.add_argument(
         "model",
@@ -30,10 +34,10 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "inputs",
-        nargs="+",
+        nargs="*",
         metavar="IMAGE_OR_FOLDER_OR_VIDEO",
-        help="image files, folders of images, or videos; key=value among them overrides a "
-        "detector's config (test.flip=true), unless it is the name of a file",
+        help="image files, folders of images, or videos; key=value among them overrides the config "
+        "of a detector or localizer (test.flip=true), unless it is the name of a file",
     )
     parser.add_argument(
         "--ensemble",
@@ -43,7 +47,8 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         help="further detectors of the same classes: each classifies the proposals of all, and "
         "their scores and boxes are averaged",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder for the results")
+    parser.add_argument("--out", metavar="DIR", help="folder for the results")
+    _add_proposals(parser)
     parser.add_argument(
         "--score-thresh",
         metavar="S",
@@ -63,10 +68,30 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     options.add_imports(parser)
 
 
+def _add_proposals(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--proposals",
+        metavar="FILE.npz",
+        help="write the test.num_proposals best boxes of a per-class RPN for the true class of "
+        "each image of its run's data; takes no images and no --out",
+    )
+    parser.add_argument(
+        "--set",
+        choices=("train", "val"),
+        help="with --proposals: the images of data.train or data.val; default: train",
+    )
+
+
 def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     files, overrides = split_inputs(args.inputs)
+    if args.proposals is not None:
+        return _run_proposals(args, parser, files, overrides)
+    if args.set is not None:
+        parser.error("--set needs --proposals FILE.npz")
     if not files:
-        parser.error("give an IMAGE_OR_FOLDER_OR_VIDEO beside key=value")
+        parser.error("give an IMAGE_OR_FOLDER_OR_VIDEO after RUN_OR_CHECKPOINT")
+    if args.out is None:
+        parser.error("give --out DIR, the folder for the results")
     options.prepare(imports=args.imports)
     from resdet.commands.predict import predict_command
 
@@ -79,5 +104,36 @@ def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         score_thresh=args.score_thresh,
         batch_size=args.batch_size,
         device=args.device,
+        precision=args.precision,
+    )
+
+
+def _run_proposals(
+    args: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+    files: list[str],
+    overrides: list[str],
+) -> int:
+    given = {
+        "images": files,
+        "--out": args.out,
+        "--score-thresh": args.score_thresh is not None,
+        "--ensemble": args.ensemble,
+    }
+    for name in (name for name, value in given.items() if value):
+        parser.error(
+            f"--proposals and {name} exclude each other: proposals are made for the data of the "
+            "run's config, which data.train.images=… and data.train.annotations=… change"
+        )
+    options.prepare(imports=args.imports)
+    from resdet.commands.propose import propose_command
+
+    return propose_command(
+        run=args.model,
+        out=args.proposals,
+        name=args.set or "train",
+        overrides=overrides,
+        device=args.device,
+        batch_size=args.batch_size,
         precision=args.precision,
     )

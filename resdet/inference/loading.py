@@ -48,8 +48,9 @@ def load(
 
     A list of detectors is an ensemble: each classifies the proposals of all, and their scores and
     boxes are averaged; it uses the thresholds and category ids of the first. `test` sets keys of
-    the config's section `test`, for every detector: {"flip": True, "scales": [640, 800, 960]}.
-    Ensembles and detectors with such a key come as a `CombinedDetector`, which predicts alike.
+    the config's section `test`, for every detector: {"flip": True, "scales": [640, 800, 960]}, or
+    for a localizer its own. Ensembles and detectors with such a key come as a `CombinedDetector`,
+    which predicts alike.
 
     `precision` is auto, fp32, bf16 or fp16, and applies to every `predict` that does not choose
     another; None is train.precision of a run, which is auto by default. auto is bf16 if the
@@ -72,7 +73,7 @@ def load(
 def load_models(
     paths: Sequence[str | Path], source: str | None = None, overrides: Sequence[str] = ()
 ) -> Model:
-    """As `load`, on the CPU; `overrides` change the config of a detector."""
+    """As `load`, on the CPU; `overrides` change the config of a detector or localizer."""
     if not paths:
         raise UserError("no model is given; give a run folder, a checkpoint or a published name")
     detectors = []
@@ -84,13 +85,13 @@ def load_models(
                     f"{path}: is a {weights.kind}, and an ensemble is made of detectors; evaluate "
                     f"several with {command_line(COMMANDS[weights.kind])} --ensemble"
                 )
+            if weights.kind == "localizer":
+                return build_trained_localizer(weights, overrides)
             if overrides:
                 raise UserError(
-                    f"{path}: is a {weights.kind}, and {overrides[0].partition('=')[0]} changes "
-                    "the config of detectors; leave it out"
+                    f"{path}: is a classifier, and {overrides[0].partition('=')[0]} changes the "
+                    "config of detectors and localizers; leave it out"
                 )
-            if weights.kind == "classifier":
-                return build_trained_classifier(weights)
-            return build_trained_localizer(weights)
+            return build_trained_classifier(weights)
         detectors.append(build_trained(weights, overrides))
     return combine(detectors, [str(path) for path in paths])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import resdet
+from resdet.cli import main
 from resdet.commands.propose import propose_command
 from resdet.engine.localization_runs import evaluate_localization_run
 from resdet.errors import UserError
@@ -91,6 +92,8 @@ def test_it_loads_and_predicts(folder: Path, run: Path) -> None:
     assert sorted(answer.labels.tolist()) == [0, 1]
     assert answer.scores.tolist() == sorted(answer.scores.tolist(), reverse=True)
     assert answer.image_size == (48, 64)
+    dense = resdet.load(run, device="cpu", test={"views": "dense", "num_guesses": 1})
+    assert len(dense.predict(folder / "d" / "images" / "1.png")) == 1
     assert resdet.draw(folder / "d" / "images" / "1.png", answer).size == (64, 48)
 
 
@@ -129,6 +132,20 @@ def test_proposals_are_those_of_the_true_class(folder: Path, run: Path, tmp_path
         propose_command(run=run, out=tmp_path / "q.npz", name=name, device="cpu")
     with pytest.raises(UserError, match=r"data.val is null; give data.val.images=DIR"):
         propose_command(run=run, out=out, name="val", overrides=["data.val=null"], device="cpu")
+
+
+def test_the_command_that_proposes(run: Path, tmp_path: Path, capsys) -> None:
+    argv = ["predict", str(run), "--proposals", str(tmp_path / "p.npz"), "--device", "cpu"]
+    assert main([*argv, "--set", "val", "test.num_proposals=3"]) == 0
+    assert len(ProposalFile(tmp_path / "p.npz").boxes) == 18
+    for extra in (["photo.jpg"], ["--out", "x"], ["--score-thresh", "0"]):
+        with pytest.raises(SystemExit):
+            main([*argv, *extra])
+        assert "--proposals and" in capsys.readouterr().err
+    for wrong in (["predict", str(run), "--set", "val"], ["predict", str(run), "photo.jpg"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    assert main(["predict", str(run / "none.pt"), "--proposals", "p.npz"]) == 2
 
 
 def test_dense_testing_of_a_run(run: Path) -> None:
