@@ -93,9 +93,10 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     options.add_truth(parser, "imagenet_det or imagenet_loc", "a list of images or a folder of XML")
     parser.add_argument(
         "--ground-truth",
-        metavar="FILE.txt",
-        help="loc: the devkit's ILSVRC2012_validation_ground_truth.txt, which numbers the classes "
-        "in its own order; default: labels are the category ids of the annotations",
+        metavar="FILE",
+        help="loc: the devkit's ILSVRC2012_validation_ground_truth.txt, meta.mat or "
+        "map_clsloc.txt, which number the classes in an order of their own; default: labels are "
+        "the category ids of the annotations",
     )
     parser.add_argument(
         "--blacklist",

@@ -145,5 +145,6 @@ def write_submission(
         return write_det_predictions(folder / SUBMISSIONS["det"], truth, detections)
     numbers = None
     if ground_truth is not None:
-        numbers = {label: number for number, label in class_numbers(ground_truth, truth).items()}
+        known = class_numbers(ground_truth, truth).items()
+        numbers = {label: number for number, label in known if label >= 0}
     return write_loc_predictions(folder / SUBMISSIONS["loc"], truth, detections, numbers)

@@ -28,6 +28,10 @@ from resdet.files.writing import write_text
 DET_COLUMNS = "image_index label score x1 y1 x2 y2"
 LOC_COLUMNS = "label x1 y1 x2 y2, up to five times"
 GUESSES = 5
+NUM_CLASSES = 1000
+NO_CLASS = -2
+"""The label of a guess that nothing is: wrong, whatever the image."""
+_WNID_FILES = ("meta.mat", "map_clsloc.txt")
 
 
 def read_det_predictions(path: str | Path, truth: AnnotationTable) -> PixelDetections:
@@ -112,7 +116,7 @@ def read_loc_predictions(
             f"{source}: line {numbers[row]}: label {values[row, 0]:g} is not one of the "
             f"{len(keys)} classes ({keys.min()} to {keys.max()}); write one, or 0 for no guess"
         )
-    labels = np.where(is_guess, np.array([*class_numbers.values()], np.int64)[place], -2)
+    labels = np.where(is_guess, np.array([*class_numbers.values()], np.int64)[place], NO_CLASS)
     images = np.repeat(np.argsort(image_numbers(truth), kind="stable"), counts)
     scores = np.zeros(len(images))
     return PixelDetections(images, labels, scores, values[:, 1:], 0, notes)
@@ -204,11 +208,39 @@ def read_loc_blacklist(path: str | Path, truth: AnnotationTable) -> Bools:
 def class_numbers(path: str | Path, truth: AnnotationTable) -> dict[int, int]:
     """Labels by the devkit's class numbers, which are in an order of its own.
 
-    `path` is its ILSVRC2012_validation_ground_truth.txt, whose line i is the number of the class of
-    image i: beside the label that the annotations give that image, it tells what a number means.
-    Raises DataError where the two do not belong together.
+    `path` is its meta.mat or map_clsloc.txt, for annotations whose classes are wnids; or its
+    ILSVRC2012_validation_ground_truth.txt, whose line i is the number of the class of image i:
+    beside the label that the annotations give that image, it tells what a number means. Numbers up
+    to 1,000 of classes that the annotations lack get the label `NO_CLASS`. Raises DataError where
+    file and annotations do not belong together.
     """
-    source, lines = str(path), split_lines(read_text(path))
+    if Path(path).name in _WNID_FILES:
+        labels = _numbers_of_wnids(Path(path), truth)
+    else:
+        labels = _numbers_of_images(str(path), truth)
+    return dict.fromkeys(range(1, NUM_CLASSES + 1), NO_CLASS) | labels
+
+
+def _numbers_of_wnids(path: Path, truth: AnnotationTable) -> dict[int, int]:
+    from resdet.data.classification.imagenet import read_wnids  # with torch
+
+    label_of = {name: label for label, name in enumerate(truth.class_names)}
+    try:
+        wnids = read_wnids(path)
+    except ValueError as error:
+        raise DataError(f"{path}: no lines `wnid number name` ({error}); unpack it again") from None
+    labels = {number: label_of[wnid] for number, wnid in wnids.items() if wnid in label_of}
+    if len(labels) < len(label_of):
+        missing = [name for name in label_of if label_of[name] not in labels.values()]
+        raise DataError(
+            f"{path}: it has no number for {some(missing)} of {truth.source}; give annotations "
+            "whose classes are wnids"
+        )
+    return labels
+
+
+def _numbers_of_images(source: str, truth: AnnotationTable) -> dict[int, int]:
+    lines = split_lines(read_text(source))
     check_lengths(lines, 1, source, "label")
     values = to_numbers(lines, 0, source)
     check_whole(values, [number for number, _ in lines], source, "label")

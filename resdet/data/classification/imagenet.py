@@ -132,7 +132,7 @@ def _by_number(
     truth: Path, numbers: list[int], files: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """As `_read_truth`, for the kit's numbers: line i belongs to ILSVRC2012_val_{i:08d}.JPEG."""
-    wnid_of = _read_wnids(truth)
+    wnid_of = read_wnids(truth)
     class_of = {}
     for file in files:
         match = IMAGE_NUMBER.fullmatch(file)
@@ -148,8 +148,12 @@ def _by_number(
     return class_of, sorted({wnid_of[number] for number in numbers if number in wnid_of})
 
 
-def _read_wnids(truth: Path) -> dict[int, str]:
-    """The wnid of each ILSVRC2012_ID."""
+def read_wnids(truth: Path) -> dict[int, str]:
+    """The wnid of each ILSVRC2012_ID, from meta.mat or map_clsloc.txt beside the kit's `truth`.
+
+    Raises:
+        DataError: neither file is there, or meta.mat can't be read.
+    """
     meta, text = (truth.parent / name for name in WNID_FILES)
     if text.is_file():
         lines = (line.split() for line in text.read_text().splitlines())
