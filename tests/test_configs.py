@@ -19,6 +19,7 @@ CLASSIFIERS = [
     if path.stem.startswith(("imagenet_", "cifar10_", "finetune"))
     and not path.stem.startswith(("imagenet_loc_", "imagenet_det_", "finetune_det"))
 ]
+PAPER = [path for path in ALL if path.stem.startswith(("voc", "coco2014_", "imagenet_det_"))]
 IMAGENET = [path for path in CLASSIFIERS if path.stem.startswith("imagenet_")]
 CONFIGS = [path for path in ALL if path not in CLASSIFIERS + LOCALIZERS]
 DEPTHS = (18, 34, 50, 101, 152)
@@ -31,6 +32,7 @@ def test_none_is_missing():
     expected |= {f"coco_{family}_rcnn_r{depth}_1x" for family in families for depth in (50, 101)}
     expected |= {f"coco_mask_rcnn_r{depth}_lsj_100ep" for depth in (50, 101)}
     expected |= {"demo_nuclei", "bccd", "bccd_finetune", "finetune_det"}
+    expected |= {path.stem for path in PAPER}
     assert {path.stem for path in CONFIGS} == expected
 
 
@@ -53,8 +55,10 @@ def test_each_begins_with_its_command_and_its_aim(path):
     comment = _comment(path)
     assert f"tools/train_det.py configs/{path.name}" in comment[0]
     aim = " ".join(comment[1:])
-    assert re.match(r"Aims at(:| box AP \d\d\.\d)", aim)
-    assert "no published number" in aim or re.search(r"\((Detectron2|mmdetection), \w+", aim)
+    assert re.match(r"Aims at(:| (mAP|box AP) \d\d\.\d)", aim)
+    assert "no published number" in aim or re.search(
+        r"\((Detectron2|mmdetection), \w+|\(He et al\. 2016, table \d+\)", aim
+    )
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -95,16 +99,63 @@ def test_a_detector_is_built_without_data_or_download(path, no_network, monkeypa
     config = load_config(path)
     if config.model.backbone.name is None:
         return  # the network is that of the weights; tests/factory/test_network.py trains them
-    is_coco = path.stem.startswith("coco_")
+    is_coco = path.stem.startswith(("coco_", "coco2014_"))
+    overrides = [] if is_coco or path in PAPER else ["model.num_classes=3"]
     # meta tensors have shapes and no memory: R152 is as quick as R18
     with torch.device("meta"):
-        model = resdet.build(path, overrides=[] if is_coco else ["model.num_classes=3"])
+        model = resdet.build(path, overrides=overrides)
     if is_coco:
         assert (len(model.class_names), model.category_ids[-1]) == (80, 90)
         assert (model.class_names[11], model.category_ids[11]) == ("stop sign", 13)
     names = {name.split(".")[0] for name, _ in model.named_parameters()}
     assert names == {"backbone", "fpn", "rpn", "roi_heads"}
     assert model.has_masks == (config.model.roi.mask_head is not None)
+
+
+def test_no_detector_of_the_paper_is_missing():
+    """Tables 7 to 12 of He et al. 2016."""
+    expected = {
+        f"{data}_faster_rcnn_{network}"
+        for data in ("voc07", "voc12", "coco2014")
+        for network in ("vgg16", "r101_c4")
+    }
+    expected |= {f"voc{year}_faster_rcnn_r101_c4_coco" for year in ("07", "12")}
+    expected |= {f"coco2014_faster_rcnn_r101_c4_context{data}" for data in ("", "_trainval")}
+    assert {path.stem for path in PAPER} == expected | {"imagenet_det_faster_rcnn_r101_c4"}
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_detector_of_the_paper_is_as_the_paper_says(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    import torch
+
+    config = load_config(path)
+    model, roi, data = config.model, config.model.roi, config.data
+    assert (data.test_resize.short_edge, data.test_resize.max_size) == (600, 1000)
+    assert (model.nms_thresh, model.rpn.post_nms_topk_test, model.rpn.min_size) == (0.3, 300, 16)
+    assert (model.fpn, roi.mask_head, roi.pooling) == (None, None, "pool")
+    assert "test" not in config.model_dump(exclude_unset=True), "switches are for the command"
+    is_voc = path.stem.startswith("voc") and not path.stem.endswith("_coco")
+    assert model.rpn.anchor_sizes == [[128, 256, 512] if is_voc else [64, 128, 256, 512]]
+    assert roi.context == bool(re.search("context|_coco$|_det_", path.stem))
+    metric = re.match("voc07|voc12|coco|imagenet_det", path.stem)[0]
+    assert config.eval.metric == metric
+    with torch.device("meta"):
+        network = resdet.build(path)
+    classes = {"voc07": 20, "voc12": 20, "coco": 80, "imagenet_det": 200}[metric]
+    assert network.num_classes == classes
+    head = network.roi_heads.box_heads[0]
+    if "vgg16" in path.stem:
+        assert (roi.box_head.type, roi.box_head.pool_size) == ("vgg", 7)
+        assert head.cls_score.in_features == 4096
+        assert network.fpn.strides == {"c4": 16}
+    else:
+        assert (roi.box_head.type, roi.box_head.pool_size) == ("res5", 14)
+        assert head.cls_score.in_features == (4096 if roi.context else 2048)
+        assert model.backbone.norm == "frozen_bn"
+    if path.stem.startswith(("coco", "imagenet")):
+        assert (config.train.batch_size, config.optim.lr) == (8, 0.001)
+        assert (config.train.max_steps, config.optim.milestones) == (320000, [240000])
 
 
 def test_no_localizer_is_missing():
