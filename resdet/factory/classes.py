@@ -19,6 +19,8 @@ CIFAR10 = [
 ]
 """In the order of its labels (Krizhevsky 2009)."""
 COCO_FILE = re.compile(r"coco/annotations/instances_\w+20(14|17)\.json$")
+VOC_LIST = re.compile(r"VOC20\d\d/(ImageSets/Main/\w+\.txt|Annotations/?)$")
+DET_LIST = re.compile(r"ILSVRC/(ImageSets|Annotations)/DET/.")
 
 
 def detection_classes(
@@ -26,7 +28,6 @@ def detection_classes(
 ) -> tuple[list[str], list[int]]:
     """Class names and original category ids; UserError where they are unknown."""
     from resdet.data.detection.readers import read_classes
-    from resdet.interop.coco_classes import COCO_CATEGORIES
 
     count = config.model.num_classes
     annotations = config.data.train.annotations
@@ -38,15 +39,30 @@ def detection_classes(
             return names, ids
     if config.data.classes is not None:
         return config.data.classes, list(range(1, len(config.data.classes) + 1))
-    is_coco = not first.exists() and COCO_FILE.search(first.as_posix()) is not None
-    if is_coco and count in (None, len(COCO_CATEGORIES)):
-        return [name for _, name in COCO_CATEGORIES], [number for number, _ in COCO_CATEGORIES]
+    public = [] if first.exists() else _public_categories(first.as_posix())
+    if public and count in (None, len(public)):
+        return [name for _, name in public], [number for number, _ in public]
     if count is None:
         raise UserError(
             f"model.num_classes: null means from the data, but {first} is not there; "
             "give model.num_classes, data.classes or data.train.annotations"
         )
     return _numbered(count), list(range(1, count + 1))
+
+
+def _public_categories(annotations: str) -> list[tuple[int, str]]:
+    """Ids and names of COCO, PASCAL VOC or ImageNet DET where a path names one; else none."""
+    from resdet.data.detection.readers.imagenet_det import det_synsets
+    from resdet.data.detection.readers.voc import VOC_CLASSES
+    from resdet.interop.coco_classes import COCO_CATEGORIES
+
+    if COCO_FILE.search(annotations):
+        return list(COCO_CATEGORIES)
+    if VOC_LIST.search(annotations):
+        return list(enumerate(VOC_CLASSES, start=1))
+    if DET_LIST.search(annotations):
+        return [(synset.number, synset.name) for synset in det_synsets()]
+    return []
 
 
 def classification_classes(config: ClassificationConfig) -> list[str]:
