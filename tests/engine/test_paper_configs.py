@@ -1,4 +1,4 @@
-"""Every detector of the paper takes a step and validates on data in its official layout."""
+"""Every detector of the paper takes a step on data in its official layout."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ SMALL = {
     "c4": ["model.backbone.name=resnet18", "model.backbone.stride_in_1x1=null"],
     "vgg16": ["model.roi.box_head.fc_dim=8"],
 }
+VALIDATED = ("voc07_faster_rcnn_vgg16", "coco2014_faster_rcnn_r101_c4")
+VALIDATED += ("imagenet_det_faster_rcnn_r101_c4",)
+"""One config per metric also validates."""
 SCRATCH = ["model.backbone.weights=null", "model.backbone.freeze_at=0"]
 
 
@@ -74,12 +77,13 @@ def step(name: str, *more: str) -> None:
     small = next(values for key, values in SMALL.items() if key in name)
     scratch = [] if any(key.startswith("model.weights") for key in more) else SCRATCH
     norm = "gn" if "c4" in name else "none"
-    overrides = [*RUN, *small, *scratch, f"model.backbone.norm={norm}", *more]
+    validates = name in VALIDATED
+    data = [] if validates else ["data.val=null"]
+    overrides = [*RUN, *small, *scratch, f"model.backbone.norm={norm}", *data, *more]
     resdet.train(CONFIGS / f"{name}.yaml", overrides, run_dir=run, device="cpu")
     first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
     assert first["step"] == 1 and first["loss"] > 0
-    if load_config(CONFIGS / f"{name}.yaml").data.val is not None:
-        assert (run / "eval.json").is_file()
+    assert (run / "eval.json").is_file() == validates
 
 
 NAMES = sorted(
