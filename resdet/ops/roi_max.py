@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_pool
 
+from resdet.ops.roi_windows import pool_windows
+
 LARGEST = 1e6
 """Coordinates in pixels are cut at this magnitude: whole cells then fit into 32 bits."""
 
@@ -30,10 +32,14 @@ def pool_maxima(
     Region n is `boxes` (N, 4) pixels of `images` (N,) on the map `levels` (N,). A bin outside the
     map is 0. The gradient goes to the first of equal cells, row by row; ReLU leaves many zeros that
     are equal. Coordinates that are not finite count as 0.
+    A CPU without `fixed_slots` uses `pool_windows`, whose result has its channels last. Otherwise
+    no shape depends on the regions, and torchvision's kernel pools them.
     """
     dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
     # boxes of a model that diverged have no place; what they give is not finite all the same
     boxes = boxes.to(dtype).nan_to_num(0, 0, 0).clamp(-LARGEST, LARGEST)
+    if features[0].device.type == "cpu" and not fixed_slots and dtype == torch.float32:
+        return pool_windows(features, levels, boxes, images, scales, size)
     rois = torch.cat([images[:, None].to(dtype), boxes], dim=1)
     pooled = features[0].new_zeros((rois.shape[0], features[0].shape[1], size, size), dtype=dtype)
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
