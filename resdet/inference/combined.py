@@ -23,7 +23,7 @@ from resdet.inference.views import Prepared, plan_sizes
 from resdet.models.fpn import FPN
 from resdet.models.predict import Predictor
 from resdet.models.rcnn import RCNN
-from resdet.models.regions import Branch, MergingBranch, RoIDetections
+from resdet.models.regions import MergingBranch, RoIDetections
 from resdet.ops.boxes import clip_boxes
 from resdet.structures import Detections, collate_images
 
@@ -31,7 +31,7 @@ from resdet.structures import Detections, collate_images
 class CombinedDetector(Predictor[Detections]):
     """One detector with the switches of a config's section `test`, or an ensemble of several.
 
-    It predicts as a detector does, with the thresholds, limits and class ids of its first member.
+    It predicts what its first member predicts, with the thresholds, limits and class ids of that.
     Members of an ensemble classify the union of all members' proposals (He et al. 2016, appendix
     C); they may differ in everything but the names of their classes.
     """
@@ -55,9 +55,7 @@ class CombinedDetector(Predictor[Detections]):
         self.is_imported = any(model.is_imported for model in models)
         self.class_names, self.category_ids = first.class_names, first.category_ids
         self.num_classes = first.num_classes
-        self.has_masks = any(model.has_masks for model in models)
-        pastes = [model.mask_paste for model in models if model.has_masks]
-        self.mask_paste = pastes[0] if pastes else first.mask_paste
+        self.has_masks = first.has_masks
 
     @property
     def models(self) -> list[RCNN]:
@@ -91,7 +89,7 @@ class CombinedDetector(Predictor[Detections]):
         # A higher threshold of a call is for what comes out: voters and fused boxes stay the same.
         lowest = own if score_thresh is None else min(own, score_thresh)
         # The maps of a view are needed again for its branches only.
-        keep = any(model.roi_heads.branches for model in self.models)
+        keep = bool(first.roi_heads.branches)
         views, found = [], []
         for view in self._views(images):
             found.append(self._candidates(view, originals, lowest))
@@ -109,8 +107,6 @@ class CombinedDetector(Predictor[Detections]):
         if keep:
             detections.extra |= self._branches(views, detections, originals)
         batch = first.by_image(detections, originals, originals, sizes)
-        for image in batch:
-            image.mask_paste = self.mask_paste
         return [image.cpu() for image in batch]
 
     def _views(self, images: Sequence[Prepared]) -> Iterator[View]:
@@ -173,10 +169,11 @@ class CombinedDetector(Predictor[Detections]):
     def _branches(
         self, views: Sequence[View], detections: RoIDetections, originals: Tensor
     ) -> dict[str, Tensor]:
-        """What the branches of all members give in all views, merged."""
-        results: dict[str, list[dict[str, Tensor]]] = {}
-        mirrored: dict[str, list[bool]] = {}
-        branches: dict[str, Branch] = {}
+        """What the first member's branches give in all views, and those of the same name in other
+        members; merged."""
+        branches = self.models[0].roi_heads.branches
+        results: dict[str, list[dict[str, Tensor]]] = {name: [] for name in branches}
+        mirrored: dict[str, list[bool]] = {name: [] for name in branches}
         for view in views:
             boxes, sizes = detections.boxes, originals[detections.images]
             if view.is_mirrored:
@@ -184,11 +181,10 @@ class CombinedDetector(Predictor[Detections]):
             ratio = size_ratios(originals, view.members[0].frame)[detections.images]
             own = replace(detections, boxes=boxes * ratio)
             for member in view.members:
-                for name, branch in member.model.roi_heads.branches.items():
+                for name in branches.keys() & member.model.roi_heads.branches.keys():
                     given = member.branch_results(name, own)
-                    branches.setdefault(name, branch)
-                    results.setdefault(name, []).extend(given)
-                    mirrored.setdefault(name, []).extend([view.is_mirrored] * len(given))
+                    results[name] += given
+                    mirrored[name] += [view.is_mirrored] * len(given)
         merged: dict[str, Tensor] = {}
         for name, branch in branches.items():
             if len(results[name]) == 1:

@@ -30,14 +30,13 @@ def check_members(
     is_single = test.num_views(has_pyramid) == 1 and len(models) == 1
     if is_single and (len(test.scales) < 2 or not test.is_adjacent(has_pyramid)):
         return
-    for model in models:
-        for name, branch in model.roi_heads.branches.items():
-            if not isinstance(branch, MergingBranch):
-                raise UserError(
-                    f"model.roi.branches.{name}: {type(branch).__name__} does not say how its "
-                    "results of several views or detectors are merged; give it a method "
-                    "merge_views, or leave out test.scales, test.flip and further runs"
-                )
+    for name, branch in first.roi_heads.branches.items():
+        if not isinstance(branch, MergingBranch):
+            raise UserError(
+                f"model.roi.branches.{name}: {type(branch).__name__} does not say how its "
+                "results of several views or detectors are merged; give it a method "
+                "merge_views, or leave out test.scales, test.flip and further runs"
+            )
 
 
 def _check_classes(wanted: Sequence[str], given: Sequence[str], first: str, name: str) -> None:
