@@ -163,7 +163,8 @@ def test_a_detector_of_the_paper_is_as_the_paper_says(path, no_network, monkeypa
 
 def test_no_localizer_is_missing():
     assert {path.stem for path in LOCALIZERS} == {
-        *("bccd_loc_rpn", "imagenet_loc_rpn_r101", "imagenet_loc_rpn_vgg16")
+        *("bccd_loc_rpn", "bccd_loc_rcnn"),
+        *("imagenet_loc_rpn_r101", "imagenet_loc_rpn_vgg16", "imagenet_loc_rcnn_r101"),
     }
 
 
@@ -182,9 +183,8 @@ def test_a_localizer_is_built_without_data_or_download(path, no_network, monkeyp
     with torch.device("meta"):
         model = resdet.build(path, overrides=["model.num_classes=1000"])
     assert model.num_classes == 1000
-    assert {name.split(".")[0] for name, _ in model.named_parameters()} <= {
-        *("backbone", "rpn", "head")
-    }
+    heads = {"cls_score", "bbox_pred"} if "rcnn" in path.stem else {"rpn"}
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"backbone", *heads}
 
 
 def test_no_classifier_is_missing():
