@@ -165,6 +165,9 @@ def _notes(truth: AnnotationTable, guesses: PixelDetections, judged: Localizatio
 class LocEvaluator(PixelEvaluator):
     """ImageNet's localization error as an `Evaluator`: `Detections` are guesses, best first."""
 
+    keeps_unknown = True
+    """A guess of a class that no image has is wrong and counts among the five."""
+
     def __init__(self, truth: AnnotationTable, settings: EvalSettings | None = None) -> None:
         super().__init__(truth, settings)
         path = self.settings.blacklist

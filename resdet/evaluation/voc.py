@@ -73,6 +73,9 @@ class PixelEvaluator:
     saw them, then as the model gives them.
     """
 
+    keeps_unknown = False
+    """Whether detections of classes that the ground truth lacks are kept, with the label -1."""
+
     def __init__(self, truth: AnnotationTable, settings: EvalSettings | None = None) -> None:
         self.truth = truth
         self.settings = settings or EvalSettings()
@@ -86,14 +89,14 @@ class PixelEvaluator:
         """Add the detections of some images, by their ids in the annotation file.
 
         Their `category_ids`, where they have any, name their classes; those that the ground truth
-        lacks are left out.
+        lacks are left out, or with `keeps_unknown` get the label -1.
         """
         for image_id, detections in zip(image_ids, predictions, strict=True):
             labels = detections.labels.cpu().numpy()
             if detections.category_ids:
                 known = [self._labels.get(category, -1) for category in detections.category_ids]
                 labels = np.array(known, np.int64)[labels]
-            keep = labels >= 0
+            keep = (labels >= 0) | self.keeps_unknown
             self.state.images.append(np.full(int(keep.sum()), self._rows[image_id]))
             self.state.labels.append(labels[keep])
             self.state.scores.append(detections.scores.cpu().double().numpy()[keep])

@@ -145,3 +145,34 @@ def test_a_classifier_of_other_classes_is_refused(folder: Path) -> None:
     resdet.train(folder / "cls.yaml", options, run_dir=folder / "cls2", device="cpu")
     with pytest.raises(UserError, match="2 of its 2 classes are unknown to the localizer: discs"):
         evaluate(folder, "rcnn", classifiers=[str(folder / "cls2")])
+
+
+def test_data_with_fewer_classes_count_guesses_of_others_as_wrong(folder: Path) -> None:
+    data = json.loads((folder / "d" / "a.json").read_text())
+    kept = [each for each in data["annotations"] if each["category_id"] == 1]
+    ids = {each["image_id"] for each in kept}
+    data |= {
+        "annotations": kept,
+        "images": [image for image in data["images"] if image["id"] in ids],
+        "categories": data["categories"][:1],
+    }
+    (folder / "one.json").write_text(json.dumps(data))
+    override = [f"data.val.annotations={folder / 'one.json'}"]
+    summary = [
+        eval_imagenet_command(
+            task="loc",
+            run=folder / run,
+            overrides=override,
+            loc=LocOptions(classifiers=[str(folder / "cls")]),
+            submission=True,
+            out=folder / "fewer",
+            device="cpu",
+        ).summary
+        for run in ("rcnn", "rpn")
+    ]
+    for each in summary:
+        assert each["num_images"] == 3 and each["cls_error_percent"] == 0
+        # the classifier's first guess is right or of the class that the data lack
+        assert each["cls_top1_error_percent"] in (0, 100 / 3, 200 / 3, 100)
+    lines = (folder / "fewer" / "loc_predictions.txt").read_text().splitlines()
+    assert {len(line.split()) for line in lines} == {10}
