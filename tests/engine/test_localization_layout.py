@@ -1,4 +1,4 @@
-"""The shipped config of ImageNet's R-CNN takes a step on ImageNet's layout, and is evaluated on it."""
+"""The shipped config of ImageNet's R-CNN takes a step on ImageNet's layout and is evaluated."""
 
 from __future__ import annotations
 
@@ -38,12 +38,11 @@ def write_objects(annotations: Path, images: Path, out: Path) -> None:
 def test_the_imagenet_config_trains_and_is_evaluated_with_the_true_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = tmp_path / "datasets" / "imagenet_loc"
-    root.mkdir(parents=True)
+    root = tmp_path / "datasets"
     folder = small_loc(root)
     for name in ("train", "val"):
         kinds = (folder / kind / "CLS-LOC" / name for kind in ("Annotations", "Data"))
-        write_objects(*kinds, root / f"{name}.npz")
+        write_objects(*kinds, folder / "proposals" / f"{name}.npz")
     monkeypatch.chdir(tmp_path)
     options = [
         *("model.backbone={name: resnet18, norm: bn, weights: null}", "data.size=32"),
