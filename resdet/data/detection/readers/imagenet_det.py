@@ -28,6 +28,7 @@ from resdet.data.detection.readers.imagenet_folders import (
     SUFFIX,
     base_name,
     find_images,
+    report_origin,
     report_unknown,
 )
 from resdet.data.detection.readers.xml_files import read_xml_files
@@ -84,6 +85,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
         columns = columns.without_objects()
     report_missing(files, columns.missing & ~is_negative & (not is_test), NO_XML, report)
     label_of = {synset.wnid: label for label, synset in enumerate(synsets)}
+    report_origin(columns, report)
     report_unknown(files, columns, label_of, report)
     return xml_table(
         source,

@@ -13,6 +13,9 @@ from resdet.files.findings import DataError
 FIRST_PIXEL = 0
 SUFFIX = ".JPEG"
 
+ENOUGH = 1000
+"""Boxes that tell from which number their pixels count."""
+
 OTHER_CLASS = "it is left out; correct the class, or remove the object"
 
 
@@ -62,6 +65,18 @@ def _xml_folder(path: Path, images: str | None, kind: str) -> Path:
             f"list or the images; unpack Annotations/{kind} beside Data/{kind}"
         )
     return found or choices[0]
+
+
+def report_origin(columns: XmlColumns, report: Report) -> None:
+    """A finding where many boxes look as if they counted pixels from 1: none starts at 0, and some
+    end at the image's width or height, which is past the last pixel."""
+    sizes = columns.sizes[columns.image_of]
+    known = sizes.min(axis=1, initial=1) > 0
+    corners, ends = columns.corners[known], sizes[known, ::-1]
+    past = int((corners[:, 2:] >= ends).any(axis=1).sum())
+    if len(corners) >= ENOUGH and not (corners[:, :2] <= 0).any() and 100 * past > len(corners):
+        what = f"have {len(corners)} boxes, of which none starts at 0 and {past} end past the image"
+        report("all files", what, "check whether they count pixels from 1, as VOC does")
 
 
 def report_unknown(

@@ -25,6 +25,7 @@ from resdet.data.detection.readers.imagenet_folders import (
     SUFFIX,
     base_name,
     find_images,
+    report_origin,
     report_unknown,
 )
 from resdet.data.detection.readers.kaggle_loc import read_table
@@ -74,6 +75,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
             report_missing(files, columns.missing, NO_XML, report)
     classes = _classes(source, columns)
     label_of = {name: label for label, name in enumerate(classes)}
+    report_origin(columns, report)
     report_unknown(files, columns, label_of, report)
     columns = _one_class(files, columns, report)
     return xml_table(
