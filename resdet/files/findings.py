@@ -76,6 +76,23 @@ COCO is expected as
 To get it: train2017.zip, val2017.zip and annotations_trainval2017.zip of cocodataset.org, unpacked
 in datasets/coco; datasets/README.md has the commands."""
 
+VOC_LAYOUT = """\
+PASCAL VOC (format: voc) is expected as VOCdevkit unpacks
+  datasets/VOCdevkit/VOC2007/JPEGImages/            images: this folder
+  datasets/VOCdevkit/VOC2007/Annotations/           one XML file per image
+  datasets/VOCdevkit/VOC2007/ImageSets/Main/        annotations: trainval.txt or test.txt in it
+and VOC2012 beside VOC2007; datasets/README.md has the commands."""
+
+ILSVRC_LAYOUT = """\
+ImageNet's detection and localization sets (format: imagenet_det, imagenet_loc) are expected as
+  datasets/ILSVRC/Data/{DET,CLS-LOC}/{train,val}/           images: one of these folders
+  datasets/ILSVRC/Annotations/{DET,CLS-LOC}/{train,val}/    annotations of CLS-LOC: one of these
+  datasets/ILSVRC/ImageSets/DET/                            annotations of DET: val.txt in it
+To get them: image-net.org or Kaggle; datasets/README.md has the details."""
+
+LAYOUTS = {"coco": COCO_LAYOUT, "vocdevkit": VOC_LAYOUT, "ilsvrc": ILSVRC_LAYOUT}
+"""By what paths contain, in lower case."""
+
 OWN_PATHS = """\
 Data in COCO format need no layout: give their paths, which start at the working folder, as
   data.train.images=FOLDER data.train.annotations=FILE.json
@@ -86,8 +103,9 @@ datasets/README.md says how to get the data that the shipped configs name."""
 def missing_data_message(missing: Iterable[str | Path]) -> str:
     """Names the files or folders that are missing, the layout expected and how to get it."""
     paths = list(dict.fromkeys(str(path) for path in missing))
-    layout = f"{COCO_LAYOUT}\n" if any("coco" in path.lower() for path in paths) else ""
-    return f"no such file or folder: {', '.join(paths)}\n{layout}{OWN_PATHS}"
+    text = "\n".join(paths).lower()
+    layouts = [layout for name, layout in LAYOUTS.items() if name in text]
+    return "\n".join([f"no such file or folder: {', '.join(paths)}", *layouts, OWN_PATHS])
 
 
 CLASS_LAYOUT = """\

@@ -9,7 +9,7 @@ from resdet.data.detection.readers import coco, imagenet_det, imagenet_loc, voc
 from resdet.data.detection.readers.image_lists import expand
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import NotRegistered
-from resdet.files.findings import Finding
+from resdet.files.findings import DataError, Finding
 
 READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
     "coco": coco.read,
@@ -20,6 +20,9 @@ READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
 """By the name that `data.train.format` gives. A reader takes a `Source` and a list, to which it
 adds a `Finding` for each object that it drops or repairs; it raises `DataError` where the whole
 file is unusable. A module that a config names in `imports` may add a row."""
+
+OTHERS = (".txt", ".xml", ".csv")
+"""Suffixes of files that other formats have."""
 
 
 def read_annotations(
@@ -63,6 +66,12 @@ def read_file(source: Source, format: str, findings: list[Finding]) -> Annotatio
     if format not in READERS:
         raise NotRegistered(
             f"{source.path}: no reader for format {format!r}; the choices are {', '.join(READERS)}"
+        )
+    path = Path(source.path)
+    if format == "coco" and source.data is None and (path.is_dir() or path.suffix in OTHERS):
+        raise DataError(
+            f"{path}: not a JSON file as COCO's are; set format beside images and annotations to "
+            "voc, imagenet_det or imagenet_loc, or give a JSON file"
         )
     return READERS[format](source, findings)
 
