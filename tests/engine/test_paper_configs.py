@@ -26,7 +26,11 @@ RUN += [
     "model.detections_per_image=2",
 ]
 SMALL = {
-    "c4": ["model.backbone.name=resnet18", "model.backbone.stride_in_1x1=null"],
+    "c4": [
+        "model.backbone.name=resnet18",
+        "model.backbone.stride_in_1x1=null",
+        "model.roi.box_head.pool_size=4",
+    ],
     "vgg16": ["model.roi.box_head.fc_dim=8"],
 }
 VALIDATED = ("voc07_faster_rcnn_vgg16", "coco2014_faster_rcnn_r101_c4")
