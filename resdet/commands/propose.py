@@ -11,9 +11,11 @@ from torch import Tensor
 from resdet import hardware
 from resdet.config.localization import LocalizationConfig
 from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.split import Split
 from resdet.data.loader import eval_loader
 from resdet.data.localization.dataset import LocalizationViewsData, as_list
 from resdet.engine.evaluate_detection import PROGRESS_S, check_classes
+from resdet.engine.run_folder import stored_split
 from resdet.errors import UserError, command_line
 from resdet.factory.localization import build_trained_localizer
 from resdet.factory.localization_data import (
@@ -51,9 +53,8 @@ def propose_command(
     model = _load(run, overrides)
     config = model.config
     model.place(hardware.choose_device(device, 0))
-    dataset = _data(config, name)
-    source = str((config.data.train if name == "train" else config.data.val).annotations)  # type: ignore[union-attr]
-    check_classes(dataset, model.class_names, source, fewer=True)
+    dataset = _data(config, name, stored_split(run) if config.data.split is not None else None)
+    check_classes(dataset, model.class_names, dataset.table.source, fewer=True)
     chosen = precision_of(model, precision)
     log.info(
         "%s: proposals for %d images of data.%s, precision %s (%s)",
@@ -84,10 +85,10 @@ def _load(run: str | Path, overrides: Sequence[str]) -> Localizer:
     return model
 
 
-def _data(config: LocalizationConfig, name: str) -> DetectionDataset:
+def _data(config: LocalizationConfig, name: str, stored: Split | None) -> DetectionDataset:
     if name == "train":
-        return build_localization_train_data(config)
-    dataset = build_localization_val_data(config)
+        return build_localization_train_data(config, stored=stored)
+    dataset = build_localization_val_data(config, stored=stored)
     if dataset is None:
         raise UserError(
             "data.val is null; give data.val.images=DIR data.val.annotations=FILE, or --set train"

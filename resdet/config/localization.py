@@ -23,6 +23,7 @@ from resdet.config.fields import (
     Ascending,
     BoxLoss,
     Fraction,
+    HeldOutConfig,
     NonNegative,
     Positive,
     PositiveFloat,
@@ -32,6 +33,7 @@ from resdet.config.fields import (
     ThreePositives,
     check_plateau,
     check_positives,
+    split_replaces_val,
 )
 from resdet.config.model import BackboneConfig
 from resdet.config.regions import ProposalsConfig, RegionConfig
@@ -131,8 +133,13 @@ class LocalizationDataConfig(Section):
         format="imagenet_loc",
     )
     """Null trains without validation."""
+    split: HeldOutConfig | None = None
+    """Hold out part of data.train for validation, in place of data.val: the run folder keeps the
+    choice in split.json, and evaluates on it."""
     classes: list[str] | None = None
     """Category names to keep, in label order; null keeps all, ordered by category id."""
+    keep_difficult: bool = False
+    """Train on objects marked as difficult too; all of them are evaluated."""
     proposals: ProposalsConfig = ProposalsConfig()
     """Of type rcnn: the proposals of the images above."""
     size: Positive = 224
@@ -144,6 +151,13 @@ class LocalizationDataConfig(Section):
     workers: NonNegative | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
     augment: LocalizationAugmentConfig = LocalizationAugmentConfig()
+
+    _split = model_validator(mode="before")(split_replaces_val)
+
+    @property
+    def val_files(self) -> SplitConfig | None:
+        """The files that have the images to validate on; None without any."""
+        return self.val if self.split is None else self.train
 
 
 class LocalizationOptimConfig(OptimConfig):
@@ -223,7 +237,7 @@ class LocalizationConfig(Section):
 
     @model_validator(mode="after")
     def _parts_together(self) -> LocalizationConfig:
-        check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
+        check_plateau(self.optim.schedule, self.data.val_files is not None, self.eval.every)
         self._check_type()
         augment, data = self.data.augment, self.data
         is_cropped = self.model.type == "rpn" and augment.crop == "scale_jitter"

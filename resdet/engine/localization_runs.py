@@ -12,9 +12,11 @@ import torch
 from resdet import hardware
 from resdet.config.localization import KEYS_OF_TYPE, LocalizationConfig
 from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.split import SPLIT_FILE
 from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_detection import check_classes
 from resdet.engine.evaluate_localization import Wanted, evaluate_localizer, make_loc_evaluator
+from resdet.engine.run_folder import stored_split
 from resdet.engine.validation import Validation
 from resdet.errors import UserError, command_line
 from resdet.factory.localization import build_trained_localizer
@@ -67,13 +69,16 @@ def evaluate_localization_run(
     config = networks[0].config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    dataset = build_localization_val_data(config, strict=strict)
-    if dataset is None or config.data.val is None:
+    stored = stored_split(paths[0]) if config.data.split is not None else None
+    dataset = build_localization_val_data(config, stored=stored, strict=strict)
+    if dataset is None or config.data.val_files is None:
         raise UserError(
             f"{paths[0]}: its config has no data.val; give data.val.images=DIR "
             "data.val.annotations=FILE"
         )
-    source = str(config.data.val.annotations)
+    if config.data.split is not None and stored is None:
+        logger.info(f"{paths[0]}: no {SPLIT_FILE} beside it; data.split was made again")
+    source = str(config.data.val_files.annotations)
     check_classes(dataset, networks[0].class_names, source, fewer=True)
     workers = hardware.default_workers(config.data.workers, 1)
     guesser: Guesser

@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 
 from resdet.config.localization import LocalizationConfig
-from resdet.data.detection.dataset import DetectionDataset
+from resdet.data.detection.split import Split
 from resdet.data.loader import TrainPlan
 from resdet.engine import distributed, pictures
 from resdet.engine.detection import describe_data, digest_of
@@ -18,12 +18,10 @@ from resdet.engine.task import Task
 from resdet.engine.validation import Validation
 from resdet.factory.backbone import check_frozen
 from resdet.factory.build import load_start_weights
+from resdet.factory.detection_data import DataSets
 from resdet.factory.imports import naming_imports
 from resdet.factory.localization import build_localizer
-from resdet.factory.localization_data import (
-    build_localization_train_data,
-    build_localization_val_data,
-)
+from resdet.factory.localization_data import build_localization_data
 from resdet.factory.network import resolve_config
 from resdet.hardware import Precision
 from resdet.inference.localization import Guesser
@@ -47,14 +45,17 @@ class LocalizationTask(Task):
         is_new: bool,
         strict: bool,
         decode_all: bool,
+        split: Split | None = None,
     ) -> None:
-        """Data and model; with its start weights where the run `is_new`.
+        """Data and model; with its start weights where the run `is_new`. `split` is what a resumed
+        run has held out of data.train.
 
         UserError for whatever would make the run fail later.
         """
         start = resolve_config(config)
         self.config = config = start.config
-        self.train_data, self.val_data = load_data(config, strict=strict, decode_all=decode_all)
+        data = load_data(config, stored=split, strict=strict, decode_all=decode_all)
+        self.train_data, self.val_data, self.split = data.train, data.val, data.split
         names, ids = self.train_data.class_names, self.train_data.category_ids
         with naming_imports(config):
             self.model = build_localizer(config, class_names=names, category_ids=ids)
@@ -98,14 +99,13 @@ class LocalizationTask(Task):
 
 
 def load_data(
-    config: LocalizationConfig, *, strict: bool, decode_all: bool
-) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """Training and validation data, counted in the log."""
-    train_data = build_localization_train_data(config, strict=strict, decode_all=decode_all)
-    describe_data("data.train", train_data)
-    val_data = build_localization_val_data(config, strict=strict, decode_all=decode_all)
-    if val_data is None or config.data.val is None:
-        return train_data, None
-    describe_data("data.val", val_data)
-    check_classes(val_data, train_data.class_names, str(config.data.val.annotations))
-    return train_data, val_data
+    config: LocalizationConfig, *, stored: Split | None, strict: bool, decode_all: bool
+) -> DataSets:
+    """Training and validation data, counted in the log; `stored` is the split of a resumed run."""
+    data = build_localization_data(config, stored=stored, strict=strict, decode_all=decode_all)
+    describe_data("data.train", data.train)
+    if data.val is not None and config.data.val_files is not None:
+        describe_data("data.val" if data.split is None else "held out", data.val)
+        source = str(config.data.val_files.annotations)
+        check_classes(data.val, data.train.class_names, source)
+    return data

@@ -4,56 +4,96 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resdet.config.detection import SplitConfig
 from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError
+from resdet.factory.detection_data import DataSets, held_out_parts
 
 if TYPE_CHECKING:
-    from resdet.data.detection.dataset import DetectionDataset
+    from resdet.data.detection.dataset import AnnotatedImages, DetectionDataset
+    from resdet.data.detection.split import Split
     from resdet.data.localization.transforms import Crop, LocalizationTransform
 
 
-def build_localization_train_data(
-    config: LocalizationConfig, *, strict: bool = False, decode_all: bool = False
-) -> DetectionDataset:
-    """The training set with its crops; images without objects are left out.
+def build_localization_data(
+    config: LocalizationConfig,
+    *,
+    stored: Split | None = None,
+    strict: bool = False,
+    decode_all: bool = False,
+) -> DataSets:
+    """Training and validation data without images that have no object.
 
-    `strict` makes every finding in the files an error; `decode_all` reads every image first.
+    `stored` is the split that the run has already. `strict` makes every finding in the files an
+    error; `decode_all` reads every image first.
     """
-    return _read(config, "train", strict, decode_all)
+    files, split = _read(config, config.data.train), None
+    val = None if config.data.val is None else _read(config, config.data.val)
+    if config.data.split is not None:
+        files, val, split = held_out_parts(files, config.data.split, stored)
+    train_data = _check(config, files, strict, decode_all)
+    val_data = None if val is None else _check(config, val, strict, decode_all, is_val=True)
+    return DataSets(train_data, val_data, split)
 
 
 def build_localization_val_data(
-    config: LocalizationConfig, *, strict: bool = False, decode_all: bool = False
+    config: LocalizationConfig, *, stored: Split | None = None, strict: bool = False
 ) -> DetectionDataset | None:
-    """The validation set without images that have no object; None without one."""
-    return None if config.data.val is None else _read(config, "val", strict, decode_all)
+    """The validation set alone, or what `data.split` holds out; None without one."""
+    if config.data.split is not None:
+        parts = held_out_parts(_read(config, config.data.train), config.data.split, stored)
+        return _check(config, parts[1], strict, is_val=True)
+    if config.data.val is None:
+        return None
+    return _check(config, _read(config, config.data.val), strict, is_val=True)
 
 
-def _read(
-    config: LocalizationConfig, name: str, strict: bool, decode_all: bool
+def build_localization_train_data(
+    config: LocalizationConfig, *, stored: Split | None = None, strict: bool = False
 ) -> DetectionDataset:
-    from resdet.data.detection.dataset import read_dataset
+    """The training set alone, or what `data.split` leaves of it."""
+    files = _read(config, config.data.train)
+    if config.data.split is not None:
+        files = held_out_parts(files, config.data.split, stored)[0]
+    return _check(config, files, strict)
+
+
+def _read(config: LocalizationConfig, files: SplitConfig) -> AnnotatedImages:
+    from resdet.data.detection.dataset import read_images
+
+    return read_images(
+        files.images,
+        files.annotations,
+        format=files.format,
+        classes=config.data.classes,
+        outlines=False,
+    )
+
+
+def _check(
+    config: LocalizationConfig,
+    read: AnnotatedImages,
+    strict: bool,
+    decode_all: bool = False,
+    *,
+    is_val: bool = False,
+) -> DetectionDataset:
+    from resdet.data.detection.dataset import check_dataset
     from resdet.data.localization.dataset import image_labels
 
-    split = config.data.train if name == "train" else config.data.val
-    assert split is not None
-    dataset = read_dataset(
-        split.images,
-        split.annotations,
-        format=split.format,
+    dataset = check_dataset(
+        read,
         transform=make_transform(config),
-        classes=config.data.classes,
         keep_empty=False,
+        # an image whose only object is difficult is one to localize all the same
+        keep_difficult=is_val or config.data.keep_difficult,
         mask_size=None,
         seed=config.train.seed,
         strict=strict,
         decode_all=decode_all,
     )
     if not dataset.table.has_annotations:
-        raise UserError(
-            f"{dataset.table.source}: it has no annotations; give those of the images of "
-            f"data.{name}"
-        )
+        raise UserError(f"{dataset.table.source}: it has no annotations; give those of the images")
     image_labels(dataset)
     return dataset
 

@@ -16,6 +16,7 @@ from resdet.errors import UserError
 from resdet.files import checkpoint
 from resdet.files.findings import DataError
 from resdet.files.proposals import ProposalFile
+from tests.data.layouts import small_loc
 from tests.engine.conftest import assert_same_end, log_of, losses_of
 from tests.engine.loc_data import write_config, write_shapes
 from tests.engine.test_distributed import torchrun
@@ -148,12 +149,49 @@ def test_the_command_that_proposes(run: Path, tmp_path: Path, capsys) -> None:
     assert main(["predict", str(run / "none.pt"), "--proposals", "p.npz"]) == 2
 
 
+def test_part_of_the_training_data_is_held_out(folder: Path, tmp_path: Path) -> None:
+    options = ["train.max_steps=1", "data.val=null", "data.split={val: 0.34}"]
+    run = resdet.train(folder / "rpn.yaml", options, run_dir=tmp_path / "run", device="cpu")
+    split = json.loads((run / "split.json").read_text())
+    assert (len(split["train"]), len(split["val"])) == (4, 2)
+    _, validation = evaluate_localization_run([run], device="cpu")
+    assert validation.result.summary["num_images"] == 2
+    for name in ("train", "val"):
+        propose_command(run=run, out=tmp_path / "p.npz", name=name, device="cpu")
+        assert np.asarray(ProposalFile(tmp_path / "p.npz").image_ids).tolist() == split[name]
+
+
 def test_dense_testing_of_a_run(run: Path) -> None:
     _, crop = evaluate_localization_run([run], device="cpu")
     options = ["test.views=dense", "test.scales=[48,64]", "test.flip=true", "test.merge=vote"]
     _, dense = evaluate_localization_run([run], options, device="cpu")
     for validation in (crop, dense):
         assert validation.result.summary["num_images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("imagenet_loc_rpn_r101", "resnet18"),
+        pytest.param("imagenet_loc_rpn_r101", "resnet101", marks=pytest.mark.slow),
+        pytest.param("imagenet_loc_rpn_vgg16", "vgg16", marks=pytest.mark.slow),
+    ],
+)
+def test_the_configs_of_the_paper_take_a_step(repo: Path, tmp_path: Path, name, backbone) -> None:
+    root = small_loc(tmp_path, per_class=1)
+    options = [f"model.backbone.name={backbone}", "model.backbone.weights=null"]
+    options += ["data.workers=0", "data.size=64", "data.test_size=64", "data.test_resize=64"]
+    options += ["data.augment.short_edges=[64,80]", "train.batch_size=2", "train.max_steps=1"]
+    for part in ("train", "val"):
+        options.append(f"data.{part}.images={root}/Data/CLS-LOC/{part}")
+        options.append(f"data.{part}.annotations={root}/Annotations/CLS-LOC/{part}")
+    config = repo / "configs" / f"{name}.yaml"
+    run = resdet.train(config, options, run_dir=tmp_path / "run", device="cpu")
+    assert losses_of(run)[1]["loss"] > 0
+    assert json.loads((run / "eval.json").read_text())["num_images"] == 3
+    # labels agree with those of a classifier: sorted wnids
+    names = checkpoint.load(run / "last.pt")["class_names"]
+    assert names == sorted(names) and names[0].startswith("n0")
 
 
 def test_images_of_several_classes_are_named(folder: Path, tmp_path: Path) -> None:
