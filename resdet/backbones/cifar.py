@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from resdet.backbones import register_variant
 from resdet.backbones.heads import PoolHead
 from resdet.backbones.norm import NormName, make_norm, require_norm
-from resdet.backbones.residual import ShortcutName, drop_branch, make_shortcut, skip_chance
+from resdet.backbones.residual import (
+    PadName,
+    ShortcutName,
+    drop_branch,
+    make_shortcut,
+    pad_shortcuts,
+    skip_chance,
+)
 from resdet.backbones.resnet import BasicBlock, BlockShape, conv
 from resdet.backbones.stages import freeze_first, init_convolutions, run_stages, zero_scale
 from resdet.errors import UserError
@@ -56,12 +63,14 @@ class CifarNet(nn.Module):
         depth: int = 20,
         norm: NormName = "bn",
         shortcut: ShortcutName | None = "A",
+        pad: PadName = "after",
         zero_gamma: bool = False,
         stochastic_depth: float = 0.0,
         activation_checkpointing: bool = False,
         preactivation: bool = False,
     ) -> None:
-        """`shortcut` None is the plain network; see ResNet for the other options.
+        """`shortcut` None is the plain network; see `pad_shortcuts` for `pad`, and ResNet for the
+        other options.
 
         Raises UserError for norm "none" and for a depth that is not 6n + 2.
         """
@@ -94,6 +103,7 @@ class CifarNet(nn.Module):
                 c_in = width
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3 = stages
+        pad_shortcuts(self, pad)
         if preactivation:
             self.last_bn = make_norm(norm, c_in)
         for block in self.modules():
@@ -134,7 +144,13 @@ class CifarNet(nn.Module):
         freeze_first(self, freeze_at, stem=stem, stages=self.stages, last=last)
 
 
-_PLAIN = {"shortcut": None, "zero_gamma": False, "stochastic_depth": 0.0, "preactivation": False}
+_PLAIN = {
+    "shortcut": None,
+    "pad": "after",
+    "zero_gamma": False,
+    "stochastic_depth": 0.0,
+    "preactivation": False,
+}
 _RESIDUAL = {"preactivation": False}
 _PREACTIVATED = {"zero_gamma": False, "preactivation": True}
 

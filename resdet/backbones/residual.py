@@ -11,6 +11,7 @@ from resdet.backbones.norm import make_norm
 from resdet.errors import UserError
 
 ShortcutName = Literal["A", "B", "C"]
+PadName = Literal["after", "both"]
 SHORTCUTS = ("A", "B", "C")
 
 
@@ -20,13 +21,15 @@ class ZeroPadShortcut(nn.Module):
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
         self.extra = c_out - c_in
+        self.before = 0
+        """Additional channels before the old ones, see `pad_shortcuts`."""
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) → (B, c_out, H / stride, W / stride)."""
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, 0, self.extra))
+        return F.pad(x, (0, 0, 0, 0, self.before, self.extra - self.before))
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, new_channels={self.extra}"
@@ -47,6 +50,24 @@ def make_shortcut(
         projection = nn.Conv2d(c_in, c_out, 1, stride=stride, bias=False)
         return nn.Sequential(projection, make_norm(norm, c_out)) if norm_after else projection
     return ZeroPadShortcut(c_in, c_out, stride) if changes else None
+
+
+def pad_shortcuts(network: nn.Module, pad: str) -> None:
+    """Where the zeros of option A are: after the old channels, or half of them on both sides.
+
+    The paper does not specify it; most public CIFAR networks have them on both sides. Raises
+    UserError for "both" and a network without option A, and ValueError for another option.
+    """
+    if pad not in ("after", "both"):
+        raise ValueError(f"pad {pad!r} is neither after nor both")
+    shortcuts = [module for module in network.modules() if isinstance(module, ZeroPadShortcut)]
+    if pad == "both" and not shortcuts:
+        raise UserError(
+            "model.backbone.pad: both is for shortcuts of option A, which this network does not "
+            "have; remove it, or set model.backbone.shortcut=A"
+        )
+    for shortcut in shortcuts:
+        shortcut.before = shortcut.extra // 2 if pad == "both" else 0
 
 
 def skip_chance(index: int, count: int, last: float) -> float:

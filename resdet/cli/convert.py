@@ -6,12 +6,14 @@ from resdet.cli import options
 
 
 def fill_convert(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s IN OUT [--from ORIGIN[:NAME]] [--to {resdet,torchvision,detectron2}]"
+    parser.usage = (
+        "%(prog)s IN OUT [--from ORIGIN[:NAME]] [--to {resdet,torchvision,detectron2,cifar}]"
+    )
     parser.description = (
         "Convert weights between resdet's checkpoints, torchvision's state dicts and Detectron2's "
         "files.\nOUT's extension selects the layout: .pt is resdet's, with config and class "
-        "names inside;\n.pkl is Detectron2's, with its config beside it as .yaml; .pth is used by "
-        "torchvision and\nDetectron2 and needs --to."
+        "names inside;\n.pkl is Detectron2's, with its config beside it as .yaml; .th is that of "
+        "pytorch_resnet_cifar10;\n.pth is used by torchvision and Detectron2 and needs --to."
     )
     parser.epilog = (
         "Examples:\n"
@@ -25,20 +27,20 @@ def fill_convert(parser: argparse.ArgumentParser) -> None:
         "spec",
         metavar="IN",
         help="a run folder, a checkpoint, a file of another toolkit, or a published name: "
-        "detectron2:…, torchvision:…, timm:…",
+        "detectron2:…, torchvision:…, timm:…, cifar:…",
     )
     parser.add_argument("out", metavar="OUT", help="the file to write; IN is never overwritten")
     parser.add_argument(
         "--from",
         dest="origin",
         metavar="ORIGIN[:NAME]",
-        help="origin of the file: detectron2, torchvision or timm, and its model's name if the "
-        "file does not identify it",
+        help="origin of the file: detectron2, torchvision, timm or cifar, and its model's name if "
+        "the file does not identify it",
     )
     parser.add_argument(
         "--to",
         dest="target",
-        choices=("resdet", "torchvision", "detectron2"),
+        choices=("resdet", "torchvision", "detectron2", "cifar"),
         help="the layout to write; default: the layout of OUT's extension",
     )
 

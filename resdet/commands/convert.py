@@ -15,6 +15,7 @@ from resdet.interop.convert import (
     LAYOUTS,
     contents,
     left_behind,
+    to_cifar,
     to_detectron2,
     to_resdet,
     to_torchvision,
@@ -25,6 +26,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "resdet": (".pt",),
     "torchvision": (".pth",),
     "detectron2": (".pth", ".pkl"),
+    "cifar": (".th",),
 }
 """The layouts that are written, each with the endings of its files."""
 
@@ -57,6 +59,9 @@ def convert(
     elif target == "torchvision":
         tensors = to_torchvision(weights)
         _write(path, lambda file: torch.save(tensors, file))
+    elif target == "cifar":
+        tensors = to_cifar(weights)
+        _write(path, lambda file: torch.save({"state_dict": tensors}, file))
     else:
         assert beside is not None
         tensors, config = to_detectron2(weights)

@@ -41,6 +41,9 @@ class BackboneConfig(Section):
     shortcut: Literal["A", "B", "C"] | None = None
     """ResNet shortcuts: A zero-pads, B projects where sizes differ, C projects always; null is the
     network's own (B; A on CIFAR)."""
+    pad: Literal["after", "both"] | None = None
+    """Shortcut A of a CIFAR network: zeros after the old channels, or half of them on both sides,
+    as in most public ones and in cifar:resnet20; null is after."""
     stochastic_depth: BelowOne | None = None
     """Chance to skip the last residual block in training; linearly lower for earlier blocks."""
     stride_in_1x1: bool | None = None

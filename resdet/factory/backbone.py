@@ -13,6 +13,7 @@ from resdet.errors import UserError
 OPTIONS = (
     "norm",
     "shortcut",
+    "pad",
     "stride_in_1x1",
     "res5_dilation",
     "zero_gamma",

@@ -13,11 +13,6 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError
 
-CIFAR10 = [
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-]
-"""In the order of its labels (Krizhevsky 2009)."""
 COCO_FILE = re.compile(r"coco/annotations/instances_\w+20(14|17)\.json$")
 VOC_LIST = re.compile(r"VOC20\d\d/(ImageSets/Main/\w+\.txt|Annotations/?)$")
 DET_LIST = re.compile(r"ILSVRC/(ImageSets|Annotations)/DET/.")
@@ -89,10 +84,11 @@ def classification_classes(config: ClassificationConfig) -> list[str]:
 
 def _public_names(config: ClassificationConfig, root: str) -> list[str]:
     """The classes of CIFAR-10, or of ImageNet where its folder is named; else none."""
+    from resdet.interop.cifar import CIFAR10
     from resdet.interop.torchvision.classifiers import imagenet_wnids
 
     if config.data.format == "cifar10":
-        return CIFAR10
+        return list(CIFAR10)
     return imagenet_wnids() if "imagenet" in Path(root).parts else []
 
 

@@ -41,9 +41,9 @@ def load(
 
     `path` is a run folder (best.pt, else last.pt), a checkpoint, a published name such as
     torchvision:resnet50.IMAGENET1K_V2, or a file of another toolkit. For such a file, `source`
-    names the toolkit, as ORIGIN or ORIGIN:NAME (detectron2, torchvision, timm), if its tensors do
-    not identify it. Averaged (EMA) weights are used if the checkpoint has them. `device` None
-    is the GPU if there is one. `imports` are modules of your own that the model needs, such as
+    names the toolkit, as ORIGIN or ORIGIN:NAME (detectron2, torchvision, timm, cifar), if its
+    tensors do not identify it. Averaged (EMA) weights are used if the checkpoint has them. `device`
+    None is the GPU if there is one. `imports` are modules of your own that the model needs, such as
     the one with its backbone: a checkpoint never imports code by itself.
 
     A list of detectors is an ensemble: each classifies the proposals of all, and their scores and

@@ -8,6 +8,7 @@ from torch import Tensor
 from resdet.config.detection import DetectionConfig
 from resdet.errors import UserError
 from resdet.files import checkpoint
+from resdet.interop import cifar
 from resdet.interop.loaded import CONVENTIONS, LoadedWeights, value_at
 from resdet.interop.torchvision import classifiers
 
@@ -15,6 +16,7 @@ LAYOUTS = {
     "resdet": "a checkpoint of resdet",
     "torchvision": "a state dict of torchvision",
     "detectron2": "a checkpoint of Detectron2",
+    "cifar": "a checkpoint of pytorch_resnet_cifar10",
 }
 MAX_LISTED = 5
 
@@ -77,6 +79,14 @@ def to_detectron2(weights: LoadedWeights) -> tuple[dict[str, Tensor], dict[str, 
     return {key: _plain(value) for key, value in state.items()}, config
 
 
+def to_cifar(weights: LoadedWeights) -> dict[str, Tensor]:
+    """The state dict of pytorch_resnet_cifar10's network, as its data-parallel trainer saves it.
+
+    Raises UserError for another network.
+    """
+    return {key: _plain(value) for key, value in cifar.exported(weights).items()}
+
+
 def _plain(value: Tensor) -> Tensor:
     """The tensor in memory of its own, in row-major order and a type that numpy supports."""
     if value.dtype == torch.bfloat16:
@@ -111,6 +121,8 @@ def left_behind(weights: LoadedWeights, target: str) -> list[str]:
         return []
     if target == "detectron2":
         return ["not in Detectron2's files: the names of the classes and their category ids"]
+    if target == "cifar":
+        return ["not in the file: the names of the classes, the pixel mean and deviation"]
     is_detector = weights.kind == "detector"
     lines = [
         "not in a state dict: the names of the classes and the config; torchvision's model is made "

@@ -64,6 +64,7 @@ class Reading:
 
     stride_in_1x1: bool = False
     transform_input: bool = False
+    pad: str = "after"
     channel_order: str = "rgb"
 
     @staticmethod
@@ -72,6 +73,7 @@ class Reading:
         return Reading(
             bool(value_at(model, "backbone.stride_in_1x1")),
             bool(value_at(model, "backbone.options.transform_input")),
+            value_at(model, "backbone.pad") or "after",
             model.get("channel_order", "rgb"),
         )
 

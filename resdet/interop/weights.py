@@ -22,6 +22,7 @@ ORIGINS = {
     "detectron2": ("detectron2.weights",),
     "torchvision": ("torchvision.detectors", "torchvision.classifiers"),
     "timm": ("timm",),
+    "cifar": ("cifar",),
 }
 WeightKind = Literal["detector", "classifier", "localizer", "backbone"]
 
