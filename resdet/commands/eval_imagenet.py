@@ -3,6 +3,7 @@
 Localization runs, whose guesses have a classifier's labels, are in `localization_run.py`.
 """
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from resdet.evaluation.imagenet_files import (
     read_loc_blacklist,
     read_loc_predictions,
     write_det_predictions,
+    write_kaggle_guesses,
     write_loc_predictions,
 )
 from resdet.evaluation.imagenet_loc import evaluate_loc
@@ -39,6 +41,8 @@ FORMATS = {"det": "imagenet_det", "loc": "imagenet_loc"}
 """By task: the metric, and the format that ground truth is expected in."""
 
 SUBMISSIONS = {"det": "det_predictions.txt", "loc": "loc_predictions.txt"}
+KAGGLE = "loc_kaggle.csv"
+WNID = re.compile(r"n\d{8}")
 
 
 def eval_imagenet_command(
@@ -89,7 +93,7 @@ def eval_imagenet_command(
         result.log_notes()
         folder = Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"
     folder = Path(out or folder)
-    files = [write_submission(result, task, folder, ground_truth)] if submission else []
+    files = write_submission(result, task, folder, ground_truth) if submission else []
     write_result(result, folder, files)
     return result
 
@@ -132,8 +136,9 @@ def _evaluate_loc_file(
 
 def write_submission(
     result: Result, task: str, folder: Path, ground_truth: str | Path | None = None
-) -> Path:
-    """Write a prediction file of the devkit into `folder`; returns its path.
+) -> list[Path]:
+    """Write a prediction file of the devkit into `folder` and, of loc with wnids for classes, one
+    for Kaggle; returns their paths.
 
     `ground_truth` is the devkit's file of class numbers, which number the classes of loc; None
     writes category ids.
@@ -142,9 +147,12 @@ def write_submission(
     assert truth is not None and isinstance(detections, PixelDetections), "a metric of ours"
     folder.mkdir(parents=True, exist_ok=True)
     if task == "det":
-        return write_det_predictions(folder / SUBMISSIONS["det"], truth, detections)
+        return [write_det_predictions(folder / SUBMISSIONS["det"], truth, detections)]
     numbers = None
     if ground_truth is not None:
         known = class_numbers(ground_truth, truth).items()
         numbers = {label: number for number, label in known if label >= 0}
-    return write_loc_predictions(folder / SUBMISSIONS["loc"], truth, detections, numbers)
+    paths = [write_loc_predictions(folder / SUBMISSIONS["loc"], truth, detections, numbers)]
+    if all(WNID.fullmatch(name) for name in truth.class_names):
+        paths.append(write_kaggle_guesses(folder / KAGGLE, truth, detections))
+    return paths

@@ -165,6 +165,20 @@ def write_loc_predictions(
     return write_text(path, "".join(" ".join(lines[row] or ["0 0 0 0 0"]) + "\n" for row in order))
 
 
+def write_kaggle_guesses(path: Path, truth: AnnotationTable, guesses: PixelDetections) -> Path:
+    """Write LOC_sample_submission.csv's format of Kaggle's localization challenge, whose classes
+    are wnids: `ImageId,PredictionString` with `wnid x1 y1 x2 y2` per guess, in whole pixels."""
+    rows: list[list[str]] = [[] for _ in truth.image_ids]
+    corners = np.rint(guesses.corners - guesses.base).astype(np.int64).tolist()
+    columns = zip(guesses.images.tolist(), guesses.labels.tolist(), corners, strict=True)
+    for image, label, box in columns:
+        if label >= 0 and len(rows[image]) < GUESSES:
+            rows[image].append(" ".join([truth.class_names[label], *map(str, box)]))
+    order = np.argsort(image_numbers(truth), kind="stable").tolist()
+    lines = [f"{truth.image_ids[row]},{' '.join(rows[row])}\n" for row in order]
+    return write_text(path, "ImageId,PredictionString\n" + "".join(lines))
+
+
 def read_det_blacklist(path: str | Path, truth: AnnotationTable) -> Ints:
     """(B, 2) rows of images and labels from lines `image class`.
 

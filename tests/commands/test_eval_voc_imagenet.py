@@ -124,6 +124,14 @@ def test_loc_layout_and_files(tmp_path: Path, truth: str | None) -> None:
     assert again.summary == result.summary
     written = (tmp_path / "out" / "loc_predictions.txt").read_text().split("\n")
     assert [line.split()[0] for line in written[:-1]] == own
+    table = (tmp_path / "out" / "loc_kaggle.csv").read_text().split("\n")
+    wnid = {str(number): wnid for wnid, number in LOC_NUMBERS.items()}
+    if truth is not None:
+        box = f"{wnid[own[1]]} 0 0 99 79"
+        assert table[:3][::2] == [
+            "ImageId,PredictionString",
+            f"ILSVRC2012_val_00000002,{box} {box}",
+        ]
     (tmp_path / "banned.txt").write_text("2\n5\n")
     result = eval_imagenet_command(
         **files, detections=tmp_path / "loc.txt", blacklist=tmp_path / "banned.txt"
