@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resdet import cli
+from resdet.config.loading import load_config
 from resdet.engine.train import train
 from tests.data import layouts
 from tests.data.make import write_coco
@@ -85,6 +86,15 @@ def test_check(tiny, tmp_path: Path, caplog, layout, counts: tuple[str, str]) ->
     assert cli.main([*args, "--run-dir", str(tmp_path / "run")]) == 0
     for count in (*counts, "0 finding(s)", "checked; nothing was trained"):
         assert count in caplog.text
+
+
+def test_minival_on_top_of_another_config(repo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "minival.yaml"
+    parts = ("coco2014_faster_rcnn_r101_c4.yaml", "_base_/coco2014_minival.yaml")
+    file.write_text(f"_base_: {[str(repo / 'configs' / part) for part in parts]}")
+    data = load_config(file).data
+    assert [Path(path).name for path in data.train.images] == ["train2014", "val2014"]
+    assert data.val is not None and "minival2014" in data.val.annotations
 
 
 def test_real_images_in_vocs_layout_train_by_paths_alone(
