@@ -13,10 +13,11 @@ boxes, and the same numbers as the XML files and Kaggle's table.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resdet.data.detection.readers.image_lists import ImageList
 from resdet.data.detection.readers.imagenet_folders import (
@@ -76,8 +77,8 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
     classes = _classes(source, columns)
     label_of = {name: label for label, name in enumerate(classes)}
     report_origin(columns, report)
-    report_unknown(files, columns, label_of, report)
     columns = _one_class(files, columns, report)
+    report_unknown(files, columns, label_of, report)
     return xml_table(
         source,
         columns,
@@ -104,7 +105,7 @@ def _by_id(images: ImageList, report: Report) -> ImageList:
 
 
 def _classes(source: Source, columns: XmlColumns) -> list[str]:
-    """Wnids of the nearest class folders, or of the objects; and those of `source.classes`."""
+    """Wnids of the nearest class folders, else of the objects and `source.classes`."""
     path = Path(source.path).absolute()
     places = [path, path.parent / "train"]
     if source.images is not None:
@@ -122,7 +123,7 @@ def _class_folders(folder: Path) -> list[str]:
     )
 
 
-def _image_classes(files: Iterable[str], columns: XmlColumns) -> np.ndarray:
+def _image_classes(files: Sequence[str], columns: XmlColumns) -> NDArray[np.int64]:
     """(N,) positions in `columns.names` of each image's class: of its folder, else of its first
     object; -1 where its folder is that of a class without objects, or it has no objects."""
     position = {name: row for row, name in enumerate(columns.names)}
