@@ -300,3 +300,14 @@ def test_wrong_paths(year: Path, listed: str, change, error: str) -> None:
         change(year)
     with pytest.raises(DataError, match=error):
         load(year, listed)
+
+
+def test_a_forgotten_format_is_named(year: Path) -> None:
+    for listed in ("Annotations", "ImageSets/Main/trainval.txt", "Annotations/000001.xml"):
+        with pytest.raises(DataError, match="set format beside images and annotations to voc"):
+            read_annotations(year / listed, [])
+    with pytest.raises(DataError, match="no such file"):
+        read_annotations(year / "absent.txt", [])
+    coco = year / "coco.txt"
+    coco.write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}')
+    assert read_annotations(coco, []).class_names == ["a"]

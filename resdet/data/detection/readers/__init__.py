@@ -67,13 +67,20 @@ def read_file(source: Source, format: str, findings: list[Finding]) -> Annotatio
         raise NotRegistered(
             f"{source.path}: no reader for format {format!r}; the choices are {', '.join(READERS)}"
         )
-    path = Path(source.path)
-    if format == "coco" and source.data is None and (path.is_dir() or path.suffix in OTHERS):
+    if format == "coco" and source.data is None and _is_of_another(Path(source.path)):
         raise DataError(
-            f"{path}: not a JSON file as COCO's are; set format beside images and annotations to "
-            "voc, imagenet_det or imagenet_loc, or give a JSON file"
+            f"{source.path}: not a JSON file as COCO's are; set format beside images and "
+            "annotations to voc, imagenet_det or imagenet_loc, or give a JSON file"
         )
     return READERS[format](source, findings)
+
+
+def _is_of_another(path: Path) -> bool:
+    """Whether this is a folder, or a file of another format by its suffix and first character."""
+    if not path.is_file() or path.suffix.lower() not in OTHERS:
+        return path.is_dir()
+    with path.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")[:1] not in (b"{", b"[")
 
 
 def read_classes(
