@@ -190,3 +190,21 @@ def test_the_regions_that_the_mask_branch_shares_are_the_samples(nuclei: Path) -
     samples: RegionSamples = model.roi_heads.sample(proposals, targets, seed=0, step=0)
     _, pooled = model.roi_heads.box_losses(features, samples, images.sizes, targets)
     assert len(pooled) == int(samples.valid.sum())
+
+
+# A step's losses of a fixed seed (1e-4 relative): C4 with RoI pooling, as the paper has it.
+RPN_LOSSES = {"loss_rpn_cls": 0.387475, "loss_rpn_box": 0.00900644}
+PINNED: dict[bool, dict[str, float]] = {
+    False: {**RPN_LOSSES, "loss_cls": 1.07544, "loss_box": 0.0176608},
+    True: {**RPN_LOSSES, "loss_cls": 1.27278, "loss_box": 0.0205954},
+}
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_losses_of_c4_with_roi_pooling_are_pinned(context: bool, nuclei: Path) -> None:
+    changes = merged(merged(C4, FEW), {"roi": {"pooling": "pool", "context": context}})
+    model = tiny_model(merged(changes, {"roi": {"mask_head": None}})).double().train()
+    losses = model(*nuclei_batch(nuclei, size=64), seed=1, step=2)
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(
+        PINNED[context], rel=1e-4
+    )
