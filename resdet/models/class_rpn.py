@@ -178,10 +178,16 @@ class ClassRPN(nn.Module):
         return decode_boxes(deltas, self.anchors(hidden), WEIGHTS)
 
     def _maps(self, layer: nn.Conv2d, hidden: Tensor, labels: Tensor | None, size: int) -> Tensor:
-        """(B, L, size, h, w): the `size` filters of each of the classes."""
+        """(B, L, size, h, w): the `size` filters of each of the classes.
+
+        In full precision: among hundreds of anchors of one object the best is wanted, and in bf16
+        the logits of many are the same number.
+        """
         assert layer.bias is not None
         weight, bias = layer.weight, layer.bias
         if labels is not None:
             weight = weight.unflatten(0, (-1, size))[labels].flatten(0, 1)
             bias = bias.unflatten(0, (-1, size))[labels].flatten()
-        return F.conv2d(hidden, weight, bias).unflatten(1, (-1, size))
+        with torch.autocast(hidden.device.type, enabled=False):
+            maps = F.conv2d(full_precision(hidden), full_precision(weight), full_precision(bias))
+        return maps.unflatten(1, (-1, size))
