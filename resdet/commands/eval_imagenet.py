@@ -12,6 +12,7 @@ from typing import Any
 from resdet.commands.evaluate_run import (
     check_sources,
     evaluate_run_on_val,
+    finish_files,
     read_truth,
     write_result,
 )
@@ -89,9 +90,7 @@ def eval_imagenet_command(
             result = _evaluate_det_file(truth, detections, blacklist)
         else:
             result = _evaluate_loc_file(truth, detections, blacklist, ground_truth)
-        result.notes[:0] = notes
-        result.log_notes()
-        folder = Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"
+        folder = finish_files(result, notes, detections, strict=strict)
     folder = Path(out or folder)
     files = write_submission(result, task, folder, ground_truth) if submission else []
     write_result(result, folder, files)

@@ -8,6 +8,7 @@ from pathlib import Path
 from resdet.commands.evaluate_run import (
     check_sources,
     evaluate_run_on_val,
+    finish_files,
     read_truth,
     write_result,
 )
@@ -71,9 +72,7 @@ def eval_voc_command(
         boxes = read_results(detections, truth)
         metric = _metric(year or _year_of(truth))
         result = evaluate_voc(truth, boxes, metric, overlap=overlap or "inclusive")
-        result.notes[:0] = notes
-        result.log_notes()
-        folder = Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"
+        folder = finish_files(result, notes, detections, strict=strict)
     folder = Path(out or folder)
     write_result(result, folder, [write_submission(result, folder)] if submission else [])
     return result

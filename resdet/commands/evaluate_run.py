@@ -109,6 +109,19 @@ def read_truth(
     return truth, summarize_findings(findings)
 
 
+def finish_files(
+    result: Result, notes: Sequence[str], detections: str | Path, *, strict: bool
+) -> Path:
+    """Log the notes of an evaluation of files, those of the ground truth first; returns the default
+    folder of its results. With `strict` whatever was left out of the detections is an error."""
+    left_out = result.detections.notes
+    if strict and left_out:
+        raise UserError(f"{left_out[0]} (--strict)")
+    result.notes[:0] = notes
+    result.log_notes()
+    return Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"
+
+
 def write_result(result: Result, folder: Path, submissions: Sequence[Path] = ()) -> None:
     """Write eval.json, per_class.csv and the PR curves, and print the tables."""
     paths = [*result.write(folder), *submissions]

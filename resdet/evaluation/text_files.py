@@ -33,7 +33,7 @@ def read_text(path: str | Path) -> str:
         content = path.read_bytes()
         content = _OPENERS.get(path.suffix.lower(), bytes)(content)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give the path of the results") from None
+        raise DataError(f"{path}: no such file; correct the path") from None
     except (*_FAULTS, MemoryError, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be read ({error}); copy or write it again") from None
     return _decode(content, str(path))

@@ -155,6 +155,18 @@ def test_wrong_combinations(arguments: dict[str, Any], message: str) -> None:
         eval_imagenet_command(**arguments)
 
 
+def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
+    folder = small_det(tmp_path)
+    (tmp_path / "det.txt").write_text("4 1 0.9 9 9 0 0\n")
+    with pytest.raises(UserError, match="1 boxes have a negative size and match nothing"):
+        eval_imagenet_command(
+            task="det",
+            detections=tmp_path / "det.txt",
+            annotations=folder / "ImageSets" / "DET" / "val2.txt",
+            strict=True,
+        )
+
+
 def test_two_lists_have_no_submission(tmp_path: Path) -> None:
     lists = [
         small_voc(tmp_path / "VOCdevkit", year=year, count=3) / "ImageSets" / "Main" / "test.txt"
