@@ -41,7 +41,7 @@ def numbers(run: str | list[str], *switches: str) -> dict[str, dict[str, float]]
     return validation.result.summary
 
 
-@pytest.mark.parametrize("run", ["mask", "cascade"])
+@pytest.mark.parametrize("run", ["mask", pytest.param("cascade", marks=pytest.mark.slow)])
 def test_each_switch_changes_the_numbers_and_none_breaks_them(run: str) -> None:
     base = numbers(run)
     size = resdet.load(STORED / run).config.data.test_resize.short_edge

@@ -144,15 +144,13 @@ def test_refinement_and_voting_step_by_step(kind: str, classes: str, pixels: np.
     torch.testing.assert_close(found.boxes, torch.tensor(boxes) * ratio, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("kind", "merge"), [("c4", "nms"), ("fpn", "nms"), ("fpn", "soft_nms"), ("fpn", "wbf")]
-)
+@pytest.mark.parametrize(("kind", "merge"), [("c4", "nms"), ("fpn", "soft_nms"), ("fpn", "wbf")])
 def test_a_mirrored_image_has_mirrored_detections(
     kind: str, merge: str, pixels: np.ndarray, request: pytest.FixtureRequest
 ) -> None:
     model: RCNN = request.getfixturevalue(kind)
     image = np.ascontiguousarray(pixels[:96, :128])
-    both = combined([model], flip=True, merge=merge, refine=True, scales=[48, 96])
+    both = combined([model], flip=True, merge=merge, refine=True, scales=[48, 64])
     here = both.predict(image)
     there = both.predict(np.ascontiguousarray(image[:, ::-1]))
     assert isinstance(here, Detections) and isinstance(there, Detections)
@@ -203,11 +201,11 @@ def test_members_differ_in_what_they_may(fpn: RCNN, c4: RCNN, pixels: np.ndarray
     other = detector(merged(C4, {"channel_order": "bgr"}), seed=3, short_edge=64)
     other.class_names = other.class_names[::-1]
     members = [fpn, other]
-    for test in ({"flip": True, "scales": [64, 80]}, {"refine": True, "box_voting": 0.8}):
-        both = combined(members, **test).predict([pixels, pixels[:50]], batch_size=2)
-        assert all(len(each) > 0 for each in both)
-        assert both[0].mask_probs is not None and both[0].mask_probs.shape[1:] == (28, 28)
-        assert both[0].class_names == fpn.class_names
+    test = {"flip": True, "scales": [64], "refine": True, "box_voting": 0.8}
+    both = combined(members, **test).predict([pixels, pixels[:50]], batch_size=2)
+    assert all(len(each) > 0 for each in both)
+    assert both[0].mask_probs is not None and both[0].mask_probs.shape[1:] == (28, 28)
+    assert both[0].class_names == fpn.class_names
     one = combined(members).predict(pixels)
     # the order of the members does not matter, but for whose labels and limits count
     turned = combined([other, fpn]).predict(pixels)
