@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from resdet.config.localization import LocalizationConfig
 from resdet.data.detection.batches import Batch, collate
 from resdet.engine import pictures
-from resdet.engine.distributed import Processes
 from resdet.engine.localization_rcnn import RegionTask
 from resdet.engine.localization_task import LocalizationTask
 from resdet.engine.task import Task
@@ -24,16 +23,7 @@ class ClassRPNTask(LocalizationTask):
 
     model: Localizer
 
-    def __init__(
-        self,
-        config: LocalizationConfig,
-        processes: Processes,
-        *,
-        is_new: bool,
-        strict: bool,
-        decode_all: bool,
-    ) -> None:
-        super().__init__(config, processes, is_new=is_new, strict=strict, decode_all=decode_all)
+    def prepare_data(self) -> None:
         self.collate = partial(collate, multiple=1)
 
     def losses(

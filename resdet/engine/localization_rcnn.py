@@ -8,10 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from resdet.config.localization import LocalizationConfig
 from resdet.data.localization.regions import RegionBatch, collate_regions
 from resdet.engine import pictures
-from resdet.engine.distributed import Processes
 from resdet.engine.localization_task import LocalizationTask
 from resdet.factory.region_data import build_region_train_data, build_val_proposals
 from resdet.files.proposals import Proposals
@@ -27,16 +25,7 @@ class RegionTask(LocalizationTask):
 
     model: RegionClassifier
 
-    def __init__(
-        self,
-        config: LocalizationConfig,
-        processes: Processes,
-        *,
-        is_new: bool,
-        strict: bool,
-        decode_all: bool,
-    ) -> None:
-        super().__init__(config, processes, is_new=is_new, strict=strict, decode_all=decode_all)
+    def prepare_data(self) -> None:
         crops = build_region_train_data(self.config, self.train_data)
         self.train_data, self.collate = crops, collate_regions
         self.data_digest += f", proposals {digest_of(crops.proposals)}"

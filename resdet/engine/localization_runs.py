@@ -69,16 +69,7 @@ def evaluate_localization_run(
     config = networks[0].config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    stored = stored_split(paths[0]) if config.data.split is not None else None
-    dataset = build_localization_val_data(config, stored=stored, strict=strict)
-    if dataset is None or config.data.val_files is None:
-        raise UserError(
-            f"{paths[0]}: its config has no data.val; give data.val.images=DIR "
-            "data.val.annotations=FILE"
-        )
-    if config.data.split is not None and stored is None:
-        logger.info(f"{paths[0]}: no {SPLIT_FILE} beside it; data.split was made again")
-    source = str(config.data.val_files.annotations)
+    dataset, source = _val_data(str(paths[0]), config, strict=strict, unannotated=ask is not None)
     check_classes(dataset, networks[0].class_names, source, fewer=True)
     workers = hardware.default_workers(config.data.workers, 1)
     guesser: Guesser
@@ -105,6 +96,24 @@ def evaluate_localization_run(
     )
     assert validation is not None, "nobody asked to stop"
     return config, validation
+
+
+def _val_data(
+    path: str, config: LocalizationConfig, *, strict: bool, unannotated: bool
+) -> tuple[DetectionDataset, str]:
+    """The images of data.val, or those that the run `path` has held out, and their file."""
+    stored = stored_split(path) if config.data.split is not None else None
+    dataset = build_localization_val_data(
+        config, stored=stored, strict=strict, unannotated=unannotated
+    )
+    if dataset is None or config.data.val_files is None:
+        raise UserError(
+            f"{path}: its config has no data.val; give data.val.images=DIR "
+            "data.val.annotations=FILE"
+        )
+    if config.data.split is not None and stored is None:
+        logger.info(f"{path}: no {SPLIT_FILE} beside it; data.split was made again")
+    return dataset, str(config.data.val_files.annotations)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

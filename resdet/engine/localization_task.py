@@ -73,6 +73,12 @@ class LocalizationTask(Task):
             batch_size=config.train.batch_size,
             seed=config.train.seed,
         )
+        self.prepare_data()
+
+    @abstractmethod
+    def prepare_data(self) -> None:
+        """Set `collate` and whatever else the network's training data need, once the model is
+        there."""
 
     @abstractmethod
     def guesser(self, workers: int) -> Guesser:

@@ -37,15 +37,23 @@ def build_localization_data(
 
 
 def build_localization_val_data(
-    config: LocalizationConfig, *, stored: Split | None = None, strict: bool = False
+    config: LocalizationConfig,
+    *,
+    stored: Split | None = None,
+    strict: bool = False,
+    unannotated: bool = False,
 ) -> DetectionDataset | None:
-    """The validation set alone, or what `data.split` holds out; None without one."""
+    """The validation set alone, or what `data.split` holds out; None without one.
+
+    `unannotated` accepts test images, whose files have no annotations: all of them are in the set.
+    """
     if config.data.split is not None:
         parts = held_out_parts(_read(config, config.data.train), config.data.split, stored)
         return _check(config, parts[1], strict, is_val=True)
     if config.data.val is None:
         return None
-    return _check(config, _read(config, config.data.val), strict, is_val=True)
+    read = _read(config, config.data.val)
+    return _check(config, read, strict, is_val=True, unannotated=unannotated)
 
 
 def build_localization_train_data(
@@ -77,14 +85,17 @@ def _check(
     decode_all: bool = False,
     *,
     is_val: bool = False,
+    unannotated: bool = False,
 ) -> DetectionDataset:
     from resdet.data.detection.dataset import check_dataset
     from resdet.data.localization.dataset import image_labels
 
+    if not read.table.has_annotations and not unannotated:
+        raise UserError(f"{read.table.source}: it has no annotations; give those of the images")
     dataset = check_dataset(
         read,
         transform=make_transform(config),
-        keep_empty=False,
+        keep_empty=unannotated and not read.table.has_annotations,
         # an image whose only object is difficult is one to localize all the same
         keep_difficult=is_val or config.data.keep_difficult,
         mask_size=None,
@@ -92,8 +103,6 @@ def _check(
         strict=strict,
         decode_all=decode_all,
     )
-    if not dataset.table.has_annotations:
-        raise UserError(f"{dataset.table.source}: it has no annotations; give those of the images")
     image_labels(dataset)
     return dataset
 

@@ -176,3 +176,22 @@ def test_data_with_fewer_classes_count_guesses_of_others_as_wrong(folder: Path) 
         assert each["cls_top1_error_percent"] in (0, 100 / 3, 200 / 3, 100)
     lines = (folder / "fewer" / "loc_predictions.txt").read_text().splitlines()
     assert {len(line.split()) for line in lines} == {10}
+
+
+def test_test_images_without_annotations_give_a_submission(folder: Path) -> None:
+    data = json.loads((folder / "d" / "a.json").read_text())
+    del data["annotations"]
+    (folder / "test.json").write_text(json.dumps(data))
+    override = [f"data.val.annotations={folder / 'test.json'}"]
+    loc = LocOptions(classifiers=[str(folder / "cls")], proposals=[str(folder / "rpn")])
+    options = {"overrides": override, "out": folder / "test", "device": "cpu"}
+    result = eval_imagenet_command(
+        task="loc", run=folder / "rcnn", loc=loc, submission=True, **options
+    )
+    assert "loc_error_percent" not in result.summary
+    lines = (folder / "test" / "loc_predictions.txt").read_text().splitlines()
+    assert [len(line.split()) for line in lines] == [10] * 6
+    with pytest.raises(UserError, match="it has no annotations"):
+        eval_imagenet_command(
+            task="loc", run=folder / "rpn", loc=LocOptions(oracle=True), **options
+        )

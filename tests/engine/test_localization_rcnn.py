@@ -55,16 +55,21 @@ def test_a_run_writes_what_every_run_writes(rcnn: Path) -> None:
     assert pictures >= {"train_batch1.jpg", "val_predictions.jpg"}
 
 
-def test_it_resumes_bit_exactly(folder: Path, rcnn: Path, tmp_path: Path) -> None:
-    options = ["model.rcnn.rois_per_image=3", "model.rcnn.context=0.2", "train.ema_decay=0.9"]
-    short = tmp_path / "short"
+def test_it_resumes_bit_exactly_with_the_images_it_has_held_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    options = ["model.rcnn.rois_per_image=3", "data.val=null", "data.split={val: 0.34}"]
+    whole, short = tmp_path / "whole", tmp_path / "short"
+    resdet.train(folder / "rcnn.yaml", options, run_dir=whole, device="cpu")
     resdet.train(folder / "rcnn.yaml", [*options, "train.max_steps=1"], run_dir=short, device="cpu")
     resdet.train(None, ["train.max_steps=2"], run_dir=short, device="cpu", resume=True)
-    one, other = ((run / "log.jsonl").read_text().splitlines() for run in (rcnn, short))
-    losses = [
-        [json.loads(line)["loss"] for line in lines if "loss_cls" in line] for lines in (one, other)
-    ]
+    losses = []
+    for run in (whole, short):
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss_cls" in line])
+        assert lines[-1]["eval"]["num_images"] == 2
     assert losses[0] == losses[1] and len(losses[0]) == 2
+    assert (whole / "split.json").read_text() == (short / "split.json").read_text()
 
 
 def test_runs_are_evaluated_alone_and_together(folder: Path, rcnn: Path, rpn: Path) -> None:

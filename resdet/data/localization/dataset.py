@@ -20,15 +20,16 @@ EXAMPLES = 3
 
 
 def image_labels(data: DetectionDataset) -> NDArray[np.int64]:
-    """(N,) the class of each image, 0..K-1.
+    """(N,) the class of each image, 0..K-1; −1 for an image without objects.
 
     Raises:
         DataError: an image has objects of several classes.
     """
     table = data.table
     labels = table.labels[data.rows]
-    first = labels[data.starts]
     counts = data.stops - data.starts
+    first = np.full(len(data), -1)
+    first[counts > 0] = labels[data.starts[counts > 0]]
     differs = labels != np.repeat(first, counts)
     if differs.any():
         images = np.unique(np.repeat(data.images, counts)[differs])
