@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,13 +17,27 @@ WIDTHS = (64, 128, 256, 512, 512)
 WINDOW = 7
 HIDDEN = 4096
 DROPOUT = 0.5
+SLOPE = 0.25
+"""Of PReLUs at the start (He et al. 2015, 2)."""
+
+ActivationName = Literal["relu", "prelu"]
+
+
+def make_activation(name: str, channels: int) -> nn.Module:
+    """ReLU, or PReLU with a slope for each channel (He et al. 2015, 2); ValueError for others."""
+    if name == "prelu":
+        return nn.PReLU(channels, init=SLOPE)
+    if name == "relu":
+        return nn.ReLU(inplace=True)
+    raise ValueError(f"activation {name!r} is neither relu nor prelu")
 
 
 class VGG(nn.Module):
     """Five groups of 3×3 convolutions, each followed by 2×2 max pooling; c2 … c5 at strides 4 … 32.
 
     c2, c3, c4 are conv3_x, conv4_x and conv5_x before their pooling, c5 is pool5. Initialised as in
-    He et al. (2015): normal, fan-in, which keeps the scale of activations without norms.
+    He et al. (2015): normal, fan-in, which keeps the scale of activations without norms; with PReLU
+    narrower by √(1 + slope²) (their eq. 15).
     """
 
     def __init__(
@@ -29,9 +45,11 @@ class VGG(nn.Module):
         convs: tuple[int, ...],
         *,
         norm: NormOrNone = "none",
+        activation: ActivationName = "relu",
         activation_checkpointing: bool = False,
     ) -> None:
-        """`convs` is the number of convolutions in each of the five groups."""
+        """`convs` is the number of convolutions in each of the five groups; `activation` is that
+        of all layers, the fully connected ones of its head included."""
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         layers: list[nn.Module] = []
@@ -43,7 +61,7 @@ class VGG(nn.Module):
                 layers.append(nn.Conv2d(c_in, width, 3, padding=1))
                 if norm != "none":
                     layers.append(make_norm(norm, width))
-                layers.append(nn.ReLU(inplace=True))
+                layers.append(make_activation(activation, width))
                 c_in = width
             self._ends.append(len(layers))
             layers.append(nn.MaxPool2d(2))
@@ -52,6 +70,10 @@ class VGG(nn.Module):
         self.channels = {"c2": 256, "c3": 512, "c4": 512, "c5": 512}
         self.strides = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
         init_convolutions(self, "fan_in")
+        self.activation = activation
+        for layer in self.features if activation == "prelu" else []:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, SLOPE)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) → c2…c5."""
@@ -70,7 +92,8 @@ class VGG(nn.Module):
 
     def make_head(self, num_classes: int, dropout: float | None) -> VGGHead:
         """The three fully connected layers; `dropout` null is the paper's .5."""
-        return VGGHead(num_classes, DROPOUT if dropout is None else dropout)
+        chance = DROPOUT if dropout is None else dropout
+        return VGGHead(num_classes, chance, self.activation)
 
     def freeze_stages(self, freeze_at: int) -> None:
         """Freeze conv1_x and conv2_x (`freeze_at` ≥ 1), conv3_x (≥ 2), conv4_x (≥ 3) and conv5_x
@@ -82,14 +105,14 @@ class VGG(nn.Module):
 class VGGHead(nn.Module):
     """Two fully connected layers of 4096, dropout after each, and the last layer."""
 
-    def __init__(self, num_classes: int, dropout: float) -> None:
+    def __init__(self, num_classes: int, dropout: float, activation: str = "relu") -> None:
         super().__init__()
         self.classifier = nn.Sequential(
             nn.Linear(WIDTHS[-1] * WINDOW * WINDOW, HIDDEN),
-            nn.ReLU(inplace=True),
+            make_activation(activation, HIDDEN),
             nn.Dropout(dropout),
             nn.Linear(HIDDEN, HIDDEN),
-            nn.ReLU(inplace=True),
+            make_activation(activation, HIDDEN),
             nn.Dropout(dropout),
             nn.Linear(HIDDEN, num_classes),
         )

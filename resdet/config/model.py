@@ -35,6 +35,9 @@ class BackboneConfig(Section):
     detectron2:ImageNetPretrained/MSRA/R-50."""
     norm: Norm | None = None
     """Normalisation layers; null means the backbone's own default (bn; none for VGG)."""
+    activation: Literal["relu", "prelu"] | None = None
+    """VGG: prelu learns the slope of each channel for negative values, from .25 and without weight
+    decay (He et al. 2015); null is relu."""
     norm_eps: NonNegativeFloat | None = None
     """Added to the variance in its norms; null is the backbone's own (1e-5); torchvision's first
     COCO detectors have 0."""
@@ -273,6 +276,7 @@ class ModelConfig(Section):
             needed |= {
                 "roi.box_head.num_fcs: 2": box.num_fcs == 2,
                 "roi.box_head.pool_size: 7": box.pool_size == 7,
+                "backbone.activation: relu or null": self.backbone.activation != "prelu",
             }
         absent = [name for name, holds in needed.items() if not holds]
         if absent:

@@ -122,14 +122,16 @@ def parameter_groups(
     norm_weight_decay: float,
     bias_weight_decay: float | None = None,
 ) -> list[dict]:
-    """Trained parameters by their decay: weights, norm layers, other layers' biases.
+    """Trained parameters by their decay: weights, norms, other layers' biases, slopes.
 
-    Biases decay like weights where `bias_weight_decay` is None, as in Detectron2. The order is that
-    of the modules, so that optimizer states fit from run to run.
+    Biases decay like weights where `bias_weight_decay` is None, as in Detectron2. Slopes of PReLUs
+    never decay, which would pull them to ReLU (He et al. 2015, 2). The order is that of the
+    modules, so that optimizer states fit from run to run.
     """
     decayed: list[nn.Parameter] = []
     norms: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
+    slopes: list[nn.Parameter] = []
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -138,15 +140,18 @@ def parameter_groups(
             seen.add(parameter)
             if isinstance(module, NORM_LAYERS):
                 norms.append(parameter)
+            elif isinstance(module, nn.PReLU):
+                slopes.append(parameter)
             elif bias_weight_decay is not None and name == "bias":
                 biases.append(parameter)
             else:
                 decayed.append(parameter)
-    assert decayed or norms or biases, "the model has no parameter that trains"
+    assert decayed or norms or biases or slopes, "the model has no parameter that trains"
     groups: list[dict] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": norms, "weight_decay": norm_weight_decay},
         {"params": biases, "weight_decay": bias_weight_decay},
+        {"params": slopes, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -12,6 +12,7 @@ from resdet.errors import UserError
 
 OPTIONS = (
     "norm",
+    "activation",
     "shortcut",
     "pad",
     "stride_in_1x1",

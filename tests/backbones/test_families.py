@@ -3,6 +3,8 @@ highway networks."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -97,6 +99,29 @@ def test_dropout_is_the_papers_unless_given() -> None:
                 main = head.main if name == "googlenet" else head
                 rates = {m.p for m in main.modules() if isinstance(m, nn.Dropout)}
                 assert rates == {expected}
+
+
+def test_vgg_learns_the_slopes_of_prelus() -> None:
+    """One slope for each channel, .25 at the start, and weights narrower by √(1 + .25²)."""
+    torch.manual_seed(0)
+    backbone = build_backbone("vgg16", {"activation": "prelu"})
+    slopes = [m.weight for m in backbone.features if isinstance(m, nn.PReLU)]
+    convs = [m.weight for m in backbone.features if isinstance(m, nn.Conv2d)]
+    assert [len(slope) for slope in slopes] == [len(weight) for weight in convs]
+    assert all((slope == 0.25).all() for slope in slopes)
+    wide = math.sqrt(2 / (1 + 0.25**2) / (512 * 9))
+    assert float(convs[-1].std()) == pytest.approx(wide, rel=0.01)
+    with torch.device("meta"):
+        head = backbone.make_head(10, None)
+    assert sum(isinstance(module, nn.PReLU) for module in head.classifier) == 2
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = backbone(torch.randn(1, 3, 32, 32))
+    maps["c5"].float().square().sum().backward()
+    assert all(slope.grad.any() for slope in slopes)
+    with pytest.raises(UserError, match="neither relu nor prelu"):
+        build_backbone("vgg16", {"activation": "elu"})
+    with pytest.raises(UserError, match="resnet18 does not accept activation"):
+        build_backbone("resnet18", {"activation": "prelu"})
 
 
 def test_vgg_freezes_by_its_groups() -> None:

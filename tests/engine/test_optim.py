@@ -87,6 +87,15 @@ def test_norms_do_not_decay_and_biases_do():
     assert len(norms["params"]) == 4
 
 
+def test_slopes_never_decay():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8))
+    for bias_decay in (None, 0.1):
+        *_, slopes = parameter_groups(
+            model, weight_decay=1e-4, norm_weight_decay=1e-4, bias_weight_decay=bias_decay
+        )
+        assert slopes["params"] == [model[1].weight] and slopes["weight_decay"] == 0
+
+
 def test_frozen_parameters_are_left_out():
     model = tiny()
     for parameter in model[:2].parameters():
