@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         resdet.train(folder / f"{name}.yaml", quick, run_dir=folder / name, device="cpu")
     text = {
         "task": "classification",
-        "model": {"backbone": {"name": "resnet18"}},
+        "model": {"backbone": {"name": "cifar_resnet20"}},
         "data": {
             **{"train": {"root": str(classes)}, "val": {"root": str(classes)}, "workers": 0},
             **{"size": 32, "test_resize": 40, "test_size": 32},

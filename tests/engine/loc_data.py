@@ -87,6 +87,8 @@ def write_config(path: Path, folder: Path, model_type: str, **sections: object) 
     split = {"images": images, "annotations": annotations, "format": "coco"}
     values: dict[str, object] = json.loads(json.dumps(BASE))
     values["model"] |= {"type": model_type}  # type: ignore[operator]
+    if model_type == "rcnn":
+        values["model"]["backbone"] = {"name": "cifar_resnet20"}  # type: ignore[index]
     values["data"] = {"train": split, "val": split, "size": 32, "workers": 0}
     for key, section in sections.items():
         values[key] = {**values.get(key, {}), **section}  # type: ignore[dict-item]

@@ -45,7 +45,7 @@ def test_the_imagenet_config_trains_and_is_evaluated_with_the_true_classes(
         write_objects(*kinds, folder / "proposals" / f"{name}.npz")
     monkeypatch.chdir(tmp_path)
     options = [
-        *("model.backbone={name: resnet18, norm: bn, weights: null}", "data.size=32"),
+        *("model.backbone={name: cifar_resnet20, norm: bn, weights: null}", "data.size=32"),
         *("train.epochs=null", "train.max_steps=1", "train.batch_size=4", "train.threads=1"),
         *("optim.milestone_epochs=[]", "data.workers=0", "log.tensorboard=false"),
     ]

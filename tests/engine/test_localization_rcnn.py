@@ -55,6 +55,7 @@ def test_a_run_writes_what_every_run_writes(rcnn: Path) -> None:
     assert pictures >= {"train_batch1.jpg", "val_predictions.jpg"}
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_exactly_with_the_images_it_has_held_out(
     folder: Path, tmp_path: Path
 ) -> None:
