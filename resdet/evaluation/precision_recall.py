@@ -85,11 +85,12 @@ def make_result(
     *,
     median: bool = False,
 ) -> Result:
-    """The Result of a metric: mAP over the classes that have a value, rows and curves of all."""
+    """The Result of a metric: the devkit's AP per class, and mAP over those with objects whose AP is
+    not NaN."""
     values = np.array([ap(curve) for curve in curves])
     num_gt = np.array([curve.num_gt for curve in curves])
-    values[num_gt == 0] = np.nan  # the devkits give 0 or NaN, by metric and detections
-    known = ~np.isnan(values)
+    # without objects the devkits give 0 or NaN, by metric and detections: neither is a measurement
+    known = ~np.isnan(values) & (num_gt > 0)
     mean = float(values[known].mean()) if known.any() else -1.0
     summary: dict[str, Any] = {"mAP": mean}
     if median:

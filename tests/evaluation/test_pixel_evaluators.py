@@ -125,7 +125,7 @@ def test_classes_without_a_value(tmp_path: Path, capsys: pytest.CaptureFixture[s
     result.print_tables()
     assert json.loads((tmp_path / "eval.json").read_text()) == result.summary
     with (tmp_path / "per_class.csv").open() as file:
-        assert [row["AP"][:3] for row in csv.DictReader(file)] == ["1.0", "nan", "nan"]
+        assert [row["AP"][:3] for row in csv.DictReader(file)] == ["1.0", "nan", "0.0"]
     assert "NaN" in capsys.readouterr().out
     assert (tmp_path / "pr_voc07.png").is_file() and (tmp_path / "pr_voc07_classes.png").is_file()
     # VOC12 gives the class whose only detection matches a difficult object 0
