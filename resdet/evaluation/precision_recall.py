@@ -85,8 +85,8 @@ def make_result(
     *,
     median: bool = False,
 ) -> Result:
-    """The Result of a metric: AP per class as the devkit has it, and mAP over the classes with objects
-    whose AP is not NaN."""
+    """The Result of a metric: AP per class as the devkit has it, and mAP over the classes with
+    objects whose AP is not NaN."""
     values = np.array([ap(curve) for curve in curves])
     num_gt = np.array([curve.num_gt for curve in curves])
     # without objects the devkits give 0 or NaN, by metric and detections: neither is a measurement
