@@ -67,6 +67,15 @@ def split_replaces_val(values: Any) -> Any:
     return {**values, "val": None}
 
 
+def check_anchor_ious(background_iou: float, foreground_iou: float) -> None:
+    """ValueError where an anchor would be both."""
+    if background_iou > foreground_iou:
+        raise ValueError(
+            f"background_iou {background_iou} is above foreground_iou {foreground_iou}; an anchor "
+            "would be both"
+        )
+
+
 def check_positives(num_samples: int, positive_fraction: float) -> None:
     if int(num_samples * positive_fraction) < 1:
         raise ValueError(

@@ -20,6 +20,7 @@ from resdet.config.fields import (
     Section,
     ThreeNumbers,
     ThreePositives,
+    check_anchor_ious,
     check_positives,
 )
 
@@ -113,11 +114,7 @@ class RPNConfig(Section):
 
     @model_validator(mode="after")
     def _ious_and_samples(self) -> RPNConfig:
-        if self.background_iou > self.foreground_iou:
-            raise ValueError(
-                f"background_iou {self.background_iou} is above foreground_iou "
-                f"{self.foreground_iou}; an anchor would be both"
-            )
+        check_anchor_ious(self.background_iou, self.foreground_iou)
         check_positives(self.num_samples, self.positive_fraction)
         return self
 

@@ -8,6 +8,7 @@ and only at the few anchors that are sampled.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,8 @@ from torch import Tensor, nn
 
 from resdet.models.layers import conv_stack, normal_init
 from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
-from resdet.models.rpn import STREAM, WEIGHTS, AnchorSamples
+from resdet.models.rpn import WEIGHTS, AnchorSamples, sample_anchors
 from resdet.ops.boxes import cell_anchors, decode_boxes, grid_anchors
-from resdet.ops.sampler import match_boxes, random_order, sample_slots
 from resdet.structures import TargetBatch
 
 
@@ -81,29 +81,22 @@ class ClassRPN(nn.Module):
     def sample(
         self, anchors: Tensor, targets: TargetBatch, *, seed: int, step: int
     ) -> AnchorSamples:
-        """Match anchors (N, 4) to the objects and draw a few: at most `positive_fraction` of them
-        positive, and negatives for the rest (Ren et al. 2015, 3.1.3).
+        """Match anchors (N, 4) to the objects and draw those the loss is taken over.
 
         A crop that shows no object has no valid sample: its class is not among its targets.
         """
-        matches, labels = match_boxes(
-            targets.boxes,
-            targets.valid,
+        samples = sample_anchors(
             anchors,
-            background_iou=self.background_iou,
+            targets,
             foreground_iou=self.foreground_iou,
-            best_of_each_object=True,
+            background_iou=self.background_iou,
+            num_samples=self.num_samples,
+            positive_fraction=self.positive_fraction,
+            seed=seed,
+            step=step,
         )
-        order = random_order(
-            targets.image_keys, labels.shape[1], seed=seed, step=step, stream=STREAM
-        )
-        positions, positive, valid = sample_slots(
-            labels, order, num_samples=self.num_samples, positive_fraction=self.positive_fraction
-        )
-        matched = matches.gather(1, positions)
-        gt_boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
         shows_object = targets.valid.any(dim=1, keepdim=True)
-        return AnchorSamples(positions, positive, valid & shows_object, gt_boxes)
+        return replace(samples, valid=samples.valid & shows_object)
 
     def losses(
         self, hidden: Tensor, anchors: Tensor, samples: AnchorSamples, labels: Tensor

@@ -53,6 +53,36 @@ class AnchorSamples:
     """(B, S, 4) xyxy pixels of the matched object; anything where not positive."""
 
 
+def sample_anchors(
+    anchors: Tensor,
+    targets: TargetBatch,
+    *,
+    foreground_iou: float,
+    background_iou: float,
+    num_samples: int,
+    positive_fraction: float,
+    seed: int,
+    step: int,
+) -> AnchorSamples:
+    """Match anchors (N, 4) to the objects and draw `num_samples` per image: at most
+    `positive_fraction` of them positive, and negatives for the rest (Ren et al. 2015, 3.1.3)."""
+    matches, labels = match_boxes(
+        targets.boxes,
+        targets.valid,
+        anchors,
+        background_iou=background_iou,
+        foreground_iou=foreground_iou,
+        best_of_each_object=True,
+    )
+    order = random_order(targets.image_keys, labels.shape[1], seed=seed, step=step, stream=STREAM)
+    positions, positive, valid = sample_slots(
+        labels, order, num_samples=num_samples, positive_fraction=positive_fraction
+    )
+    matched = matches.gather(1, positions)
+    gt_boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+    return AnchorSamples(positions, positive, valid, gt_boxes)
+
+
 class RPN(nn.Module):
     """Shared 3×3 convolutions, then objectness and deltas at every anchor of every level."""
 
@@ -164,23 +194,16 @@ class RPN(nn.Module):
         self, anchors: Tensor, targets: TargetBatch, *, seed: int, step: int
     ) -> AnchorSamples:
         """Match anchors (N, 4) to the objects and draw those the loss is taken over."""
-        matches, labels = match_boxes(
-            targets.boxes,
-            targets.valid,
+        return sample_anchors(
             anchors,
-            background_iou=self.background_iou,
+            targets,
             foreground_iou=self.foreground_iou,
-            best_of_each_object=True,
+            background_iou=self.background_iou,
+            num_samples=self.num_samples,
+            positive_fraction=self.positive_fraction,
+            seed=seed,
+            step=step,
         )
-        order = random_order(
-            targets.image_keys, labels.shape[1], seed=seed, step=step, stream=STREAM
-        )
-        positions, positive, valid = sample_slots(
-            labels, order, num_samples=self.num_samples, positive_fraction=self.positive_fraction
-        )
-        matched = matches.gather(1, positions)
-        gt_boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-        return AnchorSamples(positions, positive, valid, gt_boxes)
 
     def losses(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, samples: AnchorSamples
