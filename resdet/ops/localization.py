@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from resdet.ops.boxes import is_nonempty, pairwise_iou
+from resdet.ops import box_voting
+from resdet.ops.boxes import is_nonempty
 
 CANDIDATES = 5
 """Proposals go through NMS with this many times their number of boxes, at least a thousand."""
@@ -22,22 +23,23 @@ def best_boxes(
     """The scores (L,) and boxes (L, 4) of L classes, from scores (L, N), 0..1, and boxes (L, N, 4).
 
     `merge` best takes the box with the highest score. vote takes the score-weighted mean of the
-    boxes that overlap that one by `vote_iou`, among the `vote_boxes` best (as the box voting of
-    Gidaris & Komodakis 2015, 4); its score stays. A class without a usable box gets score −1.
+    boxes that overlap that one by `vote_iou`, among the `vote_boxes` best (see `box_voting`); its
+    score stays. A class without a usable box gets score −1.
     """
     scores = usable_scores(scores, boxes)
     best, position = scores.max(dim=1)
-    chosen = boxes.gather(1, position[:, None, None].expand(-1, 1, 4))
+    chosen = boxes.gather(1, position[:, None, None].expand(-1, 1, 4))[:, 0]
     if merge == "best":
-        return best, chosen[:, 0]
+        return best, chosen
     assert merge == "vote", merge
     top, positions = scores.topk(min(vote_boxes, scores.shape[1]), dim=1)
     voters = boxes.gather(1, positions[..., None].expand(-1, -1, 4))
-    weights = top.clamp(min=0) * (pairwise_iou(chosen, voters)[:, 0] >= vote_iou)
-    total = weights.sum(dim=1, keepdim=True)
-    usable = torch.where(weights[..., None] > 0, voters, 0)
-    mean = (usable * weights[..., None]).sum(dim=1) / total.clamp(min=1e-12)
-    return best, torch.where(total > 0, mean, chosen[:, 0])
+    classes = torch.arange(len(scores), device=scores.device)
+    usable = top >= 0
+    groups = classes[:, None].expand_as(top)[usable]
+    return best, box_voting.vote_boxes(
+        chosen, classes, voters[usable], top[usable], groups, vote_iou
+    )
 
 
 def best_proposals(
