@@ -28,6 +28,7 @@ from resdet.files.writing import write_text
 DET_COLUMNS = "image_index label score x1 y1 x2 y2"
 LOC_COLUMNS = "label x1 y1 x2 y2, up to five times"
 GUESSES = 5
+"""Guesses per image that count in LOC."""
 NUM_CLASSES = 1000
 NO_CLASS = -2
 """The label of a guess that nothing is: wrong, whatever the image."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
-from resdet.evaluation.imagenet_files import read_loc_blacklist
+from resdet.evaluation.imagenet_files import GUESSES, read_loc_blacklist
 from resdet.evaluation.inclusive import (
     Bools,
     Ints,
@@ -31,8 +31,6 @@ from resdet.files.json import some
 
 if TYPE_CHECKING:
     from resdet.structures import Detections
-
-GUESSES = 5
 
 
 @dataclass

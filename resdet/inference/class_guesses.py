@@ -15,6 +15,7 @@ from torch import Tensor
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.localization.dataset import image_labels
 from resdet.errors import UserError, first_few
+from resdet.evaluation.imagenet_files import GUESSES
 from resdet.files.findings import DataError
 from resdet.files.images import read_image
 from resdet.inference.test_time import log_mean_softmax, score_images
@@ -24,7 +25,6 @@ from resdet.models.views import Views
 
 logger = logging.getLogger("resdet")
 
-GUESSES = 5
 PROGRESS_S = 30.0
 
 

@@ -1,10 +1,10 @@
 """Candidates of all regions and views become the detections of a batch."""
 
 import torch
-from torch import Tensor
 
 from resdet.config.testing import WBF_IOU, TestConfig
 from resdet.models.regions import RoIDetections
+from resdet.models.suppress import best_of_images
 from resdet.ops.box_merging import fuse_boxes, soft_nms
 from resdet.ops.box_voting import vote_boxes
 from resdet.ops.boxes import nms_by_group
@@ -67,13 +67,3 @@ def join(
             boxes, owners, candidates.boxes, candidates.scores, groups, test.box_voting
         )
     return RoIDetections(boxes, scores, owners % num_classes, owners // num_classes)
-
-
-def best_of_images(images: Tensor, limit: int) -> Tensor:
-    """Positions of the first `limit` of each image, image by image; `images` (N,) int64 belong to
-    detections that are sorted best first."""
-    order = torch.argsort(images, stable=True)
-    counts = torch.bincount(images)
-    first = counts.cumsum(0) - counts
-    rank = torch.arange(len(images), device=images.device) - first[images[order]]
-    return order[rank < limit]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resdet.inference.joining import best_of_images, concatenate
+from resdet.inference.joining import concatenate
 from resdet.inference.region_scores import Maps, Scales, score_regions, size_ratios
 from resdet.models.regions import RoIDetections
-from resdet.models.suppress import candidates
+from resdet.models.suppress import best_of_images, candidates
 from resdet.ops.boxes import is_nonempty, nms_by_group
 
 

@@ -40,13 +40,19 @@ def suppress(
     )
     # One call for the batch: a group is a class of an image, and groups do not suppress others.
     kept = nms_by_group(box, score, image * num_classes + label, nms_thresh)
-    # Best first, and stable: sorting by image leaves the order within each.
-    kept = kept[torch.argsort(image[kept], stable=True)]
-    counts = torch.bincount(image[kept])
-    first = counts.cumsum(0) - counts
-    rank = torch.arange(len(kept), device=kept.device) - first[image[kept]]
-    kept = kept[rank < limit]
+    kept = kept[best_of_images(image[kept], limit)]
     return RoIDetections(box[kept], score[kept], label[kept], image[kept])
+
+
+def best_of_images(images: Tensor, limit: int) -> Tensor:
+    """Positions of the first `limit` of each image, image by image; `images` (N,) int64 belong to
+    detections that are sorted best first."""
+    # stable: sorting by image leaves the order within each
+    order = torch.argsort(images, stable=True)
+    counts = torch.bincount(images)
+    first = counts.cumsum(0) - counts
+    rank = torch.arange(len(images), device=images.device) - first[images[order]]
+    return order[rank < limit]
 
 
 def suppress_slots(
