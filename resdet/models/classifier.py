@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from resdet.backbones.heads import Head
 from resdet.models.predict import Predictor
 from resdet.models.views import make_views, view_logits
-from resdet.ops.pixels import normalize_pixels
 from resdet.structures import Classification
 
 if TYPE_CHECKING:
@@ -78,13 +77,9 @@ class Classifier(Predictor[Classification]):
         A mean of each pixel is used at its own size, and as a mean of each channel at others.
         """
         mean = self.pixel_mean
-        if self.channel_order == "bgr":
-            images = images.flip(1)
         if mean.shape[-2:] != images.shape[-2:]:
             mean = mean.mean((1, 2), keepdim=True)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return normalize_pixels(images, mean, self.pixel_std)
+        return self.to_input(images, mean)
 
     def logits(self, images: Tensor) -> tuple[Tensor, ...]:
         """Normalised images → logits (B, K), and in training those of auxiliary classifiers."""

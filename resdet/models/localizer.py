@@ -16,7 +16,6 @@ from resdet.models.class_rpn import ClassRPN
 from resdet.models.predict import Predictor
 from resdet.ops.boxes import clip_boxes
 from resdet.ops.localization import best_boxes, best_proposals
-from resdet.ops.pixels import normalize_pixels
 from resdet.structures import Detections, ImageBatch, TargetBatch
 
 if TYPE_CHECKING:
@@ -82,19 +81,11 @@ class Localizer(Predictor[Detections]):
         features: dict[str, Tensor] = self.backbone(images)
         return features[FEATURE]
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) 0..255 RGB → the network's input."""
-        images = images.flip(1) if self.channel_order == "bgr" else images
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
-        return normalize_pixels(images, mean, std)
-
     def forward(
         self, images: ImageBatch, targets: TargetBatch, *, seed: int, step: int
     ) -> dict[str, Tensor]:
         """Named scalar losses, to be summed: loss_rpn_cls and loss_rpn_box, of square crops."""
-        features = self._map(self.normalize(images.images))
+        features = self._map(self.to_input(images.images))
         losses: dict[str, Tensor] = self.rpn(features, targets, seed=seed, step=step)
         return losses
 
@@ -108,7 +99,7 @@ class Localizer(Predictor[Detections]):
         found: dict[tuple[int, int], Tensor] = {}
         for places in groups.values():
             pixels = torch.stack([to_planes(images[row][column].pixels) for row, column in places])
-            normal = self.normalize(pixels.to(self.device, non_blocking=True))
+            normal = self.to_input(pixels.to(self.device, non_blocking=True))
             hidden = self.rpn.conv(self._map(normal))
             found.update(zip(places, hidden.split(1), strict=True))
         return [[found[row, column] for column in range(len(v))] for row, v in enumerate(images)]

@@ -7,11 +7,12 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resdet.errors import UserError
 from resdet.files.images import ImageInput, to_rgb
 from resdet.hardware import Precision, choose_precision
+from resdet.ops.pixels import normalize_pixels
 from resdet.structures import Classification, Detections
 
 Prediction = TypeVar("Prediction", Detections, Classification)
@@ -22,6 +23,8 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
 
     config: Any
     """The config it was made from; None without one."""
+    channel_order: str
+    """rgb or bgr, that of the network's input."""
     channels_last: bool
     precision: str | None = None
     """What `resdet.load` was asked for; None takes train.precision of the config."""
@@ -37,6 +40,16 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
         self.to(device, dtype)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def to_input(self, images: Tensor, mean: Tensor | None = None) -> Tensor:
+        """Pixels (B, 3, H, W) 0..255, uint8 or float, RGB → normalised, in the network's order of
+        channels and memory layout; `mean` replaces `pixel_mean`."""
+        if self.channel_order == "bgr":
+            images = images.flip(1)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        mean = self.get_buffer("pixel_mean") if mean is None else mean
+        return normalize_pixels(images, mean, self.get_buffer("pixel_std"))
 
     @abstractmethod
     def prepare(self, pixels: np.ndarray) -> Any:

@@ -20,7 +20,6 @@ from resdet.models.regions import RoIDetections
 from resdet.models.roi_heads import RoIHeads
 from resdet.models.rpn import RPN
 from resdet.ops.boxes import clip_boxes, is_nonempty
-from resdet.ops.pixels import normalize_pixels
 from resdet.structures import Detections, ImageBatch, TargetBatch, collate_images, map_tensors
 
 if TYPE_CHECKING:
@@ -122,19 +121,15 @@ class RCNN(Predictor[Detections]):
 
     def normalize(self, batch: ImageBatch) -> Tensor:
         """(B, 3, H, W) in the model's type: mean and deviation, then 0 outside the true sizes."""
-        mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
-        images = batch.images.flip(1) if self.channel_order == "bgr" else batch.images
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        x = normalize_pixels(images, mean, std)
+        x = self.to_input(batch.images)
         if not self.fixed_slots:
             for image, (height, width) in zip(x, batch.sizes.tolist(), strict=True):
                 image[:, height:] = 0
                 image[:, :, width:] = 0
             return x
         height, width = x.shape[-2:]
-        inside_y = torch.arange(height, device=mean.device) < batch.sizes[:, :1]
-        inside_x = torch.arange(width, device=mean.device) < batch.sizes[:, 1:]
+        inside_y = torch.arange(height, device=x.device) < batch.sizes[:, :1]
+        inside_x = torch.arange(width, device=x.device) < batch.sizes[:, 1:]
         return x.mul_(inside_y[:, None, :, None] & inside_x[:, None, None, :])
 
     def forward(

@@ -24,7 +24,6 @@ from resdet.models.localizer import Localizer
 from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
 from resdet.models.predict import Predictor
 from resdet.ops.boxes import clip_boxes, decode_boxes
-from resdet.ops.pixels import normalize_pixels
 from resdet.structures import Detections
 
 if TYPE_CHECKING:
@@ -107,17 +106,9 @@ class RegionClassifier(Predictor[Detections]):
         features: dict[str, Tensor] = self.backbone(images)
         return features[self.feature].mean((2, 3))
 
-    def normalize(self, crops: Tensor) -> Tensor:
-        """Pixels (R, 3, S, S) 0..255 RGB → the network's input."""
-        crops = crops.flip(1) if self.channel_order == "bgr" else crops
-        if self.channels_last:
-            crops = crops.contiguous(memory_format=torch.channels_last)
-        mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
-        return normalize_pixels(crops, mean, std)
-
     def heads(self, crops: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (R,) and weighted deltas (R, 4) of crops, as the classes `labels` (R,)."""
-        hidden = self._pooled(self.normalize(crops))
+        hidden = self._pooled(self.to_input(crops))
         logits, deltas = self.cls_score(hidden), self.bbox_pred(hidden).unflatten(1, (-1, 4))
         own = full_precision(logits.gather(1, labels[:, None])[:, 0])
         row = labels[:, None, None].expand(-1, 1, 4)
