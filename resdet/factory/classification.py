@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from resdet.backbones.heads import PoolHead
 from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import diff_configs, override_config
-from resdet.errors import UserError, command_line
+from resdet.errors import UserError
 from resdet.factory.backbone import make_backbone
-from resdet.factory.imports import naming_imports
-from resdet.factory.network import stored_config
-from resdet.interop.fitting import load_exactly
+from resdet.factory.network import build_stored, check_kind, stored_config
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
@@ -81,20 +79,7 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
     `overrides` change its own config. Raises UserError if the file is not a checkpoint of a run,
     or if the overrides change the network.
     """
-    if weights.kind == "detector":
-        raise UserError(
-            f"{weights.source} is a detector; evaluate it with {command_line('eval-coco')}"
-        )
-    if weights.kind == "localizer":
-        raise UserError(
-            f"{weights.source} is a localizer; evaluate it with {command_line('eval-imagenet')} "
-            "--task loc"
-        )
-    if weights.kind != "classifier" or weights.config is None or not weights.class_names:
-        raise UserError(
-            f"{weights.source} is not a checkpoint of a classification run; give the run folder or "
-            "its best.pt, or for a file of another toolkit its source, such as torchvision:resnet50"
-        )
+    check_kind(weights, "classifier")
     config = stored_config(weights, ClassificationConfig)
     if overrides:
         changed = override_config(config, overrides, weights.source)
@@ -102,12 +87,12 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
         if pixels := [key for key in keys if key.startswith("model.pixel_")]:
             raise UserError(f"{pixels[0]}: it comes with the weights of {weights.source}")
         config = changed
+    return build_stored(weights, config, _build)
+
+
+def _build(config: ClassificationConfig, weights: LoadedWeights) -> Classifier:
     mean = weights.state.get("pixel_mean")
-    with naming_imports(config):
-        model = build_classifier(config, class_names=weights.class_names, pixel_mean=mean)
-    load_exactly(model, weights)
-    model.is_imported = weights.is_imported
-    return model.eval()
+    return build_classifier(config, class_names=weights.class_names, pixel_mean=mean)
 
 
 def load_classifier(spec: str, overrides: Sequence[str] = ()) -> Classifier:

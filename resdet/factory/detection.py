@@ -8,11 +8,9 @@ from resdet.backbones.resnet import ResNet
 from resdet.backbones.vgg import DROPOUT, VGG
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import override_config
-from resdet.errors import UserError, command_line
+from resdet.errors import UserError
 from resdet.factory.backbone import detection_backbone
-from resdet.factory.imports import naming_imports
-from resdet.factory.network import stored_config
-from resdet.interop.fitting import load_exactly
+from resdet.factory.network import build_stored, check_kind, stored_config
 from resdet.interop.loaded import LoadedWeights
 from resdet.models.box_head import BoxHead
 from resdet.models.branches import make_branch
@@ -152,32 +150,12 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
     `overrides` change its own config. Raises UserError if the file is not a checkpoint of a run,
     or if the overrides change the network.
     """
-    if weights.kind == "classifier":
-        raise UserError(
-            f"{weights.source} is a classifier; evaluate it with {command_line('eval-cls')}"
-        )
-    if weights.kind == "localizer":
-        raise UserError(
-            f"{weights.source} is a localizer; evaluate it with {command_line('eval-imagenet')} "
-            "--task loc"
-        )
-    if weights.kind == "backbone":
-        raise UserError(
-            f"{weights.source} holds a backbone, not a detector; set it as model.backbone.weights "
-            "of a config to train"
-        )
-    if weights.kind != "detector" or weights.config is None or not weights.class_names:
-        raise UserError(
-            f"{weights.source} holds weights without a config and class names: it is not a "
-            "checkpoint of a resdet run; give the run folder or its best.pt"
-        )
+    check_kind(weights, "detector")
     config = stored_config(weights, DetectionConfig)
     if overrides:
         config = override_config(config, overrides, weights.source)
-    with naming_imports(config):
-        model = build_model(
-            config, class_names=weights.class_names, category_ids=weights.category_ids
-        )
-    load_exactly(model, weights)
-    model.is_imported = weights.is_imported
-    return model.eval()
+    return build_stored(weights, config, _build)
+
+
+def _build(config: DetectionConfig, weights: LoadedWeights) -> RCNN:
+    return build_model(config, class_names=weights.class_names, category_ids=weights.category_ids)

@@ -11,9 +11,7 @@ from resdet.config.localization import LocalizationConfig
 from resdet.data.localization.transforms import LocalizationViews
 from resdet.errors import UserError
 from resdet.factory.backbone import detection_backbone, make_backbone
-from resdet.factory.imports import naming_imports
-from resdet.factory.network import stored_config
-from resdet.interop.fitting import load_exactly
+from resdet.factory.network import build_stored, check_kind, stored_config
 from resdet.interop.loaded import LoadedWeights
 from resdet.models.class_rpn import ClassRPN
 from resdet.models.localizer import FEATURE, Localizer
@@ -112,18 +110,14 @@ def build_trained_localizer(weights: LoadedWeights, overrides: Sequence[str] = (
     `overrides` change its own config, such as test.views=dense. Raises UserError if the file is
     not a checkpoint of a localization run, or if the overrides change the network.
     """
-    if weights.kind != "localizer" or weights.config is None or not weights.class_names:
-        raise UserError(
-            f"{weights.source} holds a {weights.kind}, not a localizer; give the run folder of a "
-            "run with task: localization, or its best.pt"
-        )
+    check_kind(weights, "localizer")
     config = stored_config(weights, LocalizationConfig)
     if overrides:
         config = override_config(config, overrides, weights.source)
-    with naming_imports(config):
-        model = build_localizer(
-            config, class_names=weights.class_names, category_ids=weights.category_ids
-        )
-    load_exactly(model, weights)
-    model.is_imported = weights.is_imported
-    return model.eval()
+    return build_stored(weights, config, _build)
+
+
+def _build(config: LocalizationConfig, weights: LoadedWeights) -> AnyLocalizer:
+    return build_localizer(
+        config, class_names=weights.class_names, category_ids=weights.category_ids
+    )

@@ -1,7 +1,7 @@
 """The network that `model.weights` names, for configs that leave it open."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -9,11 +9,13 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict
 from resdet.config.localization import LocalizationConfig
-from resdet.errors import UserError
+from resdet.errors import UserError, command_line
+from resdet.factory.imports import naming_imports
 from resdet.interop.convert import describe_network
-from resdet.interop.fitting import refuse_classifier
+from resdet.interop.fitting import load_exactly, refuse_classifier
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.weights import read_weights
+from resdet.models.predict import Predictor
 
 logger = logging.getLogger("resdet")
 
@@ -30,7 +32,14 @@ KINDS: dict[type[AnyConfig], str] = {
     ClassificationConfig: "classifier",
     LocalizationConfig: "localizer",
 }
+EVALUATED_BY = {
+    "detector": "eval-coco",
+    "classifier": "eval-cls",
+    "localizer": "eval-imagenet --task loc",
+}
+"""Commands, for messages."""
 C = TypeVar("C", bound=AnyConfig)
+M = TypeVar("M", bound=Predictor[Any])
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,39 @@ def stored_config(weights: LoadedWeights, schema: type[C]) -> C:
             "another checkpoint"
         )
     return config
+
+
+def check_kind(weights: LoadedWeights, kind: str) -> None:
+    """UserError unless the weights are a run's checkpoint of a detector, classifier or localizer,
+    as `kind` says."""
+    if weights.kind != kind and weights.kind in EVALUATED_BY:
+        command, *options = EVALUATED_BY[weights.kind].split()
+        how = " ".join([command_line(command), *options])
+        raise UserError(
+            f"{weights.source} is a {weights.kind}, not a {kind}; evaluate it with {how}"
+        )
+    if weights.kind == "backbone":
+        raise UserError(
+            f"{weights.source} holds a backbone, not a {kind}; set it as model.backbone.weights "
+            "of a config to train"
+        )
+    if weights.config is None or not weights.class_names:
+        source = ", or for a file of another toolkit its source, such as torchvision:resnet50"
+        raise UserError(
+            f"{weights.source} holds weights without a config and class names: it is not a "
+            "checkpoint of a resdet run; give the run folder or its best.pt"
+            + (source if kind == "classifier" else "")
+        )
+
+
+def build_stored(weights: LoadedWeights, config: C, build: Callable[[C, LoadedWeights], M]) -> M:
+    """The network that `build` makes of `config`, with all of the weights: on the CPU, in
+    evaluation mode. UserError where they do not fit."""
+    with naming_imports(config):
+        model = build(config, weights)
+    load_exactly(model, weights)
+    model.is_imported = weights.is_imported
+    return model.eval()
 
 
 def resolve_config(config: C) -> Resolved[C]:
