@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from resdet import hardware
 from resdet.config.detection import DetectionConfig
+from resdet.config.localization import LocalizationConfig
 from resdet.data.detection.batches import Batch
 from resdet.data.detection.dataset import DetectionDataset
-from resdet.data.detection.split import SPLIT_FILE
+from resdet.data.detection.split import SPLIT_FILE, Split
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
 from resdet.engine.run_folder import stored_split
@@ -144,7 +145,12 @@ def evaluate_run(
     processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    dataset, source = _val_data(config, paths[0], sources[0], strict=strict)
+    dataset, source = val_data_of_run(
+        config,
+        paths[0],
+        sources[0],
+        lambda stored: build_val_data(config, stored=stored, strict=strict),
+    )
     for network in models:
         name_classes(network, dataset, source)
     check_classes(dataset, models[0].class_names, source, fewer=True)
@@ -173,19 +179,25 @@ def evaluate_run(
     return config, validation
 
 
-def _val_data(
-    config: DetectionConfig, path: str | Path, name: str, *, strict: bool
+def val_data_of_run(
+    config: DetectionConfig | LocalizationConfig,
+    path: str | Path,
+    name: str,
+    build: Callable[[Split | None], DetectionDataset | None],
 ) -> tuple[DetectionDataset, str]:
-    """The validation images of the run at `path`, which messages call `name`; and their file."""
+    """The validation images of the run at `path`, which messages call `name`; and their file.
+
+    `build` makes them of the split that the run has stored. UserError without data.val.
+    """
     stored = stored_split(path) if config.data.split is not None else None
-    dataset = build_val_data(config, stored=stored, strict=strict)
+    dataset = build(stored)
     if dataset is None or config.data.val_files is None:
         raise UserError(
             f"{name}: its config has no data.val; give data.val.images=DIR "
             "data.val.annotations=FILE"
         )
     if config.data.split is not None and stored is None:
-        logger.info(f"{name}: no {SPLIT_FILE} beside it; data.split was made again")
+        logger.info(f"{name}: no {SPLIT_FILE} beside it; the images of data.split are chosen again")
     return dataset, str(config.data.val_files.annotations)
 
 

@@ -12,11 +12,10 @@ import torch
 from resdet import hardware
 from resdet.config.localization import KEYS_OF_TYPE, LocalizationConfig
 from resdet.data.detection.dataset import DetectionDataset
-from resdet.data.detection.split import SPLIT_FILE
+from resdet.data.detection.split import Split
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate_detection import check_classes
+from resdet.engine.evaluate_detection import check_classes, val_data_of_run
 from resdet.engine.evaluate_localization import Wanted, evaluate_localizer, make_loc_evaluator
-from resdet.engine.run_folder import stored_split
 from resdet.engine.validation import Validation
 from resdet.errors import UserError, command_line
 from resdet.factory.localization import build_trained_localizer
@@ -69,7 +68,13 @@ def evaluate_localization_run(
     config = networks[0].config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    dataset, source = _val_data(str(paths[0]), config, strict=strict, unannotated=ask is not None)
+
+    def build(stored: Split | None) -> DetectionDataset | None:
+        return build_localization_val_data(
+            config, stored=stored, strict=strict, unannotated=ask is not None
+        )
+
+    dataset, source = val_data_of_run(config, paths[0], str(paths[0]), build)
     check_classes(dataset, networks[0].class_names, source, fewer=True)
     workers = hardware.default_workers(config.data.workers, 1)
     guesser: Guesser
@@ -96,24 +101,6 @@ def evaluate_localization_run(
     )
     assert validation is not None, "nobody asked to stop"
     return config, validation
-
-
-def _val_data(
-    path: str, config: LocalizationConfig, *, strict: bool, unannotated: bool
-) -> tuple[DetectionDataset, str]:
-    """The images of data.val, or those that the run `path` has held out, and their file."""
-    stored = stored_split(path) if config.data.split is not None else None
-    dataset = build_localization_val_data(
-        config, stored=stored, strict=strict, unannotated=unannotated
-    )
-    if dataset is None or config.data.val_files is None:
-        raise UserError(
-            f"{path}: its config has no data.val; give data.val.images=DIR "
-            "data.val.annotations=FILE"
-        )
-    if config.data.split is not None and stored is None:
-        logger.info(f"{path}: no {SPLIT_FILE} beside it; data.split was made again")
-    return dataset, str(config.data.val_files.annotations)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
