@@ -103,9 +103,14 @@ def main() -> None:
     parser.add_argument("annotations", help="COCO JSON")
     parser.add_argument("--out", type=Path, required=True, help="folder to fill")
     parser.add_argument("--name", required=True, help="name of the set, such as train or val")
-    parser.add_argument("--margin", type=float, default=0.8, help="largest margin; default .8")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.8,
+        help="largest margin, in widths and heights of the object; default .8",
+    )
     parser.add_argument("--per-class", type=int, help="most objects of each class; default all")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of margins and choice; default 0")
     args = parser.parse_args()
     findings: list[Finding] = []
     try:

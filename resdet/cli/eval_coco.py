@@ -79,8 +79,8 @@ def _add_metric(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--submission",
         metavar="NAME",
-        help="write submission_<kind>/detections_<set>_NAME_results.zip for COCO's evaluation "
-        "server, too; <set> is that of the annotation file, such as test-dev2015",
+        help="also write submission_<kind>/detections_<set>_NAME_results.zip for COCO's evaluation "
+        "server; <set> is that of the annotation file, such as test-dev2015",
     )
     options.add_strict(parser)
 

@@ -15,7 +15,7 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
         "Evaluate a model on its data.val, or a prediction file of the ILSVRC devkits, by "
         "ImageNet's metrics: AP with a\nthreshold per object (det, as eval_detection.m), or the "
         "error of five guesses per image (loc, as eval_clsloc.m).\nPrint the numbers and a table "
-        "per class, and write eval.json, per_class.csv and, of det, precision-recall curves."
+        "per class, and write eval.json, per_class.csv and, for det, precision-recall curves."
     )
     parser.epilog = (
         "Examples:\n"
@@ -40,7 +40,7 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
         "--task",
         choices=("det", "loc"),
         required=True,
-        help="det: detection of 200 classes; loc: classification with a box, five guesses",
+        help="det: detection of 200 classes; loc: localization, five guesses of a class and a box",
     )
     _add_localizers(parser)
     _add_files(parser)
@@ -64,8 +64,8 @@ def _add_localizers(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         action="append",
         default=[],
-        help="loc: localize the five best classes of a classifier, a run or a published name as of "
-        "eval-cls; given several times, the mean softmax decides",
+        help="loc: localize the five best classes of a classifier, a run or a published name; "
+        "if given several times, those with the best mean softmax",
     )
     parser.add_argument(
         "--oracle", action="store_true", help="loc: localize the true class, with one guess"
@@ -78,25 +78,25 @@ def _add_localizers(parser: argparse.ArgumentParser) -> None:
         help="loc, for R-CNNs: the run of an RPN, or a file of predict --proposals; may be given "
         "several times; default: the files of data.proposals",
     )
-    options.add_crops(parser, "of --classifier, ")
+    options.add_crops(parser, "views for --classifier. ")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    """Prediction files, of the devkit, and what belongs to them."""
+    """The devkit's prediction files, and what belongs to them."""
     parser.add_argument(
         "--detections",
         metavar="PREDICTIONS",
         help="evaluate a prediction file instead of a run: lines `image_index label score x1 y1 x2 "
-        "y2` (det), or of five guesses `label x1 y1 x2 y2` per image (loc); also packed as .gz, "
-        ".xz or .zip",
+        "y2` (det), or one line per image of up to five guesses `label x1 y1 x2 y2` (loc); may be "
+        "packed as .gz, .xz, .bz2 or .zip",
     )
     options.add_truth(parser, "imagenet_det or imagenet_loc", "a list of images or a folder of XML")
     parser.add_argument(
         "--ground-truth",
         metavar="FILE",
         help="loc: the devkit's ILSVRC2012_validation_ground_truth.txt, meta.mat or "
-        "map_clsloc.txt, which number the classes in an order of their own; default: labels are "
-        "the category ids of the annotations",
+        "map_clsloc.txt, any of which gives the devkit's class numbers; default: labels are the "
+        "category ids of the annotations",
     )
     parser.add_argument(
         "--blacklist",
@@ -105,7 +105,9 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         "evaluated; default: none",
     )
     parser.add_argument(
-        "--submission", action="store_true", help="write a prediction file of the devkit, too"
+        "--submission",
+        action="store_true",
+        help="also write a prediction file as the devkit reads it, and for loc Kaggle's CSV",
     )
 
 

@@ -50,14 +50,15 @@ def fill_eval_voc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap",
         choices=("inclusive", "exclusive"),
-        help="count a match from an overlap of .5, as VOC's own code, or above it, as "
-        "py-faster-rcnn and Detectron2; default: eval.overlap of the run, inclusive for files",
+        help="inclusive: a match needs an overlap of at least .5, as in VOC's own code; exclusive: "
+        "more than .5, as in py-faster-rcnn and Detectron2; default: eval.overlap of the run, "
+        "inclusive for files",
     )
     parser.add_argument(
         "--submission",
         action="store_true",
-        help="write voc_results.tar.gz for VOC's evaluation server, too; needs no objects in the "
-        "ground truth",
+        help="also write voc_results.tar.gz for VOC's evaluation server; the ground truth may lack "
+        "annotations",
     )
     options.add_strict(parser)
     options.add_ensemble(parser)

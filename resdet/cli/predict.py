@@ -8,15 +8,16 @@ from resdet.cli.options import at_least_one, fraction, split_inputs
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … [key=value …] --out DIR [options]\n"
+        "%(prog)s RUN_OR_CHECKPOINT IMAGE_OR_FOLDER_OR_VIDEO … [key=value …] --out DIR\n"
+        "           [--ensemble RUN …] [options]\n"
         "       %(prog)s RUN_OR_CHECKPOINT --proposals FILE.npz [--set train|val] [key=value …]"
     )
     parser.description = (
         "Detect objects in images and videos, or classify them. DIR receives the drawn images. A "
         "detector also writes\ndetections.json (COCO's result format, original category ids) and "
         "images.json (id, file_name, size, frame);\na classifier writes predictions.json (file and "
-        "five best classes). With --proposals, a per-class RPN (task localization) writes its "
-        "boxes on data.train or\ndata.val of its run into one file, which data.proposals of an "
+        "five best classes). With --proposals, a per-class RPN\n(task localization) writes its "
+        "boxes for data.train or data.val of its run to one file, which data.proposals of an\n"
         "R-CNN reads."
     )
     parser.epilog = (
@@ -26,6 +27,30 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         "  %(prog)s runs/a images --ensemble runs/b runs/c --out runs/drawn\n"
         "  %(prog)s runs/rpn --proposals runs/rpn/train.npz test.views=dense"
     )
+    _add_inputs(parser)
+    parser.add_argument("--out", metavar="DIR", help="folder for the results")
+    _add_proposals(parser)
+    parser.add_argument(
+        "--score-thresh",
+        metavar="S",
+        type=fraction,
+        help="drop detections or classes with this score (0 to 1) or less; default: .5 for a "
+        "detector; a classifier keeps five classes",
+    )
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=at_least_one,
+        default=1,
+        help="images per forward pass; default %(default)s",
+    )
+    options.add_device(parser)
+    options.add_precision(parser)
+    options.add_imports(parser)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """The models, and what they see."""
     parser.add_argument(
         "model",
         metavar="RUN_OR_CHECKPOINT",
@@ -47,25 +72,6 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         help="further detectors of the same classes: each classifies the proposals of all, and "
         "their scores and boxes are averaged",
     )
-    parser.add_argument("--out", metavar="DIR", help="folder for the results")
-    _add_proposals(parser)
-    parser.add_argument(
-        "--score-thresh",
-        metavar="S",
-        type=fraction,
-        help="drop detections or classes with this score (0 to 1) or less; default: .5 for a "
-        "detector; a classifier keeps five classes",
-    )
-    parser.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=at_least_one,
-        default=1,
-        help="images per forward pass; default %(default)s",
-    )
-    options.add_device(parser)
-    options.add_precision(parser)
-    options.add_imports(parser)
 
 
 def _add_proposals(parser: argparse.ArgumentParser) -> None:

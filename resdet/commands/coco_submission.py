@@ -86,5 +86,8 @@ def _check_set(truth: AnnotationTable) -> str:
             "COCO's server evaluates its own 80"
         )
     if not all(isinstance(image, int) for image in truth.image_ids):
-        raise UserError(f"--submission: {truth.source} has image ids that are not COCO's numbers")
+        raise UserError(
+            f"--submission: {truth.source} has image ids that are not COCO's numbers; "
+            "give COCO's own file"
+        )
     return match[1]

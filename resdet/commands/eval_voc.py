@@ -93,7 +93,8 @@ def write_submission(result: Result, folder: Path) -> Path:
     subset = list_file.stem if re.fullmatch(r"[A-Za-z0-9]+", list_file.stem) else "test"
     if len(truth.files) > 1:
         raise UserError(
-            f"--submission: {truth.source} are several lists; VOC's files are of one year and set"
+            f"--submission: {truth.source} are several lists, and VOC's files are of one year and "
+            "set; give one list"
         )
     folder.mkdir(parents=True, exist_ok=True)
     year = _year_of(truth)

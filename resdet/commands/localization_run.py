@@ -52,7 +52,7 @@ def evaluate_loc_runs(
             f"are taken, or --oracle for the true class; {both}"
         )
     if oracle and (crops != "1" or scales):
-        raise UserError("--crops and --scales are for --classifier, and --oracle has none")
+        raise UserError("--crops and --scales belong to --classifier; leave them out with --oracle")
     for spec in [*map(str, runs), *classifiers]:
         check_spec(spec)
     asking = None

@@ -149,7 +149,9 @@ class BoxHeadConfig(Section):
     @model_validator(mode="after")
     def _dropout(self) -> BoxHeadConfig:
         if self.dropout is not None and self.num_fcs == 0:
-            raise ValueError("dropout comes after fully connected layers, and num_fcs is 0")
+            raise ValueError(
+                "dropout comes after fully connected layers, and num_fcs is 0; set dropout: null"
+            )
         return self
 
 

@@ -187,8 +187,8 @@ def _proposals(
         return RPNProposals(rpns, limit, network.class_names)
     if of_rpn:
         raise UserError(
-            f"{of_rpn[0]}: is for an RPN, and the proposals come from a file; give --proposals "
-            "RPN_RUN or leave it out"
+            f"{of_rpn[0]}: belongs to an RPN, and the proposals come from a file; give --proposals "
+            "RPN_RUN, or leave it out"
         )
     stored = read_proposals(files, dataset) if files else build_val_proposals(config, dataset)
     return StoredProposals(stored, limit, network.class_names)

@@ -75,7 +75,11 @@ def build_evaluator(name: str, truth: Any, settings: EvalSettings | None = None)
         kind = "classifiers" if is_detector else "detectors"
         raise UserError(f"eval.metric: {name!r} is for {kind}; remove the key, or give another")
     if settings.overlap != "inclusive" and name in _OF_DETECTORS - {"voc07", "voc12"}:
-        raise UserError(f"eval.overlap: it is VOC's, and eval.metric is {name!r}; set inclusive")
+        raise UserError(
+            f"eval.overlap: belongs to VOC's metrics, and eval.metric is {name!r}; set inclusive"
+        )
     if settings.blacklist is not None and name in _OF_DETECTORS - {"imagenet_det", "imagenet_loc"}:
-        raise UserError(f"eval.blacklist: it is ImageNet's, and eval.metric is {name!r}; set null")
+        raise UserError(
+            f"eval.blacklist: belongs to ImageNet's metrics, and eval.metric is {name!r}; set null"
+        )
     return METRICS[name](truth, settings)

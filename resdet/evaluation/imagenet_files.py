@@ -130,7 +130,8 @@ def _check_guesses(
     for place, (number, row) in enumerate(lines, 1):
         if number != place:
             raise DataError(
-                f"{source}: line {place}: it is empty; write `0 0 0 0 0` for an image without guess"
+                f"{source}: line {place}: it is empty; write `0 0 0 0 0` for an image without "
+                "a guess"
             )
         if len(row) % 5:
             raise DataError(
@@ -279,7 +280,7 @@ def _numbers_of_images(source: str, truth: AnnotationTable) -> dict[int, int]:
             )
     if len(set(labels.values())) < len(labels):
         raise DataError(
-            f"{source}: several numbers are of one class of {truth.source}; give files that belong "
-            "together"
+            f"{source}: several class numbers stand for one class of {truth.source}; give files "
+            "that belong together"
         )
     return labels

@@ -197,6 +197,6 @@ def image_labels(truth: AnnotationTable) -> Ints:
         image = int(truth.image_of[row])
         raise UserError(
             f"{truth.file_of(image)}: {truth.image_name(image)} has objects of several classes; "
-            "imagenet_loc needs one class per image: set eval.metric to another"
+            "imagenet_loc needs one class per image; set another eval.metric"
         )
     return labels

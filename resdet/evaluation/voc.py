@@ -80,7 +80,7 @@ class PixelEvaluator:
         self.truth = truth
         self.settings = settings or EvalSettings()
         if self.settings.iou_types == ("segm",):
-            raise UserError("kinds segm: this metric is of boxes; leave out --kinds")
+            raise UserError("kinds segm: this metric evaluates boxes; leave out --kinds")
         self._rows = {image: row for row, image in enumerate(truth.image_ids)}
         self._labels = {category: label for label, category in enumerate(truth.category_ids)}
         self.state = PixelState([], [], [], [])

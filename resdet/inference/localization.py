@@ -139,8 +139,8 @@ class StoredProposals:
                 files = ", ".join(file.path for file in self.proposals.files)
                 raise DataError(
                     f"{files}: image {image.image_id!r}: no proposals of class "
-                    f"{self.class_names[label]}; write the file with the same classifier, or give "
-                    "the RPN's run instead of the file"
+                    f"{self.class_names[label]}; give the RPN's run as --proposals, which "
+                    "proposes boxes of every class"
                 )
             every.append(boxes)
         return every

@@ -89,7 +89,9 @@ def imported(values: dict[str, Any], name: str | None, source: str) -> LoadedWei
         )
     depth = 2 + 2 * count_names(values, r"layer\d\.\d+\.conv1\.weight")
     if name is not None and check_name(name) != f"resnet{depth}":
-        raise UserError(f"{source}: it has {depth} layers, so that it is not {PREFIX}{name}")
+        raise UserError(
+            f"{source}: it has {depth} layers, so it is not {PREFIX}{name}; leave out the name"
+        )
     prepared = Preparation(SIDE, SIDE)
     known = f"resnet{depth}" in HASHES
     config: dict[str, Any] = {

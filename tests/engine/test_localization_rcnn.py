@@ -96,7 +96,7 @@ def test_runs_are_evaluated_alone_and_together(folder: Path, rcnn: Path, rpn: Pa
         (["rpn"], {"proposals": ["p.npz"]}, "--proposals is for R-CNNs"),
         (["rcnn"], {"proposals": ["rcnn"]}, "rcnn: is an R-CNN; give a run of model.type rpn"),
         (["rcnn"], {"proposals": ["p.npz", "rpn"]}, "give either RPN runs or .npz files"),
-        (["rcnn"], {"overrides": ["test.views=dense"]}, "test.views=dense: is for an RPN"),
+        (["rcnn"], {"overrides": ["test.views=dense"]}, "test.views=dense: belongs to an RPN"),
         (["rcnn"], {"overrides": ["data.val=null"]}, "its config has no data.val"),
     ],
 )

@@ -78,10 +78,10 @@ def test_an_overlap_of_one_half() -> None:
 @pytest.mark.parametrize(
     ("metric", "settings", "message"),
     [
-        ("voc07", EvalSettings(blacklist="b.txt"), "eval.blacklist: it is ImageNet's"),
-        ("coco", EvalSettings(overlap="exclusive"), "eval.overlap: it is VOC's"),
-        ("imagenet_det", EvalSettings(overlap="exclusive"), "eval.overlap: it is VOC's"),
-        ("voc12", EvalSettings(iou_types=("segm",)), "this metric is of boxes"),
+        ("voc07", EvalSettings(blacklist="b.txt"), "eval.blacklist: belongs to ImageNet's"),
+        ("coco", EvalSettings(overlap="exclusive"), "eval.overlap: belongs to VOC's"),
+        ("imagenet_det", EvalSettings(overlap="exclusive"), "eval.overlap: belongs to VOC's"),
+        ("voc12", EvalSettings(iou_types=("segm",)), "this metric evaluates boxes"),
         ("imagenet_det", EvalSettings(blacklist="none.txt"), "none.txt: no such file"),
         ("accuracy", EvalSettings(), "'accuracy' is for classifiers"),
     ],

@@ -146,7 +146,7 @@ def test_the_devkit_numbers_classes_in_its_own_order(tmp_path: Path) -> None:
     for text, message in (
         ("900\n17\n17\n", "line 3: class 17 is cat"),
         ("900\n17\n", "2 lines, and generated has an image 3"),
-        ("900\n17\n16\n", "several numbers are of one class"),
+        ("900\n17\n16\n", "several class numbers stand for one class"),
     ):
         (tmp_path / "truth.txt").write_text(text)
         with pytest.raises(UserError, match=message):

@@ -156,7 +156,7 @@ def test_unknown_names(name: str, hint: str) -> None:
 
 
 def test_a_file_of_another_depth_or_network(published: Path) -> None:
-    with pytest.raises(UserError, match=r"it has 20 layers, so that it is not cifar:resnet56"):
+    with pytest.raises(UserError, match=r"it has 20 layers, so it is not cifar:resnet56"):
         read_weights(str(published), "cifar:resnet56")
     state = {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(10, 64)}
     torch.save(state, published)
