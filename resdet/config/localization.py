@@ -201,6 +201,9 @@ class LocalizationTestConfig(Section):
     def _nothing_in_vain(self) -> LocalizationTestConfig:
         if self.scales and self.views != "dense":
             raise ValueError("scales need views: dense; a centre crop has data.test_resize")
+        for key in ("vote_iou", "vote_boxes"):
+            if self.merge != "vote" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} belongs to merge: vote; set test.merge=vote")
         return self
 
 

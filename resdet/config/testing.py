@@ -76,12 +76,13 @@ class TestConfig(Section):
                     "test.multi_scale: adjacent needs a network of one map (model.fpn null); "
                     "leave it null to merge the detections of the scales"
                 )
-        elif self.proposal_scales != "test" or self.maxout != "after_head":
-            key = "proposal_scales" if self.proposal_scales != "test" else "maxout"
-            raise ValueError(
-                f"test.{key}: it belongs to multi_scale adjacent, which takes test.scales and a "
-                "network without a pyramid; leave it out"
-            )
+        else:
+            for key in ("proposal_scales", "maxout", "second_scale"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(
+                        f"test.{key}: it belongs to multi_scale adjacent, which takes test.scales "
+                        "and a network without a pyramid; leave it out"
+                    )
         if self.merge == "wbf" and self.num_views(has_pyramid) == 1:
             raise ValueError(
                 "test.merge: wbf fuses the detections of several views, and there is only one; "
@@ -97,10 +98,11 @@ class TestConfig(Section):
                 f"multi_scale: {self.multi_scale} combines scales; give test.scales, such as "
                 "[480, 600, 800]"
             )
-        if self.second_scale != "other_side" and len(self.scales) < 2:
-            raise ValueError(
-                f"second_scale: {self.second_scale} needs several scales; give test.scales"
-            )
+        for key, value in (("second_scale", "other_side"), ("maxout", "after_head")):
+            if getattr(self, key) != value and len(self.scales) == 1:
+                raise ValueError(
+                    f"{key}: {getattr(self, key)} needs several scales; add to test.scales"
+                )
         if self.merge == "wbf" and self.box_voting is not None:
             raise ValueError(
                 "box_voting: wbf takes the mean of overlapping boxes already; set "

@@ -44,7 +44,10 @@ def test_how_scales_are_combined(test: dict, pyramid: bool, adjacent: bool, view
         ({"refine_classes": "all"}, "set test.refine=true"),
         ({"multi_scale": "views"}, "give test.scales"),
         ({"scales": [600, 400]}, "does not ascend"),
-        ({"second_scale": "nearest"}, "needs several scales"),
+        ({"second_scale": "nearest"}, "test.second_scale: it belongs to multi_scale adjacent"),
+        ({"second_scale": "nearest", "scales": [400]}, "needs several scales"),
+        ({"second_scale": "nearest", "scales": [400, 600]}, "test.second_scale: it belongs to"),
+        ({"maxout": "after_pooling", "scales": [400]}, "needs several scales"),
         ({"multi_scale": "adjacent", "scales": [400, 600]}, "needs a network of one map"),
         ({"proposal_scales": "all", "scales": [400, 600]}, "test.proposal_scales: it belongs to"),
         ({"maxout": "after_pooling"}, "test.maxout: it belongs to multi_scale adjacent"),
@@ -67,3 +70,17 @@ def test_wbf_on_one_map_needs_views() -> None:
         config({"merge": "wbf", "scales": [400, 600]}, MAP)
     assert config({"merge": "wbf", "scales": [400, 600], "multi_scale": "views"}, MAP).is_on
     assert config({"maxout": "after_pooling", "scales": [400, 600]}, MAP).is_on
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ({"scales": [256, 384]}, "scales need views: dense"),
+        ({"vote_iou": 0.5}, "vote_iou belongs to merge: vote"),
+        ({"vote_boxes": 9}, "vote_boxes belongs to merge: vote"),
+    ],
+)
+def test_what_makes_no_sense_in_localization(test: dict, message: str) -> None:
+    values = {"task": "localization", "train": {"epochs": 1}, "test": test}
+    with pytest.raises(ConfigError, match=message):
+        config_from_dict(values, "the test")
