@@ -101,6 +101,14 @@ def _stem(name: str) -> str:
     return stem if stem and f".{suffix.lower()}" in SUFFIXES else name
 
 
+def list_folder(folder: Path) -> ImageList:
+    """The images of all XML files below a folder; DataError where there are none."""
+    names = xml_names(folder)
+    if not names:
+        raise DataError(f"{folder}: no XML file in this folder; give the folder of annotations")
+    return ImageList(names, [1] * len(names))
+
+
 def xml_names(folder: Path) -> list[str]:
     """Sorted paths of the XML files below a folder, relative to it and without suffix."""
     names = []

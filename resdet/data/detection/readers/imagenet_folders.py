@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from resdet.data.detection.readers.image_lists import ImageList, read_lists, xml_names
+from resdet.data.detection.readers.image_lists import ImageList, list_folder, read_lists
 from resdet.data.detection.readers.xml_files import Report, XmlColumns
 from resdet.data.detection.table import Source
 from resdet.files.findings import DataError
@@ -40,10 +40,7 @@ def find_images(source: Source, kind: str, report: Report) -> tuple[Path, ImageL
                 f"{path}: holds Annotations/; give a list, {path}/ImageSets/{kind}/val.txt, or a "
                 f"folder of XML files, {path}/Annotations/{kind}/val"
             )
-        names = xml_names(path)
-        if not names:
-            raise DataError(f"{path}: no XML file in this folder; give the folder of annotations")
-        return path, ImageList(names, [1] * len(names))
+        return path, list_folder(path)
     folder = _xml_folder(path, source.images, kind)
     return folder, read_lists(source.path, lambda name: (folder / f"{name}.xml").is_file(), report)
 

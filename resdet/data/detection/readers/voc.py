@@ -18,6 +18,7 @@ import numpy as np
 from resdet.data.detection.readers.image_lists import (
     ImageFiles,
     ImageList,
+    list_folder,
     read_lists,
     xml_names,
 )
@@ -99,10 +100,7 @@ def _images(source: Source, report: Report) -> tuple[Path, ImageList]:
                     f"{path}: holds {inner}/; give a list, {path}/ImageSets/Main/trainval.txt, or "
                     f"all annotations, {path}/{FOLDER}"
                 )
-        names = xml_names(path)
-        if not names:
-            raise DataError(f"{path}: no XML file in this folder; give the folder of annotations")
-        return path, ImageList(names, [1] * len(names))
+        return path, list_folder(path)
     near = [parent / FOLDER for parent in path.absolute().parents[:3]]
     if source.images is not None:
         near.append(Path(source.images).absolute().parent / FOLDER)
