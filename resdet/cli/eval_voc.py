@@ -44,8 +44,8 @@ def fill_eval_voc(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(2007, 2010, 2011, 2012),
         help="2007: mean of the precision at 11 recalls; 2010 to 2012: area under the curve; "
-        "default: eval.metric of the run, or the year in the path of the ground truth, else the "
-        "area",
+        "default: eval.metric of a run if it is VOC's, for files the year in the path of the "
+        "ground truth; else the area",
     )
     parser.add_argument(
         "--overlap",

@@ -44,11 +44,10 @@ def eval_voc_command(
 
     Either `run` (several are an ensemble), evaluated on its data.val with config `overrides`, or
     `detections` (a folder or archive of VOC's files, one of them, or COCO records in a .json) with
-    `annotations` in `format`
-    (voc by default). `year` 2007 takes the mean over 11 points, 2010 to 2012 the area; None is the
-    run's metric, or VOC2007 where the path of the ground truth names it, else the area. `overlap`
-    is inclusive or exclusive. `submission` writes the archive for VOC's server, too. Raises
-    UserError for a wrong combination.
+    `annotations` in `format` (voc by default). `year` 2007 takes the mean over 11 points, 2010 to
+    2012 the area; None is the metric of a run if it is VOC's, and for files 2007 where the path of
+    the ground truth has that year; else the area. `overlap` is inclusive or exclusive. `submission`
+    writes the archive for VOC's server, too. Raises UserError for a wrong combination.
     """
     of_run = {"key=value": overrides, "--device": device, "--precision": precision}
     check_sources(run, detections, annotations, of_run, {"--format": format})

@@ -213,7 +213,7 @@ class EvalConfig(Section):
     """coco, lvis (for LVIS annotation files), voc07, voc12, imagenet_det, imagenet_loc, or a metric
     that a module in `imports` adds."""
     overlap: Literal["inclusive", "exclusive"] = "inclusive"
-    """voc07 and voc12: a match from an overlap of .5, as in VOC's devkit, or only above it."""
+    """voc07 and voc12: inclusive: an overlap of exactly .5 is a match, as in VOC's devkit."""
     blacklist: str | None = None
     """imagenet_det and imagenet_loc: the devkit's list of what is not evaluated."""
     backend: Literal["fast", "hotcoco", "pycocotools"] = "fast"

@@ -47,9 +47,9 @@ class HeldOutConfig(Section):
     """Part of data.train that is held out for validation."""
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the images; the shares of each class are as equal as can be."""
+    """Share of the images to hold out; each class keeps this share as far as possible."""
     seed: NonNegative = 0
-    """Of the choice of images; independent of `train.seed`."""
+    """Seed of the choice of images; independent of `train.seed`."""
 
 
 def split_replaces_val(values: Any) -> Any:

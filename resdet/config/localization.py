@@ -61,8 +61,8 @@ class ClassRPNConfig(Section):
     """Largest share of positives among them."""
     trained_classes: Literal["own", "all"] = "own"
     """own: the sampled anchors train the classifier of the image's class only, which is enough
-    where the class is given. all: to the classifiers of the other classes every sampled anchor is
-    negative, so that scores of different classes can be compared without another classifier."""
+    where the class is given. all: every sampled anchor is also a negative of all other classes, so
+    that scores of different classes can be compared without another classifier."""
     box_loss: BoxLoss = "smooth_l1"
     """Loss on the anchor deltas (giou: on the decoded boxes)."""
     smooth_l1_beta: PositiveFloat = 0.1111

@@ -26,16 +26,18 @@ class RegionConfig(Section):
     positive_fraction: Fraction = 0.5
     """Share of positives among the crops of training, where an image has both kinds."""
     rois_per_image: Positive = 1
-    """Crops taken from each image of a batch; 1 draws all crops of an update independently, more
-    of them decode fewer images."""
+    """Crops taken from each image of a batch; with 1 the crops of an update are of different
+    images, with more of them fewer images are decoded."""
     num_proposals: Positive = 200
     """Best-scored proposals of the class in each image that training and testing use."""
     box_weights: Annotated[list[PositiveFloat], Field(min_length=4, max_length=4)] = [10, 10, 5, 5]
     """Weights of the deltas dx, dy, dw, dh, one over their deviation."""
     box_loss: BoxLoss = "smooth_l1"
+    """Loss on the box deltas of positives (giou: on the decoded boxes)."""
     smooth_l1_beta: PositiveFloat = 1.0
-    """smooth_l1: where its quadratic part ends."""
+    """Where smooth_l1 turns from quadratic to linear."""
     box_loss_weight: NonNegativeFloat = 1.0
+    """Weight of the box loss beside the classification loss."""
 
 
 class ProposalsConfig(Section):

@@ -25,7 +25,7 @@ class TestConfig(Section):
     threshold."""
     box_voting: Threshold | None = None
     """Replace each detected box by the score-weighted mean of the candidates of its class whose
-    IoU with it is at least this (.5 in the paper); null does not."""
+    IoU with it is at least this (.5 in the paper); null is without voting."""
     scales: Annotated[list[Positive], Ascending] = []
     """Short sides in pixels of the sizes to test at; empty is `data.test_resize.short_edge`. The
     limit on the long side, `data.test_resize.max_size`, grows and shrinks with them."""
