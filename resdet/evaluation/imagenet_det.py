@@ -13,9 +13,9 @@ from resdet.data.detection.table import AnnotationTable
 from resdet.evaluation.image_numbers import image_numbers
 from resdet.evaluation.imagenet_files import read_det_blacklist
 from resdet.evaluation.inclusive import Bools, Ints, PixelDetections, match_imagenet
+from resdet.evaluation.pixel_evaluator import PixelEvaluator
 from resdet.evaluation.precision_recall import ClassCurve, area_ap, class_curves, make_result
 from resdet.evaluation.result import EvalSettings, Result, no_metrics
-from resdet.evaluation.voc import PixelEvaluator
 
 
 def evaluate_det(

@@ -25,8 +25,8 @@ from resdet.evaluation.inclusive import (
     pair_up,
     truth_corners,
 )
+from resdet.evaluation.pixel_evaluator import PixelEvaluator
 from resdet.evaluation.result import EvalSettings, Result, no_metrics
-from resdet.evaluation.voc import PixelEvaluator
 from resdet.files.json import some
 
 if TYPE_CHECKING:
