@@ -37,7 +37,7 @@ EVALUATED_BY = {
     "classifier": "eval-cls",
     "localizer": "eval-imagenet --task loc",
 }
-"""Commands, for messages."""
+"""Commands by kind."""
 C = TypeVar("C", bound=AnyConfig)
 M = TypeVar("M", bound=Predictor[Any])
 
@@ -67,10 +67,9 @@ def check_kind(weights: LoadedWeights, kind: str) -> None:
     """UserError unless the weights are a run's checkpoint of a detector, classifier or localizer,
     as `kind` says."""
     if weights.kind != kind and weights.kind in EVALUATED_BY:
-        command, *options = EVALUATED_BY[weights.kind].split()
-        how = " ".join([command_line(command), *options])
         raise UserError(
-            f"{weights.source} is a {weights.kind}, not a {kind}; evaluate it with {how}"
+            f"{weights.source} is a {weights.kind}, not a {kind}; evaluate it with "
+            f"{evaluated_by(weights.kind)}"
         )
     if weights.kind == "backbone":
         raise UserError(
@@ -84,6 +83,12 @@ def check_kind(weights: LoadedWeights, kind: str) -> None:
             "checkpoint of a resdet run; give the run folder or its best.pt"
             + (source if kind == "classifier" else "")
         )
+
+
+def evaluated_by(kind: str) -> str:
+    """How the user evaluates a detector, classifier or localizer, for messages."""
+    command, *options = EVALUATED_BY[kind].split()
+    return " ".join([command_line(command), *options])
 
 
 def build_stored(weights: LoadedWeights, config: C, build: Callable[[C, LoadedWeights], M]) -> M:

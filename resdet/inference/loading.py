@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from resdet.errors import UserError, command_line
+from resdet.errors import UserError
 from resdet.factory import build_trained, build_trained_classifier, build_trained_localizer
 from resdet.factory.imports import import_modules
+from resdet.factory.network import evaluated_by
 from resdet.hardware import choose_device
 from resdet.inference.combined import CombinedDetector, combine
 from resdet.interop.weights import read_weights
@@ -20,9 +21,6 @@ from resdet.models.rcnn import RCNN
 from resdet.models.region_classifier import AnyLocalizer
 
 log = logging.getLogger("resdet")
-
-COMMANDS = {"classifier": "eval-cls", "localizer": "eval-imagenet"}
-"""The command that evaluates models of the other tasks."""
 
 Model = RCNN | CombinedDetector | Classifier | AnyLocalizer
 
@@ -83,7 +81,7 @@ def load_models(
             if len(paths) > 1:
                 raise UserError(
                     f"{path}: is a {weights.kind}, and an ensemble is made of detectors; evaluate "
-                    f"several with {command_line(COMMANDS[weights.kind])} --ensemble"
+                    f"several with {evaluated_by(weights.kind)} --ensemble"
                 )
             if weights.kind == "localizer":
                 return build_trained_localizer(weights, overrides)
