@@ -19,9 +19,9 @@ from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.split import SPLIT_FILE, Split
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
+from resdet.engine.eval_batches import eval_batches, networks_of
 from resdet.engine.run_folder import stored_split
 from resdet.engine.signals import StopRequest
-from resdet.engine.test_views import eval_batches, networks_of
 from resdet.engine.validation import Validation, share
 from resdet.errors import UserError
 from resdet.evaluation import EvalSettings, Evaluator, build_evaluator
@@ -29,7 +29,7 @@ from resdet.factory import build_trained, build_val_data
 from resdet.factory.imports import naming_imports
 from resdet.hardware import Precision
 from resdet.inference.combined import CombinedDetector, combine
-from resdet.inference.views import Prepared
+from resdet.inference.sizes import Prepared
 from resdet.interop.weights import read_weights
 from resdet.models.predict import precision_of
 from resdet.models.rcnn import RCNN

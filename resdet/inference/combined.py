@@ -18,8 +18,8 @@ from resdet.config.testing import TestConfig
 from resdet.inference.joining import concatenate, join
 from resdet.inference.members import check_members, class_orders
 from resdet.inference.region_scores import Maps, Scales, size_ratios
+from resdet.inference.sizes import Prepared, plan_sizes
 from resdet.inference.view import View, find_candidates, propose
-from resdet.inference.views import Prepared, plan_sizes
 from resdet.models.fpn import FPN
 from resdet.models.predict import Predictor
 from resdet.models.rcnn import RCNN

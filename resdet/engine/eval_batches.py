@@ -10,7 +10,7 @@ from resdet.data.detection.dataset import DetectionDataset, Sample
 from resdet.data.loader import Key, eval_loader
 from resdet.engine.distributed import Processes
 from resdet.inference.combined import CombinedDetector
-from resdet.inference.views import Preparation, Prepared
+from resdet.inference.sizes import Preparation, Prepared
 from resdet.models.rcnn import RCNN
 
 Item = tuple[Sample, Prepared]
