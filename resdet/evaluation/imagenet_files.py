@@ -184,9 +184,9 @@ def write_kaggle_guesses(path: Path, truth: AnnotationTable, guesses: PixelDetec
 def read_det_blacklist(path: str | Path, truth: AnnotationTable) -> Ints:
     """(B, 2) rows of images and labels from lines `image class`.
 
-    An image is given by its number or its id, a class by its wnid, its name or its number. Lines of
-    images and classes that the ground truth lacks are of no account: the list is of the whole
-    validation set.
+    An image is given by its number or its id, a class by its wnid, its name or its number. Lines
+    with images or classes that the ground truth lacks are ignored, because the list is that of the
+    whole validation set.
     """
     source, lines = str(path), split_lines(read_text(path))
     check_lengths(lines, 2, source, "image_index wnid")
@@ -225,8 +225,8 @@ def class_numbers(path: str | Path, truth: AnnotationTable) -> dict[int, int]:
     """Labels by the devkit's class numbers, which are in an order of its own.
 
     `path` is its meta.mat or map_clsloc.txt, for annotations whose classes are wnids; or its
-    ILSVRC2012_validation_ground_truth.txt, whose line i is the number of the class of image i:
-    beside the label that the annotations give that image, it tells what a number means. Numbers up
+    ILSVRC2012_validation_ground_truth.txt, whose line i is the class number of image i: the label
+    that the annotations give that image is the one of this number. Numbers up
     to 1,000 of classes that the annotations lack get the label `NO_CLASS`. Raises DataError where
     file and annotations do not belong together.
     """

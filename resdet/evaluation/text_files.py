@@ -86,7 +86,7 @@ def split_lines(text: str) -> list[tuple[int, list[str]]]:
 def check_lengths(
     lines: Sequence[tuple[int, list[str]]], length: int, source: str, columns: str
 ) -> None:
-    """DataError for the first line that has not `length` words; `columns` names them."""
+    """DataError for the first line that does not have `length` words; `columns` names them."""
     if all(len(row) == length for _, row in lines):
         return
     number, row = next((n, row) for n, row in lines if len(row) != length)

@@ -108,9 +108,9 @@ class ProposalFile:
     def _check_values(self) -> None:
         ids, names = np.asarray(self.image_ids), self.class_names
         if len(np.unique(ids)) < len(ids):
-            raise self._error("an image id comes twice")
+            raise self._error("an image id appears twice")
         if len(set(names)) < len(names):
-            raise self._error("a class name comes twice")
+            raise self._error("a class name appears twice")
         if (self.sizes < 1).any():
             row = int(np.flatnonzero((self.sizes < 1).any(axis=1))[0])
             raise self._error(f"image {ids[row].item()!r} has no size")
@@ -248,7 +248,7 @@ class ProposalWriter:
             writer.add(image_id, (height, width), boxes, scores, labels)
 
     Raises:
-        UserError: the folder or the disk refuses, or an image comes twice.
+        UserError: the folder or the disk refuses, or an image appears twice.
     """
 
     def __init__(self, path: str | Path, class_names: Sequence[str]) -> None:
@@ -289,7 +289,7 @@ class ProposalWriter:
         UserError where a box or score is not a number.
         """
         if image_id in self._ids:
-            raise UserError(f"{self.path}: image {image_id!r} comes twice; name each image once")
+            raise UserError(f"{self.path}: image {image_id!r} appears twice; name each image once")
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise UserError(
                 f"{self.path}: image {image_id!r}: the model gives boxes or scores that are not "

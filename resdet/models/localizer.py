@@ -206,7 +206,7 @@ class Localizer(Predictor[Detections]):
         """The best box of each of the `test.num_guesses` classes with the highest scores.
 
         Scores of different classes can be compared where `model.rpn.trained_classes` is all;
-        otherwise a classifier tells the classes.
+        otherwise a classifier has to give the classes.
         """
         views = [self.views(np.ascontiguousarray(each.permute(1, 2, 0).numpy())) for each in images]
         answers = []

@@ -149,7 +149,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         """The sample of (epoch, index); what is random in it depends on seed, epoch and index.
 
         Raises:
-            DataError: the image can't be read, or has not the size that its file states.
+            DataError: the image can't be read, or does not have the size that its file states.
         """
         epoch, index = key
         return self.sample(index, self.read(index), epoch)
@@ -189,7 +189,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         return Objects(boxes.astype(np.float32), table.labels[rows], outlines, extras)
 
     def check_size(self, index: int, height: int, width: int) -> None:
-        """DataError where an image that was read has not the size that its file states."""
+        """DataError where an image that was read does not have the size that its file states."""
         row = int(self.images[index])
         stated_height, stated_width = self.table.sizes[row].tolist()
         if (stated_height, stated_width) == (height, width):

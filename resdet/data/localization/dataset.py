@@ -74,7 +74,7 @@ class LocalizationViewsData(torch.utils.data.Dataset[TestImage]):
         """The image of (epoch, index); nothing is random in it.
 
         Raises:
-            DataError: the image can't be read, or has not the size that its file states.
+            DataError: the image can't be read, or does not have the size that its file states.
         """
         _, index = key
         path = self.data.path(index)

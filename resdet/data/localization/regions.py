@@ -143,7 +143,7 @@ class RegionBatch:
     positive: Tensor
     """(R,) bool."""
     labels: Tensor
-    """(R,) int64, 0..K-1: the class that each proposal is one of."""
+    """(R,) int64, 0..K-1: the class of each proposal."""
     image_ids: list[int | str]
     """B ids, one per image."""
     paths: list[str]
@@ -233,7 +233,7 @@ class RegionDataset(torch.utils.data.Dataset[RegionSample]):
         """The crops of (epoch, index); what is random depends on seed, epoch and index alone.
 
         Raises:
-            DataError: the image can't be read, or has not the size that its file states.
+            DataError: the image can't be read, or does not have the size that its file states.
         """
         epoch, index = key
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index)))
@@ -243,7 +243,7 @@ class RegionDataset(torch.utils.data.Dataset[RegionSample]):
         best = ious.argmax(axis=1) if len(ious) else np.zeros(0, np.int64)
         positive = ious.max(axis=1, initial=0) >= self.foreground_iou
         if not positive.any():
-            # an image without a good proposal lends its objects
+            # without a good proposal the objects themselves are the positives
             own_frames, own_windows, _ = self._measured(gt_boxes, gt_boxes)
             frames, windows = (
                 np.concatenate([frames, own_frames]),
@@ -255,7 +255,7 @@ class RegionDataset(torch.utils.data.Dataset[RegionSample]):
         path = self.images.path(index)
         crops, mirrored = self._cut(path, index, windows[rows], rng)
         frames, gt = frames[rows], gt_boxes[best[rows]]
-        # mirrored about the middle of the frame, which thereby stays where it is
+        # mirrored about the middle of the frame, so that the frame stays where it is
         turned = gt.copy()
         turned[:, [0, 2]] = (frames[:, 0] + frames[:, 2])[:, None] - gt[:, [2, 0]]
         gt = np.where(mirrored[:, None], turned, gt)

@@ -85,7 +85,7 @@ class XmlColumns:
 
 
 class BrokenXml(ValueError):
-    """A file without usable annotations; the text tells why."""
+    """A file without usable annotations; the text says why."""
 
 
 def continuous_xywh(corners: NDArray[np.float64], first: int) -> NDArray[np.float64]:
