@@ -121,6 +121,19 @@ def test_mistakes_in_the_arguments(capsys, argv, message):
     assert message in capsys.readouterr().err
 
 
+def test_predict_takes_overrides_after_the_runs_of_an_ensemble(monkeypatch):
+    given = {}
+    monkeypatch.setattr("resdet.commands.predict.predict_command", lambda **k: given.update(k))
+    cli.main(["predict", "a", "x.png", "--ensemble", "b", "c", "test.flip=true", "--out", "o"])
+    assert given["ensemble"] == ["b", "c"] and given["inputs"] == ["x.png"]
+    assert given["overrides"] == ["test.flip=true"]
+
+
+def test_predict_names_proposals_as_they_are_read(capsys):
+    assert cli.main(["predict", "runs/x", "--proposals", "train.txt"]) == 2
+    assert "is not the name of an npz file; give train.txt.npz" in capsys.readouterr().err
+
+
 def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()

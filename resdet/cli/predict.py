@@ -90,6 +90,9 @@ def _add_proposals(parser: argparse.ArgumentParser) -> None:
 
 def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     files, overrides = split_inputs(args.inputs)
+    # key=value after the last RUN of --ensemble
+    args.ensemble, more = split_inputs(args.ensemble)
+    overrides += more
     if args.proposals is not None:
         return _run_proposals(args, parser, files, overrides)
     if args.set is not None:

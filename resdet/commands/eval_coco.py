@@ -4,6 +4,7 @@ Files alone are evaluated without torch.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from resdet.commands.coco_submission import check_name, write_coco_submission
@@ -68,8 +69,8 @@ def eval_coco_command(
         )
         folder = Path("runs") / f"eval_{Path(detections).stem}"
     folder = Path(out or folder)
-    files = write_coco_submission(result, submission, folder, kinds) if submission else []
-    write_result(result, folder, files)
+    submit = partial(write_coco_submission, result, submission or "", folder, kinds)
+    write_result(result, folder, submit if submission is not None else None)
     return result
 
 

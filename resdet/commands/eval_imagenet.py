@@ -78,6 +78,11 @@ def eval_imagenet_command(
     only_loc = {**loc.given(), "--ground-truth": ground_truth}
     for name in (name for name, given in only_loc.items() if given and task == "det"):
         raise UserError(f"{name} is for --task loc; leave it out")
+    if run is not None and ground_truth is not None and not submission:
+        raise UserError(
+            "--ground-truth numbers the classes of files: of --detections, or of the --submission "
+            "of a run; leave it out, or add --submission"
+        )
     if run is not None:
         changes = [*overrides, *([] if blacklist is None else [f"eval.blacklist={blacklist}"])]
         on: dict[str, Any] = {"device": device, "precision": precision, "strict": strict}
@@ -92,8 +97,8 @@ def eval_imagenet_command(
             result = _evaluate_loc_file(truth, detections, blacklist, ground_truth)
         folder = finish_files(result, notes, detections, strict=strict)
     folder = Path(out or folder)
-    files = write_submission(result, task, folder, ground_truth) if submission else []
-    write_result(result, folder, files)
+    submit = partial(write_submission, result, task, folder, ground_truth)
+    write_result(result, folder, submit if submission else None)
     return result
 
 

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from resdet.commands.evaluate_run import (
@@ -73,7 +74,7 @@ def eval_voc_command(
         result = evaluate_voc(truth, boxes, metric, overlap=overlap or "inclusive")
         folder = finish_files(result, notes, detections, strict=strict)
     folder = Path(out or folder)
-    write_result(result, folder, [write_submission(result, folder)] if submission else [])
+    write_result(result, folder, partial(write_submission, result, folder) if submission else None)
     return result
 
 
@@ -84,8 +85,8 @@ def read_results(path: str | Path, truth: AnnotationTable) -> PixelDetections:
     return read_voc_results(path, truth)
 
 
-def write_submission(result: Result, folder: Path) -> Path:
-    """Write the archive for VOC's server into `folder`; returns its path."""
+def write_submission(result: Result, folder: Path) -> list[Path]:
+    """Write the archive for VOC's server into `folder`; returns its path, alone."""
     truth = result.truth
     assert truth is not None, "a detector's metric"
     list_file = Path(truth.files[0])
@@ -97,9 +98,8 @@ def write_submission(result: Result, folder: Path) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     year = _year_of(truth)
-    return write_voc_results(
-        folder / SUBMISSION, truth, result.detections, year=year, subset=subset
-    )
+    archive = folder / SUBMISSION
+    return [write_voc_results(archive, truth, result.detections, year=year, subset=subset)]
 
 
 def _metric(year: int) -> str:

@@ -4,7 +4,7 @@ Files alone are evaluated without torch.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,12 @@ def read_truth(
     annotations: str | Path | Sequence[str | Path], format: str, *, strict: bool
 ) -> tuple[AnnotationTable, list[str]]:
     """Ground truth without outlines, and notes on what was left out of it."""
+    files = [annotations] if isinstance(annotations, str | Path) else list(annotations)
+    for file in (file for file in files if files.count(file) > 1):
+        raise UserError(
+            f"--annotations {file}: it is given twice, and its objects would count twice; give "
+            "each file once"
+        )
     findings: list[Finding] = []
     truth = read_annotations(annotations, findings, format=format, outlines=False)
     if strict and findings:
@@ -122,9 +128,15 @@ def finish_files(
     return Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"
 
 
-def write_result(result: Result, folder: Path, submissions: Sequence[Path] = ()) -> None:
-    """Write eval.json, per_class.csv and the PR curves, and print the tables."""
-    paths = [*result.write(folder), *submissions]
+def write_result(
+    result: Result, folder: Path, submission: Callable[[], Sequence[Path]] | None = None
+) -> None:
+    """Write eval.json, per_class.csv and the PR curves, and print the tables; then write the files
+    of `submission`. It comes last, so that an error of it loses no result."""
+    paths = [*result.write(folder)]
     result.print_tables()
-    names = (str(path.relative_to(folder)) for path in paths)
-    print(f"\nwritten to {folder}: {', '.join(names)}")
+    try:
+        paths += [] if submission is None else submission()
+    finally:
+        names = (str(path.relative_to(folder)) for path in paths)
+        print(f"\nwritten to {folder}: {', '.join(names)}")

@@ -50,6 +50,8 @@ def propose_command(
     R-CNN reads. Raises UserError for a run that is not a per-class RPN and for data that it does
     not fit.
     """
+    if Path(out).suffix != ".npz":  # by which eval-imagenet tells files from runs
+        raise UserError(f"--proposals {out}: is not the name of an npz file; give {out}.npz")
     model = _load(run, overrides)
     config = model.config
     model.place(hardware.choose_device(device, 0))

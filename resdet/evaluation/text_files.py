@@ -63,7 +63,9 @@ def read_archive(path: str | Path, suffix: str = "") -> list[tuple[str, str]]:
         raise DataError(f"{path}: no such file; give the path of the results") from None
     # a damaged archive fails in many ways: struct.error, KeyError, RuntimeError (encrypted), …
     except Exception as error:
-        raise DataError(f"{path}: cannot be unpacked ({error}); pack it again") from None
+        # tarfile lists what it tried in lines of their own
+        what = " ".join(str(error).splitlines()[:1]).removesuffix(":")
+        raise DataError(f"{path}: cannot be unpacked ({what}); pack it again") from None
     return [(name, _decode(content, f"{path}: {name}")) for name, content in members]
 
 

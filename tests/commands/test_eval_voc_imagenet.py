@@ -143,6 +143,7 @@ def test_loc_layout_and_files(tmp_path: Path, truth: str | None) -> None:
     ("arguments", "message"),
     [
         ({"task": "det", "detections": "a", "annotations": "b", "ground_truth": "c"}, "--task loc"),
+        ({"task": "loc", "run": "a", "ground_truth": "c"}, "or add --submission"),
         ({"task": "det", "run": "a", "annotations": "b"}, "--annotations needs --detections"),
         ({"task": "det", "run": "a", "format": "b"}, "--format needs --detections"),
         ({"task": "loc"}, "give a run folder or checkpoint, or --detections"),
@@ -167,7 +168,7 @@ def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
         )
 
 
-def test_two_lists_have_no_submission(tmp_path: Path) -> None:
+def test_two_lists_have_no_submission_and_keep_their_result(tmp_path: Path) -> None:
     lists = [
         small_voc(tmp_path / "VOCdevkit", year=year, count=3) / "ImageSets" / "Main" / "test.txt"
         for year in ("VOC2007", "VOC2012")
@@ -176,3 +177,7 @@ def test_two_lists_have_no_submission(tmp_path: Path) -> None:
     files = {"detections": tmp_path / "comp4_det_test_dog.txt", "annotations": lists}
     with pytest.raises(UserError, match="are several lists"):
         eval_voc_command(**files, submission=True, out=tmp_path / "out")  # type: ignore[arg-type]
+    assert "mAP" in json.loads((tmp_path / "out" / "eval.json").read_text())
+    files["annotations"] = [lists[0], lists[0]]
+    with pytest.raises(UserError, match="it is given twice"):
+        eval_voc_command(**files, out=tmp_path / "out")  # type: ignore[arg-type]

@@ -107,6 +107,14 @@ def test_zip_archives(tmp_path: Path) -> None:
     )
 
 
+def test_a_damaged_archive_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "voc.tar.gz"
+    path.write_text("no archive")
+    with pytest.raises(UserError, match=r"cannot be unpacked \(.*\); pack it again$") as caught:
+        read_voc_results(path, TRUTH)
+    assert "\n" not in str(caught.value)
+
+
 def test_det_files_survive_writing(tmp_path: Path) -> None:
     read = read_det_predictions(write_det(DET, tmp_path / "det.txt"), DET_TRUTH)
     path = write_det_predictions(tmp_path / "again.txt", DET_TRUTH, read)
