@@ -12,8 +12,9 @@ import torch
 import resdet
 from resdet.config.loading import config_to_dict, load_config
 from resdet.errors import UserError
-from resdet.factory.network import resolve_config
+from resdet.factory.network import check_kind, resolve_config
 from resdet.interop import weights as reading
+from resdet.interop.loaded import LoadedWeights
 from tests.models.tiny import tiny_model
 
 OWN = """
@@ -168,3 +169,22 @@ def test_build_takes_the_network_of_its_weights(own, tmp_path):
     named = [f"model.weights={tmp_path / 'w.pt'}", *overrides]
     start = resdet.build(own, overrides=named).state_dict()
     assert not torch.equal(start["backbone.conv1.weight"], theirs["backbone.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "message"),
+    [
+        ("classifier", "detector", "f.pt is a classifier, not a detector; .*eval.cls"),
+        (
+            "localizer",
+            "classifier",
+            "is a localizer, not a classifier; .*eval.imagenet.* --task loc",
+        ),
+        ("detector", "localizer", "is a detector, not a localizer; .*eval.coco"),
+        ("backbone", "localizer", "a backbone, not a localizer; set it as model.backbone.weights"),
+        ("classifier", "classifier", "not a checkpoint of a resdet run; .*torchvision:resnet50"),
+    ],
+)
+def test_weights_of_another_task_are_refused(kind: Any, wanted: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_kind(LoadedWeights({}, kind, None, "f.pt"), wanted)
