@@ -43,9 +43,7 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         help="folder for the results, with one subfolder per run if there are several; default: "
         "each run's own folder, and runs/eval_<names> for results of several runs",
     )
-    options.add_device(parser)
-    options.add_precision(parser)
-    options.add_imports(parser)
+    options.add_inference(parser)
 
 
 def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

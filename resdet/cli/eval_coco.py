@@ -45,9 +45,7 @@ def fill_eval_coco(parser: argparse.ArgumentParser) -> None:
     _add_metric(parser)
     options.add_ensemble(parser)
     options.add_out(parser)
-    options.add_device(parser)
-    options.add_precision(parser)
-    options.add_imports(parser)
+    options.add_inference(parser)
 
 
 def _add_metric(parser: argparse.ArgumentParser) -> None:

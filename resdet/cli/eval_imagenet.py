@@ -46,9 +46,7 @@ def fill_eval_imagenet(parser: argparse.ArgumentParser) -> None:
     _add_files(parser)
     options.add_strict(parser)
     options.add_out(parser)
-    options.add_device(parser)
-    options.add_precision(parser)
-    options.add_imports(parser)
+    options.add_inference(parser)
 
 
 def _add_localizers(parser: argparse.ArgumentParser) -> None:

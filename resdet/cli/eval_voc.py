@@ -63,9 +63,7 @@ def fill_eval_voc(parser: argparse.ArgumentParser) -> None:
     options.add_strict(parser)
     options.add_ensemble(parser)
     options.add_out(parser)
-    options.add_device(parser)
-    options.add_precision(parser)
-    options.add_imports(parser)
+    options.add_inference(parser)
 
 
 def run_eval_voc(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

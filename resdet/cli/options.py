@@ -133,6 +133,13 @@ def prepare(
         import_modules(imports, folder)
 
 
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """What every command with a trained model takes."""
+    add_device(parser)
+    add_precision(parser)
+    add_imports(parser)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="DEVICE", help="cpu, cuda or cuda:1; default: a GPU if there is one"

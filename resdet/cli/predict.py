@@ -44,9 +44,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="images per forward pass; default %(default)s",
     )
-    options.add_device(parser)
-    options.add_precision(parser)
-    options.add_imports(parser)
+    options.add_inference(parser)
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
