@@ -85,11 +85,7 @@ class DetectionTask(Task):
         return wrapped(batch.images, batch.targets, seed=seed, step=step), {}
 
     def image_names(self, micro_batches: Sequence[Batch]) -> list[str]:
-        return [
-            f"{path} (id {image_id})"
-            for batch in micro_batches
-            for path, image_id in zip(batch.paths, batch.targets.image_ids, strict=True)
-        ]
+        return [name for batch in micro_batches for name in batch.image_names]
 
     def validate(
         self, precision: Precision, workers: int, stop: StopRequest | None

@@ -40,11 +40,7 @@ class RegionTask(LocalizationTask):
         return wrapped(batch), {"positive_percent": 100 * right}
 
     def image_names(self, micro_batches: Sequence[RegionBatch]) -> list[str]:
-        return [
-            f"{path} (id {image_id})"
-            for batch in micro_batches
-            for path, image_id in zip(batch.paths, batch.image_ids, strict=True)
-        ]
+        return [name for batch in micro_batches for name in batch.image_names]
 
     def guesser(self, workers: int) -> RegionGuesser:
         """The network on the stored proposals of data.val."""

@@ -33,6 +33,11 @@ class Batch:
     """Positions in the data set."""
 
     @property
+    def image_names(self) -> list[str]:
+        """`PATH (id ID)` of each image, for messages."""
+        return name_images(self.paths, self.targets.image_ids)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(B, 3, H, W)."""
         return tuple(self.images.images.shape)
@@ -43,6 +48,11 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which copies to a GPU run alongside its work."""
         return map_tensors(self, Tensor.pin_memory)
+
+
+def name_images(paths: Sequence[str], image_ids: Sequence[int | str]) -> list[str]:
+    """`PATH (id ID)` of each image."""
+    return [f"{path} (id {image_id})" for path, image_id in zip(paths, image_ids, strict=True)]
 
 
 def collate(samples: Sequence[Sample], multiple: int = PAD_MULTIPLE) -> Batch:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from resdet.data.classification.transforms import ColorJitter
+from resdet.data.detection.batches import name_images
 from resdet.data.detection.checks import clip_boxes
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.localization.dataset import image_labels
@@ -147,6 +148,11 @@ class RegionBatch:
     image_ids: list[int | str]
     """B ids, one per image."""
     paths: list[str]
+
+    @property
+    def image_names(self) -> list[str]:
+        """`PATH (id ID)` of each image, for messages."""
+        return name_images(self.paths, self.image_ids)
 
     @property
     def shape(self) -> tuple[int, ...]:
