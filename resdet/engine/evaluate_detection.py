@@ -151,8 +151,7 @@ def evaluate_run(
         sources[0],
         lambda stored: build_val_data(config, stored=stored, strict=strict),
     )
-    for network in models:
-        name_classes(network, dataset, source)
+    name_classes(models, dataset, source)
     check_classes(dataset, models[0].class_names, source, fewer=True)
     model = combine(models, sources)
     model.to(processes.device)
@@ -279,16 +278,21 @@ def _mean_losses(
     return {name: s / total for name, s in zip(names, sums, strict=True)} if total else {}
 
 
-def name_classes(model: RCNN, dataset: DetectionDataset, source: str) -> None:
-    """Give a model the names of as many classes in the data where it shares none of them: files of
-    other toolkits hold no names, and theirs are `class 1` and so on, in the order of the labels."""
-    here, there = list(model.class_names), list(dataset.class_names)
-    if len(here) == len(there) and not set(here) & set(there):
+def name_classes(models: Sequence[RCNN], dataset: DetectionDataset, source: str) -> None:
+    """Give models the names of as many classes in the data where they share none of them: files of
+    other toolkits hold no names, and theirs are `class 1` and so on, in the order of the labels.
+    Members of an ensemble with the classes of the first, in whatever order, are named as that."""
+    there, first = list(dataset.class_names), list(models[0].class_names)
+    for model in models:
+        here = list(model.class_names)
+        if len(here) != len(there) or set(here) & set(there):
+            continue
         logger.info(
             f"none of the model's {len(here)} classes ({', '.join(here[:3])}, …) is in {source}; "
             f"they are taken by position: {', '.join(there[:8])}{', …' if len(there) > 8 else ''}"
         )
-        model.class_names = there
+        names = dict(zip(first if set(here) == set(first) else here, there, strict=True))
+        model.class_names = [names[name] for name in here]
 
 
 def check_classes(

@@ -168,6 +168,7 @@ class LocEvaluator(PixelEvaluator):
 
     def __init__(self, truth: AnnotationTable, settings: EvalSettings | None = None) -> None:
         super().__init__(truth, settings)
+        image_labels(truth)  # one class per image, before anything is computed
         path = self.settings.blacklist
         self.blacklisted = None if path is None else read_loc_blacklist(path, truth)
 

@@ -3,9 +3,11 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from resdet.errors import UserError
@@ -58,7 +60,10 @@ def load(
     """
     import_modules(imports)
     paths = [path] if isinstance(path, str | Path) else list(path)
-    overrides = [f"test.{key}={json.dumps(value)}" for key, value in (test or {}).items()]
+    overrides = [
+        f"test.{key}={json.dumps(value, default=partial(_plain, key))}"
+        for key, value in (test or {}).items()
+    ]
     model = load_models(paths, source, overrides)
     model.place(choose_device(None if device is None else str(device), 0))
     model.precision = precision
@@ -66,6 +71,16 @@ def load(
     name = " + ".join(map(str, paths))
     log.info("%s: precision %s (%s)", name, chosen.name, chosen.reason)
     return model
+
+
+def _plain(key: str, value: object) -> object:
+    """A value of numpy or torch as plain numbers; UserError for what no config holds."""
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return value.tolist()
+    raise UserError(
+        f"test.{key}: {value!r:.60} is not a value that a config has; give true or false, a number, a text "
+        "or a list"
+    )
 
 
 def load_models(

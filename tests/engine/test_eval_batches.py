@@ -6,13 +6,15 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 import resdet
 from resdet.cli import main
-from resdet.engine.evaluate_detection import evaluate_run
+from resdet.engine.evaluate_detection import evaluate_run, name_classes
 from resdet.errors import UserError
 from tests.engine.conftest import Tiny
 from tests.golden import tiny_backbone  # noqa: F401  registers the backbone
@@ -74,6 +76,14 @@ def test_an_ensemble_from_the_command_line(tmp_path: Path, capsys: pytest.Captur
             main(["eval-coco", *arguments])
     error = capsys.readouterr().err
     assert "several runs need --ensemble" in error and "needs two runs or more" in error
+
+
+def test_members_in_another_order_are_named_as_the_first() -> None:
+    """The data calls the first model's `a` `x`, so that the second's `a` is `x` too."""
+    models: Any = [SimpleNamespace(class_names=names) for names in (["a", "b"], ["b", "a"])]
+    data: Any = SimpleNamespace(class_names=["x", "y"])
+    name_classes(models, data, "the test")
+    assert [model.class_names for model in models] == [["x", "y"], ["y", "x"]]
 
 
 def test_predict_with_switches_and_an_ensemble(tmp_path: Path, nuclei: Path) -> None:

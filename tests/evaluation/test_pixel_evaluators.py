@@ -183,7 +183,7 @@ def test_an_image_of_two_classes_cannot_be_localized() -> None:
         np.array([7]), ["a", "b"], np.array([0, 0]), np.ones((2, 4)), np.array([0, 1])
     )
     with pytest.raises(UserError, match="image 7 has objects of several classes"):
-        build_evaluator("imagenet_loc", truth).compute()
+        build_evaluator("imagenet_loc", truth)
 
 
 def test_matching_is_that_of_plain_loops() -> None:

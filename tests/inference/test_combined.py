@@ -300,3 +300,7 @@ def test_load_makes_ensembles_and_takes_switches(tmp_path: Path, pixels: np.ndar
         load([])
     with pytest.raises(UserError, match=r"test.flop.*flip"):
         load(runs, test={"flop": True})
+    seen = load(runs[0], test={"scales": np.array([64, 96])}, **options)
+    assert isinstance(seen, CombinedDetector) and seen.test.scales == [64, 96]
+    with pytest.raises(UserError, match=r"test.flip: .* is not a value that a config has"):
+        load(runs, test={"flip": object()})
