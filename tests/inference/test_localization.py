@@ -77,7 +77,7 @@ def test_an_r_cnn_answers_with_its_best_refined_proposal(folder: Path) -> None:
         for box in boxes:
             crops, regions = model.cut(pixels, box[None])
             with torch.no_grad():
-                hidden = model.pooled(model.normalize(crops))
+                hidden = model.pooled(model.to_input(crops))
                 score = model.cls_score(hidden)[0, label].sigmoid().item()
                 deltas = model.bbox_pred(hidden)[0, 4 * label : 4 * label + 4]
             if score > best:
