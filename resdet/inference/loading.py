@@ -78,8 +78,8 @@ def _plain(key: str, value: object) -> object:
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
         return value.tolist()
     raise UserError(
-        f"test.{key}: {value!r:.60} is not a value that a config has; give true or false, a number, a text "
-        "or a list"
+        f"test.{key}: {value!r:.60} is not a value that a config has; give true or false, a "
+        "number, a text or a list"
     )
 
 
