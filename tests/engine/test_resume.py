@@ -138,9 +138,9 @@ def test_two_threads_are_as_exact(repo, tiny, tmp_path):
 
 def test_a_stop_within_validation_repeats_it(tiny, whole, tmp_path, monkeypatch):
     """The request comes while step 3 is validated: the metrics are made after the resume."""
-    from resdet.engine import evaluate_detection
+    from resdet.engine import eval_batches
 
-    loader = evaluate_detection.eval_loader
+    loader = eval_batches.eval_loader
 
     def interrupting(*args, **kwargs):
         for index, batch in enumerate(loader(*args, **kwargs)):
@@ -150,7 +150,7 @@ def test_a_stop_within_validation_repeats_it(tiny, whole, tmp_path, monkeypatch)
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate_detection, "eval_loader", interrupting)
+        patch.setattr(eval_batches, "eval_loader", interrupting)
         with pytest.raises(SystemExit) as caught:
             resdet.train(tiny.config, OVERRIDES, run_dir=run, device="cpu")
     assert caught.value.code == 143
