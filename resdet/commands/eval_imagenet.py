@@ -148,7 +148,11 @@ def write_submission(
     writes category ids.
     """
     truth, detections = result.truth, result.detections
-    assert truth is not None and isinstance(detections, PixelDetections), "a metric of ours"
+    if truth is None or not isinstance(detections, PixelDetections):
+        raise UserError(
+            "--submission: the metric of this run is not ImageNet's; set "
+            f"eval.metric={FORMATS[task]}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if task == "det":
         return [write_det_predictions(folder / SUBMISSIONS["det"], truth, detections)]

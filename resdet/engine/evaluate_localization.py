@@ -18,7 +18,8 @@ from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_detection import PROGRESS_S
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation, share
-from resdet.evaluation import EvalSettings, Evaluator, build_evaluator
+from resdet.errors import UserError
+from resdet.evaluation import OF_BOXES, EvalSettings, Evaluator, build_evaluator
 from resdet.factory.imports import naming_imports
 from resdet.hardware import Precision
 from resdet.inference.localization import Guesser
@@ -33,7 +34,12 @@ _Shown = tuple[int, str, Detections]
 
 
 def make_loc_evaluator(config: LocalizationConfig, dataset: DetectionDataset) -> Evaluator:
-    """The metric of the config on the images that have objects."""
+    """The metric of the config on the images that have objects; UserError for a detector's."""
+    if config.eval.metric in OF_BOXES:
+        raise UserError(
+            f"eval.metric: {config.eval.metric!r} is for detectors, and a localizer has one box per "
+            "class; set imagenet_loc"
+        )
     keep = torch.zeros(len(dataset.table.image_ids), dtype=torch.bool)
     keep[torch.from_numpy(dataset.images)] = True
     table = dataset.table.select_images(keep.numpy())

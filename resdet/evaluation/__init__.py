@@ -60,7 +60,10 @@ METRICS: dict[str, Callable[[Any, EvalSettings], Evaluator]] = {
 """By the name that `eval.metric` gives. The first argument is the ground truth: an AnnotationTable
 for detectors, the class names for classifiers. A module named in `imports:` may add its own."""
 
-_OF_DETECTORS = frozenset(METRICS) - {"accuracy"}
+OF_BOXES = frozenset(METRICS) - {"accuracy", "imagenet_loc"}
+"""Those of ours that judge any number of boxes per image and class."""
+
+_OF_DETECTORS = OF_BOXES | {"imagenet_loc"}
 """Those of ours; a user's own metric takes what it is made for."""
 
 

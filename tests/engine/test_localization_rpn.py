@@ -207,3 +207,10 @@ def test_images_of_several_classes_are_named(folder: Path, tmp_path: Path) -> No
             run_dir=tmp_path / "run",
             device="cpu",
         )
+
+
+def test_a_metric_of_detectors_is_refused_at_the_start(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"eval.metric: 'coco' is for detectors.* set imagenet_loc"):
+        resdet.train(
+            folder / "rpn.yaml", ["eval.metric=coco"], run_dir=tmp_path / "run", device="cpu"
+        )
