@@ -37,8 +37,8 @@ def make_loc_evaluator(config: LocalizationConfig, dataset: DetectionDataset) ->
     """The metric of the config on the images that have objects; UserError for a detector's."""
     if config.eval.metric in OF_BOXES:
         raise UserError(
-            f"eval.metric: {config.eval.metric!r} is for detectors, and a localizer has one box per "
-            "class; set imagenet_loc"
+            f"eval.metric: {config.eval.metric!r} is for detectors, and a localizer has one box "
+            "per class; set imagenet_loc"
         )
     keep = torch.zeros(len(dataset.table.image_ids), dtype=torch.bool)
     keep[torch.from_numpy(dataset.images)] = True

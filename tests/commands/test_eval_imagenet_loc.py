@@ -115,7 +115,7 @@ def test_ensembles_of_everything_in_one_command(
     [
         ({}, "give --classifier RUN, whose five best are taken, or --oracle"),
         ({"oracle": True, "classifiers": ["cls"]}, "both are given"),
-        ({"oracle": True, "crops": "10"}, "--crops and --scales are for --classifier"),
+        ({"oracle": True, "crops": "10"}, "--crops and --scales belong to --classifier"),
         ({"classifiers": ["rpn"]}, "rpn"),
         ({"classifiers": ["absent"]}, "absent"),
     ],
