@@ -259,7 +259,7 @@ def test_a_backbone_with_its_source(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pth")
     weights = read_weights(str(tmp_path / "w.pth"), "torchvision")
     assert (weights.kind, set(weights.state)) == ("backbone", set(state))
-    with pytest.raises(UserError, match="not a checkpoint of a classification run"):
+    with pytest.raises(UserError, match="holds a backbone, not a classifier"):
         build_trained_classifier(weights)
 
 
