@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from resdet.commands.coco_submission import check_name, write_coco_submission
-from resdet.commands.evaluate_run import check_sources, evaluate_run_on_val, write_result
+from resdet.commands.evaluate_run import check_out, check_sources, evaluate_run_on_val, write_result
 from resdet.errors import UserError
 from resdet.evaluation import Result
 from resdet.evaluation.coco import MAX_DETS, check_max_dets, evaluate_coco_full
@@ -42,6 +42,7 @@ def eval_coco_command(
     file, published detector or ensemble>`. UserError where they clash.
     """
     of_run = {"key=value": overrides, "--device": device, "--precision": precision}
+    check_out(out)
     check_sources(run, detections, annotations, of_run, {})
     if lvis and (max_dets is not None or backend is not None):
         raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resdet.commands.evaluate_run import (
+    check_out,
     check_sources,
     evaluate_run_on_val,
     finish_files,
@@ -74,6 +75,7 @@ def eval_imagenet_command(
     """
     loc = loc or LocOptions()
     of_run = {"key=value": overrides, "--device": device, "--precision": precision, **loc.given()}
+    check_out(out)
     check_sources(run, detections, annotations, of_run, {"--format": format})
     only_loc = {**loc.given(), "--ground-truth": ground_truth}
     for name in (name for name, given in only_loc.items() if given and task == "det"):

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from resdet.commands.evaluate_run import (
+    check_out,
     check_sources,
     evaluate_run_on_val,
     finish_files,
@@ -51,6 +52,7 @@ def eval_voc_command(
     writes the archive for VOC's server, too. Raises UserError for a wrong combination.
     """
     of_run = {"key=value": overrides, "--device": device, "--precision": precision}
+    check_out(out)
     check_sources(run, detections, annotations, of_run, {"--format": format})
     if run is not None:
         changes = list(overrides)

@@ -66,6 +66,12 @@ def folder_of(run: str | Path | Sequence[str | Path]) -> Path:
     return Path("runs") / ("eval_" + "+".join(plain))[:100]
 
 
+def check_out(out: str | Path | None) -> None:
+    """UserError for a file where the folder of the results should be, before they are computed."""
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise UserError(f"--out {out}: is a file; give a folder, which is made if it is not there")
+
+
 def check_sources(
     run: str | Path | Sequence[str | Path] | None,
     detections: str | Path | None,

@@ -34,6 +34,8 @@ def read_text(path: str | Path) -> str:
         content = _OPENERS.get(path.suffix.lower(), bytes)(content)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; correct the path") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder; give a file in it") from None
     except (*_FAULTS, MemoryError, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be read ({error}); copy or write it again") from None
     return _decode(content, str(path))

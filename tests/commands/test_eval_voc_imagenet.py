@@ -158,6 +158,12 @@ def test_wrong_combinations(arguments: dict[str, Any], message: str) -> None:
 
 def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
     folder = small_det(tmp_path)
+    with pytest.raises(UserError, match="is a folder; give a file in it"):
+        eval_imagenet_command(
+            task="det",
+            detections=tmp_path,
+            annotations=folder / "ImageSets" / "DET" / "val2.txt",
+        )
     (tmp_path / "det.txt").write_text("4 1 0.9 9 9 0 0\n")
     with pytest.raises(UserError, match="1 boxes have a negative size and match nothing"):
         eval_imagenet_command(
@@ -178,6 +184,8 @@ def test_two_lists_have_no_submission_and_keep_their_result(tmp_path: Path) -> N
     with pytest.raises(UserError, match="are several lists"):
         eval_voc_command(**files, submission=True, out=tmp_path / "out")  # type: ignore[arg-type]
     assert "mAP" in json.loads((tmp_path / "out" / "eval.json").read_text())
+    with pytest.raises(UserError, match=r"--out .*dog\.txt: is a file; give a folder"):
+        eval_voc_command(**files, out=tmp_path / "comp4_det_test_dog.txt")  # type: ignore[arg-type]
     files["annotations"] = [lists[0], lists[0]]
     with pytest.raises(UserError, match="it is given twice"):
         eval_voc_command(**files, out=tmp_path / "out")  # type: ignore[arg-type]
