@@ -266,7 +266,8 @@ def score_at(scene: dict[str, Any], rank: int) -> float:
     """The score of which `rank` are at least as high in the first image, of all its classes."""
     model = resdet_model({**scene, "score_thresh": 0.0}, ["train.precision=fp32"])
     logits: list[Tensor] = []
-    hook = model.roi_heads.stages[0].register_forward_hook(lambda *call: logits.append(call[2][0]))
+    predictor = model.roi_heads.box_heads[0].cls_score
+    hook = predictor.register_forward_hook(lambda *call: logits.append(call[2]))
     image: Tensor = scene["images"][0]
     with inference_mode(model):
         model.predict_prepared([image], [(image.shape[1], image.shape[2])])
