@@ -40,8 +40,9 @@ demo: setup
 	  | xargs $(BIN)/python tools/predict.py $(RUN) --out $(RUN)/drawn
 	@echo "the drawn predictions are in $(RUN)/drawn"
 
+# Two processes, each with whole files, whose fixtures are then made once. A process has one thread.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

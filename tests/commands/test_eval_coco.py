@@ -85,7 +85,7 @@ def test_wrong_combinations(arguments: dict[str, Any], message: str) -> None:
 
 def test_unwritable_folder_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(UserError, match=r"taken: cannot be written.*--out"):
+    with pytest.raises(UserError, match=r"--out .*taken: is a file; give a folder"):
         eval_coco_command(**files, out=tmp_path / "taken")
 
 
