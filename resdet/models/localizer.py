@@ -60,10 +60,7 @@ class Localizer(Predictor[Detections]):
         self.views = views
         self.merge, self.vote_iou, self.vote_boxes = merge, vote_iou, vote_boxes
         self.num_guesses, self.proposal_nms = num_guesses, proposal_nms
-        self.channel_order = channel_order
-        self.channels_last = channels_last
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
+        self.set_input(pixel_mean, pixel_std, channel_order, channels_last=channels_last)
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config = config
         self._map: Callable[[Tensor], Tensor] = self.map

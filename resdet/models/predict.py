@@ -31,6 +31,20 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
     is_imported: bool = False
     """Whether the weights are another toolkit's, whose numbers are those of fp32."""
 
+    def set_input(
+        self,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        channel_order: str,
+        *,
+        channels_last: bool,
+    ) -> None:
+        """How images are normalised: `pixel_mean` and `pixel_std` (3,) are 0..255, in the order of
+        channels rgb or bgr."""
+        self.channel_order, self.channels_last = channel_order, channels_last
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
+
     @property
     def device(self) -> torch.device:
         return self.get_buffer("pixel_mean").device

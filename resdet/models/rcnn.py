@@ -62,10 +62,7 @@ class RCNN(Predictor[Detections]):
         self.fpn = fpn
         self.rpn = rpn
         self.roi_heads = roi_heads
-        self.channel_order = channel_order
-        self.channels_last = channels_last
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
+        self.set_input(pixel_mean, pixel_std, channel_order, channels_last=channels_last)
         self.test_short_edge, self.test_max_size = test_short_edge, test_max_size
         self.test_resize_method, self.mask_paste = test_resize_method, mask_paste
         self.class_names, self.category_ids = list(class_names), list(category_ids)

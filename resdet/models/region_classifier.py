@@ -81,9 +81,7 @@ class RegionClassifier(Predictor[Detections]):
         self.bbox_pred = nn.Linear(channels, 4 * len(class_names))
         normal_init(self.cls_score, 0.01)
         normal_init(self.bbox_pred, 0.001)
-        self.channel_order, self.channels_last = channel_order, channels_last
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
+        self.set_input(pixel_mean, pixel_std, channel_order, channels_last=channels_last)
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config = config
         self._pooled: Callable[[Tensor], Tensor] = self.pooled
