@@ -4,12 +4,40 @@ An error's text names the file, the item, the problem and the remedy.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters: newlines, and what starts a terminal's escapes
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional marks reorder a line
+    "\u2028\u2029\ufeff\ufff9-\ufffb"  # separators and annotations
+    "\ud800-\udfff]"  # lone surrogates: bytes of file names that are not UTF-8
+)
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """`text` with everything that a terminal or an editor would act on shown as an escape such as
+    \\x1b, \\n or \\u202e; characters in `keep` stay. The result encodes as UTF-8."""
+    return _HIDDEN.sub(lambda match: match[0] if match[0] in keep else _escaped(match[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
 
 class UserError(ValueError):
-    """A mistake in a config, a file or a command; a command prints it without a traceback."""
+    """A mistake in a config, a file or a command; a command prints it without a traceback.
+
+    Its text is one line, in which names of files and classes are `printable`: newlines and
+    terminal escapes in them are shown. A message of several lines is given line by line.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(printable, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class NotRegistered(UserError):

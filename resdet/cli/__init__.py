@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from resdet.cli.analyze import fill_analyze, run_analyze
 from resdet.cli.convert import fill_convert, run_convert
@@ -19,7 +20,7 @@ from resdet.cli.eval_imagenet import fill_eval_imagenet, run_eval_imagenet
 from resdet.cli.eval_voc import fill_eval_voc, run_eval_voc
 from resdet.cli.predict import fill_predict, run_predict
 from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
-from resdet.errors import UserError
+from resdet.errors import UserError, printable
 from resdet.version import __version__
 
 USER_ERROR = 2
@@ -59,9 +60,16 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
     return run_command(COMMANDS[name], argv[1:], prog or f"resdet {name}")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Shows what is hidden in arguments, which may be names of files that a shell filled in."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def run_command(command: Command, argv: Sequence[str], prog: str) -> int:
     """Parse the arguments `argv` of one command and run it; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     command.fill(parser)

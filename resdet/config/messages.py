@@ -27,7 +27,7 @@ def explain(error: ValidationError, layer: Layer, schema: type[Section]) -> Conf
     shown = list(lines)[:_MOST_SHOWN]
     if len(lines) > _MOST_SHOWN:
         shown.append(f"… and {len(lines) - _MOST_SHOWN} more")
-    return ConfigError("\n".join(shown))
+    return ConfigError(*shown)
 
 
 def place_of(path: KeyPath, layer: Layer) -> str:

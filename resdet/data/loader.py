@@ -123,7 +123,7 @@ class _Batches(Dataset[Any]):
         try:
             return self.collate([self.dataset[key] for key in keys])
         except UserError as error:
-            return DataError(str(error))
+            return DataError(*error.args)
 
     def __getitem__(self, key: Key) -> Any:
         return self.__getitems__([key])

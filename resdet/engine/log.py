@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resdet.errors import UserError, printable
 from resdet.files.writing import write_text
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ class _Console(logging.Handler):
         self.shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        # Only errors have several lines: a newline elsewhere is in the name of a file or class.
+        errors = isinstance(record.args, tuple) and any(
+            isinstance(each, UserError) for each in record.args
+        )
+        text = printable(record.getMessage(), keep="\n" if errors else "")
         if record.levelno >= logging.WARNING:
             if text in self.shown:
                 return

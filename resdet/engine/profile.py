@@ -74,7 +74,8 @@ class StepProfile:
         profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
         table = profile_table(profiler, steps, self.device)
         write_text(self.folder / "steps.txt", table + "\n")
-        logger.info(f"profile of {steps} steps, in {self.folder}:\n{table}")
+        for line in (f"profile of {steps} steps, in {self.folder}:", *table.splitlines()):
+            logger.info(line)
 
 
 def profile_table(profiler: torch.profiler.profile, steps: int, device: torch.device) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resdet.errors import UserError
+from resdet.errors import UserError, printable
 
 logger = logging.getLogger("resdet")
 
@@ -36,7 +36,7 @@ class Finding:
     """What was done about it, and what the user can do."""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.item} {self.what}; {self.remedy}"
+        return printable(f"{self.file}: {self.item} {self.what}; {self.remedy}")
 
 
 def log_findings(findings: Sequence[Finding]) -> None:
@@ -54,7 +54,7 @@ def summarize_findings(findings: Sequence[Finding]) -> list[str]:
     for (file, remedy), group in groups.items():
         first = ", ".join(f"{f.item} {f.what}" for f in group[:SHOWN])
         more = f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
-        lines.append(f"{file}: {len(group)}× {first}{more}; {remedy}")
+        lines.append(printable(f"{file}: {len(group)}× {first}{more}; {remedy}"))
     return lines
 
 
@@ -64,7 +64,7 @@ def strict_error(findings: Sequence[Finding]) -> DataError:
     lines += [f"  {finding}" for finding in findings[:LISTED]]
     if len(findings) > LISTED:
         lines.append(f"  and {len(findings) - LISTED} more")
-    return DataError("\n".join(lines))
+    return DataError(*lines)
 
 
 COCO_LAYOUT = """\
@@ -100,12 +100,13 @@ Data in COCO format need no layout: give their paths, which start at the working
 datasets/README.md says how to get the data that the shipped configs name."""
 
 
-def missing_data_message(missing: Iterable[str | Path]) -> str:
+def missing_data_error(missing: Iterable[str | Path]) -> DataError:
     """Names the files or folders that are missing, the layout expected and how to get it."""
     paths = list(dict.fromkeys(str(path) for path in missing))
     text = "\n".join(paths).lower()
     layouts = [layout for name, layout in LAYOUTS.items() if name in text]
-    return "\n".join([f"no such file or folder: {', '.join(paths)}", *layouts, OWN_PATHS])
+    lines = [line for block in (*layouts, OWN_PATHS) for line in block.splitlines()]
+    return DataError(f"no such file or folder: {', '.join(paths)}", *lines)
 
 
 CLASS_LAYOUT = """\
@@ -124,11 +125,11 @@ To get it: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devki
 image-net.org, which asks for an account; datasets/README.md has the commands."""
 
 
-def missing_images_message(missing: Iterable[str | Path]) -> str:
-    """As `missing_data_message`, for images to classify; nothing missing gives the layout alone."""
-    paths = [str(path) for path in missing]
-    lines = [f"no such folder: {', '.join(paths)}"] if paths else []
-    lines.append(CLASS_LAYOUT)
-    if any("imagenet" in path.lower() for path in paths):
-        lines.append(IMAGENET_LAYOUT)
-    return "\n".join(lines)
+def missing_images_error(root: str | Path, problem: str | None = None) -> DataError:
+    """As `missing_data_error`, for images to classify: `root` is no folder, or `problem` says what
+    it lacks."""
+    layouts = [CLASS_LAYOUT]
+    if problem is None and "imagenet" in str(root).lower():
+        layouts.append(IMAGENET_LAYOUT)
+    first = f"no such folder: {root}" if problem is None else f"{root}: {problem}"
+    return DataError(first, *(line for block in layouts for line in block.splitlines()))

@@ -11,17 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from resdet.errors import printable
+
 
 @contextmanager
 def open_atomic(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A new file ("w" for UTF-8 text, "wb" for bytes) that takes the name `path` at the end.
 
+    Bytes of file names that are not UTF-8 are written as \\udc80 to \\udcff, which JSON reads back.
     After an exception inside, `path` is as it was before. Raises OSError where the disk refuses.
     """
     assert mode in ("w", "wb"), mode
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
+    text = (
+        {} if mode == "wb" else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
+    )
     try:
         with open(temporary, mode, **text) as file:  # type: ignore[call-overload]  # noqa: PTH123
             yield file
@@ -56,12 +61,27 @@ def write_json(path: str | Path, values: Any) -> Path:
 
 
 def write_csv(path: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:
-    """Records with the same keys as CSV with a header, atomically; at least one record."""
+    """Records with the same keys as CSV with a header, atomically; at least one record.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe in front, numbers stay as they
+    are; control characters are shown as escapes.
+    """
     with open_atomic(path) as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+        writer = csv.writer(file)
+        writer.writerow([_cell(key) for key in records[0]])
+        writer.writerows([_cell(record[key]) for key in records[0]] for record in records)
     return Path(path)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    return text
 
 
 def _sync_folder(folder: Path) -> None:

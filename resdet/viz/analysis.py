@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from resdet.analysis.compare import Compared
 from resdet.analysis.curves import Curve
 from resdet.analysis.responses import RunResponses
-from resdet.viz.plots import COLORS, integer_ticks, save_figure, smooth, style
+from resdet.viz.plots import COLORS, integer_ticks, plot_text, save_figure, smooth, style
 
 FAMILIES = {"plain": "Plain", "residual": "Residual", "other": "Others"}
 DATA_SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10"}
@@ -53,7 +53,8 @@ def plot_curves(
 
 
 def _draw_curve(axes: Axes, curve: Curve, color: str) -> None:
-    label = curve.name if curve.final_val is None else f"{curve.name}: {curve.final_val:.1f} %"
+    name = plot_text(curve.name)
+    label = name if curve.final_val is None else f"{name}: {curve.final_val:.1f} %"
     if len(curve.train):
         smoothed = smooth(curve.train[:, 1], len(curve.train) // 50)
         axes.plot(curve.train[:, 0], smoothed, color=color, lw=1.0, ls="--")
@@ -87,7 +88,8 @@ def plot_responses(runs: Sequence[RunResponses], path: str | Path) -> Path:
         color = COLORS[index % len(COLORS)]
         # plain networks dashed, as in the paper's figure
         line = "--" if "plain" in run.name else "-"
-        label = run.name if run.after_norm else f"{run.name} (output of the convolutions)"
+        name = plot_text(run.name)
+        label = name if run.after_norm else f"{name} (output of the convolutions)"
         for axes, values in ((by_layer, std), (by_size, np.sort(std)[::-1])):
             axes.plot(
                 numbers, values, color=color, lw=1.6, ls=line, marker="o", ms=2.5, label=label

@@ -10,7 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from resdet.viz.plots import COLORS, save_figure
+from resdet.errors import printable
+from resdet.viz.plots import COLORS, plot_text, save_figure
 
 MAX_CLASSES = 240
 """Panels in one picture."""
@@ -44,14 +45,16 @@ def plot_class_curves(
     axes = figure.subplots()
     more = f", first {len(shown)} of {total} classes" if total > len(shown) else ""
     lines = "IoU .50 blue, .75 orange" if len(precision) > 5 else "IoU .50"
-    axes.set_title(f"{title}{more} ({lines}; AP)", loc="left", fontsize=9, fontweight="bold")
+    axes.set_title(
+        plot_text(f"{title}{more} ({lines}; AP)"), loc="left", fontsize=9, fontweight="bold"
+    )
     axes.set_axis_off()
     axes.set(xlim=(-0.05, columns * _STEP), ylim=(-rows * _STEP + 0.2, 0.22), aspect="equal")
     for place, label in enumerate(shown.tolist()):
         corner = (place % columns * _STEP, -(place // columns) * _STEP - 1)
-        name = class_names[label]
-        value = values.get(name, math.nan)
-        text = name[:14] + ("…" if len(name) > 14 else "")
+        value = values.get(class_names[label], math.nan)
+        name = printable(class_names[label])
+        text = plot_text(name[:14] + ("…" if len(name) > 14 else ""))
         text += "" if math.isnan(value) else f" {value:.2f}".replace(" 0.", " .")
         _draw_panel(axes, precision[:, :, label], corner, text)
     if not len(shown):

@@ -9,8 +9,9 @@ from matplotlib.colors import Colormap, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from resdet.errors import printable
 from resdet.structures import readable_names
-from resdet.viz.plots import save_figure
+from resdet.viz.plots import plot_text, save_figure
 
 MAX_NUMBERED = 20
 """Up to so many classes their counts fit into the cells."""
@@ -46,7 +47,7 @@ def plot_confusion(
     bar = figure.colorbar(shown, ax=axes, shrink=0.7, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
     bar.set_label("share of the true class")
-    axes.set_title(title, loc="left", fontweight="bold")
+    axes.set_title(plot_text(title), loc="left", fontweight="bold")
     axes.set(xlabel="predicted", ylabel="true")
     if group > 1:
         axes.set(xlabel=f"predicted (cells of {group} classes)", ylabel=f"true (cells of {group})")
@@ -111,4 +112,5 @@ def _list_confusions(axes: Axes, confusion: NDArray[np.int64], names: list[str])
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+    name = printable(name)
+    return plot_text(name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…")

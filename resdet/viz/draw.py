@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from resdet.errors import UserError
+from resdet.errors import UserError, printable
 from resdet.files.images import to_rgb
 from resdet.ops.masks import paste_in_windows
 from resdet.structures import Classification, Detections, Target
@@ -35,8 +35,8 @@ def draw(
     score_thresh: float = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Draw the detections with a score of at least `score_thresh` on `image`; returns RGB of its
-    size. A `Classification` is drawn as a panel with the classes below the image.
+    """Draw the detections that score above `score_thresh`, which `predict` keeps, on `image`;
+    returns RGB of its size. A `Classification` is drawn as a panel of classes below the image.
 
     Masks and their outlines are coloured by instance, boxes without masks by class. Labels are
     "class score"; `class_names` replaces those of the detections. If there is only one class,
@@ -52,7 +52,7 @@ def draw(
             f"the detections belong to an image of {width}×{height} pixels, this one has "
             f"{pixels.shape[1]}×{pixels.shape[0]}; give the image that they were made from"
         )
-    shown = detections[detections.scores >= score_thresh].cpu()
+    shown = detections[detections.scores > score_thresh].cpu()
     names = list(class_names) if class_names is not None else shown.class_names
     labels = shown.labels.tolist()
     texts = [
@@ -168,6 +168,7 @@ def _enlarge(picture: Image.Image, side: int) -> Image.Image:
 
 def _fit_text(text: str, font: Font, width: float) -> str:
     """The text, cut with … to at most `width` pixels."""
+    text = printable(text)
     while text and font.getlength(text) > width:
         text = text.rstrip("…")[:-1].rstrip() + "…" if len(text) > 1 else ""
     return text
@@ -182,7 +183,7 @@ def _shrink(image: Image.Image, max_side: int | None) -> Image.Image:
 
 
 def _name(names: list[str], label: int) -> str:
-    return names[label] if label < len(names) else f"class {label}"
+    return printable(names[label]) if label < len(names) else f"class {label}"
 
 
 def _render(

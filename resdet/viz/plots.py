@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from resdet.errors import printable
 from resdet.files.writing import open_atomic
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
@@ -209,6 +210,11 @@ def _val_loss(record: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
+def plot_text(text: str) -> str:
+    """Text of a user's data for a plot: `printable`, and a $ is a $ and no formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def new_figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of `width` × `height` inches with one styled panel."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -219,7 +225,7 @@ def new_figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes
 
 def style(axes: Axes, title: str) -> None:
     """The look of every panel."""
-    axes.set_title(title, loc="left", fontweight="bold")
+    axes.set_title(plot_text(title), loc="left", fontweight="bold")
     axes.grid(color="0.9", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from resdet.errors import printable
+
 
 def print_table(
     title: str,
@@ -16,6 +18,8 @@ def print_table(
     An empty `title` prints none. `file` None is standard output.
     """
     stream = sys.stdout if file is None else file
+    title, header = printable(title), [printable(name) for name in header]
+    rows = [[printable(cell) for cell in row] for row in rows]
     if stream.isatty():
         _print_drawn(title, header, rows, stream)
     else:

@@ -3,6 +3,7 @@ import logging
 import math
 
 from resdet.engine.log import RunLog, _Console, cut_log, start_console
+from resdet.files.findings import DataError
 
 
 def log_of(folder, start_step=0, tensorboard=False) -> RunLog:
@@ -112,3 +113,17 @@ def test_a_second_run_shows_its_warnings_again(capsys, monkeypatch):
         logger.warning("odd boxes")
         logger.warning("odd boxes")
     assert capsys.readouterr().out == "warning: odd boxes\n" * 2
+
+
+def test_names_cannot_act_on_the_terminal(capsys):
+    logger = logging.getLogger("resdet.test_names")
+    logger.addHandler(_Console())
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.info("%s: is \x1b[2J", "a\nerror: all is lost.jpg")
+    logger.error("%s", DataError("a\nb: is wrong", "see below"))
+    assert capsys.readouterr().out.splitlines() == [
+        r"a\nerror: all is lost.jpg: is \x1b[2J",
+        r"error: a\nb: is wrong",
+        "see below",
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +26,25 @@ def test_files_are_written_whole_and_leave_nothing_beside_them(tmp_path: Path) -
     write_csv(tmp_path / "d.csv", [{"x": 1, "y": "a,b"}])
     assert (tmp_path / "d.csv").read_bytes() == b'x,y\r\n1,"a,b"\r\n'
     assert names(tmp_path) == ["a.txt", "b", "c.json", "d.csv"]
+
+
+def test_text_that_a_spreadsheet_would_run_is_quoted(tmp_path: Path) -> None:
+    cells = ["=HYPERLINK(1)", "+x", "-x", "@SUM(A1)", " =1+1", "\t=1", "-1.5", "a=b", "a\nb\x1b"]
+    path = write_csv(tmp_path / "a.csv", [{"=name": cell, "AP": -0.5} for cell in cells])
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["'=name", "AP"]
+    assert [row[0] for row in rows] == [
+        *("'=HYPERLINK(1)", "'+x", "'-x", "'@SUM(A1)", "' =1+1", r"\t=1"),
+        *("-1.5", "a=b", r"a\nb\x1b"),
+    ]
+    assert {row[1] for row in rows} == {"-0.5"}
+
+
+def test_names_that_are_not_utf8_survive_in_json(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    path = write_json(tmp_path / "a.json", {"file_name": name, "ä": 1})
+    assert json.loads(path.read_text("utf-8")) == {"file_name": name, "ä": 1}
 
 
 def test_an_exception_keeps_the_former_file(tmp_path: Path) -> None:

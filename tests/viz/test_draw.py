@@ -91,6 +91,10 @@ def test_threshold_and_class_names() -> None:
     renamed = draw(image, found, class_names=["a much longer name", "dog"])
     assert changed(renamed, np.asarray(both))[:40].any()
     assert not changed(draw(image, found, score_thresh=1.0), image).any()
+    lowest = float(found.scores.min())  # predict leaves out scores at the threshold
+    assert not changed(draw(image, found, score_thresh=lowest), image)[140:].any()
+    hostile = draw(image, found, class_names=["a\nb\x1b[1m", "\udcff"])
+    assert changed(hostile, image).any()
 
 
 def test_nothing_found_leaves_the_image() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resdet.viz.plots import plot_pr_curves, plot_training, smooth
+from resdet.viz.class_curves import plot_class_curves
+from resdet.viz.classification import plot_confusion
+from resdet.viz.plots import plot_pr_curves, plot_text, plot_training, smooth
 
 
 def make_log(steps: int) -> list[dict[str, Any]]:
@@ -77,3 +79,13 @@ def test_pr_curves(tmp_path: Path, classes: int) -> None:
 def test_pr_curves_without_objects(tmp_path: Path) -> None:
     path = plot_pr_curves(np.full((10, 101, 2), -1.0), tmp_path / "pr.png", title="bbox")
     assert ink(path) > 0.005
+
+
+HOSTILE = ["$\\frac$", "a$b$", "x\ny\x1b[1m\udcff", "=SUM(A1)"]
+
+
+def test_names_of_classes_are_text_and_no_formulas(tmp_path: Path) -> None:
+    precision = np.full((10, 101, len(HOSTILE)), 0.5)
+    plot_class_curves(precision, HOSTILE, tmp_path / "a.png", title="$\\x\n", values={})
+    plot_confusion(np.eye(len(HOSTILE), dtype=np.int64), HOSTILE, tmp_path / "b.png", title="$")
+    assert plot_text("a$b\n") == r"a\$b\n"

@@ -31,3 +31,10 @@ def test_a_terminal_gets_the_same_cells_drawn() -> None:
     file = Terminal()
     print_table("", HEADER, ROWS, file)
     assert all(cell in file.getvalue() for row in [HEADER, *ROWS] for cell in row)
+
+
+def test_cells_cannot_act_on_the_terminal() -> None:
+    for file in (io.StringIO(), Terminal()):
+        print_table("a\x1b[2J", ["name", "x\ny"], [["b\nc\x1b[31m", "1"]], file)
+        text = file.getvalue()
+        assert r"a\x1b[2J" in text and r"b\nc\x1b[31m" in text and r"x\ny" in text

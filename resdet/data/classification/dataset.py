@@ -26,7 +26,7 @@ from resdet.files.findings import (
     DataError,
     Finding,
     log_findings,
-    missing_images_message,
+    missing_images_error,
     strict_error,
 )
 from resdet.files.images import EncodedImage, check_image
@@ -228,7 +228,7 @@ def open_images(
     """
     folder = Path(root)
     if not folder.is_dir():
-        raise DataError(missing_images_message([folder]))
+        raise missing_images_error(folder)
     source: Source
     if format == "shards" or (format == "auto" and find_shards(folder)):
         if ground_truth is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resdet.data.classification.samples import Source
 from resdet.data.names import pack_names
 from resdet.errors import did_you_mean
-from resdet.files.findings import DataError, Finding, missing_images_message
+from resdet.files.findings import DataError, Finding, missing_images_error
 from resdet.files.images import SUFFIXES
 
 logger = logging.getLogger("resdet")
@@ -53,10 +53,10 @@ def read_class_folders(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(missing_images_message([root]))
+        raise missing_images_error(root)
     folders, loose = _entries(root)
     if not folders:
-        raise DataError(f"{root}: no class folders in it.\n{missing_images_message([])}")
+        raise missing_images_error(root, "no class folders in it")
     _check_level(root, folders, is_train=train_classes is None)
     class_names = label_order(str(root), folders, classes=classes, train_classes=train_classes)
     label_of = {name: label for label, name in enumerate(class_names)}

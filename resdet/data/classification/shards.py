@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from resdet.data.classification.folder import label_order, some
 from resdet.data.classification.samples import Source
 from resdet.data.names import Names, pack_names
-from resdet.files.findings import DataError, Finding, missing_images_message, strict_error
+from resdet.files.findings import DataError, Finding, missing_images_error, strict_error
 from resdet.files.images import SUFFIXES
 from resdet.files.writing import open_atomic
 
@@ -95,10 +95,10 @@ def read_shards(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(missing_images_message([root]))
+        raise missing_images_error(root)
     shards = find_shards(root)
     if not shards:
-        raise DataError(f"{root}: no *.tar in it.\n{missing_images_message([])}")
+        raise missing_images_error(root, "no *.tar in it")
     index = _load_index(root, shards)
     if not len(index.names):
         hint = ""

@@ -27,7 +27,7 @@ from resdet.files.findings import (
     DataError,
     Finding,
     log_findings,
-    missing_data_message,
+    missing_data_error,
     strict_error,
 )
 from resdet.files.images import read_fast, read_image
@@ -280,7 +280,7 @@ def read_images(
     folders, files = _paired(images, annotations)
     missing = [p for p in (*folders, *files) if not is_there(p)]
     if missing:
-        raise DataError(missing_data_message(missing))
+        raise missing_data_error(missing)
     findings: list[Finding] = []
     tables = []
     for folder, file in zip(folders, files, strict=True):

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from resdet.data.detection import checks
 from resdet.data.detection.dataset import read_dataset
 from resdet.data.detection.transforms import ShortEdge, TestTransform, TrainTransform
-from resdet.files.findings import DataError, missing_data_message
+from resdet.files.findings import DataError, missing_data_error
 from tests.data.make import annotation, dataset, train_transform, write_coco
 
 
@@ -151,8 +151,8 @@ def test_missing_paths_say_what_is_expected(tmp_path: Path) -> None:
     assert "nowhere" in text and "none.json" in text
     assert "datasets/coco" not in text and "datasets/README.md" in text
     assert "data.train.images=" in text
-    assert text == missing_data_message([tmp_path / "nowhere", tmp_path / "none.json"])
-    assert "datasets/coco/train2017" in missing_data_message(["datasets/coco/val2017"])
+    assert text == str(missing_data_error([tmp_path / "nowhere", tmp_path / "none.json"]))
+    assert "datasets/coco/train2017" in str(missing_data_error(["datasets/coco/val2017"]))
 
 
 @pytest.mark.parametrize(
