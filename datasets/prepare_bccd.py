@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from resdet.files.walk import walk
+
 CLASSES = ("RBC", "WBC", "Platelets")
 NUM_TRAIN = 291
 
@@ -62,7 +64,7 @@ def main() -> None:
         help="folder to fill; default datasets/bccd",
     )
     args = parser.parse_args()
-    files = sorted((args.source / "Annotations").glob("*.xml"))
+    files = list(walk(args.source / "Annotations", (".xml",)))
     if not files:
         parser.error(f"{args.source}: no Annotations/*.xml; give the BCCD folder of BCCD_Dataset")
     (args.out / "images").mkdir(parents=True, exist_ok=True)

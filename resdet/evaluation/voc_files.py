@@ -24,6 +24,7 @@ from resdet.evaluation.text_files import (
 )
 from resdet.files.findings import DataError
 from resdet.files.json import some
+from resdet.files.walk import walk
 from resdet.files.writing import open_atomic
 
 COLUMNS = "image_id confidence x1 y1 x2 y2"
@@ -74,7 +75,7 @@ def image_rows(truth: AnnotationTable) -> dict[str, int]:
 def _texts(path: Path) -> dict[str, tuple[str, str]]:
     """(name for messages, text) by class."""
     if path.is_dir():
-        named = [(str(file), file.name) for file in sorted(path.rglob("*.txt"))]
+        named = [(str(file), file.name) for file in walk(path, (".txt",))]
         matches = [(source, match) for source, name in named if (match := _NAME.fullmatch(name))]
         found = [(match, source, read_text(source)) for source, match in matches]
     elif is_archive(path):

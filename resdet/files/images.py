@@ -19,14 +19,19 @@ from resdet.errors import UserError
 from resdet.files.findings import DataError
 
 SUFFIXES = (
-    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
-    ".avif", ".jp2",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif",
 )  # fmt: skip
 """Suffixes of image files, in lower or upper case; their format may be another one."""
 
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow's modes with more than 8 bits per channel."""
 BIT_DEPTHS = (8, 10, 12, 14, 16)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called as images are."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:

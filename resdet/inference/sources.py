@@ -14,12 +14,10 @@ import cv2
 import numpy as np
 
 from resdet.errors import UserError
-from resdet.files.images import read_image
+from resdet.files.findings import log_findings
+from resdet.files.images import SUFFIXES, read_image
+from resdet.files.walk import list_files
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
-)
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
     *(".ts", ".3gp", ".mts"),
@@ -63,7 +61,7 @@ def list_sources(
 ) -> tuple[list[Source], int]:
     """Every image and video of `inputs` in order, and how many other files of folders were skipped.
 
-    Folders are searched with their subfolders, sorted by name; hidden files, `out` itself and the
+    Folders are searched with their subfolders by the rule of `list_files`; `out` itself and the
     `former` drawings in it are passed over. A file that is named is taken whatever its suffix.
     Targets below `out` keep the names, and get a number where a name is taken: no two sources
     share a target and nothing that is not a former drawing is overwritten.
@@ -85,7 +83,7 @@ def list_sources(
     if not files:
         raise UserError(
             f"{', '.join(map(str, inputs))}: no image or video among them ({skipped} other files); "
-            f"supported: {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
+            f"supported: {' '.join(SUFFIXES + VIDEO_SUFFIXES)}"
         )
     taken = {str(path.resolve()).lower() for path, _ in files}
     sources = []
@@ -100,13 +98,15 @@ def _search(folder: Path, out: Path, former: set[Path]) -> tuple[list[Path], int
     """Images and videos below `folder`, sorted, and the number of other files."""
     files: list[Path] = []
     others = 0
-    for path in sorted(folder.rglob("*")):
+    listing = list_files(folder)
+    log_findings(listing.findings(folder))
+    is_out = out == folder.resolve()
+    for name in listing.files:
+        path = folder / name
         real = path.resolve()
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        inside_out = out != folder.resolve() and out in real.parents
-        if hidden or inside_out or real in former or not path.is_file():
+        if (not is_out and out in real.parents) or real in former:
             continue
-        if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+        if path.suffix.lower() in SUFFIXES + VIDEO_SUFFIXES:
             files.append(path)
         else:
             others += 1

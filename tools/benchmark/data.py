@@ -17,6 +17,7 @@ from resdet.data.loader import use_one_core
 from resdet.errors import UserError
 from resdet.files.images import read_image
 from resdet.files.json import read_json
+from resdet.files.walk import walk
 from tools.benchmark.data_others import (
     CROP_SIDE,
     FLIP_PROB,
@@ -291,9 +292,7 @@ def write_photos(source: str | Path, target: Path) -> int:
     count = 0
     for name in ("even", "odd"):
         (target / name).mkdir(parents=True, exist_ok=True)
-    for path in sorted(Path(source).rglob("*")):
-        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            continue
+    for path in walk(source, (".jpg", ".jpeg", ".png")):
         picture = Image.fromarray(read_image(path))
         scale = LONG_SIDE / max(picture.size)
         size = (round(picture.width * scale), round(picture.height * scale))

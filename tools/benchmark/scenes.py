@@ -18,6 +18,7 @@ from resdet.config.loading import config_to_dict, load_config
 from resdet.errors import UserError
 from resdet.files.images import read_image
 from resdet.files.pixels import resize_exactly
+from resdet.files.walk import walk
 from resdet.interop.convert import to_resdet
 from resdet.interop.weights import read_weights
 from tools.benchmark import detectron2_side
@@ -107,7 +108,7 @@ def write_scene(
 
 
 def _tiled(folder: Path, size: tuple[int, int], count: int, tiles: int) -> Tensor:
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in ENDINGS)
+    paths = list(walk(folder, ENDINGS))
     if not paths:
         raise UserError(
             f"--images {folder}: no {', '.join(ENDINGS)} in it; give a folder of images"

@@ -15,7 +15,8 @@ from resdet.data.classification.samples import Source
 from resdet.data.names import pack_names
 from resdet.errors import did_you_mean
 from resdet.files.findings import DataError, Finding, missing_images_error
-from resdet.files.images import SUFFIXES
+from resdet.files.images import SUFFIXES, is_image
+from resdet.files.walk import is_listed, list_files
 
 logger = logging.getLogger("resdet")
 
@@ -45,8 +46,8 @@ def read_class_folders(
 ) -> FileImages:
     """The images of each class folder and of folders inside it, sorted by class and path.
 
-    Hidden files are ignored; other files that are not images, and classes without images, are
-    findings. See `label_order` for the classes.
+    Folders are listed by the rule of `list_files`. Files that are not images, and classes without
+    images, are findings. See `label_order` for the classes.
 
     Raises:
         DataError: there are no class folders or no images, or the classes do not agree.
@@ -62,12 +63,15 @@ def read_class_folders(
     label_of = {name: label for label, name in enumerate(class_names)}
     paths: list[str] = []
     labels: list[NDArray[np.int64]] = []
-    others: list[str] = [name for name in loose if not _is_image(name)]
-    findings: list[Finding] = []
-    for name in folders:
-        if name not in label_of:
-            continue
-        images = _walk(root, name, others)
+    others: list[str] = [name for name in loose if not is_image(name)]
+    chosen = [name for name in folders if name in label_of]
+    listing = list_files(root, chosen)
+    findings = listing.findings(root)
+    images_of: dict[str, list[str]] = {name: [] for name in chosen}
+    for path in listing.files:
+        (images_of[path.partition("/")[0]] if is_image(path) else others).append(path)
+    for name in chosen:
+        images = images_of[name]
         if not images:
             findings.append(
                 Finding(str(root), f"class folder {name!r}", "holds no image", EMPTY_REMEDY)
@@ -77,7 +81,7 @@ def read_class_folders(
     if not paths:
         kinds = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         raise DataError(f"{root}: no image in the class folders; images are named {kinds}")
-    findings += _stray_files(root, [name for name in loose if _is_image(name)], others)
+    findings += _stray_files(root, [name for name in loose if is_image(name)], others)
     return FileImages(root, pack_names(paths), np.concatenate(labels), class_names, findings)
 
 
@@ -136,7 +140,7 @@ def label_order(
 
 def loose_images(root: Path) -> list[str]:
     """Sorted names of the images directly in a folder."""
-    return sorted(name for name in _entries(root)[1] if _is_image(name))
+    return sorted(name for name in _entries(root)[1] if is_image(name))
 
 
 def has_folders(root: Path) -> bool:
@@ -144,27 +148,11 @@ def has_folders(root: Path) -> bool:
 
 
 def _entries(root: Path) -> tuple[list[str], list[str]]:
-    """Sorted folders and files, without hidden ones."""
+    """Sorted folders and files, of those that count."""
     with os.scandir(root) as listing:
-        entries = [(entry.name, entry.is_dir()) for entry in listing if entry.name[0] != "."]
+        entries = [(entry.name, entry.is_dir()) for entry in listing if is_listed(entry.name)]
     folders = sorted(name for name, is_folder in entries if is_folder)
     return folders, sorted(name for name, is_folder in entries if not is_folder)
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _walk(root: Path, name: str, others: list[str]) -> list[str]:
-    """Sorted paths below the root of a class's images; other files are added to `others`."""
-    images: list[str] = []
-    for folder, inner, files in os.walk(root / name, followlinks=True):
-        inner[:] = [subfolder for subfolder in inner if subfolder[0] != "."]
-        place = Path(folder).relative_to(root).as_posix()
-        for file in files:
-            if file[0] != ".":
-                (images if _is_image(file) else others).append(f"{place}/{file}")
-    return sorted(images)
 
 
 def _check_level(root: Path, folders: list[str], *, is_train: bool) -> None:

@@ -142,3 +142,13 @@ def test_the_wrong_level_is_recognised(tmp_path: Path) -> None:
         read_class_folders(tmp_path / "none")
     with pytest.raises(DataError, match=r"no image in the class folders; images are named \*\.jpg"):
         read_class_folders(write_classes(tmp_path / "empties", {"a": 0, "b": 0}))
+
+
+def test_a_link_to_its_own_folder_adds_no_image(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 2, "b": 2})
+    before = listed(read_class_folders(tmp_path))
+    (tmp_path / "a/self").symlink_to(".", target_is_directory=True)
+    (tmp_path / "@eaDir/a").mkdir(parents=True)
+    images = read_class_folders(tmp_path)
+    assert listed(images) == before
+    assert "a/self leads to a folder that contains it" in str(images.findings[0])

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resdet.data.detection.readers.xml_files import Report
-from resdet.files.findings import DataError
+from resdet.files.findings import DataError, log_findings
 from resdet.files.images import SUFFIXES
+from resdet.files.walk import is_listed, list_files
 
 # 1, 0, -1 in VOC's lists per class and DET's training lists; an index in val.txt
 MARKED = re.compile(r"(.*\S)\s+([-+]?\d+)")
@@ -37,7 +38,7 @@ def expand(path: str) -> list[Path]:
     if whole.exists() or not re.search(r"[*?\[]", whole.name):
         return [whole]
     digits = re.compile(r"(\d+)")
-    files = whole.parent.glob(whole.name)
+    files = [file for file in whole.parent.glob(whole.name) if is_listed(file.name)]
     ordered = sorted(files, key=lambda file: [_order(part) for part in digits.split(file.name)])
     return ordered or [whole]
 
@@ -111,15 +112,9 @@ def list_folder(folder: Path) -> ImageList:
 
 def xml_names(folder: Path) -> list[str]:
     """Sorted paths of the XML files below a folder, relative to it and without suffix."""
-    names = []
-    for inner, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        place = Path(inner).relative_to(folder).as_posix()
-        prefix = "" if place == "." else f"{place}/"
-        names += [
-            f"{prefix}{file[:-4]}" for file in files if file.endswith(".xml") and file[0] != "."
-        ]
-    return sorted(names)
+    listing = list_files(folder)
+    log_findings(listing.findings(folder))
+    return sorted(name[:-4] for name in listing.files if name.endswith(".xml"))
 
 
 class ImageFiles:
