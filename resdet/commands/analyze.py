@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resdet.analysis.counts import LayerRow
-from resdet.errors import UserError
-from resdet.files.writing import write_csv, write_json
+from resdet.files.writing import make_folder, write_csv, write_json
 from resdet.viz.tables import print_table
 
 if TYPE_CHECKING:
@@ -44,17 +43,14 @@ def analyze_command(
     """
     folder = Path(out) if out is not None else DEFAULT_OUT
     written: list[Path] = []
-    try:
-        if names:
-            written += _counts(names, overrides, image_size, layers, folder if out else None)
-        if compare:
-            written += _compare(folder)
-        if responses:
-            written += _responses(responses, num_images, device, folder)
-        if curves:
-            written += _curves(curves, max_error, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None
+    if names:
+        written += _counts(names, overrides, image_size, layers, folder if out else None)
+    if compare:
+        written += _compare(folder)
+    if responses:
+        written += _responses(responses, num_images, device, folder)
+    if curves:
+        written += _curves(curves, max_error, folder)
     if written:
         print(f"\nwritten to {folder}: {', '.join(path.name for path in written)}")
     return written
@@ -89,7 +85,7 @@ def _counts(
 
 def _write_counts(networks: Sequence[Network], layers: bool, folder: Path) -> list[Path]:
     """analysis.json, analysis.csv with one line per network, and with `layers` a table of each."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     records: list[dict[str, Any]] = []
     for network in networks:
         count = asdict(network.count)
@@ -172,7 +168,7 @@ def _compare(folder: Path) -> list[Path]:
 
     rows = compare_published()
     print_table("Depth, parameters and error, ours and published", *compare_table(rows))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return [
         write_json(folder / "compare.json", compare_records(rows)),
         plot_compare(rows, folder / "compare.png"),
@@ -201,7 +197,7 @@ def _responses(
         cells = [run.name, str(len(values)), str(run.num_images), measured]
         rows.append([*cells, *(f"{number:.4f}" for number in numbers)])
     print_table("Standard deviation of the 3×3 layers' responses", header, rows)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return [
         write_json(folder / "responses.json", [asdict(run) for run in runs]),
         plot_responses(runs, folder / "responses.png"),
@@ -214,7 +210,7 @@ def _curves(runs: Sequence[str], max_error: float | None, folder: Path) -> list[
 
     curves = read_curves(runs)
     print_table("Errors", *curve_table(curves))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return [
         write_csv(folder / "curves.csv", curve_records(curves)),
         plot_curves(curves, folder / "curves.png", max_error=max_error),

@@ -16,7 +16,7 @@ from resdet.errors import UserError
 from resdet.evaluation import Result
 from resdet.evaluation.coco_detections import IOU_TYPES, DetectionTable
 from resdet.files.json import some
-from resdet.files.writing import open_atomic
+from resdet.files.writing import make_folder, open_atomic
 from resdet.interop.coco_classes import COCO_CATEGORIES
 
 _SETS = re.compile(r"(?:image_info|instances)_((?:test(?:-dev|-challenge)?|val)\d{4})")
@@ -44,7 +44,7 @@ def write_coco_submission(
     if truth is None or not isinstance(table, DetectionTable):
         raise UserError("--submission: the metric of this run is not COCO's; set eval.metric=coco")
     subset = _check_set(truth)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     records = table.records(truth)
     chosen = [kind for kind in kinds or IOU_TYPES if kind == "bbox" or table.rles is not None]
     paths = []

@@ -1,7 +1,7 @@
 """What `resdet convert` runs: converts weights to another layout."""
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from resdet.errors import UserError
-from resdet.files.writing import open_atomic
+from resdet.files.writing import open_atomic, write_text
 from resdet.interop.convert import (
     LAYOUTS,
     contents,
@@ -55,19 +55,23 @@ def convert(
     if target == "resdet":
         values = to_resdet(weights)
         tensors = values["model"]
-        _write(path, lambda file: torch.save(values, file))
+        with open_atomic(path, "wb") as file:
+            torch.save(values, file)
     elif target == "torchvision":
         tensors = to_torchvision(weights)
-        _write(path, lambda file: torch.save(tensors, file))
+        with open_atomic(path, "wb") as file:
+            torch.save(tensors, file)
     elif target == "cifar":
         tensors = to_cifar(weights)
-        _write(path, lambda file: torch.save({"state_dict": tensors}, file))
+        with open_atomic(path, "wb") as file:
+            torch.save({"state_dict": tensors}, file)
     else:
         assert beside is not None
         tensors, config = to_detectron2(weights)
         text = YAML_NOTE.format(path.name) + yaml.safe_dump(config, sort_keys=False)
-        _write(beside, lambda file: file.write(text.encode()))
-        _write(path, lambda file: _dump_detectron2(tensors, file, as_pickle=path.suffix == ".pkl"))
+        write_text(beside, text)
+        with open_atomic(path, "wb") as file:
+            _dump_detectron2(tensors, file, as_pickle=path.suffix == ".pkl")
     lines = [f"converted {weights.source} to {path}, {LAYOUTS[target]}"]
     lines += contents(weights, len(tensors))
     if beside is not None:
@@ -122,12 +126,3 @@ def _dump_detectron2(state: Mapping[str, Tensor], file: IO[Any], *, as_pickle: b
     # without heuristics Detectron2 takes the names as they are, as it does in its own zoo's files
     values = {"model": arrays, "__author__": "resdet", "matching_heuristics": False}
     pickle.dump(values, file, protocol=4)
-
-
-def _write(path: Path, write: Callable[[IO[Any]], object]) -> None:
-    """Write atomically; UserError where the disk refuses."""
-    try:
-        with open_atomic(path, "wb") as file:
-            write(file)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: could not be written ({error}); nothing was changed") from error

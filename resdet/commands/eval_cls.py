@@ -18,7 +18,7 @@ from resdet.evaluation.classification import ClassificationEvaluator, Scores
 from resdet.factory import build_classification_val_data, load_classifier
 from resdet.factory.imports import naming_imports
 from resdet.files.findings import DataError
-from resdet.files.writing import write_json
+from resdet.files.writing import WriteError, make_folder, write_json
 from resdet.inference.test_time import Images, score_images
 from resdet.inference.test_time import ensemble as mean_of
 from resdet.interop.weights import check_spec, checkpoint_path, is_published
@@ -76,11 +76,11 @@ def eval_cls_command(
         if ensemble:
             kept.append(scores)
     if ensemble:
-        _make_folder(summary_folder)
+        make_folder(summary_folder)
         name = f"ensemble of {len(specs)}"
         numbers[ENSEMBLE] = _write(mean_of(kept, specs), views, summary_folder, name)
     if len(specs) > 1:
-        _make_folder(summary_folder)
+        make_folder(summary_folder)
         write_json(summary_folder / "eval.json", numbers)
     _print_table(numbers)
     print("\nwritten to " + ", ".join(dict.fromkeys(map(str, [*folders, summary_folder]))))
@@ -131,7 +131,7 @@ def evaluate_classifier(
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
     if folder is not None:
-        _make_folder(folder)
+        make_folder(folder)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     model.to(hardware.choose_device(device, 0))
@@ -233,15 +233,6 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made a folder ({error.strerror}); give --out"
-        ) from None
-
-
 def _write(
     scores: Scores, views: Views, folder: Path, name: str, weights: str | None = None
 ) -> Numbers:
@@ -257,13 +248,14 @@ def _write(
     if weights is not None:
         numbers["weights"] = weights if is_published(weights) else str(checkpoint_path(weights))
     title = f"{name}, top-1 {numbers['top1_percent']:.2f} %"
+    confusion: NDArray[np.int64] = accuracy.confusion
     try:
         write_json(folder / "eval.json", numbers)
         scores.save(folder / "scores.npz")
-        confusion: NDArray[np.int64] = accuracy.confusion
         plot_confusion(confusion, scores.class_names, folder / "confusion.png", title=title)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None
+    except WriteError:
+        _print_table({name: numbers})  # computed for minutes or hours
+        raise
     return numbers
 
 

@@ -35,6 +35,7 @@ from resdet.evaluation.imagenet_files import (
 from resdet.evaluation.imagenet_loc import evaluate_loc
 from resdet.evaluation.inclusive import PixelDetections
 from resdet.evaluation.result_files import read_coco_results
+from resdet.files.writing import make_folder
 
 Runs = str | Path | Sequence[str | Path]
 """A run folder or checkpoint, or several."""
@@ -155,7 +156,7 @@ def write_submission(
             "--submission: the metric of this run is not ImageNet's; set "
             f"eval.metric={FORMATS[task]}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if task == "det":
         return [write_det_predictions(folder / SUBMISSIONS["det"], truth, detections)]
     numbers = None

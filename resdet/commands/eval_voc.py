@@ -21,6 +21,7 @@ from resdet.evaluation.inclusive import PixelDetections
 from resdet.evaluation.result_files import read_coco_results
 from resdet.evaluation.voc import evaluate_voc
 from resdet.evaluation.voc_files import read_voc_results, write_voc_results
+from resdet.files.writing import make_folder
 
 logger = logging.getLogger("resdet")
 
@@ -98,7 +99,7 @@ def write_submission(result: Result, folder: Path) -> list[Path]:
             f"--submission: {truth.source} are several lists, and VOC's files are of one year and "
             "set; give one list"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     year = _year_of(truth)
     archive = folder / SUBMISSION
     return [write_voc_results(archive, truth, result.detections, year=year, subset=subset)]

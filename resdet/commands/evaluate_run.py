@@ -137,10 +137,13 @@ def finish_files(
 def write_result(
     result: Result, folder: Path, submission: Callable[[], Sequence[Path]] | None = None
 ) -> None:
-    """Write eval.json, per_class.csv and the PR curves, and print the tables; then write the files
-    of `submission`. It comes last, so that an error of it loses no result."""
-    paths = [*result.write(folder)]
-    result.print_tables()
+    """Write eval.json, per_class.csv and the PR curves, and print the tables, even on a full disk.
+    The files of `submission` come last, so that an error of it loses no result."""
+    paths: list[Path] = []
+    try:
+        paths += result.write(folder)
+    finally:
+        result.print_tables()
     try:
         paths += [] if submission is None else submission()
     finally:

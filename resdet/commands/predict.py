@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from resdet.errors import UserError
+from resdet.files.writing import make_folder
 from resdet.hardware import choose_device
 from resdet.inference.combined import CombinedDetector
 from resdet.inference.loading import load_models
@@ -70,10 +71,7 @@ def predict_command(
     model.precision = precision
     chosen = precision_of(model)
     log.info("%s: precision %s (%s)", run, chosen.name, chosen.reason)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made a folder ({error})") from error
+    make_folder(folder)
     done = predict_sources(model, sources, folder, score_thresh=score_thresh, batch_size=batch_size)
     if isinstance(model, Classifier):
         log.info("%d images classified, drawn in %s", done.pictures, out)

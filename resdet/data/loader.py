@@ -148,10 +148,12 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.signal(signal.SIGTERM, _outlive)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, _outlive)
 
 
 def _outlive(number: int, frame: FrameType | None) -> None:
-    """Serve on for a while after a SIGTERM."""
+    """Serve on for a while after a SIGTERM or SIGHUP."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(GRACE_S)
 

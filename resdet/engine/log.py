@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resdet.errors import UserError, printable
-from resdet.files.writing import write_text
+from resdet.files.writing import GrowingFile, WriteError, write_text
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from resdet.engine.events import EventFile
 
 logger = logging.getLogger("resdet")
 
@@ -45,7 +45,17 @@ class _Console(logging.Handler):
                 return
             self.shown.add(text)
             text = f"{record.levelname.lower()}: {text}"
+        show(text)
+
+
+def show(text: str) -> None:
+    """Print a line; what can't be printed any more, such as after `| head`, is left out."""
+    try:
         print(text, file=sys.stdout, flush=True)
+    except UnicodeEncodeError:
+        show(text.encode("ascii", "backslashreplace").decode())
+    except (OSError, ValueError):  # its reader has gone, the disk is full; it was closed
+        pass
 
 
 def start_console(is_main: bool) -> None:
@@ -70,7 +80,9 @@ def cut_log(path: Path, step: int, *, validation_is_due: bool = False) -> int:
     """
     if not path.is_file():
         return 0
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    # what follows the last line's end: nothing, or a line cut short
+    lines = lines if lines[-1] else lines[:-1]
     kept = [line for line in lines if _place_of(line) <= (step, not validation_is_due)]
     if len(kept) != len(lines):
         write_text(path, "".join(f"{line}\n" for line in kept))
@@ -82,28 +94,45 @@ def _place_of(line: str) -> tuple[float, bool]:
     try:
         values = json.loads(line)
         return int(values["step"]), "eval" in values
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf, True
 
 
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """What is drawn or logged inside never ends a run: an error becomes a warning."""
+    try:
+        yield
+    except WriteError as error:
+        logger.warning(f"{error}. Training continues")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        logger.warning(f"{what} cannot be made ({reason}). Training continues")
+
+
 class RunLog:
-    """The log of one run, written by the main process; silent in the others."""
+    """The log of one run, written by the main process; silent in the others.
+
+    A full disk or a removed folder is a warning: lines and events that could not be written are
+    written once they can be.
+    """
 
     def __init__(
         self, folder: Path, *, is_main: bool, tensorboard: bool, start_step: int, total_steps: int
     ) -> None:
         self.total_steps = total_steps
-        self._file = None
-        self._board: SummaryWriter | None = None
+        self._file: GrowingFile | None = None
+        self._events: EventFile | None = None
         self._progress: Progress | None = None
         if not is_main:
             return
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._file = GrowingFile(folder / "log.jsonl")
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+            from resdet.engine.events import EventFile
 
-            # Events after the checkpoint belong to steps that are about to run again.
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+            with optional("TensorBoard's events"):
+                # Events after the checkpoint belong to steps that are about to run again.
+                self._events = EventFile(folder / "tensorboard", start_step + 1)
         if sys.stdout.isatty():
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -154,22 +183,24 @@ class RunLog:
 
     def close(self) -> None:
         if self._progress is not None:
-            self._progress.stop()
-        if self._board is not None:
-            self._board.close()
+            with suppress(OSError, ValueError):  # a terminal that has gone
+                self._progress.stop()
+        if self._events is not None:
+            with optional("TensorBoard's events"):
+                self._events.close()
         if self._file is not None:
-            self._file.close()
+            with optional("log.jsonl"):
+                self._file.close()
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
-            self._file.flush()
+            with optional("log.jsonl"):
+                self._file.append(json.dumps(_finite(line), allow_nan=False).encode() + b"\n")
 
     def _scalars(self, prefix: str, values: dict[str, Any], step: int) -> None:
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(f"{prefix}/{name}", value, step)
+        if self._events is not None:
+            with optional("TensorBoard's events"):
+                self._events.add_scalars(prefix, values, step)
 
 
 class Pace:

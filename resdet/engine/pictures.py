@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from resdet.data.detection.batches import Batch
-from resdet.files.writing import open_atomic
+from resdet.files.writing import make_folder, open_atomic
 from resdet.structures import Detections, Target
 from resdet.viz.draw import draw, draw_caption, draw_targets, grid
 from resdet.viz.plots import plot_training
@@ -67,6 +67,6 @@ def draw_curves(folder: Path) -> None:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "--run-dir")
     with open_atomic(path, "wb") as file:
         image.save(file, format="JPEG", quality=90)

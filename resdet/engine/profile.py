@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from resdet.files.writing import write_text
+from resdet.files.writing import make_folder, write_text
 from resdet.hardware import PROFILE_PREFIX, profiled
 from resdet.viz.tables import plain_table
 
@@ -70,7 +70,7 @@ class StepProfile:
         profiler.stop()
         if steps == 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, "--run-dir")
         profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
         table = profile_table(profiler, steps, self.device)
         write_text(self.folder / "steps.txt", table + "\n")

@@ -21,7 +21,7 @@ from resdet.data.detection.split import SPLIT_FILE, Split, read_split
 from resdet.errors import UserError
 from resdet.factory.network import resolve_config
 from resdet.files import checkpoint
-from resdet.files.writing import write_text
+from resdet.files.writing import reason_of, write_text
 
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = ("imports", "data.workers", "log.every", "log.tensorboard", "checkpoint.every")
@@ -152,5 +152,6 @@ def make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be made the run folder ({error}); give another one with --run-dir"
+            f"{folder}: cannot be made the run folder: {reason_of(error)}; "
+            "give another one with --run-dir"
         ) from error

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to finish the step, save, and exit."""
+"""SIGTERM, SIGINT and SIGHUP as a request to finish the step, save, and exit."""
 
 import os
 import signal
@@ -9,11 +9,12 @@ from types import FrameType
 
 
 class Stopped(SystemExit):
-    """Training left on a signal after saving; the exit code is 143 (SIGTERM) or 130 (SIGINT)."""
+    """Training left on a signal after saving; the exit code is 143 (SIGTERM), 130 (SIGINT) or 129
+    (SIGHUP)."""
 
 
 class StopRequest:
-    """Set by the first SIGTERM or SIGINT; a second SIGINT interrupts at once."""
+    """Set by the first of the signals; a SIGINT after it interrupts at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -28,7 +29,8 @@ class StopRequest:
             return
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        # a closed terminal sends SIGHUP, and a job system SIGTERM on top of it
+        self.signal = self.signal or number
 
     @property
     def exit_code(self) -> int:
@@ -36,16 +38,27 @@ class StopRequest:
         return 128 + (self.signal or signal.SIGTERM)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask a program to end. SIGHUP comes when a terminal or connection closes, and
+    is left alone where it was ignored at start, as `nohup` does."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    if hasattr(signal, "SIGBREAK"):  # Ctrl-Break, and a closed console of Windows
+        numbers.append(signal.SIGBREAK)
+    return numbers
+
+
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catch the two signals inside; outside the main thread nothing can be caught."""
+    """Catch the signals inside; outside the main thread nothing can be caught."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    former = {n: signal.signal(n, request.receive) for n in (signal.SIGTERM, signal.SIGINT)}
+    former = {number: signal.signal(number, request.receive) for number in stop_signals()}
     try:
         yield request
     finally:
         for number, handler in former.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)

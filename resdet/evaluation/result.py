@@ -13,8 +13,7 @@ from typing import Any, Protocol, TextIO
 from numpy.typing import NDArray
 
 from resdet.data.detection.table import AnnotationTable
-from resdet.errors import UserError
-from resdet.files.writing import write_csv, write_json, write_text
+from resdet.files.writing import make_folder, write_csv, write_json, write_text
 from resdet.viz.tables import print_table
 
 logger = logging.getLogger("resdet")
@@ -103,33 +102,29 @@ class Result:
     def write(self, folder: str | Path) -> list[Path]:
         """Write eval.json, per_class.csv and the curves; returns their paths.
 
-        Raises UserError where the folder cannot be written.
+        Raises WriteError where the disk refuses.
         """
         from resdet.viz.class_curves import plot_class_curves
         from resdet.viz.plots import plot_pr_curves
 
-        folder = Path(folder)
+        folder = make_folder(folder)
         numbers = self.summary | (self.details() if self.details else {})
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            paths = [write_json(folder / "eval.json", numbers)]
-            if self.records is not None:
-                paths.append(write_text(folder / "detections.json", json.dumps(self.records)))
-            if self.per_class:
-                paths.append(write_csv(folder / "per_class.csv", self.per_class))
-            for group, precision in self.curves.items():
-                title = f"Precision and recall, {group}"
-                paths.append(plot_pr_curves(precision, folder / f"pr_{group}.png", title=title))
-                if len(self.class_names) < 2:
-                    continue
-                rows = [row for row in self.per_class if row.get("kind", group) == group]
-                values = {row["name"]: row.get("AP", math.nan) for row in rows}
-                path = folder / f"pr_{group}_classes.png"
-                paths.append(
-                    plot_class_curves(precision, self.class_names, path, title=title, values=values)
-                )
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); give --out") from None
+        paths = [write_json(folder / "eval.json", numbers)]
+        if self.records is not None:
+            paths.append(write_text(folder / "detections.json", json.dumps(self.records)))
+        if self.per_class:
+            paths.append(write_csv(folder / "per_class.csv", self.per_class))
+        for group, precision in self.curves.items():
+            title = f"Precision and recall, {group}"
+            paths.append(plot_pr_curves(precision, folder / f"pr_{group}.png", title=title))
+            if len(self.class_names) < 2:
+                continue
+            rows = [row for row in self.per_class if row.get("kind", group) == group]
+            values = {row["name"]: row.get("AP", math.nan) for row in rows}
+            path = folder / f"pr_{group}_classes.png"
+            paths.append(
+                plot_class_curves(precision, self.class_names, path, title=title, values=values)
+            )
         return paths
 
     def print_tables(self, file: TextIO | None = None) -> None:

@@ -54,19 +54,10 @@ def contents(
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint atomically, so that a kill at any moment leaves the old one or the new.
 
-    UserError where the disk refuses; the old file is then untouched.
+    WriteError where the disk refuses; the old file is then untouched.
     """
-    try:
-        # a process that was killed while it wrote left its temporary file
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
-        with open_atomic(path, "wb") as file:
-            torch.save(checkpoint, file)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: the checkpoint could not be written ({error}); "
-            "free some space or choose another --run-dir; the previous file is unchanged"
-        ) from error
+    with open_atomic(path, "wb") as file:
+        torch.save(checkpoint, file)
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from resdet.errors import UserError, command_line, first_few
 from resdet.files.findings import DataError
 from resdet.files.npz import Spool, map_npz, write_npz
+from resdet.files.writing import WriteError, make_folder
 
 FORMAT = 1
 WHAT = "proposals"
@@ -256,21 +257,15 @@ class ProposalWriter:
         self._ids: dict[int | str, None] = {}
         self._sizes: list[tuple[int, int]] = []
         self._counts: list[int] = []
+        make_folder(self.path.parent, "--proposals")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._boxes, self._scores, self._labels = (
                 Spool(self.path.parent, np.float32, 4),
                 Spool(self.path.parent, np.float32),
                 Spool(self.path.parent, np.int32),
             )
         except OSError as error:
-            raise self._refused(error) from None
-
-    def _refused(self, error: OSError) -> UserError:
-        return UserError(
-            f"{self.path}: cannot be written ({error.strerror or error}); free some space or give "
-            "another folder"
-        )
+            raise WriteError(self.path, error) from None
 
     def __enter__(self) -> ProposalWriter:
         return self
@@ -303,7 +298,7 @@ class ProposalWriter:
             self._scores.extend(scores[keep])
             self._labels.extend(labels[keep])
         except OSError as error:
-            raise self._refused(error) from None
+            raise WriteError(self.path, error) from None
         self._ids[image_id] = None
         self._sizes.append((int(height), int(width)))
         self._counts.append(int(keep.sum()))
@@ -319,7 +314,7 @@ class ProposalWriter:
             if kind is None:
                 self._finish()
         except OSError as refused:
-            raise self._refused(refused) from None
+            raise WriteError(self.path, refused) from None
         finally:
             for spool in spools:
                 spool.close()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from resdet.errors import printable
-from resdet.files.writing import open_atomic
+from resdet.files.writing import make_folder, open_atomic
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#000000")
 """Okabe & Ito's palette, which colour-blind people can distinguish too."""
@@ -28,8 +28,7 @@ def plot_training(log_records: Sequence[Mapping[str, Any]], out_dir: str | Path)
     evaluation records have step, eval (numbers by name, or by group and name) and perhaps val_loss.
     A plot without any record is not written.
     """
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out_dir)
     written = []
     train = [record for record in log_records if "loss" in record]
     evals = [r for r in log_records if r.get("eval") or _val_loss(r) is not None]

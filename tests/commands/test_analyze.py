@@ -82,5 +82,5 @@ def test_a_failed_command_leaves_no_folder(tmp_path: Path) -> None:
             analyze_command(**arguments, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be made a folder"):
         analyze_command(names=["cifar_resnet20"], out=tmp_path / "file")

@@ -1,8 +1,14 @@
+import errno
+import io
 import json
 import logging
 import math
+import shutil
+import sys
 
-from resdet.engine.log import RunLog, _Console, cut_log, start_console
+import pytest
+
+from resdet.engine.log import RunLog, _Console, cut_log, show, start_console
 from resdet.files.findings import DataError
 
 
@@ -127,3 +133,88 @@ def test_names_cannot_act_on_the_terminal(capsys):
         r"error: a\nb: is wrong",
         "see below",
     ]
+
+
+def scalars(folder) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    found.Reload()
+    return {
+        tag: [(event.step, event.value) for event in found.Scalars(tag)]
+        for tag in found.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_reads_the_events_and_hides_those_that_are_repeated(tmp_path):
+    log = log_of(tmp_path, tensorboard=True)
+    for step in (2, 4):
+        log.training(train_line(step, grad_norm=math.inf), eta_s=1.0)
+    log.close()
+    log = log_of(tmp_path, start_step=2, tensorboard=True)
+    log.training(train_line(3), eta_s=1.0)
+    log.close()
+    found = scalars(tmp_path)
+    assert found["train/lr"] == [(2, pytest.approx(0.1)), (3, pytest.approx(0.1))]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
+def test_a_full_disk_ends_no_run_and_loses_no_line(tmp_path, monkeypatch, caplog):
+    log = log_of(tmp_path, tensorboard=True)
+    log.training(train_line(1), eta_s=1.0)
+
+    class Full(io.FileIO):
+        def write(self, data, /):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    files = [log._file, log._events._file]
+    own = [file._file for file in files]
+    with monkeypatch.context() as patch:
+        for file in files:
+            patch.setattr(file, "_file", Full(file.path, "a"))
+        log.training(train_line(2), eta_s=1.0)
+        log.training(train_line(3), eta_s=1.0)
+    assert [file._file for file in files] == own
+    assert "log.jsonl: cannot be written: no space left on device" in caplog.text
+    assert len(read(tmp_path / "log.jsonl")) == 1
+    log.training(train_line(4), eta_s=1.0)
+    log.close()
+    assert [line["step"] for line in read(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
+    assert [step for step, _ in scalars(tmp_path)["train/loss"]] == [1, 2, 3, 4]
+
+
+def test_a_removed_folder_ends_no_run(tmp_path, caplog):
+    (tmp_path / "run").mkdir()
+    log = log_of(tmp_path / "run", tensorboard=True)
+    shutil.rmtree(tmp_path / "run")
+    log.training(train_line(1), eta_s=1.0)
+    log.close()
+    assert "the folder was removed" in caplog.text
+
+
+def test_a_damaged_log_is_cut(tmp_path):
+    path = tmp_path / "log.jsonl"
+    bad = [b"\xff\xfe", b"[" * 10**5, b'{"step": 1e999}', b"7", b'{"step": "x"}', b"null"]
+    path.write_bytes(b'{"step": 1}\n' + b"\n".join(bad) + b'\n{"step": 2}\n{"step": 3}')
+    assert cut_log(path, 2) == len(bad) + 1
+    assert [line["step"] for line in read(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("stream", ["broken", "full", "closed", "ascii", "none"])
+def test_lines_that_cannot_be_printed_end_no_run(monkeypatch, stream):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError if stream == "broken" else OSError(errno.ENOSPC, "full")
+
+    out = {
+        "ascii": io.TextIOWrapper(io.BytesIO(), encoding="ascii"),
+        "closed": io.StringIO(),
+        "none": None,
+    }.get(stream, Broken())
+    if stream == "closed":
+        out.close()
+    monkeypatch.setattr(sys, "stdout", out)
+    show("20 → 10 images")
+    if stream == "ascii":
+        assert out.buffer.getvalue() == b"20 \\u2192 10 images\n"

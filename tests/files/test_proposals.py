@@ -93,7 +93,7 @@ def test_writing_refuses_what_no_model_should_give(tmp_path: Path) -> None:
         writer.add(1, (9, 9), box, one, label)
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be made a folder"):
         ProposalWriter(tmp_path / "file" / "p.npz", NAMES)
 
 

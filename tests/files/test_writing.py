@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
 import os
+import pickle
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
+import numpy as np
 import pytest
+import torch
 
-from resdet.files.writing import open_atomic, write_bytes, write_csv, write_json, write_text
+from resdet.errors import UserError
+from resdet.files.writing import (
+    GrowingFile,
+    WriteError,
+    make_folder,
+    open_atomic,
+    remove_leftovers,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -68,3 +89,112 @@ def test_a_killed_writer_keeps_the_former_file(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
     assert len(list(tmp_path.glob(".a.txt.*.tmp"))) == 1
+
+
+def limited(folder: Path, write: Callable[[IO[Any]], object]) -> WriteError:
+    """What `open_atomic` raises where a file may have 100,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(WriteError) as caught, open_atomic(folder / "a.bin", "wb") as file:
+            write(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return caught.value
+
+
+@pytest.mark.parametrize("library", ["bytes", "pickle", "numpy", "zip", "torch"])
+def test_what_the_disk_refuses_is_named_whatever_was_writing(tmp_path: Path, library: str) -> None:
+    """torch raises its own RuntimeError, zipfile hides the first error by a second."""
+    big = np.zeros(50_000)
+
+    def zipped(file: IO[Any]) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a", big.tobytes())
+
+    writers: dict[str, Callable[[IO[Any]], object]] = {
+        "bytes": lambda file: file.write(big.tobytes()),
+        "pickle": lambda file: pickle.dump(big, file),
+        "numpy": lambda file: np.savez(file, a=big),
+        "zip": zipped,
+        "torch": lambda file: torch.save({"a": torch.from_numpy(big)}, file),
+    }
+    write_text(tmp_path / "a.bin", "old")
+    error = limited(tmp_path, writers[library])
+    assert isinstance(error, UserError) and isinstance(error, OSError)
+    assert error.errno == errno.EFBIG and "\n" not in str(error)
+    assert str(error).startswith(f"{tmp_path}/a.bin: cannot be written: file too large; raise the")
+    assert names(tmp_path) == ["a.bin"] and (tmp_path / "a.bin").read_text() == "old"
+
+
+def test_remedies_follow_the_reason(tmp_path: Path) -> None:
+    for number, words in (
+        (errno.ENOSPC, "no space left on device; free some space or give another folder"),
+        (errno.EDQUOT, "disk quota exceeded; free some space, raise the quota, or give"),
+        (errno.EROFS, "read-only file system; give another folder"),
+    ):
+        assert words in str(WriteError(tmp_path / "a", OSError(number, os.strerror(number))))
+    with pytest.raises(WriteError, match="no such file or directory; the folder was removed"):
+        write_text(tmp_path / "gone" / "a.txt", "")
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"file: cannot be made a folder: file exists; .* --out"):
+        make_folder(tmp_path / "file")
+
+
+def test_errors_of_something_else_are_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), open_atomic(tmp_path / "a.txt"):
+        (tmp_path / "input").read_text()
+
+
+def test_a_name_as_long_as_the_system_takes_is_written(tmp_path: Path) -> None:
+    for name in ("a" * 255, "é" * 127):
+        assert write_text(tmp_path / name, "x").read_text() == "x"
+
+
+def test_leftovers_of_killed_processes_go(tmp_path: Path) -> None:
+    for name in (".last.pt.12.tmp", ".last.pt.12.ab12cd.tmp", ".eval.json.12.tmp", "last.pt"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, ["last.pt", "best.pt"])
+    assert names(tmp_path) == [".eval.json.12.tmp", "last.pt"]
+
+
+def test_a_growing_file_keeps_what_the_disk_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = GrowingFile(tmp_path / "log")
+    file.append(b"one\n")
+    room = [2]
+
+    class Full(io.FileIO):
+        """Takes half of a record, and refuses the other half."""
+
+        def write(self, data: Any, /) -> int:
+            if room[0] == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = super().write(data[: room[0]])
+            room[0] -= written
+            return written
+
+    monkeypatch.setattr(file, "_file", Full(tmp_path / "log", "a"))
+    for record in (b"two\n", b"three\n"):
+        with pytest.raises(WriteError, match="no space left"):
+            file.append(record)
+        assert (tmp_path / "log").read_bytes() == b"one\n"
+    room[0] = 100
+    file.append(b"four\n")
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\nthree\nfour\n"
+    file.close()
+
+
+def test_a_growing_file_waits_for_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    file = GrowingFile(folder / "log")
+    file.append(b"one\n")
+    shutil.rmtree(folder)
+    with pytest.raises(WriteError, match="the folder was removed"):
+        file.append(b"two\n")
+    folder.mkdir()
+    file.append(b"three\n")
+    file.close()
+    assert (folder / "log").read_bytes() == b"two\nthree\n"
