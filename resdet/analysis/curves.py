@@ -1,6 +1,5 @@
 """Training and validation error of runs, finished or not, read from their log.jsonl."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from resdet.config.strict_yaml import ConfigError, parse
 from resdet.errors import UserError
+from resdet.files.run_log import read_log
 from resdet.interop.loaded import value_at
 
 FINAL_SHARE = 0.05
@@ -74,15 +74,14 @@ def read_curve(run: str, name: str) -> Curve:
     """
     path = _folder(run) / "log.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        records = read_log(path)
     except OSError as error:
         raise UserError(
             f"{run}: {path} cannot be read ({error.strerror}); give the folder of a run of "
             "train-cls"
         ) from None
-    records = [record for line in lines if (record := _record(line)) is not None]
     train = [(r["step"], r.get("error_percent")) for r in records if "loss" in r]
-    top1 = [(r["step"], r["eval"].get("top1_percent")) for r in records if _is_eval(r)]
+    top1 = [(r["step"], r["eval"].get("top1_percent")) for r in records if "eval" in r]
     val = [(step, 100 - value if _is_number(value) else None) for step, value in top1]
     if records and all(value is None for _, value in train + val):
         raise UserError(
@@ -103,18 +102,6 @@ def family_of(network: str) -> str:
 def _folder(run: str) -> Path:
     path = Path(run).expanduser()
     return path.parent if path.is_file() else path
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
-
-
-def _is_eval(record: dict[str, Any]) -> bool:
-    return isinstance(record.get("eval"), dict)
 
 
 def _is_number(value: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resdet.errors import UserError, printable
+from resdet.files.run_log import parse_record
 from resdet.files.writing import GrowingFile, WriteError, write_text
 
 if TYPE_CHECKING:
@@ -91,11 +92,8 @@ def cut_log(path: Path, step: int, *, validation_is_due: bool = False) -> int:
 
 def _place_of(line: str) -> tuple[float, bool]:
     """Step, and whether these are its metrics, which come after its losses."""
-    try:
-        values = json.loads(line)
-        return int(values["step"]), "eval" in values
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return math.inf, True
+    record = parse_record(line)
+    return (math.inf, True) if record is None else (record["step"], "eval" in record)
 
 
 @contextmanager

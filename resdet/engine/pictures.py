@@ -1,6 +1,5 @@
 """Drawn images and curves of a run, in its `plots/`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from resdet.data.detection.batches import Batch
+from resdet.files.run_log import read_log
 from resdet.files.writing import make_folder, open_atomic
 from resdet.structures import Detections, Target
 from resdet.viz.draw import draw, draw_caption, draw_targets, grid
@@ -62,8 +62,7 @@ def draw_labelled(pictures: Sequence[tuple[np.ndarray, str]], path: Path) -> Non
 
 def draw_curves(folder: Path) -> None:
     """Losses, learning rate and metrics of a run folder's log.jsonl."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    plot_training([json.loads(line) for line in lines], folder / "plots")
+    plot_training(read_log(folder / "log.jsonl"), folder / "plots")
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -3,6 +3,7 @@
 They do not use pyplot and its global state, so that training loops can draw them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def _plot_smoothed(
     values = np.array([record[key] for record in records if key in record], dtype=np.float64)
     smoothed = smooth(values, window)
     axes.plot(steps, values, color=color, alpha=0.25, lw=0.9)
-    axes.plot(steps, smoothed, color=color, lw=1.8, label=label)
+    axes.plot(steps, smoothed, color=color, lw=1.8, label=plot_text(label))
     finite = values[np.isfinite(values)]
     # A single spike must not flatten the rest.
     return float(max(np.percentile(finite, 98), np.nanmax(smoothed))) if finite.size else 0.0
@@ -150,7 +151,7 @@ def _finish_losses(axes: Axes, top: float) -> None:
 
 def _plot_lr(train: Sequence[Mapping[str, Any]], path: Path) -> Path:
     figure, axes = new_figure("Learning rate", width=6.4, height=3.6)
-    points = [(record["step"], record["lr"]) for record in train if "lr" in record]
+    points = [(record["step"], _float(record["lr"])) for record in train if "lr" in record]
     steps, rates = zip(*points, strict=True)
     axes.plot(steps, rates, color=COLORS[0], lw=2, marker="o" if len(points) == 1 else None)
     axes.set(xlabel="step", ylabel="learning rate")
@@ -165,7 +166,7 @@ def _plot_metrics(
     """The first number (bold) and the second (dashed) of each group over steps, the best marked;
     of classifiers also the accuracy in training."""
     figure, axes = new_figure("Validation", width=6.4, height=4.4)
-    known = [record for record in train if "error_percent" in record]
+    known = [record for record in train if record.get("error_percent") is not None]
     if known:
         values = [100 - record["error_percent"] for record in known]
         steps = [record["step"] for record in known]
@@ -175,13 +176,14 @@ def _plot_metrics(
     for color, group in zip(COLORS, names, strict=False):
         first = next(groups[group] for _, groups in series if group in groups)
         for name, line in zip(first, ("-", "--"), strict=False):
-            points = [(step, groups.get(group, {}).get(name, -1)) for step, groups in series]
+            points = [(step, _float(groups.get(group, {}).get(name))) for step, groups in series]
             points = [(step, value) for step, value in points if value > -1]
             if not points:
                 continue
             steps, values = map(list, zip(*points, strict=True))
             best = int(np.argmax(values))
-            label = f"{group} {name.removesuffix('_percent')}: best {values[best]:.4g}".strip()
+            label = f"{group} {name.removesuffix('_percent')}: best {values[best]:.4g}"
+            label = plot_text(label.strip())
             width = 2 if line == "-" else 1.4
             axes.plot(steps, values, "o", ls=line, lw=width, color=color, ms=3.5, label=label)
             if line == "-":
@@ -196,10 +198,10 @@ def _plot_metrics(
     return save_figure(figure, path)
 
 
-def _groups(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def _groups(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
     """A log line's metrics by group; numbers without one are group "", counts are left out."""
     groups = {name: dict(each) for name, each in metrics.items() if isinstance(each, Mapping)}
-    plain = {name: each for name, each in metrics.items() if isinstance(each, float)}
+    plain = {name: each for name, each in metrics.items() if isinstance(each, float | None)}
     return {"": plain, **groups} if plain else groups
 
 
@@ -207,6 +209,11 @@ def _val_loss(record: Mapping[str, Any]) -> float | None:
     """The total validation loss of a record that has one."""
     value = record.get("val_loss")
     return None if value is None else float(value)
+
+
+def _float(value: float | None) -> float:
+    """A number of a log; NaN where it has none."""
+    return math.nan if value is None else float(value)
 
 
 def plot_text(text: str) -> str:
