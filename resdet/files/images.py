@@ -1,10 +1,10 @@
-"""Image files and arrays as (H, W, 3) uint8 RGB: headers, exact and fast decoding, checks."""
+"""Image files and arrays as (H, W, 3) uint8 RGB: sizes, exact and fast decoding, checks."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +13,24 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from resdet.errors import UserError
+from resdet.files.bit_depth import WIDE_MODES, decode_deep, stated_white, to_8_bits
 from resdet.files.findings import DataError
+from resdet.files.image_error import ImageError
+from resdet.files.image_header import (
+    MAX_PIXELS,
+    ORIENTATION,
+    read_header,
+    read_orientation,
+    valid_orientation,
+)
+from resdet.files.regular import open_regular
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    # What OpenCV prints of a damaged file does not name it; the error raised here does.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
@@ -24,17 +38,13 @@ SUFFIXES = (
 )  # fmt: skip
 """Suffixes of image files, in lower or upper case; their format may be another one."""
 
-WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-"""Pillow's modes with more than 8 bits per channel."""
-BIT_DEPTHS = (8, 10, 12, 14, 16)
-
 
 def is_image(name: str) -> bool:
     """Whether a file is called as images are."""
     return name.lower().endswith(SUFFIXES)
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Reads an image file as (H, W, 3) uint8 RGB, upright.
 
     The EXIF orientation is applied, gray is repeated, palettes and CMYK are converted, alpha is
@@ -43,72 +53,47 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     pixels Detectron2's published numbers were measured on.
 
     Raises:
-        DataError: the file is missing, cut short, or no image; it names the file.
+        DataError: the file is missing, cut short, no image, or larger than `max_pixels`; it names
+            the file.
     """
-    return open_image(path).pixels()
+    return open_image(path, max_pixels).pixels()
 
 
-def read_fast(path: str | Path) -> NDArray[np.uint8]:
+def read_fast(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Reads an image file for training: what `read_image` gives, sooner.
 
     Raises:
-        DataError: the file is missing, cut short, or no image; it names the file.
+        DataError: as `read_image`.
     """
-    return open_image(path).fast_pixels()
+    return open_image(path, max_pixels).fast_pixels()
 
 
-def open_image(path: str | Path) -> EncodedImage:
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> EncodedImage:
     """An image file with its header read, to be decoded when its pixels are asked for.
 
     Raises:
-        DataError: the file is missing, or no image; it names the file.
+        DataError: the file is missing, no image, or larger than `max_pixels`; it names the file.
     """
-    return EncodedImage(_read_bytes(path), str(path))
+    with _named_errors(str(path)), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_BYTES + 8 * max_pixels:
+            raise ImageError(f"has {size:,} bytes, more than an image needs; replace it")
+        data = file.read()
+    return EncodedImage(data, str(path), max_pixels)
 
 
-def _read_bytes(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file; check the image folder") from error
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+def read_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of an image file as `read_image` gives it, from its header.
 
-
-def decode_image(image: Image.Image) -> NDArray[np.uint8]:
-    """A Pillow image as (H, W, 3) uint8 RGB, by the rules of `read_image`."""
-    image.load()
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in WIDE_MODES:
-        return _gray_to_rgb(to_8_bits(np.asarray(image)))
-    if image.mode == "L":
-        return _gray_to_rgb(np.asarray(image))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(gray[:, :, None], 3, axis=2)
-
-
-def to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scales an array of any depth to 0..255 by its depth, so that brightness keeps a meaning.
-
-    Whole numbers are taken to have the smallest of 8, 10, 12, 14 and 16 bits that holds the largest
-    of them (cameras and microscopes store 12 bits in files of 16), and full scale becomes 255.
-    Anything else (fractions, negative or larger numbers) is stretched from least to greatest.
+    Raises:
+        DataError: the file is missing, no image, or larger than `max_pixels`; it names the file.
     """
-    if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
-    wide = np.nan_to_num(values.astype(np.float64))
-    low, high = float(wide.min()), float(wide.max())
-    whole = np.issubdtype(values.dtype, np.integer)
-    if whole and low >= 0 and high < 2 ** BIT_DEPTHS[-1]:
-        bits = next(bits for bits in BIT_DEPTHS if high < 2**bits)
-        low, high = 0.0, float(2**bits - 1)
-    scale = 255.0 / (high - low) if high > low else 0.0
-    return ((wide - low) * scale + 0.5).astype(np.uint8)
+    with _named_errors(str(path)), open_regular(path) as file:
+        return read_header(file, max_pixels).size
 
+
+MOST_BYTES = 1 << 28
+"""Bytes of metadata that a file may have beside its pixels."""
 
 # OpenCV's flags for RGB at once, and at a part of the size: its names for those say gray or BGR
 _RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -129,25 +114,17 @@ class EncodedImage:
 
     Args:
         name: the file, for messages.
+        max_pixels: the largest size that is read.
     Raises:
-        DataError: not an image, or its header is damaged; it names the file.
+        DataError: not an image, its header is damaged, or it is too large; it names the file.
     """
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
         self.data = data
         self.name = name
-        self._other: NDArray[np.uint8] | None = None
         with _named_errors(name):
-            try:
-                self._image = Image.open(io.BytesIO(data))
-            except UnidentifiedImageError:
-                self._other = _decode_other(data)
-                if self._other is None:
-                    raise
-                self.size = (self._other.shape[0], self._other.shape[1])
-                return
-            self._orientation = self._image.getexif().get(ExifTags.Base.Orientation, 1)
-            self.size = _upright_size(self._image)
+            self._header = read_header(io.BytesIO(data), max_pixels)
+        self.size = self._header.size
         """(height, width) upright, in pixels."""
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -156,10 +133,16 @@ class EncodedImage:
         Raises:
             DataError: the file is damaged or cut short.
         """
-        if self._other is not None:
-            return self._other
+        header = self._header
         with _named_errors(self.name):
-            return decode_image(self._image)
+            pixels = decode_deep(header, self.data)
+            if pixels is None:
+                assert header.image is not None
+                pixels = _decode(header.image, stated_white(header, self.data))
+            pixels = turn_upright(pixels, header.orientation)
+            if pixels.shape[:2] != self.size:
+                raise ImageError("the sizes in its headers disagree; replace it")
+            return pixels
 
     def fast_pixels(self, reduce: int = 1) -> NDArray[np.uint8]:
         """As `pixels`, but a JPEG file's sides are divided by `reduce`, and rounded up.
@@ -170,135 +153,148 @@ class EncodedImage:
         Raises:
             DataError: the file is damaged or cut short.
         """
-        if self._is_upright_jpeg():
+        if self._is_plain_jpeg():
             # A truncated file is left to Pillow: some versions of OpenCV fill in gray silently.
-            array = cv2.imdecode(np.frombuffer(self.data, np.uint8), REDUCTIONS[reduce])
+            try:
+                array = cv2.imdecode(np.frombuffer(self.data, np.uint8), REDUCTIONS[reduce])
+            except cv2.error:  # more pixels than OpenCV has as its own limit
+                array = None
             if array is not None:
-                return np.asarray(array, np.uint8)
-        if reduce == 1 or self._other is not None or self._image.format not in ("JPEG", "MPO"):
+                return turn_upright(np.asarray(array, np.uint8), self._header.orientation)
+        header = self._header
+        if reduce == 1 or header.image is None or header.image.format not in ("JPEG", "MPO"):
             return self.pixels()
         with _named_errors(self.name):
-            image = Image.open(io.BytesIO(self.data))
+            image = read_header(io.BytesIO(self.data), self.size[0] * self.size[1]).image
+            assert image is not None
             image.draft(None, (image.width // reduce, image.height // reduce))
-            return decode_image(image)
+            return turn_upright(_decode(image), header.orientation)
 
-    def _is_upright_jpeg(self) -> bool:
+    def _is_plain_jpeg(self) -> bool:
         """Whether OpenCV reads it as Pillow does: CMYK, for one, it converts otherwise."""
+        image = self._header.image
         return (
-            self._other is None
-            and self._image.format in ("JPEG", "MPO")
-            and self._image.mode in ("RGB", "L")
-            and self._orientation == 1
+            image is not None
+            and image.format in ("JPEG", "MPO")
+            and image.mode in ("RGB", "L")
             and END_OF_IMAGE in self.data[-TAIL:]
         )
 
 
-def check_image(file: BinaryIO, name: str, *, whole: bool) -> None:
+def _decode(image: Image.Image, white: int | None = None) -> NDArray[np.uint8]:
+    """A Pillow image as (H, W, 3) uint8 RGB as stored; `white` as in `to_8_bits`."""
+    image.load()
+    if image.mode in WIDE_MODES:
+        return _gray_to_rgb(to_8_bits(np.asarray(image), white))
+    if image.mode == "L":
+        return _gray_to_rgb(np.asarray(image))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+_TURNS: dict[int, Callable[[NDArray[np.uint8]], object]] = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+
+
+def turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """(H, W, 3) as stored, turned or mirrored by its EXIF orientation, 1 to 8."""
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else np.asarray(turn(pixels), np.uint8)
+
+
+def check_image(file: BinaryIO, name: str, *, whole: bool, max_pixels: int = MAX_PIXELS) -> None:
     """Reads an image's header, or with `whole` every pixel.
 
     Raises:
         DataError: it can't be read.
     """
     if whole:
-        EncodedImage(file.read(), name).pixels()
+        EncodedImage(file.read(), name, max_pixels).pixels()
         return
     with _named_errors(name):
-        try:
-            Image.open(file)
-        except UnidentifiedImageError:
-            file.seek(0)
-            if _decode_other(file.read()) is None:
-                raise
+        read_header(file, max_pixels)
 
 
 @contextmanager
 def _named_errors(name: str) -> Iterator[None]:
+    """Whatever a decoder raises as a DataError that names the file."""
     try:
         yield
+    except DataError:
+        raise
+    except ImageError as error:
+        raise DataError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not an image that can be read; replace it") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: {error}; cut it into tiles") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DataError(f"{name}: damaged image file ({error}); replace it") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{name}: decoding it needs more memory than there is; cut it into tiles"
+        ) from error
+    except Exception as error:
+        what = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+        raise DataError(f"{name}: damaged image file ({what}); replace it") from error
 
 
-def _decode_other(data: bytes) -> NDArray[np.uint8] | None:
-    """What Pillow does not know, such as TIFF with 16 bits and three channels; None if no image."""
-    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR  # three channels, upright
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if array is None:
-        return None
-    return np.ascontiguousarray(to_8_bits(array)[:, :, ::-1])
+LONGEST_REASON = 150
+"""Characters of a decoder's message that are shown."""
 
 
 def image_problems(
-    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], *, decode: bool
+    paths: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    decode: bool,
+    max_pixels: int = MAX_PIXELS,
 ) -> dict[int, str]:
     """What is wrong with each bad file, by its position; `sizes` are (height, width) as annotated.
 
     Reads the headers; with `decode` every pixel, which finds files that are cut short too.
     """
+
+    def problem(path: Path, size: tuple[int, int]) -> str | None:
+        try:
+            own = read_size(path, max_pixels)
+            if decode:
+                read_image(path, max_pixels)
+        except DataError as error:
+            return f"can't be read ({str(error).removeprefix(f'{path}: ')})"
+        if own == size:
+            return None
+        return f"is {own[1]}×{own[0]} pixels upright, annotated as {size[1]}×{size[0]}"
+
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-        problems = pool.map(lambda path, size: _problem(path, size, decode), paths, sizes)
+        problems = pool.map(problem, paths, sizes)
         return {row: what for row, what in enumerate(problems) if what is not None}
 
 
-def _problem(path: Path, size: tuple[int, int], decode: bool) -> str | None:
-    try:
-        own = _decoded_size(path) if decode else header_size(path, upright=False)
-        if own != size:
-            own = _decoded_size(path)  # as its EXIF orientation turns it
-    except (DataError, OSError, ValueError, SyntaxError) as error:
-        return f"can't be read ({str(error).removeprefix(f'{path}: ')})"
-    if own == size:
-        return None
-    return f"is {own[1]}×{own[0]} pixels upright, annotated as {size[1]}×{size[0]}"
-
-
-def header_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
-    """(height, width) from a file's header, or with `upright` as its EXIF orientation turns it.
-
-    Some formats keep the orientation at the end, so that `upright` reads all of the file.
-
-    Raises:
-        OSError, ValueError, SyntaxError, DataError: the file can't be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return _upright_size(image) if upright else (image.height, image.width)
-    except UnidentifiedImageError:
-        return _decoded_size(path)  # formats that OpenCV knows and Pillow does not
-
-
-def header_sizes(folder: Path, names: Sequence[str]) -> NDArray[np.int32]:
-    """(N, 2) height, width of the files `names` in `folder`, upright; 0 for those without."""
+def read_sizes(folder: Path, names: Sequence[str]) -> NDArray[np.int32]:
+    """(N, 2) height, width of the files `names` in `folder`, as `read_size` gives them; 0 for those
+    that can't be read."""
 
     def size(name: str) -> tuple[int, int]:
         try:
-            return header_size(folder / name)
-        except (DataError, OSError, ValueError, SyntaxError):
+            return read_size(folder / name)
+        except DataError:
             return 0, 0
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
         return np.array(list(pool.map(size, names)), np.int32).reshape(-1, 2)
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
-
-
-def _decoded_size(path: Path) -> tuple[int, int]:
-    height, width, _ = read_image(path).shape
-    return height, width
-
-
 ImageInput = str | Path | Image.Image | np.ndarray
 
 
-def to_rgb(image: ImageInput) -> np.ndarray:
+def to_rgb(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """(H, W, 3) uint8 RGB from a path, a Pillow image, or such an array.
 
     Files and Pillow images are turned upright by their EXIF orientation and converted from gray,
@@ -306,9 +302,9 @@ def to_rgb(image: ImageInput) -> np.ndarray:
     not OpenCV's BGR cannot be seen in it. Raises UserError that says what is wrong with an array.
     """
     if isinstance(image, str | Path):
-        return read_image(image)
+        return read_image(image, max_pixels)
     if isinstance(image, Image.Image):
-        return decode_image(image)
+        return _from_pillow(image, max_pixels)
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"an image is a path, a Pillow image or an (H, W, 3) uint8 RGB array, not a "
@@ -327,3 +323,46 @@ def to_rgb(image: ImageInput) -> np.ndarray:
     if 0 in image.shape:
         raise UserError(f"the image array has shape {image.shape} and no pixels")
     return np.ascontiguousarray(image)
+
+
+def _from_pillow(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
+    name = str(getattr(image, "filename", "") or "the Pillow image")
+    with _named_errors(name):
+        if (data := _unread_file(image)) is not None:
+            return EncodedImage(data, name, max_pixels).pixels()
+        if 0 in image.size or image.width * image.height > max_pixels:
+            raise ImageError(
+                f"has {image.width}×{image.height} pixels, and max_pixels allows 1 to "
+                f"{max_pixels:,}; cut it into tiles, or raise max_pixels"
+            )
+        image.load()
+        return turn_upright(_decode(image), _given_orientation(image))
+
+
+def _given_orientation(image: Image.Image) -> int:
+    """Of a Pillow image that may have been changed after it was read."""
+    try:
+        value = image.getexif().get(ORIENTATION)
+    except Exception:  # of damaged EXIF data
+        return read_orientation(image)
+    return valid_orientation(value)
+
+
+def _unread_file(image: Image.Image) -> bytes | None:
+    """The file of an image that was opened and not decoded yet, if decoding would reduce it to 8
+    bits; None for others."""
+    if not isinstance(image, ImageFile.ImageFile) or image.mode not in REDUCED_MODES:
+        return None
+    file = image.fp
+    if file is None or not any(";16" in str(tile.args) for tile in image.tile):
+        return None
+    place = file.tell()
+    try:
+        file.seek(0)
+        return file.read()
+    finally:
+        file.seek(place)
+
+
+REDUCED_MODES = ("RGB", "RGBA", "LA", "CMYK")
+"""Modes in which Pillow gives 8 bits of 16."""

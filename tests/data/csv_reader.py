@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resdet.data.detection.readers import READERS, coco
-from resdet.files.images import header_size
+from resdet.files.images import read_size
 
 
 def read(source, findings):
@@ -14,7 +14,7 @@ def read(source, findings):
     classes = sorted({row["class"] for row in rows})
     images = {}
     for name in sorted({row["image"] for row in rows}):
-        height, width = header_size(Path(source.images) / name) if source.images else (0, 0)
+        height, width = read_size(Path(source.images) / name) if source.images else (0, 0)
         images[name] = {"id": name, "file_name": name, "height": height, "width": width}
     annotations = []
     for number, row in enumerate(rows, start=1):

@@ -23,7 +23,7 @@ import resdet
 from resdet.backbones import build_backbone
 from resdet.engine.train import train
 from resdet.errors import UserError
-from resdet.files.images import check_image, header_size, open_image, read_fast, read_image
+from resdet.files.images import check_image, open_image, read_fast, read_image, read_size
 from resdet.interop.fitting import load_backbone
 from tests.data.make_cls import picture
 from tests.fuzz.mutate import mutate_bytes, mutate_tree, nasty
@@ -197,7 +197,7 @@ def images(rng: random.Random, folder: Path) -> None:
     ways: list[Callable[[], object]] = [
         lambda: read_image(path),
         lambda: read_fast(path),
-        lambda: header_size(path),
+        lambda: read_size(path),
         lambda: open_image(path).fast_pixels(reduce=rng.choice([1, 2, 4, 8])),
         lambda: check_image(io.BytesIO(path.read_bytes()), str(path), whole=rng.random() < 0.5),
     ]

@@ -14,7 +14,7 @@ from resdet.data.detection.readers.xml_files import Report, XmlColumns, continuo
 from resdet.data.detection.table import AnnotationTable, Source, join_extras
 from resdet.data.names import pack_ids, pack_names
 from resdet.files.findings import DataError
-from resdet.files.images import header_sizes
+from resdet.files.images import read_sizes
 
 NO_XML = "it is left out; add the file, or remove the image from the list"
 
@@ -72,7 +72,7 @@ def xml_table(
     if source.images is not None and unsized.any():
         sizes = sizes.copy()
         names = [file_names[row] for row in np.flatnonzero(unsized).tolist()]
-        sizes[unsized] = header_sizes(Path(source.images), names)
+        sizes[unsized] = read_sizes(Path(source.images), names)
     labels = np.array([label_of.get(name, -1) for name in columns.names], np.int64)
     labels = labels[columns.name_of]
     boxes = continuous_xywh(columns.corners, first)
