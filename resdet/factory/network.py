@@ -9,9 +9,10 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict
 from resdet.config.localization import LocalizationConfig
-from resdet.errors import UserError, command_line
+from resdet.errors import UserError, command_line, first_few
 from resdet.factory.imports import naming_imports
 from resdet.interop.convert import describe_network
+from resdet.interop.files import has_known_parts
 from resdet.interop.fitting import load_exactly, refuse_classifier
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.weights import read_weights
@@ -70,6 +71,12 @@ def check_kind(weights: LoadedWeights, kind: str) -> None:
         raise UserError(
             f"{weights.source} is a {weights.kind}, not a {kind}; evaluate it with "
             f"{evaluated_by(weights.kind)}"
+        )
+    if weights.kind == "backbone" and weights.state and not has_known_parts(weights.state):
+        names = first_few([repr(name) for name in weights.state], 3)
+        raise UserError(
+            f"{weights.source} holds the tensors {names}, which no {kind} of resdet has; give a "
+            "run folder, its best.pt, or a file of Detectron2, torchvision or timm"
         )
     if weights.kind == "backbone":
         raise UserError(

@@ -5,8 +5,6 @@ model (a state dict), ema (averages of some of it, or None). A run adds what res
 `resdet.engine.setup.Training.state`.
 """
 
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resdet.errors import UserError
+from resdet.files.tensor_files import read_tensor_file
 from resdet.files.writing import open_atomic
 from resdet.version import __version__
 
@@ -68,18 +67,8 @@ def load(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: holds more than tensors and plain values, or is not a checkpoint; "
-            "give a checkpoint that resdet wrote"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: the file is damaged or cut short ({error}); use another checkpoint"
-        ) from error
-    if not isinstance(values, dict) or values.get("kind") not in MODEL_KINDS:
+    values = read_tensor_file(path)
+    if not is_checkpoint(values) or values["kind"] not in MODEL_KINDS:
         raise UserError(f"{path}: not a checkpoint of a resdet run")
     check(values, path)
     missing = [key for key in KEYS if key not in values]

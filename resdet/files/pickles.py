@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 import pickle
 import pickletools
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resdet.errors import UserError
 
-# How deep tuples may be nested: Python hashes them recursively, and without a limit.
 MAX_NESTED = 100
+"""How deep containers may be nested; of tuples because Python hashes them recursively, and without
+a limit."""
+MAX_VALUES = 10_000_000
+"""How many values a file may have, those of a container counted wherever it is used."""
+MAX_BITS = 64
+"""Of integers."""
 # Booleans, integers, floats and complex numbers; no objects, strings, dates or records.
 PLAIN_DTYPE = re.compile(r"[<>=|]?[biufc]\d{1,2}")
 _LENGTH_FIELDS = {
@@ -49,7 +55,9 @@ def read_pickle(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        return load_plain(path.read_bytes())
+        # before it is in memory: any large file may be given
+        with path.open("rb") as file, mapped(file) as data:
+            return load_plain(data[: check_opcodes(data)])
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except PickleError as error:
@@ -59,6 +67,13 @@ def read_pickle(path: str | Path) -> Any:
         ) from error
 
 
+def mapped(file: IO[bytes]) -> mmap.mmap:
+    """An open file's bytes; PickleError for an empty one, which cannot be mapped."""
+    if not os.fstat(file.fileno()).st_size:
+        raise PickleError("it is empty, and truncated")
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def load_plain(data: bytes, *, encoding: str = "latin1") -> Any:
     """The content of the pickle `data`; `encoding` is for strings of Python 2, "bytes" keeps them.
 
@@ -66,13 +81,49 @@ def load_plain(data: bytes, *, encoding: str = "latin1") -> Any:
     """
     try:
         check_opcodes(data)
-        return _PlainUnpickler(data, encoding).load()
+        return PlainUnpickler(data, encoding).load()
     except PickleError:
         raise
     # a damaged pickle can raise nearly anything
     except Exception as error:
         detail = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise PickleError(f"it is damaged or no pickle ({detail})") from error
+
+
+def check_nesting(values: Any) -> None:
+    """PickleError for a container in itself, too deep nesting, too many values when containers that
+    are used several times are written out, and integers of more than 64 bits."""
+    sizes: dict[int, int] = {}
+    open_: dict[int, int] = {id(values): 1}
+    stack: list[tuple[Any, Iterator[Any]]] = [(values, iter(_inside(values)))]
+    while stack:
+        node, items = stack[-1]
+        for item in items:
+            if type(item) is int and item.bit_length() > MAX_BITS:
+                raise PickleError(f"it holds an integer of {item.bit_length()} bits")
+            if not isinstance(item, dict | list | tuple | set | frozenset):
+                open_[id(node)] += 1
+            elif id(item) in sizes:
+                open_[id(node)] += sizes[id(item)]
+            elif id(item) in open_ or len(stack) >= MAX_NESTED:
+                raise PickleError(f"it nests containers in themselves, or more than {MAX_NESTED}")
+            else:
+                open_[id(item)] = 1
+                stack.append((item, iter(_inside(item))))
+                break
+        else:
+            stack.pop()
+            size = sizes[id(node)] = open_.pop(id(node))
+            if size > MAX_VALUES:
+                raise PickleError(f"it holds more than {MAX_VALUES} values")
+            if stack:
+                open_[id(stack[-1][0])] += size
+
+
+def _inside(values: Any) -> Iterable[Any]:
+    if isinstance(values, dict):
+        return [*values, *values.values()]
+    return values if isinstance(values, list | tuple | set | frozenset) else [values]
 
 
 class PlainArray(np.ndarray):
@@ -128,7 +179,7 @@ class _Budget:
             raise PickleError("its arrays are larger than the file, which is refused")
 
 
-class _Admitted:
+class Admitted:
     """A function that a pickle may call, and may do nothing else with."""
 
     __slots__ = ("_call",)
@@ -143,15 +194,20 @@ class _Admitted:
         raise PickleError("it changes a function, which is refused")
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle.Unpickler):
     """Calls stand-ins of its own alone, and refuses every other name."""
+
+    array: type[PlainArray] = PlainArray
+    """What arrays become."""
+    admitted: dict[tuple[str, str], Any]
+    """Stand-ins by module and name."""
 
     def __init__(self, data: bytes, encoding: str) -> None:
         super().__init__(io.BytesIO(data), encoding=encoding)
         budget, encoded = _Budget(len(data)), _Budget(len(data))
 
         def new_array(*_: Any) -> PlainArray:
-            array = np.ndarray.__new__(PlainArray, (0,), np.int8)
+            array = np.ndarray.__new__(self.array, (0,), np.int8)
             array._budget = budget
             return array
 
@@ -171,29 +227,29 @@ class _PlainUnpickler(pickle.Unpickler):
             encoded.spend(len(text))
             return text.encode("latin1")
 
-        self._admitted: dict[tuple[str, str], Any] = {
-            ("numpy", "ndarray"): _Admitted(new_array),
-            ("numpy", "dtype"): _Admitted(_PlainDtype),
-            ("_codecs", "encode"): _Admitted(encode),
+        self.admitted = {
+            ("numpy", "ndarray"): Admitted(new_array),
+            ("numpy", "dtype"): Admitted(_PlainDtype),
+            ("_codecs", "encode"): Admitted(encode),
             ("collections", "OrderedDict"): OrderedDict,
         }
         for core in ("numpy.core", "numpy._core"):
-            self._admitted |= {
-                (f"{core}.multiarray", "_reconstruct"): _Admitted(new_array),
-                (f"{core}.multiarray", "scalar"): _Admitted(scalar),
-                (f"{core}.numeric", "_frombuffer"): _Admitted(from_buffer),
+            self.admitted |= {
+                (f"{core}.multiarray", "_reconstruct"): Admitted(new_array),
+                (f"{core}.multiarray", "scalar"): Admitted(scalar),
+                (f"{core}.numeric", "_frombuffer"): Admitted(from_buffer),
             }
         for module in ("builtins", "__builtin__"):
-            self._admitted |= {(module, "set"): set, (module, "frozenset"): frozenset}
+            self.admitted |= {(module, "set"): set, (module, "frozenset"): frozenset}
             # empty bytes are written as a call
-            self._admitted[module, "bytes"] = _Admitted(lambda: b"")
+            self.admitted[module, "bytes"] = Admitted(lambda: b"")
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._admitted:
+        if (module, name) not in self.admitted:
             raise PickleError(
                 f"it holds {module}.{name}, which is refused because loading it can run code"
             )
-        return self._admitted[module, name]
+        return self.admitted[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         raise PickleError("it refers to data outside of itself, which is refused")

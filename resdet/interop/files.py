@@ -1,32 +1,39 @@
-"""Weight files of any format as named tensors; no code in them is run."""
+"""Weight files of any format as named tensors, out of whatever another program has put around
+them."""
 
-import mmap
+import logging
 import re
-import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from resdet.errors import UserError
-from resdet.files.pickles import PickleError, check_opcodes, read_pickle
+from resdet.errors import UserError, first_few
+from resdet.files.torch_files import Foreign
 
-# Prefixes that DistributedDataParallel and torch.compile add to names.
-WRAPPERS = ("module.", "_orig_mod.")
-# Keys under which other programs store the tensors; blobs is Caffe2's.
+log = logging.getLogger("resdet")
+
 CONTAINERS = ("model", "state_dict", "model_state_dict", "blobs")
+"""Keys under which most programs store the tensors, the first one counts; blobs is Caffe2's."""
+AVERAGED = re.compile(r"(^|_)ema(_|$)|averaged?(_|$)|shadow")
+"""Keys of averaged weights: model_ema (torchvision), state_dict_ema (timm), and others."""
 # Caffe2 stores the optimizer's state next to each blob.
 MOMENTUM = "_momentum"
-OLD_PICKLES = 5
-"""Pickles before the tensors in torch's older format: magic number, protocol, system, content and
-keys of tensors."""
-MAX_INFLATED = 10
-"""How many times larger than its file an archive's content may be; torch does not compress."""
+COMPILED = "_orig_mod."
+"""What torch.compile puts before the names inside of a module."""
+PARALLEL = "module."
+"""What DistributedDataParallel and DataParallel put before all names."""
+LANDMARKS = {
+    *("backbone", "rpn", "roi_heads", "proposal_generator", "features", "stem", "conv1"),
+    *(f"layer{stage}" for stage in range(1, 5)),
+    *(f"res{stage}" for stage in range(2, 6)),
+}
+"""Parts of known networks; what is before them in a name was put there by a wrapper, such as
+model. by modules of Lightning."""
 DTYPES = {
     torch.bool,
     torch.uint8,
@@ -35,92 +42,137 @@ DTYPES = {
 }
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The dict in a PyTorch file, a .pkl or a .safetensors file, on the CPU.
-
-    Raises UserError for another format, a truncated file, and Python objects in a pickle.
-    """
-    if path.suffix == ".safetensors":
-        values = _read_safetensors(path)
-    elif path.suffix == ".pkl" and not zipfile.is_zipfile(path):
-        values = read_pickle(path)
-    else:
-        values = _read_torch(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds a {type(values).__name__}, not a dict of named tensors")
-    return values
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        _check_torch(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as weights: {error.strerror or error}") from error
-    # A damaged or hostile pickle can raise nearly any exception from inside the unpickler.
-    except Exception as error:
-        detail = str(error).strip().split("\n")[0][:200]
-        raise UserError(
-            f"{path} cannot be read as weights: it is truncated, not a PyTorch file, or holds "
-            f"Python objects, which are refused because loading them can run code ({detail})"
-        ) from error
-
-
-def _check_torch(path: Path) -> None:
-    """PickleError for pickles that would crash the unpickler, and for a zip bomb."""
-    if not zipfile.is_zipfile(path):
-        # torch's older format is several pickles in a row; an empty file can't be mapped
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            end = 0
-            for _ in range(OLD_PICKLES):
-                end = check_opcodes(data, end)
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > MAX_INFLATED * path.stat().st_size:
-            raise PickleError("it is far larger unpacked than packed")
-        for entry in entries:
-            if entry.filename.lower().endswith("data.pkl"):
-                check_opcodes(archive.read(entry))
-
-
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return dict(safetensors.torch.load_file(str(path)))
-    # a header may also declare a type that torch lacks, or a shape that overflows
-    except Exception as error:
-        raise UserError(
-            f"{path} cannot be read as safetensors: it is truncated or damaged ({error})"
-        ) from error
-
-
 def flat_state(values: Any, path: Path) -> dict[str, Tensor]:
-    """Names and tensors, out of their container and without the prefixes of wrappers.
+    """The tensors of `read_state`, without what was before their names."""
+    return read_state(values, path)[0]
+
+
+def read_state(values: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    """Names and tensors, out of their container and without the prefixes of wrappers, and the
+    prefix that was before all names; averaged tensors take the place of the others.
 
     Arrays become tensors. Raises UserError for other values, and for tensors that no network has:
     sparse, quantized, complex, or larger than the file.
     """
-    for container in CONTAINERS:
-        if isinstance(values, Mapping) and isinstance(values.get(container), Mapping):
-            values = values[container]
-            if container == "blobs":
-                values = {k: v for k, v in values.items() if not str(k).endswith(MOMENTUM)}
+    tensors, averaged = _contained(values, path)
+    state, prefix = _unwrap(named_tensors(tensors, path), path)
+    if averaged is not None:
+        key, content = averaged
+        means, _ = _unwrap(named_tensors(content, path), path)
+        fits = means.keys() <= state.keys()
+        log.info("%s: the averaged weights, %r, are %s", path, key, "taken" if fits else "left out")
+        state |= means if fits else {}
+    return state, prefix
+
+
+def _contained(
+    values: Any, path: Path
+) -> tuple[Mapping[Any, Any], tuple[str, Mapping[Any, Any]] | None]:
+    """The mapping that has the tensors, and the key and mapping of averages beside it."""
+    averaged = None
+    # numbers beside the container may be tensors too, as is the accuracy of torch's examples
+    while isinstance(values, Mapping) and not any(
+        _is_tensor(v) and v.ndim for v in values.values()
+    ):
+        inside = {key: each for key, each in values.items() if isinstance(each, Mapping)}
+        with_tensors = [k for k, each in inside.items() if any(map(_is_tensor, each.values()))]
+        means = [key for key in with_tensors if AVERAGED.search(str(key))]
+        others = [key for key in CONTAINERS if key in inside]
+        others += [key for key in with_tensors if key not in means and key not in others]
+        chosen = others[0] if others else means[0] if means else None
+        if chosen is None:
+            break
+        if others[:1] and others[0] not in CONTAINERS and len(others) > 1:
+            raise UserError(
+                f"{path} holds several networks, {first_few([repr(key) for key in others])}; save "
+                "the state dict of one of them in a file of its own"
+            )
+        if means and chosen != means[0]:
+            averaged = str(means[0]), inside[means[0]]
+        values = inside[chosen]
+        if chosen == "blobs":
+            values = {k: v for k, v in values.items() if not str(k).endswith(MOMENTUM)}
+    return _mapping(values, path), averaged
+
+
+def _mapping(values: Any, path: Path) -> Mapping[Any, Any]:
+    """`values` where they may be named tensors; UserError that says what they are otherwise."""
     if not isinstance(values, Mapping) or not values:
         raise UserError(f"{path} holds no named tensors; give a checkpoint or a state dict")
+    for key in (*CONTAINERS, *values):
+        foreign = values.get(key)
+        if isinstance(foreign, Foreign) and not any(map(_is_tensor, values.values())):
+            raise UserError(f"{path}: {str(key)[:80]!r} {foreign.advice}")
+    return values
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray | np.generic)
+
+
+def _is_array(value: Any) -> bool:
+    """Not one number, which may be a tensor too beside the container, as torch's examples have the
+    accuracy there."""
+    return _is_tensor(value) and value.ndim > 0
+
+
+def named_tensors(values: Any, path: Path) -> dict[str, Tensor]:
+    """All values as tensors; UserError for others, and for what is not a mapping."""
+    if not isinstance(values, Mapping):
+        raise UserError(
+            f"{path}: its model is a {type(values).__name__}, not named tensors; it is damaged"
+        )
     size = path.stat().st_size
     state: dict[str, Tensor] = {}
     for key, value in values.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor | np.ndarray | np.generic):
+        name = str(key)[:80]
+        if isinstance(key, str) and key.endswith("_extra_state"):
+            continue  # whatever a module of another toolkit adds to its tensors
+        if isinstance(value, Foreign):
+            raise UserError(f"{path}: {name!r} {value.advice}")
+        if not isinstance(key, str) or not _is_tensor(value):
             raise UserError(
-                f"{path}: {str(key)[:80]!r} is a {type(value).__name__}, not a tensor; give a "
-                "checkpoint of resdet or a plain state dict"
+                f"{path}: {name!r} is a {type(value).__name__}, not a tensor; give a checkpoint of "
+                "resdet or a plain state dict"
             )
-        tensor = value if isinstance(value, Tensor) else _from_array(value, f"{path}: {key}")
-        _check_tensor(tensor, size, f"{path}: {key[:80]}")
-        for wrapper in WRAPPERS:
-            key = key.removeprefix(wrapper)
+        tensor = value if isinstance(value, Tensor) else _from_array(value, f"{path}: {name}")
+        _check_tensor(tensor, size, f"{path}: {name}")
         state[key] = tensor
     return state
+
+
+def _unwrap(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
+    """Without what wrappers put before all names, which comes too, and without tensors outside."""
+    state = {key.replace(COMPILED, ""): value for key, value in state.items()}
+    removed = ""
+    while all(key.startswith(PARALLEL) for key in state):
+        state = {key.removeprefix(PARALLEL): value for key, value in state.items()}
+    found = Counter(prefix for key in state if (prefix := _prefix_of(key)) is not None)
+    if not found or "" in found:
+        return state, removed
+    (removed, count), *others = found.most_common()
+    if others and others[0][1] == count:
+        raise UserError(
+            f"{path} holds several networks, {first_few(list(found))}; save the state dict of one "
+            "of them in a file of its own"
+        )
+    if outside := [key for key in state if not key.startswith(removed)]:
+        log.info("%s: the tensors of %s are taken, and not %s", path, removed, first_few(outside))
+    inside = {key: value for key, value in state.items() if key.startswith(removed)}
+    return {key.removeprefix(removed): value for key, value in inside.items()}, removed
+
+
+def has_known_parts(state: Mapping[str, Any]) -> bool:
+    """Whether any tensor is named as those of a network that resdet knows; Caffe2's names have
+    underscores."""
+    return any(_prefix_of(key) is not None or key.partition("_")[0] in LANDMARKS for key in state)
+
+
+def _prefix_of(key: str) -> str | None:
+    """What is before the first part of a network that is known; None where there is none."""
+    parts = key.split(".")
+    known = next((place for place, part in enumerate(parts[:-1]) if part in LANDMARKS), None)
+    return None if known is None else "".join(f"{part}." for part in parts[:known])
 
 
 def _from_array(value: np.ndarray[Any, Any] | np.generic, what: str) -> Tensor:

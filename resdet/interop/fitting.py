@@ -38,6 +38,9 @@ def load_backbone(
     weights = _read(spec)
     state, lines = weights.state, [f"backbone weights: {weights.source}"]
     own = backbone.state_dict()
+    if weights.prefix and all(key.startswith(weights.prefix) for key in own):
+        # the backbone itself has a part of this name
+        state = {f"{weights.prefix}{key}": value for key, value in state.items()}
     check_reading(_reading_of(weights), reading, weights.source)
     if weights.kind != "backbone":
         others = [key for key in state if key.startswith(HEAD_PREFIX)]

@@ -44,6 +44,9 @@ class LoadedWeights:
     """The weights come from another toolkit, whose numbers are those of fp32; False for resdet's
     own runs."""
 
+    prefix: str = ""
+    """What was before the names in the file, and is not in `state`."""
+
     def detection_config(self) -> DetectionConfig:
         """The config of a detector; UserError for other weights and for unknown configs."""
         if self.kind != "detector" or self.config is None:

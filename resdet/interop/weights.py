@@ -12,7 +12,8 @@ from torch import Tensor
 
 from resdet.errors import UserError, did_you_mean
 from resdet.files import checkpoint
-from resdet.interop.files import flat_state, read_file
+from resdet.files.tensor_files import read_tensor_file
+from resdet.interop.files import flat_state, named_tensors, read_state
 from resdet.interop.loaded import LoadedWeights
 
 BACKBONE_PREFIX = "backbone."
@@ -58,14 +59,14 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
             raise UserError(f"source={source!r} is for files, but {spec} is a published name")
         origin, name = _origin(spec)
         path = origin.fetch(name)
-        return origin.imported(flat_state(read_file(path), path), name, spec)
+        return origin.imported(flat_state(read_tensor_file(path), path), name, spec)
     path = checkpoint_path(spec)
-    values = read_file(path)
+    values = read_tensor_file(path)
     if checkpoint.is_checkpoint(values):
         if source is not None:
             raise UserError(f"{path} is a checkpoint of resdet: leave out source={source!r}")
         return _from_checkpoint(values, path)
-    state = flat_state(values, path)
+    state, prefix = read_state(values, path)
     if source is not None:
         return _import_as(source, state, path)
     for modules in ORIGINS.values():
@@ -76,7 +77,7 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
     if any(key.startswith(BACKBONE_PREFIX) for key in state):
         is_classifier = any(key.startswith(HEAD_PREFIX) for key in state)
         kind = "classifier" if is_classifier else "detector"
-    return LoadedWeights(state, kind, None, str(path))
+    return LoadedWeights(state, kind, None, str(path), prefix=prefix)
 
 
 def is_published(spec: str) -> bool:
@@ -156,9 +157,9 @@ def _refuse_origin(given: str, origin: str) -> None:
 def _from_checkpoint(values: dict[str, Any], path: Path) -> LoadedWeights:
     """The content of a checkpoint; averaged weights take the place of the last ones."""
     checkpoint.check(values, path)
-    state = flat_state(values["model"], path)
+    state = named_tensors(values["model"], path)
     if values.get("ema"):
-        state |= flat_state(values["ema"], path)
+        state |= named_tensors(values["ema"], path)
     return LoadedWeights(
         state,
         values["kind"],

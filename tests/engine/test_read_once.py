@@ -16,7 +16,7 @@ from resdet.interop import weights
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file of a config was parsed, and each file of weights read."""
     counted: Counter[str] = Counter()
-    parse, read_file = loading.parse, weights.read_file
+    parse, read_file = loading.parse, weights.read_tensor_file
 
     def counting_parse(text: str, name: str) -> loading.Layer:
         counted[Path(name).name] += 1
@@ -27,7 +27,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return read_file(path)
 
     monkeypatch.setattr(loading, "parse", counting_parse)
-    monkeypatch.setattr(weights, "read_file", counting_read)
+    monkeypatch.setattr(weights, "read_tensor_file", counting_read)
     return counted
 
 

@@ -51,7 +51,7 @@ def test_damaged_files_are_named(tmp_path):
 def test_code_in_a_file_is_not_run(tmp_path):
     path = tmp_path / "last.pt"
     torch.save(contents(config=Path("x")), path)
-    with pytest.raises(UserError, match="plain values"):
+    with pytest.raises(UserError, match="config, class_names or category_ids have the wrong type"):
         checkpoint.load(path)
 
 

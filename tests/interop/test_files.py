@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resdet.errors import UserError
-from resdet.interop.files import flat_state, read_file
+from resdet.files.tensor_files import read_tensor_file
+from resdet.interop.files import flat_state
 
 STATE = {
     "w": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -25,7 +28,7 @@ STATE = {
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    return flat_state(read_file(path), path)
+    return flat_state(read_tensor_file(path), path)
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -88,7 +91,7 @@ def test_what_no_weights_are(tmp_path: Path, value: Any, words: str) -> None:
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
 def test_sparse_tensors(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(3).to_sparse()}, tmp_path / "w.pt")
-    with pytest.raises(UserError, match=r"w\.pt: w is a sparse"):
+    with pytest.raises(UserError, match=r"w\.pt: 'w' is a sparse"):
         read(tmp_path / "w.pt")
 
 
@@ -103,3 +106,75 @@ def test_archives_that_would_burst(tmp_path: Path) -> None:
             packed.writestr(name, plain.read(name))
     with pytest.raises(UserError, match="far larger unpacked than packed"):
         read(path)
+
+
+BIAS = torch.zeros(2)
+NET = {"conv1.weight": torch.ones(2, 3), "layer1.0.conv1.weight": torch.ones(2), "fc.bias": BIAS}
+CONTAINERS: dict[str, Any] = {
+    "torchvision's references": {
+        "model": NET,
+        "optimizer": {"state": {0: {"momentum_buffer": BIAS}}, "param_groups": [{"lr": 0.1}]},
+        "args": argparse.Namespace(output_dir=Path("x"), lr=0.1),
+        "epoch": 89,
+    },
+    "torch's examples": {"state_dict": NET, "best_acc1": torch.tensor(71.2), "arch": "resnet50"},
+    "timm's": {"state_dict": NET, "metric": np.float64(71.2), "args": argparse.Namespace()},
+    "Lightning's": {
+        "state_dict": {f"model.{k}": v for k, v in NET.items()} | {"loss.weight": BIAS},
+        "hyper_parameters": {"path": Path("x")},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best": torch.tensor(1.0)}},
+    },
+    "a compiled module in Lightning's": {
+        "state_dict": {f"net._orig_mod.{k}": v for k, v in NET.items()}
+    },
+    "parallel": {f"module.{k}": v for k, v in NET.items()},
+    "compiled and parallel": {"model": {f"_orig_mod.module.{k}": v for k, v in NET.items()}},
+    "parallel and compiled": {"model": {f"module._orig_mod.{k}": v for k, v in NET.items()}},
+    "a part compiled": {k.replace("layer1.", "layer1._orig_mod."): v for k, v in NET.items()},
+    "pytorch-cifar's": {"net": NET, "acc": 93.1, "epoch": 200},
+    "in two containers": {"model": {"state_dict": NET}},
+    "another module's": {f"student.encoder.{k}": v for k, v in NET.items()},
+    "with extra state": {**NET, "layer1.0._extra_state": io.BytesIO(b"x")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_containers_and_prefixes_of_others(tmp_path: Path, name: str) -> None:
+    torch.save(CONTAINERS[name], tmp_path / "w.pt")
+    assert same(read(tmp_path / "w.pt"), NET)
+
+
+def test_averaged_weights_come_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """torchvision's have a counter beside them, others lack the buffers."""
+    caplog.set_level("INFO", "resdet")
+    means = {key: value + 1 for key, value in NET.items()}
+    wrapped = {f"module.{key}": value for key, value in means.items()}
+    for averages, expected in (
+        ({"model_ema": {**wrapped, "n_averaged": torch.tensor(5)}}, means),
+        ({"state_dict_ema": means}, means),
+        ({"ema": {"fc.bias": BIAS + 1}}, {**NET, "fc.bias": BIAS + 1}),
+        ({"ema": {"shadow.0": BIAS + 1}}, NET),
+    ):
+        torch.save({"model": NET, **averages}, tmp_path / "w.pt")
+        assert same(read(tmp_path / "w.pt"), expected)
+    torch.save({"params_ema": means}, tmp_path / "w.pt")
+    assert same(read(tmp_path / "w.pt"), means)
+    assert "the averaged weights, 'model_ema', are taken" in caplog.text
+    assert "the averaged weights, 'ema', are left out" in caplog.text
+
+
+def test_what_cannot_be_chosen_or_read_is_named(tmp_path: Path) -> None:
+    twins = {f"{side}.{k}": v for side in ("student", "teacher") for k, v in NET.items()}
+    gan = {"generator": NET, "discriminator": NET}
+    network = {"model": nn.Linear(2, 2), "epoch": 3}
+    argument = {"model": {**NET, "path": Path("x")}}
+    for values, words in (
+        (twins, r"holds several networks, student\., teacher\.; save the state dict of one"),
+        (gan, "holds several networks, 'generator', 'discriminator'"),
+        (network, r"'model' is a whole network, torch\.nn\.modules\.linear\.Linear"),
+        (argument, r"'path' is of type pathlib\.PosixPath, which is refused"),
+        ({"optimizer": {"param_groups": []}}, "not a tensor|no named tensors"),
+    ):
+        torch.save(values, tmp_path / "w.pt")
+        with pytest.raises(UserError, match=words):
+            read(tmp_path / "w.pt")

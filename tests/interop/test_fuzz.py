@@ -220,7 +220,7 @@ def first(state: State, dims: int = 4) -> str:
 
 CHANGES: dict[str, Callable[[str, State], State]] = {
     "renamed": lambda key, s: {(f"x.{k}" if k == key else k): v for k, v in s.items()},
-    "all renamed": lambda key, s: {f"x.{k}": v for k, v in s.items()},
+    "all renamed": lambda key, s: {f"{k}.x": v for k, v in s.items()},
     "missing": lambda key, s: {k: v for k, v in s.items() if k != key},
     "one more": lambda key, s: {**s, "x.weight": torch.zeros(1)},
     "transposed": lambda key, s: {**s, key: s[key].transpose(0, 1).contiguous()},
@@ -274,7 +274,7 @@ def test_code_in_pickles(sample: Sample, tmp_path: Path) -> None:
             with path.open("wb") as file:
                 save({"model": {**small(sample), "x": content}}, file)
             text = refusal(lambda path=path: read_weights(str(path), sample.source), path)
-            assert "refused" in text
+            assert "refused" in text or "'x' is a list" in text
     assert not proof.exists()
 
 
