@@ -1,4 +1,4 @@
-"""Memory that a process keeps for its next arrays."""
+"""Memory that a process keeps for its next arrays, and the exceptions where it is short."""
 
 import ctypes
 
@@ -11,6 +11,16 @@ Keeping the larger ones too would save more time, and needs a fifth more memory 
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """glibc's names for these two (malloc.h)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the memory of the machine or of a GPU does not suffice."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # torch's allocator of the CPU has no exception of its own
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def keep_memory() -> bool:

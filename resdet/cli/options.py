@@ -22,7 +22,8 @@ def split_arguments(items: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def split_inputs(items: Sequence[str]) -> tuple[list[str], list[str]]:
     """As `split_arguments`, of files: what exists is a file, whatever its name."""
-    exists = {item for item in items if Path(item).expanduser().exists()}
+    # os.path.exists, unlike Path.exists, says no of a name that no system takes
+    exists = {item for item in items if os.path.exists(Path(item).expanduser())}  # noqa: PTH110
     _, overrides = split_arguments([item for item in items if item not in exists])
     return [item for item in items if item not in overrides], overrides
 

@@ -38,6 +38,12 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         "detector; a classifier keeps five classes",
     )
     parser.add_argument(
+        "--ids-from",
+        metavar="GT.json",
+        help="take the image ids of detections.json from a COCO file, by file name, so that "
+        "eval-coco accepts it; images without an id there are named and have no records",
+    )
+    parser.add_argument(
         "--batch-size",
         metavar="N",
         type=at_least_one,
@@ -109,6 +115,7 @@ def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         overrides=overrides,
         out=args.out,
         score_thresh=args.score_thresh,
+        ids_from=args.ids_from,
         batch_size=args.batch_size,
         device=args.device,
         precision=args.precision,
@@ -125,6 +132,7 @@ def _run_proposals(
         "images": files,
         "--out": args.out,
         "--score-thresh": args.score_thresh is not None,
+        "--ids-from": args.ids_from,
         "--ensemble": args.ensemble,
     }
     for name in (name for name, value in given.items() if value):

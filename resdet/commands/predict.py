@@ -4,9 +4,10 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +19,11 @@ from resdet.errors import UserError
 from resdet.files.writing import make_folder
 from resdet.hardware import choose_device
 from resdet.inference.combined import CombinedDetector
+from resdet.inference.image_ids import check_categories, find_ids, read_truth
 from resdet.inference.loading import load_models
-from resdet.inference.output import Finished, Output, finish, former_drawings, open_output
-from resdet.inference.sources import Picture, Source, list_sources, read_pictures
+from resdet.inference.output import Finished, Output, finish
+from resdet.inference.sources import Picture, Source, Unreadable, list_sources, read_pictures
+from resdet.memory import is_out_of_memory
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
 from resdet.models.predict import inference_mode, precision_of
@@ -43,6 +46,7 @@ def predict_command(
     ensemble: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
     score_thresh: float | None = None,
+    ids_from: str | Path | None = None,
     device: str | None = None,
     batch_size: int = 1,
     precision: str | None = None,
@@ -53,33 +57,45 @@ def predict_command(
     a video file. Of a detector, detections.json (COCO results with the original category ids) and
     images.json (id, file_name, width, height, frame, source, drawn for each image or frame); of a
     classifier, predictions.json (the same, and the best five classes with label, name, words and
-    score). Scores at or below `score_thresh` are left out; None is .5 for a detector, and leaves a
-    classifier its five classes. Detectors in `ensemble` predict together with that of `run`;
-    `overrides` go on top of every detector's config. `precision` as in `resdet.load`.
-    Exit code 0; 1 when some files could not be read: each is named, the others are done.
+    score). These are written picture by picture and are whole at any time. Scores at or below
+    `score_thresh` are left out; None is .5 for a detector, and leaves a classifier its five
+    classes. Ids count from 1, or with `ids_from` are those that a COCO file gives images of the
+    same file name. Detectors in `ensemble` predict together with that of `run`; `overrides` go on
+    top of every detector's config. `precision` as in `resdet.load`.
+    Exit code 0; 1 when some inputs could not be read or drawn: each is named, the others are done.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}; give at least 1")
     folder = Path(out).expanduser().resolve()
-    sources, skipped = list_sources(inputs, folder, former_drawings(folder))
-    if skipped:
-        log.info("%d files are neither image nor video and were skipped", skipped)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"--out {out}: is a file; give a folder for the results")
+    sources = list_sources(inputs, folder)
+    if sources.others:
+        log.info("%d files are neither image nor video and were skipped", sources.others)
+    truth = None if ids_from is None else read_truth(ids_from)
+    ids = None if truth is None else find_ids(truth, sources.files)
     model = load_models([run, *ensemble], overrides=overrides)
     if isinstance(model, RegionClassifier):
         raise needs_proposals()
+    if truth is not None:
+        check_categories(truth, model.class_names, getattr(model, "category_ids", ()))
     model.place(choose_device(device, 0))
     model.precision = precision
     chosen = precision_of(model)
     log.info("%s: precision %s (%s)", run, chosen.name, chosen.reason)
     make_folder(folder)
-    done = predict_sources(model, sources, folder, score_thresh=score_thresh, batch_size=batch_size)
+    done = predict_sources(
+        model, sources.files, folder, score_thresh=score_thresh, batch_size=batch_size, ids=ids
+    )
     if isinstance(model, Classifier):
         log.info("%d images classified, drawn in %s", done.pictures, out)
     else:
         log.info("%d detections in %d images, drawn in %s", done.detections, done.pictures, out)
-    if done.failures:
-        log.error("%d of %d inputs could not be read (listed above)", done.failures, len(sources))
-    return 1 if done.failures else 0
+    failures = done.failures + len(sources.problems)
+    if failures:
+        total = len(sources.files) + len(sources.problems)
+        log.error("%d of %d inputs could not be read or drawn (listed above)", failures, total)
+    return 1 if failures else 0
 
 
 class Done(NamedTuple):
@@ -87,7 +103,7 @@ class Done(NamedTuple):
 
     pictures: int
     failures: int
-    """Files that could not be read; each was named in the log."""
+    """Files that could not be read or drawn; each was named in the log."""
     detections: int
 
 
@@ -98,20 +114,24 @@ def predict_sources(
     *,
     score_thresh: float | None,
     batch_size: int,
+    ids: Mapping[Source, int | str | None] | None = None,
 ) -> Done:
     """Write below `folder`, which exists, what `predict_command` writes for `sources`.
 
+    `ids` are those of the records; None counts the pictures from 1. A source whose id is None has
+    no records.
+
     Threads read ahead and draw behind; the main one runs the network. All of them hold a few
-    pictures at most.
+    pictures at most. After an error or a signal the pictures before it are complete in `folder`.
     """
     if isinstance(model, RCNN | CombinedDetector) and score_thresh is None:
         score_thresh = DETECTION_THRESH
     workers = max(1, min(4, (os.cpu_count() or 1) // 2))
-    image_ids, failures = count(1), list[UserError]()
+    image_ids, failures = count(1), Failures()
     writing: deque[Future[None]] = deque()
     console = Console(stderr=True)
     with (
-        open_output(folder, detects=not isinstance(model, Classifier)) as output,
+        _output(folder, detects=not isinstance(model, Classifier)) as output,
         ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
         # One thread, so that records and frames are written in order.
         ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,
@@ -123,31 +143,91 @@ def predict_sources(
         task = bar.add_task("images", total=total)
         pictures = _readable(futures, failures)
         while batch := list(islice(pictures, batch_size)):
-            predictions: Sequence[Detections | Classification] = model.predict_prepared(
-                [picture.prepared for picture in batch],
-                [picture.pixels.shape[:2] for picture in batch],
-                score_thresh,
-            )
-            for picture, prediction in zip(batch, predictions, strict=True):
-                made = drawers.submit(finish, picture, next(image_ids), prediction, folder)
-                writing.append(writer.submit(_write, output, made))
+            for picture, answer in zip(batch, _answers(model, batch, score_thresh), strict=True):
+                if isinstance(answer, UserError):
+                    failures.add(picture.source, str(answer))
+                    continue
+                image_id = next(image_ids) if ids is None else ids[picture.source]
+                made = drawers.submit(finish, picture, image_id, answer, folder)
+                writing.append(writer.submit(_write, output, made, failures))
             while len(writing) > 2 * workers + batch_size:
                 writing.popleft().result()
             bar.advance(task, len(batch))
         for future in writing:
             future.result()
-    return Done(next(image_ids) - 1, len(failures), output.num_detections)
+        output.end()
+    return Done(output.num_pictures, len(failures.sources), output.num_detections)
 
 
-def _write(output: Output, made: Future[Finished]) -> None:
-    output.write(made.result())
+@contextmanager
+def _output(folder: Path, *, detects: bool) -> Iterator[Output]:
+    """The files of results, closed at the end; after an error the log has how many there are."""
+    output = Output(folder, detects=detects)
+    try:
+        yield output
+    except BaseException:
+        if output.num_pictures:
+            log.warning("stopped: %d pictures are complete in %s", output.num_pictures, folder)
+        raise
+    finally:
+        output.close()
 
 
-def _readable(futures: Iterator[Future[Picture]], failures: list[UserError]) -> Iterator[Picture]:
+@dataclass
+class Failures:
+    """Inputs that could not be read, predicted or drawn."""
+
+    sources: set[Source] = field(default_factory=set)
+    """The frames of a video are one input."""
+
+    def add(self, source: Source, problem: str) -> None:
+        """Count an input; its first problem is in the log."""
+        if source not in self.sources:
+            log.error("%s", problem)
+            self.sources.add(source)
+
+
+def _answers(
+    model: RCNN | CombinedDetector | Classifier | Localizer,
+    batch: Sequence[Picture],
+    score_thresh: float | None,
+) -> Sequence[Detections | Classification | UserError]:
+    """Predictions of a batch; one by one where all do not fit into memory together, and an error
+    for a picture that does not fit at all."""
+    try:
+        return model.predict_prepared(
+            [picture.prepared for picture in batch],
+            [picture.pixels.shape[:2] for picture in batch],
+            score_thresh,
+        )
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # not in the handler: the exception holds what the network had computed
+    if len(batch) > 1:
+        return [answer for each in batch for answer in _answers(model, [each], score_thresh)]
+    return [
+        UserError(
+            f"{batch[0].source.path}: does not fit into memory at the size that the network sees; "
+            "lower data.test_resize.short_edge and data.test_resize.max_size"
+        )
+    ]
+
+
+def _write(output: Output, made: Future[Finished], failures: Failures) -> None:
+    finished = made.result()
+    output.write(finished)
+    if finished.problem is not None:
+        failures.add(finished.picture.source, finished.problem)
+
+
+def _readable(
+    futures: Iterator[Future[Picture | Unreadable]], failures: Failures
+) -> Iterator[Picture]:
     """The pictures in order; files that cannot be read are named in the log and collected."""
     for future in futures:
-        try:
-            yield future.result()
-        except UserError as error:
-            log.error("%s", error)
-            failures.append(error)
+        read = future.result()
+        if isinstance(read, Unreadable):
+            failures.add(read.source, read.problem)
+        else:
+            yield read

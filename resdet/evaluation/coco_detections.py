@@ -19,7 +19,8 @@ from pycocotools import mask as mask_utils
 
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
-from resdet.files.json import read_json, some
+from resdet.files.json import some
+from resdet.files.records import read_records
 from resdet.files.rle import Rle, measure_codes, to_rle
 
 BOX_RULE = "must be [x, y, width, height] in pixels: four finite numbers, no negative size"
@@ -158,7 +159,7 @@ def _parse(detections: str | Path | Sequence[dict[str, Any]]) -> tuple[list[_Rec
         return msgspec.json.decode(path.read_bytes(), type=list[_Record]), source
     except (OSError, ValueError, RecursionError):
         pass  # the slower reader reports the fault, and accepts JSON that is not strict
-    records = read_json(path, "detections in COCO result format")
+    records = read_records(path, "detections in COCO result format")
     if not isinstance(records, list) or not set(map(type, records)) <= {dict}:
         raise UserError(
             f"{source}: detections are a list of objects {{image_id, category_id, bbox, score, "

@@ -73,6 +73,24 @@ def load(
     return model
 
 
+USED_KEYS = (
+    *("model", "test", "imports", "train.precision", "train.channels_last"),
+    *("data.test_resize", "data.test_size"),
+)
+"""Keys and sections of a config that change a trained model's predictions."""
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """UserError for an override that belongs to training or evaluation."""
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if not any(key == used or key.startswith(f"{used}.") for used in USED_KEYS):
+            raise UserError(
+                f"override {override}: predictions do not depend on {key}; keys that they depend "
+                f"on start with {', '.join(USED_KEYS)}"
+            )
+
+
 def _plain(key: str, value: object) -> object:
     """A value of numpy or torch as plain numbers; UserError for what no config holds."""
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
@@ -99,7 +117,9 @@ def load_models(
                     f"several with {evaluated_by(weights.kind)} --ensemble"
                 )
             if weights.kind == "localizer":
-                return build_trained_localizer(weights, overrides)
+                localizer = build_trained_localizer(weights, overrides)
+                _check_overrides(overrides)
+                return localizer
             if overrides:
                 raise UserError(
                     f"{path}: is a classifier, and {overrides[0].partition('=')[0]} changes the "
@@ -107,4 +127,5 @@ def load_models(
                 )
             return build_trained_classifier(weights)
         detectors.append(build_trained(weights, overrides))
+        _check_overrides(overrides)
     return combine(detectors, [str(path) for path in paths])

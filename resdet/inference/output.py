@@ -1,9 +1,8 @@
-"""Drawn pictures, videos and the two JSON files of a prediction, written one by one."""
+"""Drawn pictures, videos and the records of a prediction, written as they come."""
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,37 +11,27 @@ import cv2
 import numpy as np
 
 from resdet.errors import UserError
-from resdet.files.writing import open_atomic
-from resdet.inference.sources import WRITTEN_VIDEO_SUFFIXES, Picture
+from resdet.files.records import RecordFile, holds_records
+from resdet.files.writing import WriteError, is_full
+from resdet.inference.sources import Picture
+from resdet.inference.targets import (
+    DETECTIONS,
+    IMAGES,
+    PREDICTIONS,
+    RECORD_KEYS,
+    WRITTEN_VIDEO_SUFFIXES,
+    is_drawing,
+    mark_video,
+    save_drawing,
+)
 from resdet.structures import Classification, Detections
 from resdet.viz.draw import draw, draw_classification
 
 log = logging.getLogger("resdet")
 
-DETECTIONS, IMAGES = "detections.json", "images.json"
-PREDICTIONS = "predictions.json"
-"""A classifier's: what images.json has of an image, and its classes."""
-JPEG_QUALITY = 92
-Extend = Callable[[Iterable[dict[str, Any]]], None]
+NOT_WRITTEN = "results cannot be written"
 # MPEG-4 is in every OpenCV wheel, motion JPEG in OpenCV itself.
 CODECS = tuple(zip(("mp4v", "MJPG"), WRITTEN_VIDEO_SUFFIXES, strict=True))
-
-
-@contextmanager
-def json_list(path: Path) -> Iterator[Extend]:
-    """A JSON array on disk that grows by the records given to the function, and appears under its
-    name when complete; after an error the file before it stays."""
-    with open_atomic(path) as file:
-        separator = "[\n"
-
-        def extend(records: Iterable[dict[str, Any]]) -> None:
-            nonlocal separator
-            for record in records:
-                file.write(separator + json.dumps(record, ensure_ascii=False))
-                separator = ",\n"
-
-        yield extend
-        file.write("\n]\n" if separator == ",\n" else "[\n]\n")
 
 
 class VideoFile:
@@ -54,6 +43,8 @@ class VideoFile:
         self._size = size
         for codec, suffix in CODECS:
             path = stem.with_name(stem.name + suffix)
+            if is_drawing(path):
+                path.unlink()
             writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size)
             if writer.isOpened():
                 self._writer, self.path = writer, path
@@ -73,6 +64,8 @@ class VideoFile:
     def close(self) -> None:
         if self.path is not None:
             self._writer.release()
+            with suppress(OSError):  # a full disk shows in the records
+                mark_video(self.path)
 
 
 @dataclass
@@ -86,23 +79,33 @@ class Finished:
     """Those of detections.json."""
     entry: dict[str, Any]
     """The record of images.json or predictions.json."""
+    problem: str | None
+    """Why there is no drawing."""
 
 
 def finish(
-    picture: Picture, image_id: int, prediction: Detections | Classification, out: Path
+    picture: Picture,
+    image_id: int | str | None,
+    prediction: Detections | Classification,
+    out: Path,
 ) -> Finished:
-    """Draw, save the drawing below `out`, and encode the masks; safe to run in any thread."""
+    """Draw, save the drawing below `out`, and encode the masks; safe to run in any thread.
+
+    Without `image_id` there are no records. Raises WriteError if the disk is full.
+    """
     source, frame = picture.source, picture.frame
     target = source.target if frame is None else source.target / f"frame_{frame:06d}.jpg"
     if isinstance(prediction, Detections):
         drawn = draw(picture.pixels, prediction)
     else:
         drawn = draw_classification(picture.pixels, prediction)
+    problem = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(target, quality=JPEG_QUALITY)
-    except OSError as error:
-        raise UserError(f"{target}: the drawing cannot be written ({error})") from error
+        save_drawing(drawn, target)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and is_full(error):
+            raise WriteError(target, error) from error
+        problem = f"{target}: the drawing cannot be written: {error}; give another --out"
     height, width = picture.pixels.shape[:2]
     entry = {
         "id": image_id,
@@ -111,32 +114,59 @@ def finish(
         "height": height,
         "frame": frame,
         "source": str(source.path),
-        "drawn": target.relative_to(out).as_posix(),
+        "drawn": None if problem else target.relative_to(out).as_posix(),
     }
     pixels = None if frame is None else np.asarray(drawn)
     if isinstance(prediction, Detections):
-        return Finished(picture, pixels, prediction.to_coco(image_id), entry)
-    return Finished(picture, pixels, [], {**entry, "classes": prediction.to_records()})
+        records = [] if image_id is None else prediction.to_coco(image_id)
+        return Finished(picture, pixels, records, entry, problem)
+    entry["classes"] = prediction.to_records()
+    return Finished(picture, pixels, [], entry, problem)
 
 
 class Output:
-    """The files of a prediction beside its pictures: records, and videos of drawn frames."""
+    """The files of a prediction beside its pictures: records, and videos of drawn frames.
 
-    def __init__(self, extend_images: Extend, extend_detections: Extend | None) -> None:
-        self.num_detections = 0
-        self._extend_images, self._extend_detections = extend_images, extend_detections
+    The files of records begin with the first picture, or at the end where there is none: until then
+    those of an earlier prediction stay.
+    """
+
+    def __init__(self, folder: Path, *, detects: bool) -> None:
+        """Of a model that `detects`, detections.json and images.json, else predictions.json.
+
+        UserError where other programs' files have these names.
+        """
+        self.folder = folder
+        self.num_pictures = self.num_detections = 0
+        self._names = [DETECTIONS, IMAGES] if detects else [PREDICTIONS]
+        self._files: dict[str, RecordFile] = {}
         self._video: VideoFile | None = None
         self._video_source: Path | None = None
+        for path in (folder / name for name in self._names):
+            if os.path.lexists(path) and not holds_records(path, RECORD_KEYS[path.name]):
+                raise UserError(
+                    f"{path}: is not a file that predict wrote, and would be replaced; move it, or "
+                    "give another --out"
+                )
 
     def write(self, finished: Finished) -> None:
-        """Add one picture's records; pictures come in order, the frames of a video in a row."""
-        if self._extend_detections is not None:
-            self._extend_detections(finished.records)
-        self._extend_images([finished.entry])
+        """Add one picture's records; pictures come in order, the frames of a video in a row.
+
+        WriteError where the disk refuses; the records of the pictures before are complete.
+        """
+        try:
+            self._open()
+            if DETECTIONS in self._files:
+                self._files[DETECTIONS].extend(finished.records)
+            # last: what this one lists is complete
+            self._files[self._names[-1]].extend([finished.entry])
+        except OSError as error:
+            raise WriteError(self.folder, error, what=NOT_WRITTEN) from error
+        self.num_pictures += 1
         self.num_detections += len(finished.records)
         picture = finished.picture
         if picture.source.target != self._video_source:
-            self.end_video()
+            self._end_video()
         if finished.drawn is not None:
             if self._video is None:
                 target, (height, width) = picture.source.target, finished.drawn.shape[:2]
@@ -144,39 +174,25 @@ class Output:
                 self._video_source = target
             self._video.add(finished.drawn)
 
-    def end_video(self) -> None:
+    def _open(self) -> None:
+        for name in self._names:
+            if name not in self._files:
+                self._files[name] = RecordFile(self.folder / name)
+
+    def end(self) -> None:
+        """Make empty files where nothing could be predicted; WriteError as `write`."""
+        try:
+            self._open()
+        except OSError as error:
+            raise WriteError(self.folder, error, what=NOT_WRITTEN) from error
+
+    def close(self) -> None:
+        """Complete the video and close the files, also after an error."""
+        self._end_video()
+        for file in self._files.values():
+            file.close()
+
+    def _end_video(self) -> None:
         if self._video is not None:
             self._video.close()
         self._video = self._video_source = None
-
-
-@contextmanager
-def open_output(folder: Path, *, detects: bool) -> Iterator[Output]:
-    """Completes its files below `folder` when all went well: detections.json and images.json of a
-    model that `detects`, else predictions.json alone."""
-    with ExitStack() as files:
-        images = files.enter_context(json_list(folder / (IMAGES if detects else PREDICTIONS)))
-        records = files.enter_context(json_list(folder / DETECTIONS)) if detects else None
-        output = Output(images, records)
-        files.callback(output.end_video)
-        yield output
-
-
-def former_drawings(folder: Path) -> set[Path]:
-    """What earlier predictions drew into `folder`, by their JSON files; videos included."""
-    return _drawn_by(folder, IMAGES) | _drawn_by(folder, PREDICTIONS)
-
-
-def _drawn_by(folder: Path, records: str) -> set[Path]:
-    try:
-        entries = json.loads((folder / records).read_text(encoding="utf-8"))
-        drawn = {(folder / entry["drawn"]).resolve() for entry in entries}
-        frames = {
-            (folder / entry["drawn"]).resolve().parent
-            for entry in entries
-            if entry["frame"] is not None
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    videos = {path.with_name(path.name + end) for path in frames for end in WRITTEN_VIDEO_SUFFIXES}
-    return drawn | frames | videos

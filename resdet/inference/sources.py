@@ -1,12 +1,12 @@
 """Images, folders and videos of a command line, read ahead of the network in order."""
 
 import logging
+import stat
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +17,12 @@ from resdet.errors import UserError
 from resdet.files.findings import log_findings
 from resdet.files.images import SUFFIXES, read_image
 from resdet.files.walk import list_files
+from resdet.inference.targets import Targets, is_drawing
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
     *(".ts", ".3gp", ".mts"),
 )
-WRITTEN_VIDEO_SUFFIXES = (".mp4", ".avi")
-# Where lossy pictures would spoil what is seen.
-LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 T = TypeVar("T")
 log = logging.getLogger("resdet")
 
@@ -56,103 +54,115 @@ class Picture:
     """What the model's `prepare` gives: (3, h, w) at its test size, or at several sizes."""
 
 
-def list_sources(
-    inputs: Sequence[str | Path], out: Path, former: Iterable[Path] = ()
-) -> tuple[list[Source], int]:
-    """Every image and video of `inputs` in order, and how many other files of folders were skipped.
+@dataclass
+class Unreadable:
+    """A file that cannot be read, or the rest of a video."""
 
-    Folders are searched with their subfolders by the rule of `list_files`; `out` itself and the
-    `former` drawings in it are passed over. A file that is named is taken whatever its suffix.
-    Targets below `out` keep the names, and get a number where a name is taken: no two sources
-    share a target and nothing that is not a former drawing is overwritten.
+    source: Source
+    problem: str
+    """Why, with the file's name."""
+
+
+@dataclass
+class Sources:
+    """The inputs of a prediction."""
+
+    files: list[Source]
+    others: int
+    """Files of folders that are neither image nor video."""
+    problems: list[str]
+    """Folders that could not be listed; each was named in the log."""
+
+
+def list_sources(inputs: Sequence[str | Path], out: Path) -> Sources:
+    """Every image and video of `inputs` in order.
+
+    Folders are searched with their subfolders by the rule of `list_files`; the folder `out` and
+    former drawings are passed over. A file that is named is taken whatever its suffix. Targets are
+    those of `Targets`: no two sources share one, and nothing but former drawings is overwritten.
     Raises UserError for an input that does not exist, and where nothing is left.
     """
-    out, former = out.resolve(), set(former)
+    out = out.resolve()
     files: list[tuple[Path, str]] = []
-    skipped = 0
+    others, problems = 0, []
     for given in inputs:
         path = Path(given).expanduser()
-        if path.is_file():
+        kind = _kind(path)
+        if kind == "file":
             files.append((path, path.name))
-        elif path.is_dir():
-            inside, others = _search(path, out, former)
-            files += [(file, file.relative_to(path).as_posix()) for file in inside]
-            skipped += others
+        elif kind == "folder":
+            listing = list_files(path)
+            log_findings(listing.findings(path))
+            problems += [f"{path}: {place}: {why}" for place, why in listing.unreadable]
+            inside = [name for name in listing.files if not _is_own(path, name, out)]
+            usable = [name for name in inside if _suffix(name) in SUFFIXES + VIDEO_SUFFIXES]
+            files += [(path / name, name) for name in usable]
+            others += len(inside) - len(usable)
         else:
-            raise UserError(f"{given}: no such image, folder or video")
+            raise UserError(f"{given}: {kind}; give image files, folders of images, or videos")
     if not files:
         raise UserError(
-            f"{', '.join(map(str, inputs))}: no image or video among them ({skipped} other files); "
+            f"{', '.join(map(str, inputs))}: no image or video among them ({others} other files); "
             f"supported: {' '.join(SUFFIXES + VIDEO_SUFFIXES)}"
         )
-    taken = {str(path.resolve()).lower() for path, _ in files}
+    targets = Targets(out, (path.resolve() for path, _ in files))
+    targets.open_folders(name for _, name in files)
     sources = []
     for path, name in files:
-        is_video = path.suffix.lower() in VIDEO_SUFFIXES
-        target = _free_target(out, name, is_video, taken, former)
+        is_video = _suffix(name) in VIDEO_SUFFIXES
+        target = targets.video(name) if is_video else targets.picture(name)
         sources.append(Source(path, name, target, is_video))
-    return sources, skipped
+    return Sources(sources, others, problems)
 
 
-def _search(folder: Path, out: Path, former: set[Path]) -> tuple[list[Path], int]:
-    """Images and videos below `folder`, sorted, and the number of other files."""
-    files: list[Path] = []
-    others = 0
-    listing = list_files(folder)
-    log_findings(listing.findings(folder))
-    is_out = out == folder.resolve()
-    for name in listing.files:
-        path = folder / name
-        real = path.resolve()
-        if (not is_out and out in real.parents) or real in former:
-            continue
-        if path.suffix.lower() in SUFFIXES + VIDEO_SUFFIXES:
-            files.append(path)
-        else:
-            others += 1
-    return files, others
+def _suffix(name: str) -> str:
+    return Path(name).suffix.lower()
 
 
-def _free_target(out: Path, name: str, is_video: bool, taken: set[str], former: set[Path]) -> Path:
-    """A path below `out` for the picture of `name` that nothing else has; adds it to `taken`."""
-    plain = out / name
-    lossless = plain.suffix.lower() in LOSSLESS_SUFFIXES
-    suffix = "" if is_video else ".png" if lossless else ".jpg"
-    written = ("", *WRITTEN_VIDEO_SUFFIXES) if is_video else ("",)
-    for number in count(1):
-        tail = "" if number == 1 else f"-{number}"
-        target = plain.with_name(f"{plain.stem}{tail}{suffix}")
-        files = [target.with_name(target.name + more) for more in written]
-        # File systems that ignore case would write A.jpg over a.jpg.
-        keys = {str(file).lower() for file in files}
-        foreign = any(file.exists() and file not in former for file in files)
-        if not foreign and not keys & taken:
-            break
-    taken |= keys
-    return target
+def _kind(path: Path) -> str:
+    """file, folder, or why it is neither."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "no such image, folder or video"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "neither a file nor a folder"
+
+
+def _is_own(folder: Path, name: str, out: Path) -> bool:
+    """Whether a file of an input folder is below `out` inside it, or a former drawing in `out`."""
+    path = (folder / name).resolve()
+    if out not in path.parents:
+        return False
+    return out != folder.resolve() or is_drawing(path)
 
 
 def read_pictures(
     sources: Sequence[Source], prepare: Callable[[np.ndarray], Any], *, workers: int
-) -> Generator[Future[Picture]]:
+) -> Generator[Future[Picture | Unreadable]]:
     """Images and video frames in order, decoded and resized by `workers` threads.
 
-    The result of a file that cannot be read is a UserError that names it. At most a few pictures
-    for each worker are in memory, however long the videos are.
+    At most a few pictures for each worker are in memory, however long the videos are.
     """
     return run_ahead(_tasks(sources, prepare), workers)
 
 
 def _tasks(
     sources: Sequence[Source], prepare: Callable[[np.ndarray], Any]
-) -> Iterator[Callable[[], Picture]]:
+) -> Iterator[Callable[[], Picture | Unreadable]]:
     for source in sources:
-        if source.is_video:
-            # Frames are decoded one after the other, here; only the resize is shared out.
-            for frame, fps, pixels in _frames(source):
-                yield partial(_picture, source, prepare, frame, fps, pixels)
-        else:
+        if not source.is_video:
             yield partial(_picture, source, prepare)
+            continue
+        # Frames are decoded one after the other, here; only the resize is shared out.
+        try:
+            for number, fps, pixels in _frames(source):
+                yield partial(_picture, source, prepare, number, fps, pixels)
+        except Exception as error:
+            yield partial(_unreadable, source, error)
 
 
 def _picture(
@@ -161,18 +171,30 @@ def _picture(
     frame: int | None = None,
     fps: float = 0.0,
     pixels: np.ndarray | None = None,
-) -> Picture:
-    if pixels is None and source.is_video:
-        raise UserError(
-            f"{source.path}: no frame can be read; it is damaged or of an unknown codec: convert "
-            "it to .mp4"
-        )
-    pixels = read_image(source.path) if pixels is None else pixels
-    return Picture(source, frame, fps, pixels, prepare(pixels))
+) -> Picture | Unreadable:
+    try:
+        if pixels is None:
+            pixels = read_image(source.path)
+        return Picture(source, frame, fps, pixels, prepare(pixels))
+    except Exception as error:
+        return _unreadable(source, error)
 
 
-def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray | None]]:
-    """(number, frames per second, (H, W, 3) uint8 RGB) of each frame; one None if there is none."""
+def _unreadable(source: Source, error: Exception) -> Unreadable:
+    """Whatever a decoder raises: one file must not end the others."""
+    if isinstance(error, UserError):
+        return Unreadable(source, str(error))
+    problem = f"{type(error).__name__}: {error}"
+    return Unreadable(
+        source, f"{source.path}: cannot be read ({problem}); replace it or convert it"
+    )
+
+
+def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray]]:
+    """(number, frames per second, (H, W, 3) uint8 RGB) of each frame.
+
+    UserError without a single frame.
+    """
     capture = cv2.VideoCapture(str(source.path))
     try:
         fps = capture.get(cv2.CAP_PROP_FPS)
@@ -186,8 +208,11 @@ def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray | None]]:
             yield number, fps, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
             number += 1
         if number == 0:
-            yield 0, fps, None
-        elif number < announced - 1:
+            raise UserError(
+                f"{source.path}: no frame can be read; it is damaged or of an unknown codec: "
+                "convert it to .mp4"
+            )
+        if number < announced - 1:
             log.warning("%s: %d of %d frames could be read", source.path, number, announced)
     finally:
         capture.release()

@@ -176,9 +176,9 @@ def test_out_inside_the_input_is_not_read(images: Path) -> None:
     out = images / "drawn"
     out.mkdir()
     shutil.copy(images / "b.png", out / "old.png")
-    sources, skipped = list_sources([images], out)
-    assert len(sources) == 4 and skipped == 1
-    assert len({str(source.target).lower() for source in sources}) == 4
+    sources = list_sources([images], out)
+    assert len(sources.files) == 4 and sources.others == 1
+    assert len({str(source.target).lower() for source in sources.files}) == 4
 
 
 def test_clear_words_for_wrong_arguments(run_folder: Path, images: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_clear_words_for_wrong_arguments(run_folder: Path, images: Path, tmp_pat
         run(run_folder, [tmp_path / "empty"], tmp_path / "out")
     with pytest.raises(UserError, match="no such image, folder or video"):
         run(run_folder, ["absent.jpg"], tmp_path / "out")
-    with pytest.raises(UserError, match="cannot be made a folder"):
+    with pytest.raises(UserError, match="is a file; give a folder"):
         run(run_folder, [images], run_folder / "best.pt")
     assert not (tmp_path / "out").exists()
 
@@ -204,7 +204,7 @@ def test_an_error_keeps_the_former_files(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="no space left"):
         run(run_folder, [images], out)
     assert (out / "detections.json").read_bytes() == before
     assert not list(out.rglob("*.tmp"))

@@ -104,7 +104,7 @@ def benchmark_predict(
 
 def _paths(images: str | Path) -> list[Path]:
     """What predict.py finds in the folder; without images there is nothing to time."""
-    sources, _ = list_sources([images], Path(images) / "none")
+    sources = list_sources([images], Path(images) / "none").files
     paths = [source.path for source in sources if not source.is_video]
     if len(paths) < len(sources) or not paths:
         raise UserError(f"--images {images}: give a folder of images without videos")
@@ -142,7 +142,7 @@ def make_predict(*, work: Work, out: str) -> Step:
     model = work.load()
     folder = Path(out)
     folder.mkdir()
-    sources, _ = list_sources([work.images], folder)
+    sources = list_sources([work.images], folder).files
 
     def step() -> int:
         done = predict_sources(
