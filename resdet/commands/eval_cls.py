@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from resdet import hardware
+from resdet.commands.evaluate_run import note_training
 from resdet.errors import UserError
 from resdet.evaluation import build_evaluator
 from resdet.evaluation.classification import ClassificationEvaluator, Scores
@@ -247,6 +248,7 @@ def _write(
         numbers["scales"] = list(views.scales)
     if weights is not None:
         numbers["weights"] = weights if is_published(weights) else str(checkpoint_path(weights))
+    note_training(folder)
     title = f"{name}, top-1 {numbers['top1_percent']:.2f} %"
     confusion: NDArray[np.int64] = accuracy.confusion
     try:

@@ -3,6 +3,7 @@
 Files alone are evaluated without torch.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
 from resdet.evaluation import Result
 from resdet.files.findings import Finding, strict_error, summarize_findings
+from resdet.files.lock import held_by
+
+logger = logging.getLogger("resdet")
 
 
 def evaluate_run_on_val(
@@ -134,11 +138,21 @@ def finish_files(
     return Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"
 
 
+def note_training(folder: Path) -> None:
+    """A warning where the results go into a run folder that a training writes to as well."""
+    if (holder := held_by(folder)) is not None:
+        logger.warning(
+            f"{folder}: {holder} is training this run, and its next best validation replaces "
+            "eval.json; give --out to keep these results"
+        )
+
+
 def write_result(
     result: Result, folder: Path, submission: Callable[[], Sequence[Path]] | None = None
 ) -> None:
     """Write eval.json, per_class.csv and the PR curves, and print the tables, even on a full disk.
     The files of `submission` come last, so that an error of it loses no result."""
+    note_training(folder)
     paths: list[Path] = []
     try:
         paths += result.write(folder)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
+from resdet.engine.log import optional
 from resdet.files.writing import make_folder, write_text
 from resdet.hardware import PROFILE_PREFIX, profiled
 from resdet.viz.tables import plain_table
@@ -70,10 +71,12 @@ class StepProfile:
         profiler.stop()
         if steps == 0:
             return
-        make_folder(self.folder, "--run-dir")
-        profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
+        with optional("the profile"):
+            make_folder(self.folder, "--run-dir")
+            profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
         table = profile_table(profiler, steps, self.device)
-        write_text(self.folder / "steps.txt", table + "\n")
+        with optional("the profile"):
+            write_text(self.folder / "steps.txt", table + "\n")
         for line in (f"profile of {steps} steps, in {self.folder}:", *table.splitlines()):
             logger.info(line)
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,16 @@ from resdet.config.loading import (
     train_command,
 )
 from resdet.data.detection.split import SPLIT_FILE, Split, read_split
+from resdet.engine import distributed
+from resdet.engine.distributed import Processes
 from resdet.errors import UserError
 from resdet.factory.network import resolve_config
 from resdet.files import checkpoint
-from resdet.files.writing import reason_of, write_text
+from resdet.files.lock import LOCK_FILE, FolderLock
+from resdet.files.writing import reason_of, remove_leftovers, write_text
+
+WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
+"""What a run alone writes into its folder; others may be writing the results of an evaluation."""
 
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = ("imports", "data.workers", "log.every", "log.tensorboard", "checkpoint.every")
@@ -60,11 +67,7 @@ def open_run(
             raise UserError("give a CONFIG to train, or --resume --run-dir DIR to resume a run")
         if folder.is_file():
             raise UserError(f"{folder}: a file, not a folder; give another one with --run-dir")
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder}: this run folder exists; resume it with --resume, "
-                "or give another one with --run-dir"
-            )
+        _check_unused(folder)
         return Run(folder, config, None)
     stored = folder / "config.yaml"
     if not folder.is_dir():
@@ -87,6 +90,53 @@ def open_run(
         raise UserError(f"{folder}: a {old.task} run, but CONFIG is for {config.task}")
     check_changes(old, new, source=folder)
     return Run(folder, new, state, stored_split(folder) if state else None)
+
+
+def _check_unused(folder: Path) -> None:
+    """UserError for a folder with files in it, other than the lock of a run that was killed."""
+    if folder.exists() and any(not path.name.startswith(LOCK_FILE) for path in folder.iterdir()):
+        raise UserError(
+            f"{folder}: this run folder exists; resume it with --resume, "
+            "or give another one with --run-dir"
+        )
+
+
+class Claim:
+    """A run folder, made and locked by the main process until `close`."""
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder, self.processes = folder, processes
+        self.lock: FolderLock | None = None
+        """Of the main process, once taken."""
+        self._was_there = folder.exists()
+
+    def take(self, *, is_new: bool) -> None:
+        """Every process calls it. UserError in all of them where another run has the folder, where
+        it can't be made, and where one that `is_new` has got files meanwhile."""
+        refusal: UserError | None = None
+        if self.processes.is_main:
+            try:
+                make_folder(self.folder)
+                lock = FolderLock(self.folder)
+                lock.acquire()
+                self.lock = lock
+                if is_new:
+                    _check_unused(self.folder)
+                remove_leftovers(self.folder, WRITTEN)
+            except UserError as error:
+                refusal = error
+        text = distributed.broadcast(str(refusal) if refusal else None, self.processes)
+        if text is not None:
+            raise refusal or UserError(text)
+
+    def close(self) -> None:
+        """Release the lock; a folder that was made for a run that did not start goes again."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
+            if not self._was_there:
+                with suppress(OSError):  # there are files in it
+                    self.folder.rmdir()
 
 
 def choose_folder(config: object, run_dir: str | Path | None) -> Path:

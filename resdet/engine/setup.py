@@ -25,6 +25,7 @@ from resdet.engine.task import Task
 from resdet.errors import UserError
 from resdet.factory.imports import naming_imports
 from resdet.files import checkpoint
+from resdet.files.lock import FolderLock
 from resdet.hardware import Precision
 from resdet.ops import kernels
 
@@ -64,6 +65,10 @@ class Training:
     """{"step", "metric", "value"} of the best validation."""
     validation_is_due: bool = False
     """The run was stopped at a step whose validation has not been made."""
+    lock: FolderLock | None = None
+    """On the folder, in the main process."""
+    is_unsaved: bool = False
+    """The disk refused the last checkpoint."""
     recent: list[float] = field(default_factory=list)
     """Training errors in percent of the last steps, where the task has them."""
 
@@ -133,7 +138,8 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     # what the task has filled in, such as the network that model.weights names
     run.config = config = task.config
     if processes.is_main:
-        logger.info(dump_yaml(config).rstrip())
+        for line in dump_yaml(config).rstrip().splitlines():
+            logger.info(line)
     task.model.place(processes.device, precision.parameters)
     compiled, why = hardware.choose_compile(
         config.train.compile,

@@ -4,20 +4,22 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 from resdet import hardware
 from resdet.config.loading import AnyConfig, Schema, override_config, train_command
 from resdet.engine import distributed, optim, pictures
 from resdet.engine.check import check_run
-from resdet.engine.log import Pace, RunLog, cut_log, start_console
+from resdet.engine.log import Pace, RunLog, cut_log, optional, start_console
 from resdet.engine.profile import StepProfile, data_waits_profiled
-from resdet.engine.run_folder import Run, choose_folder, open_run, prepare_folder
+from resdet.engine.run_folder import Claim, Run, choose_folder, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
 from resdet.engine.step import update
 from resdet.engine.watch import ERROR_STEPS, LossWatch, check_weights
 from resdet.factory.imports import import_modules, load_named_config
 from resdet.files import checkpoint
+from resdet.files.writing import WriteError
 
 logger = logging.getLogger("resdet")
 
@@ -57,11 +59,17 @@ def train(
                 config, overrides = override_config(config, overrides, "train(overrides=…)"), ()
             if check:
                 return check_run(config, folder, processes=processes, strict=strict)
-            run = open_run(config, folder, resume=resume, overrides=overrides, schema=schema)
-            # Every process has looked at the folder before the main one makes it.
-            distributed.barrier(processes)
-            with stop_request() as stop:
+            with closing(Claim(folder, processes)) as claim, stop_request() as stop:
+                is_new = not resume or not folder.is_dir()
+                if not is_new:  # before it is read: another run may be writing it
+                    claim.take(is_new=False)
+                run = open_run(config, folder, resume=resume, overrides=overrides, schema=schema)
+                # Every process has looked at the folder before the main one makes it.
+                distributed.barrier(processes)
+                if is_new:
+                    claim.take(is_new=True)
                 training = prepare(run, processes, strict=strict)
+                training.lock = claim.lock
                 run_training(run, training, stop)
     finally:
         distributed.stop(processes)
@@ -123,6 +131,7 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
             is_logging = t.is_due(step, config.log.every)
             # at steps of its own, so that log.every changes no number
             is_adapting = t.adapted.is_held and step % ERROR_STEPS == 0
+            is_saving = is_saving or (is_logging and t.is_unsaved)
             is_reading = is_logging or is_evaluating or is_saving or is_stopping or is_adapting
             if is_reading or watch.full:
                 numbers = watch.read()
@@ -138,9 +147,7 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
                     line["num_broken"] = broken
                 log.training(line, (t.total_steps - step) * config.train.batch_size / speed)
             with pace.paused():
-                if step <= pictures.NUM_BATCHES and processes.is_main:
-                    path = t.folder / "plots" / f"train_batch{step}.jpg"
-                    t.task.draw_batch(micro_batches, step - 1, path)
+                draw_first(t, micro_batches, step)
                 if step == t.total_steps:
                     finalize(t)
                 if is_stopping:
@@ -150,7 +157,16 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
                 if is_saving:
                     save_checkpoint(t, step)
                 if processes.is_main and (is_evaluating or step == t.total_steps):
-                    pictures.draw_curves(t.folder)
+                    with optional("the curves of log.jsonl"):
+                        pictures.draw_curves(t.folder)
+
+
+def draw_first(training: Training, micro_batches: Sequence[Any], step: int) -> None:
+    """The first batches, as the model gets them."""
+    if step <= pictures.NUM_BATCHES and training.processes.is_main:
+        path = training.folder / "plots" / f"train_batch{step}.jpg"
+        with optional(path.name):
+            training.task.draw_batch(micro_batches, step - 1, path)
 
 
 def name_problems(training: Training) -> int:
@@ -189,29 +205,63 @@ def validate(training: Training, step: int, log: RunLog, stop: StopRequest) -> b
         if t.schedule.see_metric(t.adapted, value):
             logger.info(f"step {step}: {name} is on a plateau; the rate drops")
         if t.best is None or value > t.best["value"]:
-            t.best = {"step": step, "metric": name, "value": value}
+            former, t.best = t.best, {"step": step, "metric": name, "value": value}
             if t.processes.is_main:
                 weights_only = {**t.state(step), "optimizer": None, "scaler": None}
-                checkpoint.save(t.folder / "best.pt", weights_only)
+                try:
+                    save(t, "best.pt", weights_only)
+                except WriteError as error:
+                    logger.warning(f"step {step}: {error}. Training continues with the former best")
+                    t.best = former
     # the files belong to best.pt, or without any best to the last validation
     if t.processes.is_main and (t.best is None or t.best["step"] == step):
-        validation.result.write(t.folder)
+        with optional("the results of the validation"):
+            validation.result.write(t.folder)
     if validation.draw is not None:
-        validation.draw(t.folder / "plots" / "val_predictions.jpg")
+        with optional("val_predictions.jpg"):
+            validation.draw(t.folder / "plots" / "val_predictions.jpg")
     return True
 
 
-def save_checkpoint(training: Training, step: int, *, validation_is_due: bool = False) -> None:
-    """last.pt, by the main process, after a look at the weights by all."""
-    check_weights(training.model, step)
-    if training.processes.is_main:
-        state = training.state(step, validation_is_due=validation_is_due)
-        checkpoint.save(training.folder / "last.pt", state)
+def save_checkpoint(
+    training: Training, step: int, *, validation_is_due: bool = False, is_last: bool = False
+) -> None:
+    """last.pt, by the main process, after a look at the weights by all.
+
+    A disk that refuses it is a warning while steps are left, and is tried again at every line of
+    the log; at the end, and where the run is asked to stop, it is an error.
+    """
+    t = training
+    check_weights(t.model, step)
+    if not t.processes.is_main:
+        return
+    try:
+        save(t, "last.pt", t.state(step, validation_is_due=validation_is_due))
+        t.is_unsaved = False
+    except WriteError as error:
+        if is_last or step == t.total_steps:
+            raise
+        t.is_unsaved = True
+        logger.warning(
+            f"step {step}: {error}. Training continues, and saves again as soon as it can"
+        )
+
+
+def save(training: Training, name: str, state: dict[str, Any]) -> None:
+    """A checkpoint in the run folder, which is made again where someone removed it.
+
+    WriteError where the disk refuses; UserError where another run has taken over the folder.
+    """
+    t = training
+    if t.lock is not None and not t.lock.check():
+        logger.warning(f"{t.folder}: was removed, or its lock was; it is made again")
+        prepare_folder(Run(t.folder, t.config, None), t.task.split)
+    checkpoint.save(t.folder / name, state)
 
 
 def leave(training: Training, step: int, stop: StopRequest, *, validation_is_due: bool) -> None:
     """Save after a stop request and end the program with the signal's exit code."""
-    save_checkpoint(training, step, validation_is_due=validation_is_due)
+    save_checkpoint(training, step, validation_is_due=validation_is_due, is_last=True)
     name_problems(training)
     distributed.barrier(training.processes)
     logger.info(
