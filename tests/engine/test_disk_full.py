@@ -24,7 +24,8 @@ from resdet.files.writing import WriteError
 from tests.engine.cls_data import CIFAR_YAML, write_cifar10
 from tests.engine.conftest import assert_same_end, log_of
 
-TASKS = [pytest.param("detection", marks=pytest.mark.slow), "classification"]
+SLOW = pytest.mark.slow
+TASKS = [pytest.param("detection", marks=SLOW), "classification"]
 OVERRIDES = [
     "train.max_steps=6",
     "eval.every=3",
@@ -112,7 +113,10 @@ def assert_whole(run: Path) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOSPC, *(pytest.param(n, marks=SLOW) for n in (errno.EDQUOT, errno.EROFS, errno.EIO))],
+)
 def test_a_disk_that_fills_is_named_and_the_run_can_be_resumed(
     configs, whole, tmp_path, task, number, caplog
 ):
@@ -175,6 +179,7 @@ def test_a_disk_that_fills_at_any_byte(configs, whole, tmp_path, task, share):
     assert_same_end(whole(task), run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_limit_of_the_system_for_a_file(configs, whole, tmp_path, task):
     """ulimit -f: plots and lines fit, checkpoints do not."""
