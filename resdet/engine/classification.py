@@ -15,7 +15,9 @@ from resdet.data.classification.cifar import CifarData
 from resdet.data.classification.samples import ClassificationBatch, collate_classification
 from resdet.data.classification.transforms import progressive_side
 from resdet.data.loader import TrainPlan
+from resdet.data.resumed import Resumed
 from resdet.engine import distributed, pictures
+from resdet.engine.data_record import DataRecord, DataSet
 from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_classification import val_batches, validate_classifier
 from resdet.engine.precise_bn import recompute_statistics
@@ -65,25 +67,17 @@ class ClassificationTask(Task):
         is_new: bool,
         strict: bool,
         decode_all: bool,
+        resumed: Resumed | None = None,
     ) -> None:
-        """Data and model; with its start weights where the run `is_new`.
+        """Data and model; with its start weights where the run `is_new`. `resumed` is the choice of
+        images of a run that is resumed.
 
         UserError for whatever would make the run fail later.
         """
         start = resolve_config(config)
         self.config = config = start.config
-        self.train_data: Data = build_classification_train_data(
-            config, strict=strict, decode_all=decode_all
-        )
-        names = self.train_data.class_names
-        describe_data("data.train", self.train_data)
-        self.val_data: Data | None = None
-        if config.data.val is not None:
-            self.val_data = build_classification_val_data(
-                config, classes=names, strict=strict, decode_all=decode_all
-            )
-            describe_data("data.val", self.val_data)
-        mean = None
+        self._load_data(resumed or Resumed(), strict=strict, decode_all=decode_all)
+        names, mean = self.train_data.class_names, None
         if is_new:
             # of a large set it takes minutes, and every core
             own = measured_mean(config, self.train_data) if processes.is_main else None
@@ -98,7 +92,6 @@ class ClassificationTask(Task):
         self.processes, self.class_names = processes, names
         self.collate = collate_classification
         self.uses_workers = not isinstance(self.train_data, CifarData)
-        self.data_digest = self.train_data.digest()
         self.plan = TrainPlan(
             num_images=len(self.train_data),
             batch_size=config.train.batch_size,
@@ -113,6 +106,28 @@ class ClassificationTask(Task):
         self.loss = make_loss(config.loss)
         self.teacher = self._load_teacher(processes)
         self._problems: list[str] = []
+
+    def _load_data(self, resumed: Resumed, *, strict: bool, decode_all: bool) -> None:
+        config, left_out = self.config, resumed.left_out
+        self.train_data: Data = build_classification_train_data(
+            config, strict=strict, decode_all=decode_all, left_out=left_out.get("data.train")
+        )
+        sets, self.val_data = {"data.train": self.train_data}, None
+        if config.data.val is not None:
+            sets["data.val"] = self.val_data = build_classification_val_data(
+                config,
+                classes=self.train_data.class_names,
+                strict=strict,
+                decode_all=decode_all,
+                left_out=left_out.get("data.val"),
+            )
+        for key, data in sets.items():
+            describe_data(key, data)
+        self.findings = [finding for data in sets.values() for finding in data.findings]
+        self.record = DataRecord(
+            {key: DataSet(data.fingerprint(), data.name) for key, data in sets.items()},
+            old_digest=self.train_data.digest,
+        )
 
     def _load_teacher(self, processes: Processes) -> Classifier | None:
         spec = self.config.loss.teacher
@@ -133,11 +148,13 @@ class ClassificationTask(Task):
         is_double = self.config.train.precision == "fp64"
         teacher.place(processes.device, torch.float64 if is_double else torch.float32)
         teacher.requires_grad_(False)
-        digest = hashlib.sha256()
+        hashed = hashlib.sha256()
         for tensor in teacher.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
+            hashed.update(tensor.cpu().numpy().tobytes())
         # a teacher that was trained on would make a resumed run another one
-        self.data_digest += f", taught by {digest.hexdigest()[:16]}"
+        digest, of_images = hashed.hexdigest()[:16], self.record.old_digest
+        self.record.others["loss.teacher"] = digest
+        self.record.old_digest = lambda: f"{of_images()}, taught by {digest}"
         logger.info(f"teacher: {spec}")
         return teacher
 

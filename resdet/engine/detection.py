@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from resdet.config.detection import DetectionConfig
 from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset
-from resdet.data.detection.split import Split
+from resdet.data.detection.fingerprint import fingerprint_detection
 from resdet.data.loader import TrainPlan
+from resdet.data.resumed import Resumed
 from resdet.engine import distributed, pictures
+from resdet.engine.data_record import DataRecord, DataSet
 from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_detection import check_classes, evaluate, make_evaluator
 from resdet.engine.signals import StopRequest
@@ -28,6 +30,7 @@ from resdet.factory.backbone import check_frozen
 from resdet.factory.detection_data import DataSets
 from resdet.factory.imports import naming_imports
 from resdet.factory.network import Resolved, resolve_config
+from resdet.files.findings import Finding
 from resdet.hardware import Precision
 from resdet.inference.combined import combine
 from resdet.models.rcnn import RCNN
@@ -53,16 +56,16 @@ class DetectionTask(Task):
         is_new: bool,
         strict: bool,
         decode_all: bool,
-        split: Split | None = None,
+        resumed: Resumed | None = None,
     ) -> None:
-        """Data and model; with its start weights where the run `is_new`. `split` is what a resumed
-        run has held out of data.train.
+        """Data and model; with its start weights where the run `is_new`. `resumed` is the choice of
+        images of a run that is resumed.
 
         UserError for whatever would make the run fail later.
         """
         start = resolve_config(config)
         self.config = config = start.config
-        data = load_data(config, stored=split, strict=strict, decode_all=decode_all)
+        data = load_data(config, resumed=resumed, strict=strict, decode_all=decode_all)
         self.train_data, self.val_data, self.split = data.train, data.val, data.split
         self.model = make_model(start, self.train_data, processes, is_new=is_new)
         if self.val_data is not None:  # what can't be evaluated fails now
@@ -70,7 +73,7 @@ class DetectionTask(Task):
         self.processes = processes
         self.class_names, self.category_ids = self.model.class_names, self.model.category_ids
         self.collate = partial(collate, multiple=self.model.size_divisibility)
-        self.data_digest = digest_of(self.train_data)
+        self.record, self.findings = record_of(data), findings_of(data)
         sizes = self.train_data.sizes
         self.plan = TrainPlan(
             num_images=len(self.train_data),
@@ -117,18 +120,35 @@ class DetectionTask(Task):
         return largest_area(self.config, self.train_data.sizes, self.model.size_divisibility)
 
 
-def digest_of(data: DetectionDataset) -> str:
-    """The number of images, and a fingerprint of their sizes, ids and classes."""
+def record_of(data: DataSets) -> DataRecord:
+    """What checkpoints keep of annotated images."""
+    parts = [("data.train", data.train), *([("data.val", data.val)] if data.val else [])]
+    return DataRecord(
+        {
+            key: DataSet(fingerprint_detection(part, whole=part is data.val), part.image_name)
+            for key, part in parts
+        },
+        old_digest=partial(old_digest, data.train),
+    )
+
+
+def findings_of(data: DataSets) -> list[Finding]:
+    return [*data.train.findings, *(data.val.findings if data.val else [])]
+
+
+def old_digest(data: DetectionDataset) -> str:
+    """The digest in checkpoints of 0.1.0: the number of images, and a fingerprint of their sizes,
+    ids and classes."""
     digest = hashlib.sha256(np.ascontiguousarray(data.sizes).tobytes())
     digest.update(repr((list(data.image_ids), list(data.class_names))).encode())
     return f"{len(data)} images, {digest.hexdigest()[:16]}"
 
 
 def load_data(
-    config: DetectionConfig, *, stored: Split | None, strict: bool, decode_all: bool
+    config: DetectionConfig, *, resumed: Resumed | None, strict: bool, decode_all: bool
 ) -> DataSets:
     """Training and validation data, counted in the log."""
-    data = build_data(config, stored=stored, strict=strict, decode_all=decode_all)
+    data = build_data(config, resumed=resumed, strict=strict, decode_all=decode_all)
     if data.split is not None:
         logger.info(
             f"data.split: {len(data.split.val)} of {len(data.split.val) + len(data.split.train)} "

@@ -28,10 +28,13 @@ class RegionTask(LocalizationTask):
     def prepare_data(self) -> None:
         crops = build_region_train_data(self.config, self.train_data)
         self.train_data, self.collate = crops, collate_regions
-        self.data_digest += f", proposals {digest_of(crops.proposals)}"
+        digest, of_images = digest_of(crops.proposals), self.record.old_digest
+        self.record.others["data.proposals.train"] = digest
+        self.record.old_digest = lambda: f"{of_images()}, proposals {digest}"
         self.val_proposals: Proposals | None = None
         if self.val_data is not None:
             self.val_proposals = build_val_proposals(self.config, self.val_data)
+            self.record.others["data.proposals.val"] = digest_of(self.val_proposals)
 
     def losses(
         self, wrapped: nn.Module, batch: RegionBatch, *, seed: int, step: int

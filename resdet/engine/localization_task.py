@@ -6,10 +6,10 @@ import logging
 from abc import abstractmethod
 
 from resdet.config.localization import LocalizationConfig
-from resdet.data.detection.split import Split
 from resdet.data.loader import TrainPlan
+from resdet.data.resumed import Resumed
 from resdet.engine import distributed, pictures
-from resdet.engine.detection import describe_data, digest_of
+from resdet.engine.detection import describe_data, findings_of, record_of
 from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_detection import check_classes
 from resdet.engine.evaluate_localization import evaluate_localizer, make_loc_evaluator
@@ -45,16 +45,16 @@ class LocalizationTask(Task):
         is_new: bool,
         strict: bool,
         decode_all: bool,
-        split: Split | None = None,
+        resumed: Resumed | None = None,
     ) -> None:
-        """Data and model; with its start weights where the run `is_new`. `split` is what a resumed
-        run has held out of data.train.
+        """Data and model; with its start weights where the run `is_new`. `resumed` is the choice of
+        images of a run that is resumed.
 
         UserError for whatever would make the run fail later.
         """
         start = resolve_config(config)
         self.config = config = start.config
-        data = load_data(config, stored=split, strict=strict, decode_all=decode_all)
+        data = load_data(config, resumed=resumed, strict=strict, decode_all=decode_all)
         self.train_data, self.val_data, self.split = data.train, data.val, data.split
         names, ids = self.train_data.class_names, self.train_data.category_ids
         with naming_imports(config):
@@ -67,7 +67,7 @@ class LocalizationTask(Task):
         if self.val_data is not None:  # an unknown metric fails now, not after an epoch
             make_loc_evaluator(config, self.val_data)
         self.processes, self.class_names, self.category_ids = processes, names, ids
-        self.data_digest = digest_of(self.train_data)
+        self.record, self.findings = record_of(data), findings_of(data)
         self.plan = TrainPlan(
             num_images=len(self.train_data),
             batch_size=config.train.batch_size,
@@ -105,10 +105,10 @@ class LocalizationTask(Task):
 
 
 def load_data(
-    config: LocalizationConfig, *, stored: Split | None, strict: bool, decode_all: bool
+    config: LocalizationConfig, *, resumed: Resumed | None, strict: bool, decode_all: bool
 ) -> DataSets:
-    """Training and validation data, counted in the log; `stored` is the split of a resumed run."""
-    data = build_localization_data(config, stored=stored, strict=strict, decode_all=decode_all)
+    """Training and validation data, counted in the log; `resumed` is a resumed run's choice."""
+    data = build_localization_data(config, resumed=resumed, strict=strict, decode_all=decode_all)
     describe_data("data.train", data.train)
     if data.val is not None and config.data.val_files is not None:
         describe_data("data.val" if data.split is None else "held out", data.val)

@@ -32,6 +32,12 @@ WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = ("imports", "data.workers", "log.every", "log.tensorboard", "checkpoint.every")
+# The files behind these are compared by what they hold, so that data may move.
+PATH_KEYS = (
+    *(f"data.{part}.{key}" for part in ("train", "val") for key in ("images", "annotations")),
+    *(f"data.{part}.{key}" for part in ("train", "val") for key in ("root", "ground_truth")),
+    *("data.root", "data.proposals.train", "data.proposals.val", "loss.teacher"),
+)
 # Under multi-step, a longer run begins exactly like a shorter one.
 LENGTH_KEYS = ("train.max_steps", "train.epochs")
 
@@ -153,7 +159,7 @@ def check_changes(old: AnyConfig, new: AnyConfig, *, source: Path) -> None:
     refused = [
         (key, before, after)
         for key, before, after in diff_configs(old, new)
-        if key not in FREE_KEYS and not _is_longer(key, before, after, old)
+        if key not in FREE_KEYS + PATH_KEYS and not _is_longer(key, before, after, old)
     ]
     if not refused:
         return
@@ -161,8 +167,8 @@ def check_changes(old: AnyConfig, new: AnyConfig, *, source: Path) -> None:
     raise UserError(
         f"{source}: a resumed run keeps its config, and these keys differ (old → new): {listed}. "
         "Leave CONFIG and these keys out to resume as before, or start a new run with --run-dir. "
-        f"Free to change: {', '.join(FREE_KEYS)}, and with optim.schedule multistep a longer "
-        f"{' or '.join(LENGTH_KEYS)}"
+        f"Free to change: {', '.join(FREE_KEYS)}, the paths of data that moved, and with "
+        f"optim.schedule multistep a longer {' or '.join(LENGTH_KEYS)}"
     )
 
 

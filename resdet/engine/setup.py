@@ -14,15 +14,16 @@ from resdet import hardware
 from resdet.config.classification import ClassificationConfig, ClassificationOptimConfig
 from resdet.config.loading import AnyConfig, config_to_dict, dump_yaml
 from resdet.data.loader import TrainPlan
+from resdet.data.resumed import Resumed
 from resdet.engine import distributed, optim
 from resdet.engine.classification import ClassificationTask
+from resdet.engine.data_record import check_data, compare_processes, left_out_of
 from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
 from resdet.engine.localization import make_localization_task
 from resdet.engine.run_folder import Run
 from resdet.engine.task import Task
-from resdet.errors import UserError
 from resdet.factory.imports import naming_imports
 from resdet.files import checkpoint
 from resdet.files.lock import FolderLock
@@ -98,7 +99,7 @@ class Training:
             "best": self.best,
             "validation_is_due": validation_is_due,
             "threads": self.threads,
-            "data": self.task.data_digest,
+            "data": self.task.record.state(),
             "adapted": asdict(self.adapted),
             "recent": list(self.recent),
         }
@@ -130,11 +131,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     precision = hardware.choose_precision(config.train.precision, processes.device)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     distributed.images_per_part(batch_size, processes.world_size, accumulate)
-    options = {"split": run.split} if run.split is not None else {}
-    with naming_imports(config):
-        task = TASKS[config.task](
-            config, processes, is_new=state is None, strict=strict, decode_all=decode_all, **options
-        )
+    task = make_task(run, processes, strict=strict, decode_all=decode_all)
     # what the task has filled in, such as the network that model.weights names
     run.config = config = task.config
     if processes.is_main:
@@ -168,7 +165,6 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         ema=EMA(task.model, config.train.ema_decay) if config.train.ema_decay else None,
     )
     if state:
-        check_data(state, task.data_digest)
         training.restore(state)
     has_kernels = processes.device.type == "cuda" and not isinstance(config, ClassificationConfig)
     logger.info(
@@ -178,6 +174,25 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         + (f"; kernels: {kernels.choose(processes.device)[1]}" if has_kernels else "")
     )
     return training
+
+
+def make_task(run: Run, processes: Processes, *, strict: bool, decode_all: bool) -> Task:
+    """The run's task, whose data are the same in all processes and those it started with."""
+    config, state = run.config, run.checkpoint
+    resumed = Resumed(run.split, left_out_of(state)) if state else None
+    with naming_imports(config):
+        task = TASKS[config.task](
+            config,
+            processes,
+            is_new=state is None,
+            strict=strict,
+            decode_all=decode_all,
+            resumed=resumed,
+        )
+    compare_processes(task.record, task.findings, processes)
+    if state:
+        check_data(state, task.record)
+    return task
 
 
 def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
@@ -233,13 +248,3 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
         patience=section.patience,
         hold_until_error=held,
     )
-
-
-def check_data(state: dict[str, Any], digest: str) -> None:
-    """UserError where the training data is not what the run started with."""
-    if state["data"] != digest:
-        raise UserError(
-            f"data.train changed since this run started: {state['data']} then, {digest} "
-            "now; restore the old files, or start a new run with --run-dir and "
-            "model.weights set to this run"
-        )

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from resdet.config.loading import AnyConfig
 from resdet.data.detection.split import Split
 from resdet.data.loader import TrainPlan, train_loader
+from resdet.engine.data_record import DataRecord
 from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation
+from resdet.files.findings import Finding
 from resdet.hardware import Precision
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
@@ -38,8 +40,10 @@ class Task(ABC):
     """Which images make up each step."""
     collate: Callable[[list[Any]], Any]
     """Samples to a micro-batch."""
-    data_digest: str
-    """A fingerprint of the training data, so that a resumed run meets the same."""
+    record: DataRecord
+    """Fingerprints of the data, so that a resumed run and every process have the same."""
+    findings: Sequence[Finding] = ()
+    """In all of its data."""
     class_names: Sequence[str]
     category_ids: Sequence[int] = ()
     uses_workers: bool = True

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resdet.config.classification import ClassificationConfig, ClassificationSplitConfig
@@ -50,9 +52,13 @@ def split_root(config: ClassificationConfig, name: str) -> str:
 
 
 def build_classification_train_data(
-    config: ClassificationConfig, *, strict: bool = False, decode_all: bool = False
+    config: ClassificationConfig,
+    *,
+    strict: bool = False,
+    decode_all: bool = False,
+    left_out: NDArray[np.int64] | None = None,
 ) -> Data:
-    """The training set; on disk with its transforms."""
+    """The training set; on disk with its transforms. `left_out`: see `ClassificationDataset`."""
     root = split_root(config, "train")
     kind = data_format(config, root)
     if kind == "cifar10" or kind == "cifar100":
@@ -68,6 +74,7 @@ def build_classification_train_data(
         seed=config.train.seed,
         strict=strict,
         decode_all=decode_all,
+        left_out=left_out,
     )
 
 
@@ -77,6 +84,7 @@ def build_classification_val_data(
     classes: Sequence[str],
     strict: bool = False,
     decode_all: bool = False,
+    left_out: NDArray[np.int64] | None = None,
 ) -> Data:
     """The validation set at the test size.
 
@@ -98,6 +106,7 @@ def build_classification_val_data(
             train_classes=classes,
             strict=strict,
             decode_all=decode_all,
+            left_out=left_out,
         )
     data = _cifar(config, kind, root, train=False)
     if list(data.class_names) != list(classes):

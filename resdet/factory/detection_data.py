@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from resdet.data.detection.dataset import AnnotatedImages, DetectionDataset
     from resdet.data.detection.split import Split
     from resdet.data.detection.transforms import TestTransform, TrainTransform
+    from resdet.data.resumed import Resumed
 
 
 @dataclass
@@ -28,14 +29,21 @@ class DataSets:
 def build_data(
     config: DetectionConfig,
     *,
-    stored: Split | None = None,
+    resumed: Resumed | None = None,
     strict: bool = False,
     decode_all: bool = False,
 ) -> DataSets:
-    """Training and validation data; `stored` is the split that the run has already."""
-    train = val = split = None
+    """Training and validation data; `resumed` is what the run has chosen already."""
+    section, split, left_out = config.data.val, None, resumed.left_out if resumed else {}
+    train, val = _read(config, config.data.train), None
     if config.data.split is not None:
-        train, val, split = _held_out(config, stored)
+        parts = held_out_parts(train, config.data.split, resumed.split if resumed else None)
+        train, val, split = parts
+    elif section is not None:
+        val = _read(config, section)
+    train.left_out = left_out.get("data.train")
+    if val is not None:
+        val.left_out = left_out.get("data.val")
     return DataSets(
         build_train_data(config, part=train, strict=strict, decode_all=decode_all),
         build_val_data(config, part=val, strict=strict, decode_all=decode_all),

@@ -13,24 +13,30 @@ if TYPE_CHECKING:
     from resdet.data.detection.dataset import AnnotatedImages, DetectionDataset
     from resdet.data.detection.split import Split
     from resdet.data.localization.transforms import Crop, LocalizationTransform
+    from resdet.data.resumed import Resumed
 
 
 def build_localization_data(
     config: LocalizationConfig,
     *,
-    stored: Split | None = None,
+    resumed: Resumed | None = None,
     strict: bool = False,
     decode_all: bool = False,
 ) -> DataSets:
     """Training and validation data without images that have no object.
 
-    `stored` is the split that the run has already. `strict` makes every finding in the files an
+    `resumed` is what the run has chosen already. `strict` makes every finding in the files an
     error; `decode_all` reads every image first.
     """
     files, split = _read(config, config.data.train), None
     val = None if config.data.val is None else _read(config, config.data.val)
     if config.data.split is not None:
+        stored = resumed.split if resumed else None
         files, val, split = held_out_parts(files, config.data.split, stored)
+    left_out = resumed.left_out if resumed else {}
+    files.left_out = left_out.get("data.train")
+    if val is not None:
+        val.left_out = left_out.get("data.val")
     train_data = _check(config, files, strict, decode_all)
     val_data = None if val is None else _check(config, val, strict, decode_all, is_val=True)
     return DataSets(train_data, val_data, split)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resdet.data.classification.samples import ClassificationBatch
-from resdet.files.findings import DataError
+from resdet.data.fingerprint import Fingerprint, as_words, hash_rows, hash_texts, mix
+from resdet.files.findings import DataError, Finding
 from resdet.files.pickles import PickleError, load_plain
 
 logger = logging.getLogger("resdet")
@@ -49,6 +50,7 @@ class CifarData:
     first: int = 0
     """The number of the first image in the split of the archive."""
     broken: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._targets = torch.from_numpy(self.labels)
@@ -82,8 +84,19 @@ class CifarData:
             [],
         )
 
+    def fingerprint(self) -> Fingerprint:
+        """Of classes, pixels and labels; its images have no names."""
+        pixels = np.ascontiguousarray(self.images.cpu().numpy()).reshape(len(self), -1)
+        ends = np.arange(len(self) + 1, dtype=np.int64) * (pixels.shape[1] // 8)
+        return Fingerprint(
+            classes=hash_texts(self.class_names),
+            names=hash_rows(pixels.view(np.uint64).reshape(-1), ends),
+            annotations=mix(as_words(self.labels)).view(np.int64),
+            files=np.zeros(0, np.int64),
+        )
+
     def digest(self) -> str:
-        """A fingerprint of pixels and labels."""
+        """The fingerprint in checkpoints of 0.1.0: of pixels and labels."""
         digest = hashlib.sha256(self.images.cpu().numpy().tobytes())
         digest.update(self.labels.tobytes())
         return f"{len(self)} images, {digest.hexdigest()[:16]}"

@@ -22,7 +22,17 @@ from resdet.data.classification.transforms import (
     center_crop,
     resize_short_edge,
 )
+from resdet.data.fingerprint import (
+    Fingerprint,
+    as_words,
+    hash_names,
+    hash_texts,
+    mix,
+    sampled_rows,
+)
+from resdet.errors import first_few
 from resdet.files.findings import (
+    SHOWN,
     DataError,
     Finding,
     log_findings,
@@ -60,6 +70,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         strict: turn findings into an error.
         decode_all: decode every image at the start; otherwise only read their headers, in sets of
             at most `HEADERS_AT_START` images.
+        left_out: `hash_names` of the images that a resumed run left out at its start.
     Raises:
         DataError: no image can be read; with `strict`, there is any finding.
     """
@@ -72,16 +83,38 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         seed: int = 0,
         strict: bool = False,
         decode_all: bool = False,
+        left_out: NDArray[np.int64] | None = None,
     ) -> None:
         self.source = source
         self.transform = transform
         self.seed = seed
         self.broken: list[str] = []
         """Names of the images that were left out at the start because they can't be read."""
+        every = source.names
+        self._keep_left_out(left_out)
         self.findings = source.findings + self._leave_out_broken(decode_all)
+        self.left_out = np.zeros(0, np.int64)
+        """`hash_names` of the images that were left out at the start."""
+        if len(source.names) < len(every):
+            self.left_out = np.setdiff1d(hash_names(every), hash_names(source.names))
         if self.findings and (strict or not len(self)):
             raise strict_error(self.findings)
         log_findings(self.findings)
+
+    def _keep_left_out(self, left_out: NDArray[np.int64] | None) -> None:
+        """Leave out what a resumed run left out at its start, even if it was repaired since."""
+        if left_out is None or not len(left_out):
+            return
+        out = np.isin(hash_names(self.source.names), left_out)
+        self.broken = [self.name(row) for row in np.flatnonzero(out).tolist()]
+        self.source.keep(np.flatnonzero(~out))
+        logger.info(
+            "%s: %d image(s) were left out when this run started, and stay so (%s); a new run "
+            "takes those that have been repaired",
+            self.source.root,
+            len(self.broken),
+            first_few(self.broken, SHOWN),
+        )
 
     def _leave_out_broken(self, decode_all: bool) -> list[Finding]:
         if not decode_all and len(self) > HEADERS_AT_START:
@@ -100,9 +133,10 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
             problems = list(pool.map(problem, range(len(self))))
         rows = [row for row, what in enumerate(problems) if what is not None]
         folder = os.path.commonpath([Path(self.name(row)).parent for row in rows]) if rows else ""
-        self.broken = [self.name(row) for row in rows]
+        names = [self.name(row) for row in rows]
+        self.broken += names
         findings = []
-        for row, name in zip(rows, self.broken, strict=True):
+        for row, name in zip(rows, names, strict=True):
             item, what = os.path.relpath(name, folder), f"can't be read ({problems[row]})"
             findings.append(Finding(folder, item, what, BROKEN_REMEDY))
         if rows:
@@ -168,8 +202,19 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
             return ClassificationSample(zeros, BROKEN, index, name, str(error), epoch)
         return ClassificationSample(image, int(self.labels[index]), index, name, None, epoch)
 
+    def fingerprint(self) -> Fingerprint:
+        """Of names, labels and file sizes; it does not read pixels."""
+        rows = sampled_rows(len(self))
+        return Fingerprint(
+            classes=hash_texts(self.class_names),
+            names=hash_names(self.source.names),
+            annotations=mix(as_words(self.labels)).view(np.int64),
+            files=self.source.file_bytes(rows),
+            left_out=self.left_out,
+        )
+
     def digest(self) -> str:
-        """A fingerprint of the names and labels; it does not read pixels."""
+        """The fingerprint in checkpoints of 0.1.0: of names and labels."""
         digest = hashlib.sha256("\n".join(self.class_names).encode("utf-8", "surrogateescape"))
         digest.update(self.labels.tobytes())
         digest.update(self.source.names.text.tobytes())
@@ -215,6 +260,7 @@ def open_images(
     seed: int = 0,
     strict: bool = False,
     decode_all: bool = False,
+    left_out: NDArray[np.int64] | None = None,
 ) -> ClassificationDataset:
     """The images of a folder: class folders, ImageNet's flat val/, or tar shards.
 
@@ -222,7 +268,7 @@ def open_images(
         format: auto takes shards if there is a *.tar.
         ground_truth: see `read_flat_images`; None searches for it.
         classes, train_classes: see `label_order`.
-        transform, seed, strict, decode_all: see `ClassificationDataset`.
+        transform, seed, strict, decode_all, left_out: see `ClassificationDataset`.
     Raises:
         DataError: the folder is missing or has none of these; and as the readers.
     """
@@ -244,5 +290,10 @@ def open_images(
     else:
         source = read_class_folders(folder, classes=classes, train_classes=train_classes)
     return ClassificationDataset(
-        source, transform=transform, seed=seed, strict=strict, decode_all=decode_all
+        source,
+        transform=transform,
+        seed=seed,
+        strict=strict,
+        decode_all=decode_all,
+        left_out=left_out,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resdet.data.classification.samples import Source
+from resdet.data.fingerprint import file_bytes
 from resdet.data.names import pack_names
 from resdet.errors import did_you_mean
 from resdet.files.findings import DataError, Finding, missing_images_error
@@ -36,6 +37,9 @@ class FileImages(Source):
 
     def open(self, index: int) -> BinaryIO:
         return (self.root / self.names[index]).open("rb")
+
+    def file_bytes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return file_bytes(lambda row: self.root / self.names[row], rows)
 
 
 def read_class_folders(

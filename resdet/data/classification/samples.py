@@ -41,6 +41,10 @@ class Source(ABC):
     def open(self, index: int) -> BinaryIO:
         """The file of an image; OSError if it can't be read."""
 
+    @abstractmethod
+    def file_bytes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) bytes of the files of some images; −1 for a file that can't be looked at."""
+
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Drop all other images."""
         self.names, self.labels = self.names.select(rows), self.labels[rows]

@@ -58,6 +58,9 @@ class ShardImages(Source):
             file.seek(first)
             return io.BytesIO(file.read(size))
 
+    def file_bytes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.places[rows, 2]
+
     def keep(self, rows: NDArray[np.int64]) -> None:
         super().keep(rows)
         self.places = self.places[rows]

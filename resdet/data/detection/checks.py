@@ -1,5 +1,6 @@
 """Which image files, objects and outlines of a table can be used for training."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,8 +12,12 @@ from numpy.typing import NDArray
 
 from resdet.data.detection.outlines import BOX, POLYGON
 from resdet.data.detection.table import AnnotationTable
-from resdet.files.findings import DROPPED, DataError, Finding
+from resdet.data.fingerprint import hash_names
+from resdet.errors import first_few
+from resdet.files.findings import DROPPED, SHOWN, DataError, Finding
 from resdet.files.images import image_problems, read_size
+
+logger = logging.getLogger("resdet")
 
 HEADERS_AT_START = 20_000
 """Larger sets are trusted until a file is read: 118,000 headers on a cold disk take minutes."""
@@ -25,6 +30,23 @@ MASK_FROM_BOX = "training takes its box as its mask"
 
 CLIP_TOLERANCE = 1.0
 """Boxes that pass the image's border by no more pixels than this are clipped without a finding."""
+
+
+def leave_out(table: AnnotationTable, names: NDArray[np.int64] | None) -> AnnotationTable:
+    """The images but those that a run left out at its start, by `hash_names`: it continues without
+    them where they have been repaired since."""
+    if names is None or not len(names):
+        return table
+    out = np.isin(hash_names(table.file_names), names)
+    if out.any():
+        logger.info(
+            "%s: %d image(s) were left out when this run started, and stay so (%s); a new run "
+            "takes those that have been repaired",
+            table.source,
+            int(out.sum()),
+            first_few([table.image_name(row) for row in np.flatnonzero(out).tolist()], SHOWN),
+        )
+    return table.select_images(~out)
 
 
 def check_presence(

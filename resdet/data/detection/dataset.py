@@ -17,11 +17,13 @@ from resdet.data.detection.checks import (
     check_presence,
     clip_boxes,
     find_targets,
+    leave_out,
 )
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import is_there, read_file
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.data.detection.transforms import Objects, Transform
+from resdet.data.fingerprint import hash_names
 from resdet.data.names import Ids
 from resdet.files.findings import (
     DataError,
@@ -84,6 +86,8 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         self.transform, self.mask_size, self.seed = transform, mask_size, seed
         self.keep_difficult = keep_difficult
         self.class_names, self.category_ids = table.class_names, table.category_ids
+        self.left_out = np.zeros(0, np.int64)
+        """`hash_names` of the images that `check_dataset` left out, as missing or broken."""
         self.rows, self.kinds = find_targets(
             table, findings, masks=mask_size is not None, keep_difficult=keep_difficult
         )
@@ -136,6 +140,10 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
     def objects_per_class(self) -> NDArray[np.int64]:
         """(K,) targets of each label."""
         return np.bincount(self.table.labels[self.rows], minlength=len(self.class_names))
+
+    def image_name(self, index: int) -> str:
+        """What messages call an image."""
+        return self.table.image_name(int(self.images[index]))
 
     def path(self, index: int) -> Path:
         """The image file."""
@@ -255,6 +263,8 @@ class AnnotatedImages:
     """The image folder of each annotation file."""
     findings: list[Finding]
     """What was left out or repaired so far."""
+    left_out: NDArray[np.int64] | None = None
+    """`hash_names` of the images that a resumed run left out at its start."""
 
 
 def read_images(
@@ -311,7 +321,8 @@ def check_dataset(
         DataError: nothing is left; and with `strict` for every finding.
     """
     folders, findings = read.folders, read.findings
-    table = check_presence(read.table, folders, findings)
+    table = leave_out(read.table, read.left_out)
+    table = check_presence(table, folders, findings)
     table = check_images(table, folders, findings, decode_all=decode_all)
     if not len(table.image_ids):
         if any(finding.remedy == BAD_IMAGE for finding in findings):
@@ -330,6 +341,9 @@ def check_dataset(
         mask_size=mask_size,
         seed=seed,
     )
+    if len(table.image_ids) < len(read.table.image_ids):
+        every, kept = hash_names(read.table.file_names), hash_names(table.file_names)
+        dataset.left_out = np.setdiff1d(every, kept)
     if findings and strict:
         raise strict_error(findings)
     log_findings(findings)
