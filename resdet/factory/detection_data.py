@@ -84,6 +84,8 @@ def build_train_data(
             f"{dataset.table.source}: it has no annotations to train on; give the annotations of "
             "the training images"
         )
+    if not len(dataset.rows):
+        raise dataset.no_objects()
     return dataset
 
 

@@ -1,6 +1,7 @@
 """Masks as run lengths in COCO's compressed code: reading, checking, converting."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from resdet.errors import UserError
+from resdet.files.json import whole_number
 
 Rle = dict[str, Any]
 
@@ -17,42 +19,25 @@ MAX_COORDINATE = 1e6
 """Pixels; pycocotools takes memory for each one that an outline passes, inside the image or not."""
 
 
+MAX_PIXELS = 2**32 - 1
+"""pycocotools counts the pixels of a mask in 32 bits."""
+
+MAX_SIDE = 2**31 - 1
+"""Pixels that an int32 holds."""
+
+MERGED = 64
+"""Masks joined at once: a join passes over what it has so far for each further mask."""
+
+
 def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
     """Compressed RLE of polygons (a list of flat xy lists in pixels), or of either kind of RLE.
 
-    `size` is the image's (height, width). An empty list gives an empty mask. Raises UserError,
-    naming `item`, for what is neither, and for an RLE of another size than its image.
+    `size` is the image's (height, width), None where it is unknown. An empty list gives an empty
+    mask. Raises UserError, naming `item`, for what is neither, and for an RLE of another size than
+    its image.
     """
     if isinstance(segmentation, dict):
-        try:
-            height, width = (int(v) for v in segmentation["size"])
-            counts = segmentation["counts"]
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise UserError(
-                f'{item}: an RLE needs "size" [height, width] and "counts"; it has '
-                f"{sorted(segmentation)}"
-            ) from None
-        if size is not None and (height, width) != size:
-            raise UserError(
-                f"{item}: its mask is {height}×{width} (height × width), its image "
-                f"{size[0]}×{size[1]}; encode masks at the original image size"
-            )
-        if isinstance(counts, list):
-            if not all(isinstance(count, int) and count >= 0 for count in counts):
-                raise UserError(f"{item}: the counts of its RLE are not whole numbers from 0")
-            if sum(counts) != height * width:
-                raise UserError(f"{item}: the counts of its RLE do not add up to its size")
-            rle = {"size": [height, width], "counts": counts}
-            return mask_utils.frPyObjects(rle, height, width)
-        if not isinstance(counts, str | bytes):
-            raise UserError(f"{item}: RLE counts must be a list or a string")
-        code = counts.encode() if isinstance(counts, str) else counts
-        if not is_code_of(code, height * width):
-            raise UserError(
-                f"{item}: the counts of its RLE are broken, or do not add up to its size; encode "
-                "the mask again"
-            )
-        return {"size": [height, width], "counts": counts}
+        return _check_rle(segmentation, size, item)
     if not isinstance(segmentation, list):
         raise UserError(f"{item}: segmentation must be polygons (a list) or an RLE (an object)")
     if size is None:
@@ -62,16 +47,69 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None, item: str) -> Rle:
         )
     # Fewer than three points enclose nothing, and pycocotools reads four numbers as a box.
     polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6]
-    if not polygons:
-        empty = {"size": list(size), "counts": [size[0] * size[1]]}
-        return mask_utils.frPyObjects(empty, *size)
     if not all(map(is_polygon, polygons)):
         raise UserError(
             f"{item}: a polygon has an odd number of coordinates, or a coordinate that is not a "
             f"number within ±{MAX_COORDINATE:,.0f} pixels"
         )
-    rles = mask_utils.frPyObjects(polygons, *size)
-    return rles[0] if len(rles) == 1 else mask_utils.merge(rles)
+    return union_of_polygons(polygons, size)
+
+
+def union_of_polygons(polygons: Sequence[Any], size: Sequence[int]) -> Rle:
+    """Compressed RLE of flat xy lists or arrays that were checked; of none an empty mask."""
+    height, width = size
+    if not len(polygons):
+        empty = {"size": [height, width], "counts": [height * width]}
+        return mask_utils.frPyObjects(empty, height, width)
+    # in groups: the masks of 200,000 parts are never in memory at once
+    while len(polygons) > 1 or not isinstance(polygons[0], dict):
+        groups = [polygons[at : at + MERGED] for at in range(0, len(polygons), MERGED)]
+        if not isinstance(polygons[0], dict):
+            groups = [mask_utils.frPyObjects(group, height, width) for group in groups]
+        polygons = [group[0] if len(group) == 1 else mask_utils.merge(group) for group in groups]
+    return polygons[0]
+
+
+def _check_rle(rle: dict[Any, Any], size: tuple[int, int] | None, item: str) -> Rle:
+    """An RLE of either kind, checked before a library sees it, with a compressed code."""
+    given, counts = rle.get("size"), rle.get("counts")
+    listed = given.tolist() if isinstance(given, np.ndarray) else given
+    sides = [whole_number(side) for side in listed] if isinstance(listed, (list, tuple)) else []
+    if len(sides) != 2 or counts is None or None in sides:
+        raise UserError(
+            f'{item}: an RLE needs "size" [height, width] in whole numbers and "counts"; it has '
+            f"size {given!r:.40} and counts of type {type(counts).__name__}"
+        )
+    height, width = (side or 0 for side in sides)
+    if size is not None and (height, width) != size:
+        raise UserError(
+            f"{item}: its mask is {height}×{width} (height × width), its image "
+            f"{size[0]}×{size[1]}; encode masks at the original image size"
+        )
+    pixels = height * width
+    if min(height, width) < 1 or max(height, width) > MAX_SIDE or pixels > MAX_PIXELS:
+        raise UserError(
+            f"{item}: its mask is {height}×{width} (height × width), which no image is; encode "
+            "the mask again"
+        )
+    counts = counts.tolist() if isinstance(counts, np.ndarray) else counts
+    if isinstance(counts, (list, tuple)):
+        if set(map(type, counts)) - {int}:
+            counts = [-1 if run is None else run for run in map(whole_number, counts)]
+        if min(counts, default=0) < 0:
+            raise UserError(f"{item}: the counts of its RLE are not whole numbers from 0")
+        if sum(counts) != pixels:
+            raise UserError(f"{item}: the counts of its RLE do not add up to its size")
+        return mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    if not isinstance(counts, (str, bytes, bytearray, memoryview)):
+        raise UserError(f"{item}: RLE counts must be a list or a string")
+    code = counts.encode("utf-8", "replace") if isinstance(counts, str) else bytes(counts)
+    if not is_code_of(code, pixels):
+        raise UserError(
+            f"{item}: the counts of its RLE are broken, or do not add up to its size; encode "
+            "the mask again"
+        )
+    return {"size": [height, width], "counts": code}
 
 
 def is_polygon(part: Any) -> bool:

@@ -43,7 +43,7 @@ def test_floats_are_read_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b'["\xe9"]', b"[" * 100_000, b"9" * 5000], ids=[*"abcd"]
+    "content", [b"\xff\xfe\x00", b'["\xe9"]', b"[" * 100_000, b"9" * 5000], ids=[*"abcd"]
 )
 def test_text_that_no_parser_reads(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"

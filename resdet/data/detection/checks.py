@@ -1,27 +1,29 @@
 """Which image files, objects and outlines of a table can be used for training."""
 
 import logging
-import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resdet.data.detection.file_names import ImageFolder
 from resdet.data.detection.outlines import BOX, POLYGON
 from resdet.data.detection.table import AnnotationTable
 from resdet.data.fingerprint import hash_names
+from resdet.data.names import Names, pack_names
 from resdet.errors import first_few
-from resdet.files.findings import DROPPED, SHOWN, DataError, Finding
-from resdet.files.images import image_problems, read_size
+from resdet.files.findings import DROPPED, SHOWN, Finding
+from resdet.files.images import image_problems, read_sizes
 
 logger = logging.getLogger("resdet")
 
 HEADERS_AT_START = 20_000
 """Larger sets are trusted until a file is read: 118,000 headers on a cold disk take minutes."""
 
+RENAMED = "this file is taken; correct the file_name"
 MISSING = "it is left out; add the file, correct its name or remove the image"
 BAD_IMAGE = "it is left out; replace the file, or correct its width and height"
 NOT_TRAINED = "it is left out of training; fix or remove it"
@@ -52,45 +54,64 @@ def leave_out(table: AnnotationTable, names: NDArray[np.int64] | None) -> Annota
 def check_presence(
     table: AnnotationTable, folders: Sequence[str], findings: list[Finding]
 ) -> AnnotationTable:
-    """The images that are in the folder of their file; sizes that a file lacks are read from them.
+    """The images that are in the folder of their file, by the names that they have there; sizes
+    that a file lacks are read from them.
 
     `folders` has one folder per annotation file.
     """
-
-    @cache
-    def listing(folder: str, directory: str) -> set[str]:
-        # One listing per directory instead of one look per file.
-        try:
-            return {entry.name for entry in (Path(folder) / directory).iterdir()}
-        except OSError:
-            return set()
-
-    @cache
-    def lower(folder: str, directory: str) -> dict[str, str]:
-        return {name.lower(): name for name in listing(folder, directory)}
-
+    places = {folder: ImageFolder(folder) for folder in folders}
+    of_file = [places[folder] for folder in folders]
+    rows = enumerate(zip(table.file_of_image.tolist(), table.file_names, strict=True))
+    absent = [row for row, (file, name) in rows if not of_file[file].has(name)]
     keep = np.ones(len(table.image_ids), bool)
-    sizes = table.sizes.copy()
-    for row, (file, name) in enumerate(
-        zip(table.file_of_image.tolist(), table.file_names, strict=True)
-    ):
-        folder, what, remedy = folders[file], None, DROPPED
-        directory, base = os.path.split(name)
+    names, alone = _locate(table, absent, of_file) if absent else (table.file_names, set())
+    for row in absent:
+        file, name = int(table.file_of_image[row]), table.file_names[row]
+        place = of_file[file]
+        what, remedy = f"is {names[row]} in {place.folder}", RENAMED
+        keep[row] = (file, names[row]) in alone
         if not name:
-            what = "has no file_name"
-        elif base not in listing(folder, directory):
-            near = lower(folder, directory).get(base.lower())
-            what = f"has no file in {folder}{f' (but {near})' if near else ''}"
+            what, remedy = "has no file_name that a file can have", DROPPED
+        elif not keep[row]:
+            near = names[row] or place.near(name)
+            what = f"has no file in {place.folder}{f' (but {near})' if near else ''}"
             remedy = MISSING
-        elif not sizes[row].all():
-            what, remedy = "has no height and width", "they are read from the file"
-            try:
-                sizes[row] = read_size(Path(folder) / name)
-            except DataError:
-                what, remedy = f"{what}, and its file can't be read", DROPPED
-        if what is not None:
-            findings.append(Finding(table.file_of(row), table.image_name(row), what, remedy))
-            keep[row] = remedy not in (DROPPED, MISSING)
+        findings.append(Finding(table.file_of(row), table.image_name(row), what, remedy))
+    table = replace(table, file_names=names).select_images(keep)
+    unsized = np.flatnonzero((table.sizes == 0).any(axis=1))
+    return _read_sizes(table, unsized, folders, findings) if len(unsized) else table
+
+
+def _locate(
+    table: AnnotationTable, absent: Sequence[int], of_file: Sequence[ImageFolder]
+) -> tuple[Names, set[tuple[int, str]]]:
+    """The names of all images, those of `absent` as they are in their folders or else empty; and
+    those names, with their annotation file, that one image of it alone has."""
+    names = list(table.file_names)
+    for row in absent:
+        place = of_file[int(table.file_of_image[row])]
+        names[row] = place.locate(names[row]) or ""
+    counts = Counter(zip(table.file_of_image.tolist(), names, strict=True))
+    alone = {file for file, count in counts.items() if count == 1 and file[1]}
+    return pack_names(names), alone
+
+
+def _read_sizes(
+    table: AnnotationTable,
+    rows: NDArray[np.int64],
+    folders: Sequence[str],
+    findings: list[Finding],
+) -> AnnotationTable:
+    """The sizes of images `rows` from their files; without those whose files can't be read."""
+    sizes, keep = table.sizes.copy(), np.ones(len(table.image_ids), bool)
+    for file, folder in enumerate(folders):
+        own = rows[table.file_of_image[rows] == file]
+        sizes[own] = read_sizes(Path(folder), [table.file_names[row] for row in own.tolist()])
+    for row in rows.tolist():
+        what, remedy = "has no height and width", "they are read from the file"
+        if not sizes[row].all():
+            what, remedy, keep[row] = f"{what}, and its file can't be read", DROPPED, False
+        findings.append(Finding(table.file_of(row), table.image_name(row), what, remedy))
     return replace(table, sizes=sizes).select_images(keep)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resdet.data.detection.checks import (
-    BAD_IMAGE,
+    MISSING,
     check_images,
     check_presence,
     clip_boxes,
@@ -31,6 +31,7 @@ from resdet.files.findings import (
     log_findings,
     missing_data_error,
     strict_error,
+    summarize_findings,
 )
 from resdet.files.images import read_fast, read_image
 from resdet.files.pixels import to_planes
@@ -95,10 +96,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         self.images = np.arange(len(per_image)) if keep_empty else np.flatnonzero(per_image)
         """(N,) their rows in the table."""
         if not len(self.images):
-            keys = "data.keep_empty=true"
-            if table.difficult.any() and not keep_difficult:
-                keys = f"data.keep_difficult=true, {keys}"
-            raise DataError(f"{table.source}: no image has an object; set {keys} or annotate")
+            raise self.no_objects()
         objects, usable = ~table.crowd, self.kinds[self.rows]
         if mask_size is not None and objects.any() and not usable.any():
             raise DataError(
@@ -108,6 +106,20 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         self.starts = np.searchsorted(table.image_of[self.rows], self.images)
         self.stops = self.starts + per_image[self.images]
         self._log(int((per_image == 0).sum()), keep_empty)
+
+    def no_objects(self) -> DataError:
+        """The error of a set without any object to use, which names the cause."""
+        table, crowd = self.table, self.table.crowd
+        causes = []
+        if crowd.any():
+            causes.append(f"{int(crowd.sum())} are crowd regions (iscrowd 1); set iscrowd to 0")
+        if not self.keep_difficult and (difficult := table.difficult & ~crowd).any():
+            what = f"{int(difficult.sum())} are marked as difficult"
+            causes.append(f"{what}; set data.keep_difficult=true")
+        if not causes and not len(table.labels) and not self.findings:
+            causes.append("the annotations list none; annotate the images, or give another file")
+        what = f"{table.source}: no image has an object that can be used"
+        return DataError(": ".join([what, *causes[:1]]), *_indented(causes[1:], self.findings))
 
     def _log(self, empty: int, keep_empty: bool) -> None:
         notes = [f"{empty} images without objects {'kept' if keep_empty else 'left out'}"]
@@ -325,12 +337,7 @@ def check_dataset(
     table = check_presence(table, folders, findings)
     table = check_images(table, folders, findings, decode_all=decode_all)
     if not len(table.image_ids):
-        if any(finding.remedy == BAD_IMAGE for finding in findings):
-            raise strict_error(findings)
-        raise DataError(
-            f"{table.source}: none of the images is in {', '.join(folders)}; check that "
-            "folders and annotation files belong together"
-        )
+        raise _no_images(read)
     dataset = DetectionDataset(
         table,
         folders,
@@ -348,6 +355,25 @@ def check_dataset(
         raise strict_error(findings)
     log_findings(findings)
     return dataset
+
+
+def _no_images(read: AnnotatedImages) -> DataError:
+    """The error of a set of which no image is left; its findings name the cause."""
+    source = read.table.source
+    if not read.findings:
+        return DataError(f"{source}: it lists no images; give another file")
+    what = f"{source}: none of its images can be used"
+    if all(finding.remedy == MISSING for finding in read.findings):
+        what = (
+            f"{source}: none of the images is in {', '.join(read.folders)}; check that folders and "
+            "annotation files belong together"
+        )
+    return DataError(what, *_indented([], read.findings))
+
+
+def _indented(lines: Sequence[str], findings: Sequence[Finding]) -> list[str]:
+    """Lines of an error after its first one."""
+    return [f"  {line}" for line in (*lines, *summarize_findings(findings))]
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from resdet.data.detection.outlines import POLYGON, RLE, Outlines, ragged_rows
 from resdet.data.names import Ids, Names
 from resdet.errors import UserError
 from resdet.files.findings import DataError
-from resdet.files.rle import Rle, measure_codes
+from resdet.files.rle import Rle, measure_codes, union_of_polygons
 
 
 @dataclass(frozen=True)
@@ -195,13 +194,9 @@ def _encode(outlines: Outlines, sizes: NDArray[np.int32]) -> list[bytes]:
             first, last = outlines.rle_offsets[row : row + 2]
             codes[row] = outlines.rle[first:last].tobytes()
             continue
-        shapes: Any = {"size": size, "counts": [size[0] * size[1]]}  # no pixel
-        if kind == POLYGON:
-            own = range(parts[row], parts[row + 1])
-            shapes = [flat[points[part] : points[part + 1]] for part in own]
-        encoded = coco_mask.frPyObjects(shapes, *size)
-        one = coco_mask.merge(encoded) if isinstance(encoded, list) else encoded
-        codes[row] = one["counts"]
+        own = range(parts[row], parts[row + 1]) if kind == POLYGON else ()
+        shapes = [flat[points[part] : points[part + 1]] for part in own]
+        codes[row] = union_of_polygons(shapes, size)["counts"]
     return codes
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import mmap
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 import msgspec
 
 from resdet.files.findings import DataError
-from resdet.files.json import read_json
+from resdet.files.json import read_json, shown
 
 CHUNK = 8192
 """Records decoded at a time."""
@@ -25,6 +26,8 @@ LAYOUT = "COCO needs lists of images, annotations and categories"
 class Chunk:
     """Some records of a list."""
 
+    path: str
+    """The file."""
     name: str
     """What messages call a record."""
     positions: Sequence[int]
@@ -37,23 +40,26 @@ class Chunk:
     def column(self, key: str) -> list[Any]:
         return [record.get(key) for record in self.records]
 
-    def whole(self, row: int) -> dict[str, Any]:
-        """A record with all its keys."""
-        if self.texts is None:
-            return self.records[row]
-        record: dict[str, Any] = msgspec.json.decode(self.texts[row])
-        return record
+    def value(self, row: int, key: str) -> Any:
+        """A value of a record, also of a key that was not asked for; None without it."""
+        if self.texts is None or key in self.records[row]:
+            return self.records[row].get(key)
+        where = f"{self.path}: {self.name}s[{self.positions[row]}]"
+        return _decode(self.texts[row], (key,), where).get(key)
 
     def item(self, row: int) -> str:
         """What messages call a record: its id, or its place without one."""
         key = self.records[row].get("id")
-        return f"{self.name}s[{self.positions[row]}]" if key is None else f"{self.name} {key!r}"
+        if key is None:
+            return f"{self.name}s[{self.positions[row]}]"
+        return f"{self.name} {shown(key)}"
 
     def select(self, rows: Sequence[int]) -> Chunk:
         """The records `rows`."""
         texts = None if self.texts is None else [self.texts[row] for row in rows]
         positions = [self.positions[row] for row in rows]
-        return Chunk(self.name, positions, [self.records[row] for row in rows], texts)
+        records = [self.records[row] for row in rows]
+        return replace(self, positions=positions, records=records, texts=texts)
 
 
 class CocoFile:
@@ -72,10 +78,8 @@ class CocoFile:
 
     def chunks(self, key: str, keys: Sequence[str]) -> Iterator[Chunk]:
         """The records of a list with their values of `keys`."""
-        wanted = TypedDict("wanted", dict.fromkeys(keys, Any), total=False)  # type: ignore[misc]
-        decode: Callable[[Any], Any] = msgspec.json.Decoder(wanted).decode
-        first, count = 0, len(self.lists.get(key, ()))
-        while first < count:
+        decode = msgspec.json.Decoder(_typed(keys)).decode
+        for first in range(0, len(self.lists.get(key, ())), CHUNK):
             records = self.lists[key][first : first + CHUNK]
             places, texts = range(first, first + len(records)), None
             if isinstance(records[0], msgspec.Raw):
@@ -83,15 +87,33 @@ class CocoFile:
                 try:
                     records = list(map(decode, texts))
                 except (ValueError, RecursionError):
-                    # Not an object, or an entry that only the standard parser accepts (1e400).
-                    self.lists = _lists(self.path)
-                    continue
+                    records = [
+                        _decode(text, keys, f"{self.path}: {key}[{place}]")
+                        for place, text in zip(places, texts, strict=True)
+                    ]
             for place, record in zip(places, records, strict=True):
                 if not isinstance(record, dict):
                     where = f"{self.path}: {key}[{place}]"
-                    raise DataError(f"{where} is {record!r:.60}, not an object")
-            yield Chunk(key.removesuffix("s"), places, records, texts)
-            first += CHUNK
+                    raise DataError(f"{where} is {shown(record)}, not an object")
+            yield Chunk(self.path, key.removesuffix("s"), places, records, texts)
+
+
+def _decode(text: msgspec.Raw, keys: Sequence[str], where: str) -> Any:
+    """A record with its values of `keys`, or all where only the standard parser accepts it, as
+    with numbers of hundreds of digits."""
+    try:
+        return msgspec.json.decode(text, type=_typed(keys))
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        pass
+    try:
+        return json.loads(bytes(text))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: cannot be read ({error}); correct or remove it") from None
+
+
+def _typed(keys: Sequence[str]) -> Any:
+    """A type for records of which only these keys are wanted."""
+    return TypedDict("wanted", dict.fromkeys(keys, Any), total=False)  # type: ignore[misc,operator]
 
 
 def _split(path: str) -> dict[str, Any]:
@@ -120,9 +142,9 @@ def _lists(path: str, content: Any = None) -> dict[str, Any]:
             "annotations and categories. Were the two files swapped?"
         )
     if not isinstance(content, dict):
-        raise DataError(f"{path}: not a COCO annotation file: {content!r:.40}; {LAYOUT}")
+        raise DataError(f"{path}: not a COCO annotation file: {shown(content)}; {LAYOUT}")
     lists = {key: content[key] for key in LISTS if key in content}
     for key, entries in lists.items():
         if not isinstance(entries, list):
-            raise DataError(f"{path}: {key} is {entries!r:.40}, not a list; {LAYOUT}")
+            raise DataError(f"{path}: {key} is {shown(entries)}, not a list; {LAYOUT}")
     return lists

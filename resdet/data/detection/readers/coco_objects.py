@@ -1,6 +1,7 @@
 """The objects of a COCO file, by column: valid values are checked all at once."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -13,49 +14,75 @@ from resdet.data.detection.outlines import BOX, Outlines
 from resdet.data.detection.readers.coco_file import Chunk, CocoFile
 from resdet.data.detection.readers.coco_segmentation import (
     NO_OUTLINE,
-    are_numbers,
     box_of,
+    is_missing,
     parse_outlines,
+    to_numbers,
 )
 from resdet.data.detection.table import Column, OutlineColumns, Source, join_extras, outline_areas
+from resdet.data.ids import IdRows
 from resdet.files.findings import DROPPED, DataError, Finding
+from resdet.files.json import LARGEST_WHOLE, shown, whole_number
 
-LARGEST_ID = 2**53
-"""Beyond it floats skip whole numbers."""
+LARGEST = 1e9
+"""Pixels; larger coordinates are mistakes, which float32 need not hold."""
 
 KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult", "ignore")
 
-ABSENT = {
-    "id": "renumbered, as evaluators take a match with id 0 for none",
-    "iscrowd": "0 (not a crowd) is taken",
-    "area": "the area of the outline, or else of the box (width × height), is taken",
-    "segmentation": NO_OUTLINE,
+OTHER_FORM = "ids that are equal as numbers are taken for the same"
+
+NOTES = {
+    "id": (
+        "without a usable 'id'",
+        "renumbered, as evaluators take a match with id 0 for none",
+    ),
+    "iscrowd": ("without a usable 'iscrowd'", "0 (not a crowd) is taken"),
+    "area": (
+        "without a usable 'area'",
+        "the area of the outline, or else of the box (width × height), is taken",
+    ),
+    "impossible": (
+        "with an 'area' that is negative, not finite or above its image's",
+        "the area of the box (width × height) is taken",
+    ),
+    "segmentation": ("without a usable 'segmentation'", NO_OUTLINE),
+    "image_id": (
+        "whose 'image_id' is an image's id as a number only, as \"1\" or 1.0 is 1",
+        OTHER_FORM,
+    ),
+    "category_id": (
+        "whose 'category_id' is a category's id as a number only, as \"1\" or 1.0 is 1",
+        OTHER_FORM,
+    ),
 }
-"""What is done for objects without a usable value of a key; one finding counts them."""
+"""What one finding counts for a whole file, and what is done about it."""
 
 BAD_BOX = "has bbox {}, not four finite numbers x, y, width, height, the sizes not negative"
+NO_FLAG = "0 is taken"
+FLAGS: dict[Any, int] = {0: 0, 1: 1, None: 0, "0": 0, "1": 1}
+"""What stands for 0 and 1; true, false and 1.0 are equal to them."""
 
 
 class Objects:
     """The objects of a file as columns.
 
     Args:
-        row_of: image row by id; sizes: (N, 2) height, width of the images, 0 where unknown, which
-            run-length codes fill in.
-        label_of: label by category id.
+        rows: of the images, by id; sizes: (N, 2) height, width of the images, 0 where unknown,
+            which run-length codes fill in.
+        labels: by category id.
         findings: gets what is left out or repaired.
     """
 
     def __init__(
         self,
         source: Source,
-        row_of: Mapping[Any, int],
+        rows: IdRows,
         sizes: NDArray[np.int32],
-        label_of: Mapping[Any, int],
+        labels: IdRows,
         findings: list[Finding],
     ) -> None:
         self.source, self.findings = source, findings
-        self.row_of, self.sizes, self.label_of = row_of, sizes, label_of
+        self.rows, self.sizes, self.labels = rows, sizes, labels
         self.columns = {
             "image_of": Column(np.int64),
             "boxes_xywh": Column(np.float64, 4),
@@ -66,8 +93,8 @@ class Objects:
         }
         self.outlines = OutlineColumns()
         self.extras: dict[str, list[NDArray[Any]]] = {key: [] for key in source.extras}
-        self.absent: dict[str, tuple[str, int]] = {}
-        """By key: the first object without it, and how many there are."""
+        self.noted: dict[str, tuple[str, int]] = {}
+        """By key of `NOTES`: the first object, and how many there are."""
         self.count = 0
 
     def read(self, file: CocoFile) -> dict[str, Any]:
@@ -75,11 +102,11 @@ class Objects:
         keys = [*KEYS, *self.source.extras, *(["segmentation"] if self.source.outlines else [])]
         for chunk in file.chunks("annotations", keys):
             self._add(chunk)
-        for key, (first, count) in self.absent.items():
+        for key, (first, count) in self.noted.items():
             # Files of boxes have no segmentation, and LVIS has no crowds.
-            if key in ("id", "area") or count < self.count:
+            if key not in ("iscrowd", "segmentation") or count < self.count:
                 item = first if count == 1 else f"{first} and {count - 1} more"
-                self._find(item, f"without a usable {key!r}", ABSENT[key])
+                self._find(item, *NOTES[key])
         fields = {key: column.array() for key, column in self.columns.items()}
         ids = np.sort(fields["annotation_ids"])
         for key in np.unique(ids[1:][(ids[1:] == ids[:-1]) & (ids[1:] > 0)]).tolist():
@@ -92,16 +119,22 @@ class Objects:
     def _find(self, item: str, what: str, remedy: str) -> None:
         self.findings.append(Finding(self.source.path, item, what, remedy))
 
+    def _note(self, key: str, chunk: Chunk, marked: NDArray[np.bool_]) -> None:
+        """Counts the objects of a chunk where `marked` is true."""
+        if marked.any():
+            first, count = self.noted.get(key, (chunk.item(int(marked.argmax())), 0))
+            self.noted[key] = (first, count + int(marked.sum()))
+
     def _add(self, chunk: Chunk) -> None:
         """Adds the usable objects of a chunk."""
         chunk, fields = self._usable(chunk)
-        images, crowd = fields["image_of"], chunk.column("iscrowd")
-        ids, areas = _ids(chunk.column("id")), _areas(chunk.column("area"))
+        images, boxes, crowd = fields["image_of"], fields["boxes_xywh"], chunk.column("iscrowd")
+        ids, areas = _ids(chunk.column("id")), self._areas(chunk, images, boxes)
         unknown, bare = np.isnan(areas), np.zeros(len(areas), bool)
-        areas[unknown] = fields["boxes_xywh"][unknown, 2:].prod(axis=1)
+        areas[unknown] = boxes[unknown, 2:].prod(axis=1)
         if self.source.outlines:
             segmentations = chunk.column("segmentation")
-            bare = np.array([not each for each in segmentations], bool)
+            bare = np.array(list(map(is_missing, segmentations)), bool)
             outlines = self._outlines(chunk, segmentations, images)
             self.outlines.extend(outlines)
             sizes = self.sizes[images]
@@ -110,9 +143,9 @@ class Objects:
         fields |= {
             "areas": areas,
             "annotation_ids": ids,
-            "crowd": np.array(list(map(bool, crowd)), bool),
-            "difficult": np.array(list(map(bool, chunk.column("difficult"))), bool),
-            "ignored": np.array(list(map(bool, chunk.column("ignore"))), bool),
+            "crowd": np.array(list(map(FLAGS.__getitem__, crowd)), bool),
+            "difficult": self._flags(chunk, "difficult"),
+            "ignored": self._flags(chunk, "ignore"),
         }
         for name, values in fields.items():
             self.columns[name].extend(values)
@@ -124,18 +157,17 @@ class Objects:
             ("area", unknown),
             ("segmentation", bare),
         ):
-            rows = np.flatnonzero(absent)
-            if len(rows):
-                first, count = self.absent.get(key, (chunk.item(int(rows[0])), 0))
-                self.absent[key] = (first, count + len(rows))
+            self._note(key, chunk, np.array(absent, bool))
         self.count += len(ids)
 
     def _usable(self, chunk: Chunk) -> tuple[Chunk, dict[str, NDArray[Any]]]:
         """The objects with a known image and category and a box, and these; reports the others."""
-        images = _look_up(self.row_of, chunk.column("image_id"))
-        labels = _look_up(self.label_of, chunk.column("category_id"))
+        images, labels = (
+            self._look_up(rows, chunk, key)
+            for rows, key in ((self.rows, "image_id"), (self.labels, "category_id"))
+        )
         boxes = self._boxes(chunk, images)
-        odd = np.array([value not in (0, 1, None) for value in chunk.column("iscrowd")], bool)
+        odd = ~_are_flags(chunk.column("iscrowd"))
         keep = np.ones(len(odd), bool)
         for bad, key, what in (
             (images < 0, "image_id", "belongs to image {}, which is not in the file"),
@@ -144,12 +176,45 @@ class Objects:
             (odd, "iscrowd", "has iscrowd {}, not 0 or 1"),
         ):
             for row in np.flatnonzero(keep & bad).tolist():
-                value = f"{chunk.records[row].get(key)!r:.60}"
-                self._find(chunk.item(row), what.format(value), DROPPED)
+                what_is_there = shown(chunk.records[row].get(key))
+                self._find(chunk.item(row), what.format(what_is_there), DROPPED)
             keep &= ~bad
         rows = np.flatnonzero(keep)
         fields = {"image_of": images[rows], "labels": labels[rows], "boxes_xywh": boxes[rows]}
         return chunk if keep.all() else chunk.select(rows.tolist()), fields
+
+    def _look_up(self, rows: IdRows, chunk: Chunk, key: str) -> NDArray[np.int64]:
+        """(n,) the row of each object's id; -1 for those that are not there."""
+        found, other = rows.find(chunk.column(key))
+        self._note(key, chunk, other)
+        return found
+
+    def _areas(
+        self, chunk: Chunk, images: NDArray[np.int64], boxes: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """(n,) areas; NaN for those that the file does not have. An area that no object has becomes
+        the box's, since evaluation would leave the object out by it."""
+        given = chunk.column("area")
+        areas, of_box = _floats(given), boxes[:, 2:].prod(axis=1)
+        pixels = self.sizes[images].prod(axis=1, dtype=np.float64)
+        limit = np.where(pixels > 0, pixels, LARGEST**2)
+        impossible = ~((areas >= 0) & (areas <= limit)) & (areas != of_box)
+        if impossible.any():
+            impossible &= [type(value) in (int, float) for value in given]
+            areas[impossible] = of_box[impossible]
+            self._note("impossible", chunk, impossible)
+        return areas
+
+    def _flags(self, chunk: Chunk, key: str) -> NDArray[np.bool_]:
+        """(n,) a key that is 0 or 1."""
+        given = chunk.column(key)
+        if set(map(type, given)) == {type(None)}:
+            return np.zeros(len(given), bool)
+        usable = _are_flags(given)
+        for row in np.flatnonzero(~usable).tolist():
+            self._find(chunk.item(row), f"has {key} {shown(given[row])}, not 0 or 1", NO_FLAG)
+        pairs = zip(given, usable.tolist(), strict=True)
+        return np.array([FLAGS[value] if is_flag else 0 for value, is_flag in pairs], bool)
 
     def _boxes(self, chunk: Chunk, images: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n, 4) xywh, NaN for those that are unusable; missing ones are those of the outline."""
@@ -158,17 +223,18 @@ class Objects:
         whole = [row for row, box in enumerate(given) if type(box) is list and len(box) == 4]
         values = list(chain.from_iterable(given[row] for row in whole))
         if set(map(type, values)) <= {int, float}:
-            with suppress(OverflowError):
-                boxes[whole] = np.array(values, np.float64).reshape(-1, 4)
+            boxes[whole] = _floats(values).reshape(-1, 4)
         for row in np.flatnonzero(np.isnan(boxes).any(axis=1) & (images >= 0)).tolist():
             box = given[row]
-            if not box:  # null, or an empty list
-                box = box_of(chunk.whole(row).get("segmentation"), self.sizes[images[row]])
+            if is_missing(box):
+                box = box_of(chunk.value(row, "segmentation"), self.sizes[images[row]])
                 if box is not None:
                     remedy = "the box of its segmentation is taken"
                     self._find(chunk.item(row), "has no bbox", remedy)
-            boxes[row] = box if are_numbers(box) and len(box) == 4 else np.nan
-        boxes[~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1)] = np.nan
+            numbers = to_numbers(box)
+            boxes[row] = numbers if len(numbers) == 4 else np.nan
+        bad = ~(np.abs(boxes) <= LARGEST).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
+        boxes[bad] = np.nan
         return boxes
 
     def _outlines(
@@ -205,22 +271,29 @@ class Objects:
 
 def _ids(values: Sequence[Any]) -> NDArray[np.int64]:
     """(n,) ids; 0 for those that are not positive whole numbers."""
-    usable = (type(v) in (int, float) and 0 < v <= LARGEST_ID and v == int(v) for v in values)
-    return np.array([v if ok else 0 for v, ok in zip(values, usable, strict=True)], np.int64)
+    if set(map(type, values)) <= {int} and max(values, default=0) <= LARGEST_WHOLE:
+        return np.maximum(np.array([max(value, 0) for value in values], np.int64), 0)
+    return np.array([max(whole_number(value) or 0, 0) for value in values], np.int64)
 
 
-def _areas(values: Sequence[Any]) -> NDArray[np.float64]:
-    """(n,) areas; NaN for those that are unusable."""
-    return np.array(
-        [v if isinstance(v, (int, float)) and 0 <= v <= 1e300 else np.nan for v in values],
-        np.float64,
-    )
+def _floats(values: Sequence[Any]) -> NDArray[np.float64]:
+    """(n,) numbers; infinite for those that no float holds, NaN for what is no number."""
+    if set(map(type, values)) <= {int, float}:
+        with suppress(OverflowError):
+            return np.array(values, np.float64)
+    return np.array([_float(value) for value in values], np.float64)
 
 
-def _look_up(rows: Mapping[Any, int], keys: Sequence[Any]) -> NDArray[np.int64]:
-    """(n,) the value of each key; -1 for those that are not there."""
+def _float(value: Any) -> float:
     try:
-        return np.array([rows.get(key, -1) for key in keys], np.int64)
-    except TypeError:  # some are lists or objects
-        known = [rows.get(key, -1) if isinstance(key, (int, float, str)) else -1 for key in keys]
-        return np.array(known, np.int64)
+        return float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        return math.inf
+
+
+def _are_flags(values: Sequence[Any]) -> NDArray[np.bool_]:
+    """(n,) whether each is one of `FLAGS`."""
+    if set(map(type, values)) <= {int, type(None)}:
+        return np.array(list(map(FLAGS.__contains__, values)), bool)
+    plain = (int, float, str, np.generic, type(None))
+    return np.array([isinstance(value, plain) and value in FLAGS for value in values], bool)

@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from resdet.data.detection.outlines import BOX, POLYGON, RLE, Outlines
 from resdet.errors import UserError
+from resdet.files.json import plain_number
 from resdet.files.rle import MAX_COORDINATE, Rle, is_polygon, measure_codes, to_rle
 
 NO_OUTLINE = "training takes its box as its mask, evaluation of masks counts it as missed"
@@ -40,9 +41,9 @@ def parse_outlines(
     for row, (each, size) in enumerate(zip(segmentations, sizes.tolist(), strict=True)):
         if type(each) is list and set(map(type, each)) == {list}:
             kinds[row], polygons[row] = POLYGON, each
-        elif type(each) is dict and each.get("size") == size and type(each.get("counts")) is str:
+        elif _is_code(each, size):
             kinds[row], codes[row] = RLE, each["counts"].encode("utf-8", "replace")
-        elif each:
+        elif not is_missing(each):
             doubtful.append(row)
     doubtful += _bad_polygons(polygons)
     coded = np.flatnonzero(kinds == RLE)
@@ -51,7 +52,7 @@ def parse_outlines(
     pixels = sizes[coded].astype(np.int64).prod(axis=1)
     areas = measure_codes(np.frombuffer(text, np.uint8), lengths, pixels)
     doubtful += coded[areas < 0].tolist()
-    for row in sorted(doubtful):
+    for row in sorted(set(doubtful)):
         kinds[row], polygons[row], codes[row] = BOX, [], b""
         try:
             outline, problem = _parse_one(segmentations[row], sizes[row])
@@ -73,6 +74,14 @@ def parse_outlines(
         _offsets(map(len, codes)),
         np.frombuffer(b"".join(codes), np.uint8),
     )
+
+
+def _is_code(segmentation: Any, size: list[int]) -> bool:
+    """Whether this is a compressed code of an image of a known [height, width]."""
+    if type(segmentation) is not dict or type(segmentation.get("counts")) is not str:
+        return False
+    own = segmentation.get("size")
+    return type(own) is list and own == size and size[0] > 0
 
 
 def _offsets(counts: Any) -> NDArray[np.int64]:
@@ -110,8 +119,7 @@ def _parse_one(segmentation: Any, size: NDArray[np.int32]) -> tuple[Polygons | R
             rle = to_rle(segmentation, (int(size[0]), int(size[1])) if known else None, "RLE")
         except UserError as error:
             raise UserError(f"has an unusable {error}") from None
-        code = rle["counts"]
-        return {**rle, "counts": code.encode() if isinstance(code, str) else code}, None
+        return rle, None
     if not isinstance(segmentation, list):
         raise UserError(f"has a segmentation of type {type(segmentation).__name__}")
     if is_polygon(segmentation):
@@ -124,6 +132,13 @@ def _parse_one(segmentation: Any, size: NDArray[np.int32]) -> tuple[Polygons | R
     broken = len(segmentation) - len(good)
     problem = f"has {broken} polygon(s) that are not lists of three or more points"
     return good, problem if broken else None
+
+
+def is_missing(segmentation: Any) -> bool:
+    """Whether there is none, or an empty one."""
+    return segmentation is None or (
+        isinstance(segmentation, (list, dict, str)) and not segmentation
+    )
 
 
 def box_of(segmentation: Any, size: NDArray[np.int32]) -> list[float] | None:
@@ -139,9 +154,14 @@ def box_of(segmentation: Any, size: NDArray[np.int32]) -> list[float] | None:
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
-def are_numbers(values: Any) -> bool:
-    """Whether this is a list of finite numbers."""
+def to_numbers(values: Any) -> list[float]:
+    """A list of finite numbers, numpy's included, as floats; empty for anything else."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if not isinstance(values, (list, tuple)):
+        return []
     try:
-        return isinstance(values, (list, tuple)) and all(map(math.isfinite, values))
+        numbers = [float(plain_number(value)) for value in values]  # type: ignore[arg-type]
     except (TypeError, OverflowError):
-        return False
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
