@@ -1,8 +1,8 @@
 """What the machine decides: device, precision, compilation, threads, determinism, seeds."""
 
+import functools
 import os
 import random
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,8 +16,6 @@ from torch.profiler import record_function
 from torch.utils import deterministic
 
 from resdet.errors import UserError
-
-COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,8 @@ def choose_compile(
 ) -> tuple[bool, str]:
     """Whether to torch.compile the model's part of fixed shapes, and the reason for the log.
 
-    UserError for a model that `recomputes` activations, which torch cannot compile as we do it.
+    UserError where `true` is wanted and does not work, and for a model that `recomputes`
+    activations, which torch cannot compile as we do it.
     """
     if recomputes and wanted is True:
         raise UserError(
@@ -106,10 +105,40 @@ def choose_compile(
         return False, "off, as configured"
     if wanted == "auto" and device.type != "cuda":
         return False, "off: train.compile auto uses it on a GPU only"
-    named = os.environ.get("CXX")
-    if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
-        return False, f"off: no C++ compiler found ({', '.join(COMPILERS)}); running eagerly"
-    return True, "on"
+    fault = compile_fault(device)
+    if fault is None:
+        return True, "on"
+    if wanted == "auto":
+        return False, f"off: torch.compile does not work here: {fault}"
+    raise UserError(
+        f"train.compile: true, but torch.compile does not work here: {fault}; install what is "
+        "missing, or set train.compile to auto or false"
+    )
+
+
+@functools.cache
+def compile_fault(device: torch.device) -> str | None:
+    """Why torch.compile does not work on the device; None where it does.
+
+    A few operations are compiled, forward and backward: whether compilers, their headers and Triton
+    are there and accept the processor, only a trial tells. Most of its time is the import of the
+    compiler, which the run needs then.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.linspace(0, 1, 64, device=device, requires_grad=True)
+            torch.compile(_compile_trial)(x).backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+    except Exception as error:  # whatever a compiler that is missing or broken raises
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reasons = [line for line in lines if "error:" in line] or lines or [repr(error)]
+        return f"{type(error).__name__}: {reasons[0]}"
+    return None
+
+
+def _compile_trial(x: torch.Tensor) -> torch.Tensor:
+    return (x.sin() * 2).relu().sum()
 
 
 def choose_device(wanted: str | None, local_rank: int) -> torch.device:

@@ -1,4 +1,7 @@
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -33,15 +36,75 @@ def test_precision_sets_types():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
-def test_compile_is_said_where_it_is_off(monkeypatch):
+def test_compile_is_off_where_it_is_not_wanted():
     assert hardware.choose_compile(False, CPU) == (False, "off, as configured")
     assert hardware.choose_compile("auto", CPU)[0] is False
-    monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
-    used, why = hardware.choose_compile(True, CPU)
+
+
+NO_HEADER = """C++ compile error
+
+Command:
+g++ /tmp/x.cpp
+
+Output:
+/tmp/x.cpp:3:10: fatal error: Python.h: No such file or directory
+compilation terminated.
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError(NO_HEADER), "RuntimeError: /tmp/x.cpp:3:10: fatal error: Python.h: No such"),
+        (ModuleNotFoundError("No module named 'triton'"), "No module named 'triton'"),
+        (RuntimeError("Found Tesla P100 which is too old\n\nSet TORCHDYNAMO_VERBOSE"), "P100"),
+        (AssertionError(), "AssertionError: AssertionError()"),
+    ],
+)
+def test_what_cannot_be_compiled_runs_eagerly_or_is_an_error(monkeypatch, error, words):
+    """On a GPU `auto` falls back; `true` says why it does not work."""
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(torch, "linspace", lambda *args, **kwargs: torch.zeros(2))
+    hardware.compile_fault.cache_clear()
+    used, why = hardware.choose_compile("auto", torch.device("cuda"))
     assert not used
-    assert "no C++ compiler" in why
-    monkeypatch.setattr(hardware.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert hardware.choose_compile(True, CPU)[0] is True
+    assert why.startswith("off: torch.compile does not work here: ") and words in why
+    assert "\n" not in why
+    with pytest.raises(UserError, match=r"train.compile: true, but .*; install what is missing"):
+        hardware.choose_compile(True, torch.device("cuda"))
+    hardware.compile_fault.cache_clear()
+
+
+def test_compile_is_on_where_a_trial_works(monkeypatch):
+    """Forward and backward, once for all runs of a program."""
+    tried = []
+    monkeypatch.setattr(torch, "compile", lambda f: tried.append(f) or f)
+    hardware.compile_fault.cache_clear()
+    assert [hardware.choose_compile(True, CPU) for _ in range(2)] == [(True, "on")] * 2
+    assert len(tried) == 1
+    hardware.compile_fault.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_met_before_training(monkeypatch, tmp_path):
+    """A g++ without Python's headers, as torch meets it; and one that works."""
+    broken = tmp_path / "bin" / "g++"
+    broken.parent.mkdir()
+    text = "x.cpp:3:10: fatal error: Python.h: No such file or directory"
+    broken.write_text(f"#!/bin/sh\necho '{text}' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    code = "import torch, resdet.hardware as h; print(h.compile_fault(torch.device('cpu')))"
+    for path, cache, works in ((f"{broken.parent}:", "a", False), ("", "b", True)):
+        env = os.environ | {"PATH": path + os.environ["PATH"]}
+        env |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / cache)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        said = done.stdout.splitlines()[-1]
+        assert (said == "None") is works, said
 
 
 def test_devices_are_checked():

@@ -1,24 +1,18 @@
-"""Batches: which images a step takes, how they are padded together, and the loaders' workers."""
+"""Batches: which images a step takes, and how they are padded together."""
 
-import signal
-import sys
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from resdet.data.detection.batches import collate
+from resdet.data.workers import POLL_S, share_tensors, start_method, start_worker, watched
 from resdet.errors import UserError
 from resdet.files.findings import DataError
-from resdet.memory import keep_memory
-
-GRACE_S = 120
-"""How long a worker outlives a SIGTERM, in seconds."""
 
 Key = tuple[int, int]
 """(epoch, index) of a sample. With repeated augmentation the first number is epoch × repeats + r
@@ -117,45 +111,30 @@ class _Batches(Dataset[Any]):
 
     def __init__(self, dataset: Samples, collate: Callable[[list[Any]], Any]) -> None:
         self.dataset, self.collate = dataset, collate
+        self.made = multiprocessing.RawValue("L", 0)
+        """Samples so far, by all workers."""
+
+    def count(self) -> int:
+        """As `made`, in the training process."""
+        return int(self.made.value)
 
     def __getitems__(self, keys: list[Key]) -> Any:
         # Raised in a worker, an error would arrive as a traceback around the message.
         try:
-            return self.collate([self.dataset[key] for key in keys])
+            return self.collate([self._sample(key) for key in keys])
         except UserError as error:
             return DataError(*error.args)
 
     def __getitem__(self, key: Key) -> Any:
         return self.__getitems__([key])
 
+    def _sample(self, key: Key) -> Any:
+        self.made.value += 1
+        return self.dataset[key]
+
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def use_one_core() -> None:
-    """What a worker sets, for the whole process: no threads, and memory that is kept."""
-    # The workers are the parallelism: threads within them would fight over the cores.
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    keep_memory()
-
-
-def _start_worker(worker: int) -> None:
-    use_one_core()
-    # Ctrl-C and job systems signal the whole group: the training process finishes its step and
-    # then ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform != "win32":
-        signal.signal(signal.SIGTERM, _outlive)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, _outlive)
-
-
-def _outlive(number: int, frame: FrameType | None) -> None:
-    """Serve on for a while after a SIGTERM or SIGHUP."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(GRACE_S)
 
 
 def _load(
@@ -167,26 +146,25 @@ def _load(
 ) -> Iterator[Any]:
     """Batches of the keys, in their order for any number of workers.
 
-    Workers are forked where that is possible: they start at once and share the annotations'
-    memory, and they never touch a GPU, which a fork could not.
-
     Raises:
         DataError: a file or annotation turns out to be bad.
+        LoaderError: see `resdet.data.workers.watched`.
     """
-    fork = workers > 0 and sys.platform == "linux"
+    source = _Batches(dataset, collate)
     loader: DataLoader[Any] = DataLoader(
-        _Batches(dataset, collate),
+        source,
         batch_sampler=keys,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=share_tensors if workers else _as_is,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if fork else None,
+        timeout=POLL_S if workers else 0,
+        worker_init_fn=start_worker,
+        multiprocessing_context=start_method() if workers else None,
         # Of its own, so that starting workers takes nothing from the global random stream.
         generator=torch.Generator(),
     )
-    for item in loader:
-        if isinstance(item, DataError):
+    for item in watched(loader, source.count) if workers else loader:
+        if isinstance(item, UserError):
             raise item
         yield item
 

@@ -15,6 +15,7 @@ from resdet.config.classification import ClassificationConfig, ClassificationOpt
 from resdet.config.loading import AnyConfig, config_to_dict, dump_yaml
 from resdet.data.loader import TrainPlan
 from resdet.data.resumed import Resumed
+from resdet.data.workers import check_shared_memory
 from resdet.engine import distributed, optim
 from resdet.engine.classification import ClassificationTask
 from resdet.engine.data_record import check_data, compare_processes, left_out_of
@@ -130,7 +131,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     hardware.seed_all(config.train.seed)
     precision = hardware.choose_precision(config.train.precision, processes.device)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    distributed.images_per_part(batch_size, processes.world_size, accumulate)
+    images = distributed.images_per_part(batch_size, processes.world_size, accumulate)
     task = make_task(run, processes, strict=strict, decode_all=decode_all)
     # what the task has filled in, such as the network that model.weights names
     run.config = config = task.config
@@ -164,16 +165,26 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         scaler=torch.amp.GradScaler(processes.device.type, enabled=precision.name == "fp16"),
         ema=EMA(task.model, config.train.ema_decay) if config.train.ema_decay else None,
     )
+    check_shared_memory(
+        3 * images * task.largest_area(), training.workers * processes.local_world_size
+    )
     if state:
         training.restore(state)
-    has_kernels = processes.device.type == "cuda" and not isinstance(config, ClassificationConfig)
+    log_machine(training, why)
+    return training
+
+
+def log_machine(training: Training, compiled: str) -> None:
+    """What the run computes with and how; `compiled` is the reason for torch.compile or against."""
+    processes, precision = training.processes, training.precision
+    uses_kernels = not isinstance(training.config, ClassificationConfig)
+    has_kernels = processes.device.type == "cuda" and uses_kernels
     logger.info(
-        f"device: {processes.device} × {processes.world_size} process(es), {threads} thread(s), "
-        f"{training.workers} loader worker(s); precision: {precision.name} ({precision.reason}); "
-        f"compile: {why}"
+        f"device: {processes.device} × {processes.world_size} process(es), "
+        f"{training.threads} thread(s), {training.workers} loader worker(s); "
+        f"precision: {precision.name} ({precision.reason}); compile: {compiled}"
         + (f"; kernels: {kernels.choose(processes.device)[1]}" if has_kernels else "")
     )
-    return training
 
 
 def make_task(run: Run, processes: Processes, *, strict: bool, decode_all: bool) -> Task:

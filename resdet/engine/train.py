@@ -8,6 +8,7 @@ from typing import Any
 
 from resdet import hardware
 from resdet.config.loading import AnyConfig, Schema, override_config, train_command
+from resdet.data.workers import leave_unguarded_script
 from resdet.engine import distributed, optim, pictures
 from resdet.engine.check import check_run
 from resdet.engine.log import Pace, RunLog, cut_log, optional, start_console
@@ -46,6 +47,7 @@ def train(
     Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM or
     SIGINT, once the state has been saved.
     """
+    leave_unguarded_script()
     processes = distributed.start(device)
     start_console(processes.is_main)
     try:

@@ -1,6 +1,7 @@
 """The thread from a config to metrics, in one process."""
 
 import json
+import multiprocessing
 
 import pytest
 import torch
@@ -235,3 +236,17 @@ def test_validation_without_objects_has_no_best(tiny, tmp_path, has_list):
     assert (run / "detections.json").exists() is not has_list
     if has_list:
         assert json.loads((run / "eval.json").read_text())["bbox"]["AP"] == -1
+
+
+def test_spawned_workers_train_the_same(tiny, tmp_path):
+    """As on macOS and Windows, where nothing is inherited and all must be pickled."""
+    short = ["train.max_steps=1", "data.val=null"]
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        run = resdet.train(
+            tiny.config, [*short, "data.workers=1"], run_dir=tmp_path / "spawned", device="cpu"
+        )
+    finally:
+        multiprocessing.set_start_method(None, force=True)
+    alone = resdet.train(tiny.config, short, run_dir=tmp_path / "alone", device="cpu")
+    assert losses_of(run) == losses_of(alone)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from resdet.data.loader import use_one_core
+from resdet.data.workers import use_one_core
 from resdet.errors import UserError
 from resdet.files.images import read_image
 from resdet.files.json import read_json
