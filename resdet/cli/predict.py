@@ -50,6 +50,12 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="images per forward pass; default %(default)s",
     )
+    parser.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=at_least_one,
+        help="do not read images of more pixels; default: data.max_pixels of the model's config",
+    )
     options.add_inference(parser)
 
 
@@ -119,6 +125,7 @@ def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         batch_size=args.batch_size,
         device=args.device,
         precision=args.precision,
+        max_pixels=args.max_pixels,
     )
 
 
@@ -134,6 +141,7 @@ def _run_proposals(
         "--score-thresh": args.score_thresh is not None,
         "--ids-from": args.ids_from,
         "--ensemble": args.ensemble,
+        "--max-pixels": args.max_pixels is not None,
     }
     for name in (name for name, value in given.items() if value):
         parser.error(

@@ -22,7 +22,14 @@ from resdet.inference.combined import CombinedDetector
 from resdet.inference.image_ids import check_categories, find_ids, read_truth
 from resdet.inference.loading import load_models
 from resdet.inference.output import Finished, Output, finish
-from resdet.inference.sources import Picture, Source, Unreadable, list_sources, read_pictures
+from resdet.inference.sources import (
+    Picture,
+    Source,
+    Sources,
+    Unreadable,
+    list_sources,
+    read_pictures,
+)
 from resdet.memory import is_out_of_memory
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
@@ -50,6 +57,7 @@ def predict_command(
     device: str | None = None,
     batch_size: int = 1,
     precision: str | None = None,
+    max_pixels: int | None = None,
 ) -> int:
     """Draw what the model of `run` detects in images, folders and videos; returns the exit code.
 
@@ -61,7 +69,7 @@ def predict_command(
     `score_thresh` are left out; None is .5 for a detector, and leaves a classifier its five
     classes. Ids count from 1, or with `ids_from` are those that a COCO file gives images of the
     same file name. Detectors in `ensemble` predict together with that of `run`; `overrides` go on
-    top of every detector's config. `precision` as in `resdet.load`.
+    top of every detector's config. `precision` as in `resdet.load`. `max_pixels` as in `predict`.
     Exit code 0; 1 when some inputs could not be read or drawn: each is named, the others are done.
     """
     if batch_size < 1:
@@ -85,9 +93,20 @@ def predict_command(
     log.info("%s: precision %s (%s)", run, chosen.name, chosen.reason)
     make_folder(folder)
     done = predict_sources(
-        model, sources.files, folder, score_thresh=score_thresh, batch_size=batch_size, ids=ids
+        model,
+        sources.files,
+        folder,
+        score_thresh=score_thresh,
+        batch_size=batch_size,
+        ids=ids,
+        max_pixels=max_pixels,
     )
-    if isinstance(model, Classifier):
+    return _report(done, sources, out, classifies=isinstance(model, Classifier))
+
+
+def _report(done: "Done", sources: Sources, out: str | Path, *, classifies: bool) -> int:
+    """Counts in the log what was done and what was not; returns the exit code."""
+    if classifies:
         log.info("%d images classified, drawn in %s", done.pictures, out)
     else:
         log.info("%d detections in %d images, drawn in %s", done.detections, done.pictures, out)
@@ -115,6 +134,7 @@ def predict_sources(
     score_thresh: float | None,
     batch_size: int,
     ids: Mapping[Source, int | str | None] | None = None,
+    max_pixels: int | None = None,
 ) -> Done:
     """Write below `folder`, which exists, what `predict_command` writes for `sources`.
 
@@ -135,7 +155,14 @@ def predict_sources(
         ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
         # One thread, so that records and frames are written in order.
         ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,
-        closing(read_pictures(sources, model.prepare, workers=workers)) as futures,
+        closing(
+            read_pictures(
+                sources,
+                model.prepare,
+                workers=workers,
+                max_pixels=max_pixels or model.max_pixels,
+            )
+        ) as futures,
         inference_mode(model),
         Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
     ):

@@ -16,6 +16,7 @@ from resdet.config.fields import (
     Fraction,
     NonNegative,
     NonNegativeFloat,
+    PixelLimit,
     Positive,
     PositiveFloat,
     Range,
@@ -25,6 +26,7 @@ from resdet.config.fields import (
     check_plateau,
 )
 from resdet.config.model import BackboneConfig
+from resdet.files.image_limits import MAX_PIXELS
 
 
 class ClassificationModelConfig(Section):
@@ -120,6 +122,8 @@ class ClassificationDataConfig(Section):
     """Filter of every resize, antialiased."""
     repeated_augmentation: Positive = 1
     """Copies of each image in a step, augmented independently (Hoffer et al. 2020)."""
+    max_pixels: PixelLimit = MAX_PIXELS
+    """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
     workers: NonNegative | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
     augment: ClassificationAugmentConfig = ClassificationAugmentConfig()

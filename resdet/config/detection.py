@@ -13,6 +13,7 @@ from resdet.config.fields import (
     HeldOutConfig,
     NonNegative,
     NonNegativeFloat,
+    PixelLimit,
     Positive,
     PositiveFloat,
     Range,
@@ -22,6 +23,7 @@ from resdet.config.fields import (
 )
 from resdet.config.model import ModelConfig
 from resdet.config.testing import TestConfig
+from resdet.files.image_limits import MAX_PIXELS
 
 
 class SplitConfig(Section):
@@ -96,6 +98,8 @@ class DataConfig(Section):
     """M: gt masks are rasterised at M×M inside their gt box."""
     aspect_grouping: bool = True
     """Batches of landscape or of portrait images, so that less is padded."""
+    max_pixels: PixelLimit = MAX_PIXELS
+    """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
     workers: NonNegative | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
     augment: AugmentConfig = AugmentConfig()

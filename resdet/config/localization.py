@@ -25,6 +25,7 @@ from resdet.config.fields import (
     Fraction,
     HeldOutConfig,
     NonNegative,
+    PixelLimit,
     Positive,
     PositiveFloat,
     Range,
@@ -38,6 +39,7 @@ from resdet.config.fields import (
 )
 from resdet.config.model import BackboneConfig
 from resdet.config.regions import ProposalsConfig, RegionConfig
+from resdet.files.image_limits import MAX_PIXELS
 
 
 class ClassRPNConfig(Section):
@@ -145,6 +147,8 @@ class LocalizationDataConfig(Section):
     """Short side of a test image in pixels, before the centre crop."""
     test_size: Positive = 224
     """Side of the centre crop in pixels."""
+    max_pixels: PixelLimit = MAX_PIXELS
+    """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
     workers: NonNegative | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
     augment: LocalizationAugmentConfig = LocalizationAugmentConfig()

@@ -31,7 +31,10 @@ WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 """What a run alone writes into its folder; others may be writing the results of an evaluation."""
 
 # These change no number of the run, so that --resume may come with other values.
-FREE_KEYS = ("imports", "data.workers", "log.every", "log.tensorboard", "checkpoint.every")
+FREE_KEYS = (
+    *("imports", "data.workers", "data.max_pixels"),
+    *("log.every", "log.tensorboard", "checkpoint.every"),
+)
 # The files behind these are compared by what they hold, so that data may move.
 PATH_KEYS = (
     *(f"data.{part}.{key}" for part in ("train", "val") for key in ("images", "annotations")),

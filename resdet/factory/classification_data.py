@@ -74,6 +74,7 @@ def build_classification_train_data(
         seed=config.train.seed,
         strict=strict,
         decode_all=decode_all,
+        max_pixels=config.data.max_pixels,
         left_out=left_out,
     )
 
@@ -106,6 +107,7 @@ def build_classification_val_data(
             train_classes=classes,
             strict=strict,
             decode_all=decode_all,
+            max_pixels=config.data.max_pixels,
             left_out=left_out,
         )
     data = _cifar(config, kind, root, train=False)

@@ -155,6 +155,7 @@ def _read(config: DetectionConfig, files: SplitConfig) -> AnnotatedImages:
         classes=config.data.classes,
         extras=config.data.extras,
         outlines=config.model.roi.mask_head is not None,
+        max_pixels=config.data.max_pixels,
     )
 
 

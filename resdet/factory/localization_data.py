@@ -81,6 +81,7 @@ def _read(config: LocalizationConfig, files: SplitConfig) -> AnnotatedImages:
         format=files.format,
         classes=config.data.classes,
         outlines=False,
+        max_pixels=config.data.max_pixels,
     )
 
 

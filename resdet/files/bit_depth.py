@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resdet.files import tiff
-from resdet.files.image_error import ImageError
 from resdet.files.image_header import Header, png_chunks
+from resdet.files.image_limits import ImageError
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")

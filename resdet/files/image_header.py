@@ -10,13 +10,11 @@ from typing import BinaryIO
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from resdet.files import tiff
-from resdet.files.image_error import ImageError
+from resdet.files.image_limits import MAX_PIXELS, ImageError
 
 # Pillow's warnings about odd metadata do not name the file; what matters is an error here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
-MAX_PIXELS = 180_000_000
-"""The size of images above which they are refused by default: 540 MB as RGB."""
 NEVER = frozenset(("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"))
 """Kinds that Pillow knows and does not decode itself: EPS, for one, runs Ghostscript."""
 ORIENTATION = 274
@@ -82,7 +80,7 @@ def _check_pixels(height: int, width: int, most: int, bytes_per_pixel: float = 3
         bands = "" if bytes_per_pixel <= 8 else f" of {bytes_per_pixel:.0f} bytes"
         raise ImageError(
             f"has {width}×{height} pixels{bands}, more than max_pixels ({most:,}) allows; cut it "
-            "into tiles, or raise data.max_pixels if there is enough memory"
+            "into tiles, or raise data.max_pixels, or --max-pixels of predict"
         )
 
 

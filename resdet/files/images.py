@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,14 +19,13 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from resdet.errors import UserError
 from resdet.files.bit_depth import WIDE_MODES, decode_deep, stated_white, to_8_bits
 from resdet.files.findings import DataError
-from resdet.files.image_error import ImageError
 from resdet.files.image_header import (
-    MAX_PIXELS,
     ORIENTATION,
     read_header,
     read_orientation,
     valid_orientation,
 )
+from resdet.files.image_limits import MAX_PIXELS, ImageError
 from resdet.files.regular import open_regular
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
@@ -283,7 +283,7 @@ def read_sizes(folder: Path, names: Sequence[str]) -> NDArray[np.int32]:
 
     def size(name: str) -> tuple[int, int]:
         try:
-            return read_size(folder / name)
+            return read_size(folder / name, sys.maxsize)
         except DataError:
             return 0, 0
 

@@ -48,7 +48,7 @@ class WholeImages:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3) RGB; DataError where the image can't be read."""
-        return read_image(self.data.path(index))
+        return read_image(self.data.path(index), self.data.max_pixels)
 
 
 def class_guesses(

@@ -15,6 +15,7 @@ import numpy as np
 
 from resdet.errors import UserError
 from resdet.files.findings import log_findings
+from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import SUFFIXES, read_image
 from resdet.files.walk import list_files
 from resdet.inference.targets import Targets, is_drawing
@@ -141,26 +142,31 @@ def _is_own(folder: Path, name: str, out: Path) -> bool:
 
 
 def read_pictures(
-    sources: Sequence[Source], prepare: Callable[[np.ndarray], Any], *, workers: int
+    sources: Sequence[Source],
+    prepare: Callable[[np.ndarray], Any],
+    *,
+    workers: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Generator[Future[Picture | Unreadable]]:
     """Images and video frames in order, decoded and resized by `workers` threads.
 
-    At most a few pictures for each worker are in memory, however long the videos are.
+    At most a few pictures for each worker are in memory, however long the videos are. Images of
+    more than `max_pixels` are not read.
     """
-    return run_ahead(_tasks(sources, prepare), workers)
+    return run_ahead(_tasks(sources, prepare, max_pixels), workers)
 
 
 def _tasks(
-    sources: Sequence[Source], prepare: Callable[[np.ndarray], Any]
+    sources: Sequence[Source], prepare: Callable[[np.ndarray], Any], max_pixels: int
 ) -> Iterator[Callable[[], Picture | Unreadable]]:
     for source in sources:
         if not source.is_video:
-            yield partial(_picture, source, prepare)
+            yield partial(_picture, source, prepare, max_pixels)
             continue
         # Frames are decoded one after the other, here; only the resize is shared out.
         try:
             for number, fps, pixels in _frames(source):
-                yield partial(_picture, source, prepare, number, fps, pixels)
+                yield partial(_picture, source, prepare, max_pixels, number, fps, pixels)
         except Exception as error:
             yield partial(_unreadable, source, error)
 
@@ -168,13 +174,14 @@ def _tasks(
 def _picture(
     source: Source,
     prepare: Callable[[np.ndarray], Any],
+    max_pixels: int,
     frame: int | None = None,
     fps: float = 0.0,
     pixels: np.ndarray | None = None,
 ) -> Picture | Unreadable:
     try:
         if pixels is None:
-            pixels = read_image(source.path)
+            pixels = read_image(source.path, max_pixels)
         return Picture(source, frame, fps, pixels, prepare(pixels))
     except Exception as error:
         return _unreadable(source, error)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.errors import UserError
+from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import ImageInput, to_rgb
 from resdet.hardware import Precision, choose_precision
 from resdet.ops.pixels import normalize_pixels
@@ -49,6 +50,11 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
     def device(self) -> torch.device:
         return self.get_buffer("pixel_mean").device
 
+    @property
+    def max_pixels(self) -> int:
+        """The largest image that is read: data.max_pixels of the config."""
+        return MAX_PIXELS if self.config is None else int(self.config.data.max_pixels)
+
     def place(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         """Move to a device and number format, in the memory layout that `normalize` gives."""
         self.to(device, dtype)
@@ -87,6 +93,7 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
         batch_size: int = 1,
         precision: str | None = None,
         channel_order: str = "rgb",
+        max_pixels: int | None = None,
     ) -> Prediction | list[Prediction]:
         """`Detections` in pixels of each original image, or the `Classification` of its centre
         crop, on the CPU; a list for a list of images.
@@ -95,8 +102,9 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
         with `channel_order` bgr, OpenCV's BGR. Predictions that score at or below `score_thresh`
         (0..1) are left out; None is a detector's own threshold, and the five best classes.
         `precision` is auto, fp32, bf16 or fp16 for this call; None as in `precision_of`. The
-        training mode is as before afterwards. Raises UserError that names the image which cannot
-        be used, and its position in the list.
+        training mode is as before afterwards. Files and Pillow images of more than `max_pixels`
+        are refused; None is the limit of `max_pixels` in the config. Raises UserError that names
+        the image which cannot be used, and its position in the list.
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; give at least 1")
@@ -112,7 +120,7 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
                 arrays = []
                 for position, image in enumerate(all_images[start : start + batch_size], start):
                     try:
-                        pixels = to_rgb(image)
+                        pixels = to_rgb(image, max_pixels or self.max_pixels)
                     except UserError as error:
                         if len(all_images) == 1:
                             raise

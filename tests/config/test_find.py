@@ -16,7 +16,8 @@ def test_an_installed_package_finds_the_configs_it_carries(repo, tmp_path):
     inside = wheel["wheel"]["sources"]["configs"]
     assert "configs" in wheel["wheel"]["only-include"]
     package = tmp_path / "site" / "resdet"
-    shutil.copytree(repo / "resdet" / "config", package / "config")
+    for name in ("config", "files"):
+        shutil.copytree(repo / "resdet" / name, package / name)
     shutil.copytree(repo / "configs", tmp_path / "site" / inside)
     for name in ("__init__.py", "errors.py", "version.py"):
         shutil.copyfile(repo / "resdet" / name, package / name)

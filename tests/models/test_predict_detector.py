@@ -125,3 +125,14 @@ def test_pillow_images_are_turned_and_converted(model: RCNN) -> None:
     assert to_rgb(deep).max() == 255
     clear = Image.new("RGBA", (2, 2), (1, 2, 3, 0))
     assert to_rgb(clear)[0, 0].tolist() == [1, 2, 3]
+
+
+def test_the_limit_of_pixels_is_the_configs_or_that_of_the_call(
+    model: RCNN, tmp_path: Path
+) -> None:
+    path = tmp_path / "large.png"
+    Image.new("L", (200, 100)).save(path)
+    for image in (path, Image.open(path)):
+        with pytest.raises(UserError, match=r"200×100 pixels.* max_pixels"):
+            model.predict(image, max_pixels=19_999)
+        assert model.predict(image, max_pixels=20_000).image_size == (100, 200)

@@ -39,6 +39,7 @@ from resdet.files.findings import (
     missing_images_error,
     strict_error,
 )
+from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import EncodedImage, check_image
 
 logger = logging.getLogger("resdet")
@@ -68,6 +69,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         transform: `ClassificationTrainTransform` or `ClassificationTestTransform`.
         seed: of all that is random in the transform.
         strict: turn findings into an error.
+        max_pixels: larger images can't be read.
         decode_all: decode every image at the start; otherwise only read their headers, in sets of
             at most `HEADERS_AT_START` images.
         left_out: `hash_names` of the images that a resumed run left out at its start.
@@ -83,11 +85,13 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         seed: int = 0,
         strict: bool = False,
         decode_all: bool = False,
+        max_pixels: int = MAX_PIXELS,
         left_out: NDArray[np.int64] | None = None,
     ) -> None:
         self.source = source
         self.transform = transform
         self.seed = seed
+        self.max_pixels = max_pixels
         self.broken: list[str] = []
         """Names of the images that were left out at the start because they can't be read."""
         every = source.names
@@ -124,7 +128,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
             name = self.name(index)
             try:
                 with self._open(index) as file:
-                    check_image(file, name, whole=decode_all)
+                    check_image(file, name, whole=decode_all, max_pixels=self.max_pixels)
             except DataError as error:
                 return str(error).removeprefix(f"{name}: ")
             return None
@@ -179,7 +183,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
                 data = file.read()
             except OSError as error:
                 raise DataError(f"{self.name(index)}: can't be read ({error.strerror})") from error
-        return EncodedImage(data, self.name(index))
+        return EncodedImage(data, self.name(index), self.max_pixels)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright, decoded by Pillow, without transforms.
@@ -260,6 +264,7 @@ def open_images(
     seed: int = 0,
     strict: bool = False,
     decode_all: bool = False,
+    max_pixels: int = MAX_PIXELS,
     left_out: NDArray[np.int64] | None = None,
 ) -> ClassificationDataset:
     """The images of a folder: class folders, ImageNet's flat val/, or tar shards.
@@ -268,7 +273,8 @@ def open_images(
         format: auto takes shards if there is a *.tar.
         ground_truth: see `read_flat_images`; None searches for it.
         classes, train_classes: see `label_order`.
-        transform, seed, strict, decode_all, left_out: see `ClassificationDataset`.
+        transform, seed, strict, decode_all, max_pixels, left_out:
+            see `ClassificationDataset`.
     Raises:
         DataError: the folder is missing or has none of these; and as the readers.
     """
@@ -295,5 +301,6 @@ def open_images(
         seed=seed,
         strict=strict,
         decode_all=decode_all,
+        max_pixels=max_pixels,
         left_out=left_out,
     )

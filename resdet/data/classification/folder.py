@@ -17,6 +17,7 @@ from resdet.data.names import pack_names
 from resdet.errors import did_you_mean
 from resdet.files.findings import DataError, Finding, missing_images_error
 from resdet.files.images import SUFFIXES, is_image
+from resdet.files.regular import open_regular
 from resdet.files.walk import is_listed, list_files
 
 logger = logging.getLogger("resdet")
@@ -36,7 +37,7 @@ class FileImages(Source):
         return str(self.root / self.names[index])
 
     def open(self, index: int) -> BinaryIO:
-        return (self.root / self.names[index]).open("rb")
+        return open_regular(self.root / self.names[index])
 
     def file_bytes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return file_bytes(lambda row: self.root / self.names[row], rows)

@@ -116,9 +116,14 @@ def _read_sizes(
 
 
 def check_images(
-    table: AnnotationTable, folders: Sequence[str], findings: list[Finding], *, decode_all: bool
+    table: AnnotationTable,
+    folders: Sequence[str],
+    findings: list[Finding],
+    *,
+    decode_all: bool,
+    max_pixels: int,
 ) -> AnnotationTable:
-    """The images that can be read and have the size that is annotated.
+    """The images that can be read, have at most `max_pixels` and the size that is annotated.
 
     Reads the headers, of sets of at most `HEADERS_AT_START` images; every pixel with `decode_all`.
     """
@@ -130,7 +135,7 @@ def check_images(
         for file, name in zip(table.file_of_image.tolist(), table.file_names, strict=True)
     ]
     sizes = [(height, width) for height, width in table.sizes.tolist()]
-    bad = image_problems(paths, sizes, decode=decode_all)
+    bad = image_problems(paths, sizes, decode=decode_all, max_pixels=max_pixels)
     findings += [
         Finding(
             table.file_of(row), f"image {table.image_ids[row]!r} ({paths[row]})", what, BAD_IMAGE

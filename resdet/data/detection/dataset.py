@@ -33,6 +33,7 @@ from resdet.files.findings import (
     strict_error,
     summarize_findings,
 )
+from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import read_fast, read_image
 from resdet.files.pixels import to_planes
 from resdet.structures import Target
@@ -66,6 +67,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         keep_difficult: make targets of objects that are marked as difficult too.
         mask_size: M of the M×M masks; None leaves masks out.
         seed: of all that is random in the transforms.
+        max_pixels: larger images can't be read.
         findings: what was left out or repaired so far; gets what is left out of the targets.
     Raises:
         DataError: no image is left, or masks are wanted and no object has an outline.
@@ -82,10 +84,11 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         keep_difficult: bool = False,
         mask_size: int | None = 112,
         seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.table, self.folders, self.findings = table, folders, findings
         self.transform, self.mask_size, self.seed = transform, mask_size, seed
-        self.keep_difficult = keep_difficult
+        self.keep_difficult, self.max_pixels = keep_difficult, max_pixels
         self.class_names, self.category_ids = table.class_names, table.category_ids
         self.left_out = np.zeros(0, np.int64)
         """`hash_names` of the images that `check_dataset` left out, as missing or broken."""
@@ -177,7 +180,8 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
     def read(self, index: int) -> NDArray[np.uint8]:
         """The image (H, W, 3) RGB as it is in the file, upright; DataError as in `__getitem__`."""
         path = self.path(index)
-        image = read_image(path) if self.transform.exact else read_fast(path)
+        decode = read_image if self.transform.exact else read_fast
+        image = decode(path, self.max_pixels)
         self.check_size(index, image.shape[0], image.shape[1])
         return image
 
@@ -275,6 +279,8 @@ class AnnotatedImages:
     """The image folder of each annotation file."""
     findings: list[Finding]
     """What was left out or repaired so far."""
+    max_pixels: int = MAX_PIXELS
+    """Larger images are left out."""
     left_out: NDArray[np.int64] | None = None
     """`hash_names` of the images that a resumed run left out at its start."""
 
@@ -287,6 +293,7 @@ def read_images(
     classes: Sequence[str] | None = None,
     extras: Sequence[str] = (),
     outlines: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> AnnotatedImages:
     """The content of one or more annotation files.
 
@@ -296,6 +303,7 @@ def read_images(
         classes: category names to keep, in label order; None keeps all.
         extras: keys of further values per object, which become `Target.extra`.
         outlines: whether masks are wanted.
+        max_pixels: larger images are left out by `check_dataset`.
     Raises:
         DataError: files are missing or not in the format, or categories do not agree.
     """
@@ -308,7 +316,7 @@ def read_images(
     for folder, file in zip(folders, files, strict=True):
         source = Source(file, folder, tuple(extras), outlines, classes=tuple(classes or ()))
         tables.append(read_file(source, format, findings))
-    return AnnotatedImages(merge_tables(tables, classes), folders, findings)
+    return AnnotatedImages(merge_tables(tables, classes), folders, findings, max_pixels)
 
 
 def check_dataset(
@@ -335,7 +343,9 @@ def check_dataset(
     folders, findings = read.folders, read.findings
     table = leave_out(read.table, read.left_out)
     table = check_presence(table, folders, findings)
-    table = check_images(table, folders, findings, decode_all=decode_all)
+    table = check_images(
+        table, folders, findings, decode_all=decode_all, max_pixels=read.max_pixels
+    )
     if not len(table.image_ids):
         raise _no_images(read)
     dataset = DetectionDataset(
@@ -347,6 +357,7 @@ def check_dataset(
         keep_difficult=keep_difficult,
         mask_size=mask_size,
         seed=seed,
+        max_pixels=read.max_pixels,
     )
     if len(table.image_ids) < len(read.table.image_ids):
         every, kept = hash_names(read.table.file_names), hash_names(table.file_names)

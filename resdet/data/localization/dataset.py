@@ -78,7 +78,7 @@ class LocalizationViewsData(torch.utils.data.Dataset[TestImage]):
         """
         _, index = key
         path = self.data.path(index)
-        pixels = read_image(path)
+        pixels = read_image(path, self.data.max_pixels)
         self.data.check_size(index, pixels.shape[0], pixels.shape[1])
         return TestImage(
             self.views(pixels),

@@ -299,7 +299,7 @@ class RegionDataset(torch.utils.data.Dataset[RegionSample]):
         self, path: Path, index: int, windows: NDArray[np.int64], rng: np.random.Generator
     ) -> tuple[Tensor, NDArray[np.bool_]]:
         """Crops (R, 3, S, S), and (R,) which of them are mirrored."""
-        image = open_image(path)
+        image = open_image(path, self.images.max_pixels)
         self.images.check_size(index, *image.size)
         pixels = read_for(image, windows, self.side)
         mirrored = rng.random(len(windows)) < self.flip_prob

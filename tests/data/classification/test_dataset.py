@@ -163,7 +163,7 @@ def test_an_image_found_broken_later_is_named_and_does_not_stop_the_run(
     assert len(batch.problems) == 3
     for name, problem in zip(("a/1.jpg", "a/2.jpg", "b/0.jpg"), batch.problems, strict=True):
         assert problem.startswith(f"{tmp_path / name}: ")
-    assert "no longer exists" in batch.problems[1] and "damaged" in batch.problems[2]
+    assert "no such image file" in batch.problems[1] and "damaged" in batch.problems[2]
     assert batch.images[1:4].sum() == 0 and (batch.images[0] > 0).any()
     with pytest.raises(DataError, match=r"a/1\.jpg"):
         data.read(1)
