@@ -5,7 +5,6 @@ their schemas: a command forwards `key=value` and nothing else.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from resdet.cli.eval_coco import fill_eval_coco, run_eval_coco
 from resdet.cli.eval_imagenet import fill_eval_imagenet, run_eval_imagenet
 from resdet.cli.eval_voc import fill_eval_voc, run_eval_voc
 from resdet.cli.predict import fill_predict, run_predict
+from resdet.cli.streams import close_streams, open_streams
 from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
 from resdet.errors import UserError, printable
 from resdet.version import __version__
@@ -38,7 +38,18 @@ class Command:
 
 def entry() -> None:
     """The console script `resdet`."""
-    raise SystemExit(main(sys.argv[1:]))
+    run_program(sys.argv[1:])
+
+
+def run_program(argv: Sequence[str], prog: str | None = None) -> NoReturn:
+    """Run one command as this process, with whatever its output is connected to."""
+    out, _ = open_streams()
+    code = 1
+    try:
+        code = main(argv, prog)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    raise SystemExit(close_streams(out, argv[0] if argv else "", code))
 
 
 def main(argv: Sequence[str], prog: str | None = None) -> int:
@@ -94,10 +105,6 @@ def _guarded(command: Command, args: argparse.Namespace, parser: argparse.Argume
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # the reader of a pipe (head, less) has gone; python would complain again when it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _overview() -> str:
@@ -136,4 +143,4 @@ COMMANDS = {
 
 def tool(file: str, command: str) -> None:
     """The entry point of tools/X.py: run `command` with the arguments of this process."""
-    raise SystemExit(main([command, *sys.argv[1:]], prog=f"tools/{Path(file).name}"))
+    run_program([command, *sys.argv[1:]], prog=f"tools/{Path(file).name}")

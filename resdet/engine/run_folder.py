@@ -25,7 +25,7 @@ from resdet.errors import UserError
 from resdet.factory.network import resolve_config
 from resdet.files import checkpoint
 from resdet.files.lock import LOCK_FILE, FolderLock
-from resdet.files.writing import reason_of, remove_leftovers, write_text
+from resdet.files.writing import is_leftover, reason_of, remove_leftovers, write_text
 
 WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 """What a run alone writes into its folder; others may be writing the results of an evaluation."""
@@ -102,8 +102,11 @@ def open_run(
 
 
 def _check_unused(folder: Path) -> None:
-    """UserError for a folder with files in it, other than the lock of a run that was killed."""
-    if folder.exists() and any(not path.name.startswith(LOCK_FILE) for path in folder.iterdir()):
+    """UserError for a folder with files in it, other than those of a run that was killed before it
+    had written any."""
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    left = [name for name in names if name == LOCK_FILE or is_leftover(name)]
+    if len(left) < len(names):
         raise UserError(
             f"{folder}: this run folder exists; resume it with --resume, "
             "or give another one with --run-dir"
@@ -132,6 +135,7 @@ class Claim:
                 if is_new:
                     _check_unused(self.folder)
                 remove_leftovers(self.folder, WRITTEN)
+                remove_leftovers(self.folder / "plots")
             except UserError as error:
                 refusal = error
         text = distributed.broadcast(str(refusal) if refusal else None, self.processes)

@@ -191,12 +191,17 @@ def make_folder(path: str | Path, option: str = "--out") -> Path:
     return path
 
 
-def remove_leftovers(folder: Path, names: Sequence[str]) -> None:
-    """Remove the temporary files of `names` that killed processes left in the folder; no process
-    may be writing one of them."""
-    for name in names:
-        for leftover in folder.glob(f".{name[:NAME_KEPT]}.*.tmp"):
-            _remove(leftover)
+def is_leftover(name: str, of: str = "") -> bool:
+    """Whether a file has the name of a temporary one, of any file or of the file `of`."""
+    return name.startswith(f".{of[:NAME_KEPT]}{'.' if of else ''}") and name.endswith(".tmp")
+
+
+def remove_leftovers(folder: Path, names: Sequence[str] = ("",)) -> None:
+    """Remove the temporary files of `names`, or all, that killed processes left in the folder; no
+    process may be writing one of them."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if any(is_leftover(path.name, name) for name in names):
+            _remove(path)
 
 
 class GrowingFile:

@@ -65,12 +65,18 @@ def subset(source: Path, count: int) -> dict:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, nuclei: Path) -> Tiny:
     folder = tmp_path_factory.mktemp("tiny")
+    config = write_tiny(folder, nuclei, folder / "tiny.yaml")
+    return Tiny(config, write_backbone(folder / "resnet18.pt"))
+
+
+def write_tiny(folder: Path, nuclei: Path, config: Path) -> Path:
+    """Ten training and three validation images in `folder`, and their config."""
+    folder.mkdir(exist_ok=True)
     for name, count in (("train", 10), ("val", 3)):
         part = subset(nuclei / "annotations" / f"{name}.json", count)
         (folder / f"{name}.json").write_text(json.dumps(part))
-    config = folder / "tiny.yaml"
     config.write_text(YAML.format(images=nuclei / "images", folder=folder))
-    return Tiny(config, write_backbone(folder / "resnet18.pt"))
+    return config
 
 
 def write_backbone(path: Path) -> Path:

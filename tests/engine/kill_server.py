@@ -1,0 +1,96 @@
+"""Forks commands from a process that has imported everything: most of a short run is its start.
+
+Run as a program it reads lines of JSON, {"argv": […], "output": PATH}, and answers each by two
+lines: the process id at once, and the exit code of the command at its end (−9 where it was killed).
+With "warm" the command runs in the process itself, which then has all modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class KillServer:
+    """Starts commands of resdet and kills them."""
+
+    def __init__(self, repo: Path) -> None:
+        env = {**os.environ, "PYTHONPATH": str(repo), "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=repo,
+            env=env,
+        )
+
+    def run(
+        self,
+        argv: Sequence[str],
+        output: Path,
+        *,
+        kill_after: float | None = None,
+        warm: bool = False,
+    ) -> int:
+        """The exit code of a command, which SIGKILL ends after so many seconds if it still runs."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        request = {"argv": list(argv), "output": str(output), "warm": warm}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        number = int(self.process.stdout.readline())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            # it is no other process's: the server waits for it only when it is asked to
+            os.kill(number, 9)
+        self.process.stdin.write("wait\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait(60)
+
+
+def serve() -> None:
+    import resdet.engine.train  # noqa: F401
+    from resdet import cli
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["warm"]:
+            with open(request["output"], "w") as file, contextlib.redirect_stdout(file):  # noqa: PTH123
+                code = cli.main(request["argv"])
+            print(os.getpid(), flush=True)
+            sys.stdin.readline()
+            print(code, flush=True)
+            continue
+        number = os.fork()
+        if number == 0:
+            code = 70
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+                output = os.open(request["output"], flags, 0o666)
+                for stream, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output)):
+                    os.dup2(file, stream)
+                os.dup2(output, 2)
+                code = cli.main(request["argv"])
+            except SystemExit as error:
+                code = int(error.code or 0)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        print(number, flush=True)
+        sys.stdin.readline()
+        print(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
