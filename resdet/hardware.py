@@ -161,7 +161,6 @@ def choose_device(wanted: str | None, local_rank: int) -> torch.device:
             f"process {local_rank} of this machine needs GPU {index} and there are "
             f"{torch.cuda.device_count()}; start fewer processes (--nproc-per-node)"
         )
-    torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 

@@ -36,6 +36,9 @@ def start(device: str | None) -> Processes:
     world_size = _env("WORLD_SIZE", 1)
     rank = _env("RANK", 0)
     chosen = choose_device(device, _env("LOCAL_RANK", 0))
+    if chosen.type == "cuda":
+        # the process is the run's own, unlike that of whoever loads a model
+        torch.cuda.set_device(chosen)
     if world_size > 1:
         if chosen.type == "cuda" and device is not None and torch.device(device).index is not None:
             raise UserError(f"--device {device} would put {world_size} processes on one GPU")

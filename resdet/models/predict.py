@@ -1,5 +1,6 @@
 """What trained detectors and classifiers share: their device, precision and predictions."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -102,9 +103,10 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
         with `channel_order` bgr, OpenCV's BGR. Predictions that score at or below `score_thresh`
         (0..1) are left out; None is a detector's own threshold, and the five best classes.
         `precision` is auto, fp32, bf16 or fp16 for this call; None as in `precision_of`. The
-        training mode is as before afterwards. Files and Pillow images of more than `max_pixels`
-        are refused; None is the limit of `max_pixels` in the config. Raises UserError that names
-        the image which cannot be used, and its position in the list.
+        training mode is as before afterwards, and several threads may predict with one model, each
+        with its own options. Files and Pillow images of more than `max_pixels` are refused; None is
+        the limit of `max_pixels` in the config. Raises UserError that names the image which cannot
+        be used, and its position in the list.
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; give at least 1")
@@ -136,18 +138,39 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
 
 @contextmanager
 def inference_mode(model: Predictor[Any], precision: str | None = None) -> Iterator[None]:
-    """Evaluation mode without gradients in the precision of `precision_of`; the training mode is
-    restored afterwards."""
+    """Evaluation mode without gradients in the precision of `precision_of`.
+
+    Several threads may be inside with the same modules: the training mode is restored when the last
+    one leaves.
+    """
     chosen = precision_of(model, precision)
-    modes = [(module, module.training) for module in model.modules()]
+    # Not torch.inference_mode: what a module caches there could not be trained with later.
+    with _evaluating(list(model.modules())), torch.no_grad(), chosen.autocast():
+        yield
+
+
+_EVALUATING: dict[nn.Module, tuple[int, bool]] = {}
+"""Modules in use for inference: by how many threads, and their training mode before the first."""
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    with _LOCK:
+        for module in modules:
+            users, training = _EVALUATING.get(module, (0, module.training))
+            _EVALUATING[module] = users + 1, training
+            module.training = False
     try:
-        model.eval()
-        # Not torch.inference_mode: what a module caches there could not be trained with later.
-        with torch.no_grad(), chosen.autocast():
-            yield
+        yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with _LOCK:
+            for module in modules:
+                users, training = _EVALUATING.pop(module)
+                if users > 1:
+                    _EVALUATING[module] = users - 1, training
+                else:
+                    module.training = training
 
 
 def precision_of(model: Predictor[Any], wanted: str | None = None) -> Precision:
