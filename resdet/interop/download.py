@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from contextlib import suppress
 from http.client import HTTPException, HTTPMessage
@@ -30,6 +31,9 @@ MAX_TRIES = 3
 # Hugging Face's redirect to the file's location carries the file's SHA-256.
 LINKED = "X-Linked-ETag"
 SHA256 = re.compile(r"[0-9a-f]{64}")
+WEB_PAGE = "the server sends a web page instead of it; does a proxy or a login stand in between?"
+PAGE = re.compile(rb"\s*<(!doctype\s+html|html|head|\?xml)", re.IGNORECASE)
+"""How web pages begin, and no file of weights."""
 
 
 def cache_folder() -> Path:
@@ -46,8 +50,9 @@ def fetch(url: str, path: Path, *, sha256: str | None, spec: str) -> Path:
     reports is kept beside the file. It is checked after a download and each time the file is used.
     `spec` is for messages. `path`.partial, left by an interrupted download, is resumed.
 
-    Raises UserError without network, with the address and the place for the file, and for a file
-    with another SHA-256.
+    Raises UserError without network, with the address and the place for the file, for a file with
+    another SHA-256, for a web page in its place, and where neither a length nor a SHA-256 shows
+    that it is whole. Redirects lead from https to https alone.
     """
     if path.is_file():
         _check_cached(path, sha256 or _recorded_hash(path))
@@ -60,7 +65,7 @@ def fetch(url: str, path: Path, *, sha256: str | None, spec: str) -> Path:
                 # another process may have downloaded it in the meantime
                 if not path.is_file():
                     log.info("downloading %s to %s", url, path.parent)
-                    _Download(url, path).run(sha256, spec)
+                    _Download(url, path, sha256).run(spec)
             finally:
                 # while it is held: FileLock does not take a lock on a file without a name
                 with suppress(OSError):
@@ -115,8 +120,8 @@ def _recorded_hash(path: Path) -> str | None:
 class _Download:
     """One file on its way: `path`.partial, and beside it what the server reported of it."""
 
-    def __init__(self, url: str, path: Path) -> None:
-        self.url, self.path = url, path
+    def __init__(self, url: str, path: Path, sha256: str | None) -> None:
+        self.url, self.path, self.sha256 = url, path, sha256
         self.partial = path.with_name(f"{path.name}.partial")
         self.origin = path.with_name(f"{path.name}.partial.json")
         self.validator = ""
@@ -128,7 +133,7 @@ class _Download:
             if values["url"] == url:
                 self.validator, self.linked = str(values["validator"]), str(values["linked"])
 
-    def run(self, sha256: str | None, spec: str) -> None:
+    def run(self, spec: str) -> None:
         """Download, check and rename; UserError for another SHA-256, OSError for the rest."""
         try:
             with self.partial.open("ab+") as file:
@@ -138,7 +143,7 @@ class _Download:
         finally:
             if self.partial.stat().st_size == 0:
                 self.partial.unlink()
-        digest, expected = _digest(self.partial), sha256 or self.linked
+        digest, expected = _digest(self.partial), self.sha256 or self.linked
         self.origin.unlink(missing_ok=True)
         if not digest.startswith(expected):
             self.partial.unlink()
@@ -146,7 +151,7 @@ class _Download:
                 f"{spec}: the download of {self.url} is damaged: its SHA-256 starts with "
                 f"{digest[:8]}, and it should be {expected[:8]}; try again"
             )
-        if sha256 is None and self.linked:
+        if self.sha256 is None and self.linked:
             write_text(_hash_file(self.path), f"{digest}  {self.path.name}\n")
         self.partial.replace(self.path)
 
@@ -193,20 +198,38 @@ class _Download:
                     # the rest of another file, without its beginning
                     file.truncate(0)
                     return self._fetch_rest(file, bar)
+            length = response.headers.get("Content-Length")
+            total = start + int(length) if length and length.isdecimal() else None
+            self._check_answer(
+                response.headers, is_checkable=total is not None or bool(self.sha256 or linked)
+            )
             if not start:
                 file.truncate(0)
                 self._record(response.headers, linked)
-            length = response.headers.get("Content-Length")
-            total = start + int(length) if length and length.isdecimal() else None
             task = bar.add_task("", total=total, completed=start)
             try:
                 while chunk := response.read(CHUNK):
+                    if file.tell() == 0 and PAGE.match(chunk):
+                        raise urllib.error.URLError(WEB_PAGE)
                     file.write(chunk)
                     bar.advance(task, len(chunk))
             finally:
                 bar.remove_task(task)
                 file.flush()
         return total is None or file.seek(0, os.SEEK_END) >= total
+
+    def _check_answer(self, headers: Any, *, is_checkable: bool) -> None:
+        """URLError for an answer that is not the file, or that nothing could be compared with."""
+        if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+            raise urllib.error.URLError(WEB_PAGE)
+        coding = headers.get("Content-Encoding") or "identity"
+        if coding != "identity":
+            raise urllib.error.URLError(f"the server sends it encoded as {coding}")
+        if not is_checkable:
+            raise urllib.error.URLError(
+                "the server reports neither its length nor its SHA-256, so that nothing would show "
+                "whether it is whole"
+            )
 
     def _record(self, headers: Any, linked: str) -> None:
         """Keep what the answer to a request for the whole file reports."""
@@ -232,7 +255,10 @@ class _Download:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects and keeps the SHA-256 that one of them reports."""
+    """Follows a few redirects, from https to https alone, and keeps the SHA-256 that one of them
+    reports."""
+
+    max_redirections = 5
 
     def __init__(self) -> None:
         self.linked = ""
@@ -240,6 +266,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: Any, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Any:
+        schemes = [urllib.parse.urlsplit(url).scheme.lower() for url in (req.full_url, newurl)]
+        # a file without a known hash is no safer than the least safe way that it came
+        if schemes[1] != "https" and schemes != ["http", "http"]:
+            raise urllib.error.URLError(f"the server refers to {newurl}, which is not https")
         self.linked = self.linked or _plain_hash(headers)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

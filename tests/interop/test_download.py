@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import http.server
 import io
 import re
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,9 @@ class Server(http.server.ThreadingHTTPServer):
     cuts: list[int]
     """Bytes of the next bodies after which the connection breaks; all of the body when empty."""
     linked = ""
+    headers: dict[str, str]
+    """Further ones; an empty Content-Length leaves it out."""
+    location = "/file"
     asked: list[Any]
 
 
@@ -44,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             if server.linked:
                 self.send_header("X-Linked-ETag", f'"{server.linked}"')
-            self.send_header("Location", "/file")
+            self.send_header("Location", server.location)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -65,7 +71,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         body = body[start:]
-        self.send_header("Content-Length", str(len(body)))
+        headers = {"Content-Length": str(len(body))} | server.headers
+        for name, value in headers.items():
+            if value:
+                self.send_header(name, value)
         if server.etag:
             self.send_header("ETag", server.etag)
         self.end_headers()
@@ -80,7 +89,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     served = Server(("127.0.0.1", 0), Handler)
-    served.cuts, served.asked = [], []
+    served.cuts, served.asked, served.headers = [], [], {}
     threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
     yield served
     served.shutdown()
@@ -290,3 +299,66 @@ def test_the_cache_can_be_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert cache_folder() == tmp_path / "resdet"
     monkeypatch.setenv("RESDET_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("sha256", [None, SHA256])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_web_page_is_no_file(
+    server: Server, tmp_path: Path, sha256: str | None, told: bool
+) -> None:
+    server.content = b"\n<!DOCTYPE html>\n<title>Log in</title>"
+    server.headers = {"Content-Type": "text/html; charset=utf-8"} if told else {}
+    with pytest.raises(UserError, match=r"cannot download w\.bin \(the server sends a web page"):
+        fetch(url(server), tmp_path / "w.bin", sha256=sha256, spec="x")
+    assert not (tmp_path / "w.bin").exists() and not (tmp_path / "w.bin.partial").exists()
+
+
+def test_a_body_that_cannot_be_checked(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "w.bin"
+    server.headers = {"Content-Length": ""}
+    server.cuts = [1000, 1000]
+    with pytest.raises(UserError, match="neither its length nor its SHA-256"):
+        fetch(url(server), path, sha256=None, spec="x")
+    with pytest.raises(UserError, match="is damaged: its SHA-256 starts with"):
+        fetch(url(server), path, sha256=SHA256, spec="x")
+    assert names(tmp_path) == []
+    assert fetch(url(server), path, sha256=SHA256, spec="x").read_bytes() == CONTENT
+    server.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(UserError, match="encoded as gzip"):
+        fetch(url(server), tmp_path / "v.bin", sha256=None, spec="x")
+
+
+def test_a_truncated_body_is_not_taken(server: Server, tmp_path: Path) -> None:
+    server.cuts, server.etag = [1000] * download.MAX_TRIES, ""
+    with pytest.raises(UserError, match="broke off"):
+        fetch(url(server), tmp_path / "w.bin", sha256=None, spec="x")
+    assert not (tmp_path / "w.bin").exists()
+
+
+@pytest.mark.parametrize("location", ["/resolve/on", "ftp://127.0.0.1/file", "file:///etc/passwd"])
+def test_redirects_that_lead_astray(server: Server, tmp_path: Path, location: str) -> None:
+    server.location = location
+    with pytest.raises(UserError, match="cannot download"):
+        fetch(url(server, "resolve"), tmp_path / "w.bin", sha256=None, spec="x")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "is_fine"),
+    [
+        ("https://a/w", "https://b/w", True),
+        ("http://a/w", "https://b/w", True),
+        ("http://a/w", "http://b/w", True),
+        ("https://a/w", "http://a/w", False),
+        ("https://a/w", "HTTP://a/w", False),
+        ("https://a/w", "ftp://a/w", False),
+    ],
+)
+def test_redirects_stay_on_https(start: str, target: str, is_fine: bool) -> None:
+    request, redirects = urllib.request.Request(start), download._Redirects()
+    arguments = request, io.BytesIO(), 302, "Found", http.client.HTTPMessage(), target
+    if is_fine:
+        assert redirects.redirect_request(*arguments).full_url == target
+    else:
+        with pytest.raises(urllib.error.URLError, match="which is not https"):
+            redirects.redirect_request(*arguments)
