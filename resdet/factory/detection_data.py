@@ -10,7 +10,8 @@ from resdet.config.fields import HeldOutConfig
 from resdet.errors import UserError
 
 if TYPE_CHECKING:
-    from resdet.data.detection.dataset import AnnotatedImages, DetectionDataset
+    from resdet.data.detection.annotated import AnnotatedImages
+    from resdet.data.detection.dataset import DetectionDataset
     from resdet.data.detection.split import Split
     from resdet.data.detection.transforms import TestTransform, TrainTransform
     from resdet.data.resumed import Resumed
@@ -146,7 +147,7 @@ def _held_out(
 
 
 def _read(config: DetectionConfig, files: SplitConfig) -> AnnotatedImages:
-    from resdet.data.detection.dataset import read_images
+    from resdet.data.detection.annotated import read_images
 
     return read_images(
         files.images,

@@ -10,7 +10,8 @@ from resdet.errors import UserError
 from resdet.factory.detection_data import DataSets, held_out_parts
 
 if TYPE_CHECKING:
-    from resdet.data.detection.dataset import AnnotatedImages, DetectionDataset
+    from resdet.data.detection.annotated import AnnotatedImages
+    from resdet.data.detection.dataset import DetectionDataset
     from resdet.data.detection.split import Split
     from resdet.data.localization.transforms import Crop, LocalizationTransform
     from resdet.data.resumed import Resumed
@@ -73,7 +74,7 @@ def build_localization_train_data(
 
 
 def _read(config: LocalizationConfig, files: SplitConfig) -> AnnotatedImages:
-    from resdet.data.detection.dataset import read_images
+    from resdet.data.detection.annotated import read_images
 
     return read_images(
         files.images,

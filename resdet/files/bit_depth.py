@@ -50,7 +50,7 @@ def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     flat = values.reshape(-1)
     low, high = np.inf, -np.inf
     for start in range(0, flat.size, CHUNK):
-        part = flat[start : start + CHUNK].astype(np.float64)
+        part = _as_floats(flat[start : start + CHUNK])
         part = part[np.isfinite(part)]
         if part.size:
             low, high = min(low, float(part.min())), max(high, float(part.max()))
@@ -60,10 +60,15 @@ def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     # halves, because the range of all float64 is beyond float64
     half_low, half_range = low / 2, high / 2 - low / 2
     for start in range(0, flat.size, CHUNK):
-        part = np.clip(flat[start : start + CHUNK].astype(np.float64), low, high)
+        part = np.clip(_as_floats(flat[start : start + CHUNK]), low, high)
         part = (part / 2 - half_low) / half_range * 255.0 + 0.5
         scaled[start : start + CHUNK] = np.nan_to_num(part).astype(np.uint8)
     return scaled.reshape(values.shape)
+
+
+def _as_floats(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # numpy warns of signaling NaN
+        return values.astype(np.float64)
 
 
 def decode_deep(header: Header, data: bytes) -> NDArray[np.uint8] | None:

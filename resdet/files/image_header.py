@@ -1,5 +1,6 @@
 """What an image file states before its pixels are decoded: kind, size, orientation."""
 
+import logging
 import re
 import struct
 import warnings
@@ -12,8 +13,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from resdet.files import tiff
 from resdet.files.image_limits import MAX_PIXELS, ImageError
 
-# Pillow's warnings about odd metadata do not name the file; what matters is an error here.
+# Pillow's words about odd metadata do not name the file; what matters is an error here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 NEVER = frozenset(("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"))
 """Kinds that Pillow knows and does not decode itself: EPS, for one, runs Ghostscript."""
