@@ -40,6 +40,10 @@ class UserError(ValueError):
         return "\n".join(self.args)
 
 
+class Reported(UserError):
+    """An error that another process of the run prints."""
+
+
 class NotRegistered(UserError):
     """A name that no backbone, reader, metric or branch is registered under."""
 

@@ -5,6 +5,7 @@ their schemas: a command forwards `key=value` and nothing else.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from resdet.cli.eval_voc import fill_eval_voc, run_eval_voc
 from resdet.cli.predict import fill_predict, run_predict
 from resdet.cli.streams import close_streams, open_streams
 from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
-from resdet.errors import UserError, printable
+from resdet.errors import Reported, UserError, printable
 from resdet.version import __version__
 
 USER_ERROR = 2
@@ -49,7 +50,7 @@ def run_program(argv: Sequence[str], prog: str | None = None) -> NoReturn:
         code = main(argv, prog)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    raise SystemExit(close_streams(out, argv[0] if argv else "", code))
+    _leave(close_streams(out, argv[0] if argv else "", code))
 
 
 def main(argv: Sequence[str], prog: str | None = None) -> int:
@@ -75,6 +76,8 @@ class _Parser(argparse.ArgumentParser):
     """Shows what is hidden in arguments, which may be names of files that a shell filled in."""
 
     def error(self, message: str) -> NoReturn:
+        if not _is_first():
+            self.exit(USER_ERROR)
         super().error(printable(message))
 
 
@@ -91,8 +94,10 @@ def _guarded(command: Command, args: argparse.Namespace, parser: argparse.Argume
     """Run a command; print errors that the user can fix as one line on stderr."""
     try:
         return command.run(args, parser)
+    except Reported:
+        return USER_ERROR
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _report(str(error))
         return USER_ERROR
     except ImportError as error:
         from resdet.dependencies import explain_import_error
@@ -100,11 +105,33 @@ def _guarded(command: Command, args: argparse.Namespace, parser: argparse.Argume
         text = explain_import_error(error)
         if text is None:
             raise
-        print(f"error: {text}", file=sys.stderr)
+        _report(text)
         return USER_ERROR
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 130
+
+
+def _report(text: str) -> None:
+    """An error on stderr; of several processes that have not joined yet, the first of a machine
+    reports it, as the others met the same."""
+    torch = sys.modules.get("torch")
+    has_joined = torch is not None and torch.distributed.is_initialized()
+    if has_joined or _is_first():
+        print(f"error: {text}", file=sys.stderr)
+
+
+def _is_first() -> bool:
+    """Whether this is the first process that torchrun has started here, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _leave(code: int) -> NoReturn:
+    """End with the exit code; at once after an error of one of several processes, as a GPU may wait
+    for what another one will never send."""
+    if code and os.environ.get("WORLD_SIZE", "1") != "1":
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def _overview() -> str:

@@ -1,16 +1,21 @@
 """Several processes, as torchrun starts them: one process group, and a few exchanges over it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from resdet.engine.peers import Meeting, Peers, greet
 from resdet.errors import UserError
 from resdet.hardware import choose_device
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,66 @@ def start(device: str | None) -> Processes:
     return Processes(rank, world_size, _env("LOCAL_WORLD_SIZE", 1), chosen)
 
 
-def stop(processes: Processes) -> None:
-    if processes.world_size > 1 and dist.is_initialized():
+@contextmanager
+def joined(device: str | None) -> Iterator[Processes]:
+    """The processes of a run, inside; where one of them ends by an error, all do.
+
+    The group is destroyed after success or a requested stop only: the others may be waiting in an
+    exchange, which would then never end.
+    """
+    processes = start(device)
+    peers = meet(processes)
+    try:
+        yield processes
+    except SystemExit:
+        _part(peers)
+        raise
+    except BaseException as error:
+        if peers is None:
+            raise
+        ending = peers.end(error)
+        if ending is error:
+            raise
+        raise ending from None
+    _part(peers)
+
+
+def _part(peers: Peers | None) -> None:
+    if peers is not None:
+        peers.part()
         dist.destroy_process_group()
+
+
+def meet(processes: Processes) -> Peers | None:
+    """Connect the processes; None where there is one."""
+    if processes.world_size == 1:
+        return None
+    meeting = Meeting() if processes.is_main else None
+    host = os.environ["MASTER_ADDR"]
+    known = (meeting.port, meeting.secret) if meeting else None
+    port, secret = broadcast(known, processes)
+    if meeting is not None:
+        return Peers(0, meeting.connections(processes.world_size - 1))
+    return Peers(processes.rank, {0: greet(host, port, secret, processes.rank)})
+
+
+def in_step(batches: Iterator[Batch], processes: Processes) -> Iterator[Batch]:
+    """The batches. Where one process cannot have its next one, the error is raised in all, before
+    any of them computes with its own: the weights are then those of a whole step.
+    """
+    while True:
+        batch, fault = None, None
+        try:
+            batch = next(batches, None)
+        except UserError as error:
+            fault = error
+        if any_process(fault is not None, processes):
+            texts = gather(None if fault is None else str(fault), processes)
+            rank, text = next((rank, text) for rank, text in enumerate(texts) if text is not None)
+            raise fault or UserError(f"process {rank}: {text}")
+        if batch is None:
+            return
+        yield batch
 
 
 def _env(name: str, default: int) -> int:

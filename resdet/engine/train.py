@@ -48,9 +48,8 @@ def train(
     SIGINT, once the state has been saved.
     """
     leave_unguarded_script()
-    processes = distributed.start(device)
-    start_console(processes.is_main)
-    try:
+    with distributed.joined(device) as processes:
+        start_console(processes.is_main)
         with hardware.settings_restored():
             import_modules(imports)
             folder = choose_folder(config, run_dir)
@@ -73,8 +72,6 @@ def train(
                 training = prepare(run, processes, strict=strict)
                 training.lock = claim.lock
                 run_training(run, training, stop)
-    finally:
-        distributed.stop(processes)
     return run.folder
 
 
@@ -118,7 +115,8 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
         closing(t.task.load_steps(t.start_step, t.total_steps, t.workers)) as steps,
         closing(StepProfile(t.folder / "profile", processes.device, wanted=wanted)) as profile,
     ):
-        for step, micro_batches in enumerate(data_waits_profiled(steps), start=t.start_step + 1):
+        fetched = distributed.in_step(steps, processes)
+        for step, micro_batches in enumerate(data_waits_profiled(fetched), start=t.start_step + 1):
             lr = t.schedule.lr_at(step - 1, t.adapted)
             optim.set_lr(t.optimizer, lr)
             losses = update(t, micro_batches, step - 1)

@@ -1,5 +1,6 @@
 """Two gloo processes do what one does with the same global batch."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -119,6 +120,37 @@ def test_nan_names_the_processes(repo, tiny, tmp_path):
     assert "the loss is not finite; process 0: loss " in done.stderr
     assert "process 1: loss " in done.stderr
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_others_with_one_line(repo, tiny, tmp_path, killed):
+    """Before torchrun's own report, which it prints whenever a process fails."""
+    command = torchrun_command(tiny.config, tmp_path / "run", ["train.max_steps=5000"])
+    with subprocess.Popen(
+        command, cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        log = tmp_path / "run" / "log.jsonl"
+        deadline = time.monotonic() + 180
+        while not (log.is_file() and '"step": 2,' in log.read_text()):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        os.kill(child_of_rank(process.pid, killed), signal.SIGKILL)
+        errors = process.communicate(timeout=60)[1]
+    own, report = errors.split("torch/distributed/elastic", maxsplit=1)
+    assert f"error: process {killed} ended without a message" in own
+    assert errors.count("error: ") == 1
+    assert 'File "tools' not in report and "resdet/" not in report
+
+
+def child_of_rank(parent: int, rank: int) -> int:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    (found,) = (
+        child
+        for child in children
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0")
+    )
+    return int(found)
 
 
 @pytest.mark.slow
