@@ -2,17 +2,21 @@
 
 Run as a program it reads lines of JSON, {"argv": […], "output": PATH}, and answers each by two
 lines: the process id at once, and the exit code of the command at its end (−9 where it was killed).
-With "warm" the command runs in the process itself, which then has all modules.
+The process imports what a command of the same output has imported. It runs none itself: pools of
+threads, such as that of the metrics, do not work in a process that is forked after their start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,11 +41,10 @@ class KillServer:
         output: Path,
         *,
         kill_after: float | None = None,
-        warm: bool = False,
     ) -> int:
         """The exit code of a command, which SIGKILL ends after so many seconds if it still runs."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        request = {"argv": list(argv), "output": str(output), "warm": warm}
+        request = {"argv": list(argv), "output": str(output)}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         number = int(self.process.stdout.readline())
@@ -58,19 +61,22 @@ class KillServer:
         self.process.wait(60)
 
 
+@functools.cache
+def import_module(name: str) -> None:
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+
+
 def serve() -> None:
-    import resdet.engine.train  # noqa: F401
+    import tests.golden.tiny_backbone  # noqa: F401  registers the backbone
     from resdet import cli
 
     for line in sys.stdin:
         request = json.loads(line)
-        if request["warm"]:
-            with open(request["output"], "w") as file, contextlib.redirect_stdout(file):  # noqa: PTH123
-                code = cli.main(request["argv"])
-            print(os.getpid(), flush=True)
-            sys.stdin.readline()
-            print(code, flush=True)
-            continue
+        modules = Path(request["output"]).with_suffix(".modules")
+        if modules.exists():
+            for name in modules.read_text().splitlines():
+                import_module(name)
         number = os.fork()
         if number == 0:
             code = 70
@@ -81,8 +87,12 @@ def serve() -> None:
                     os.dup2(file, stream)
                 os.dup2(output, 2)
                 code = cli.main(request["argv"])
+                names = [name for name in sys.modules if name != "__main__"]
+                modules.write_text("\n".join(names))
             except SystemExit as error:
                 code = int(error.code or 0)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
