@@ -15,9 +15,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -40,21 +39,30 @@ class KillServer:
         argv: Sequence[str],
         output: Path,
         *,
-        kill_after: float | None = None,
+        kill_at: Callable[[int], object] | None = None,
     ) -> int:
-        """The exit code of a command, which SIGKILL ends after so many seconds if it still runs."""
+        """The exit code of a command. `kill_at` is called with its process id, and SIGKILL ends it
+        when that returns; None kills nothing."""
         assert self.process.stdin is not None and self.process.stdout is not None
         request = {"argv": list(argv), "output": str(output)}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         number = int(self.process.stdout.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
+        if kill_at is not None:
+            kill_at(number)
             # it is no other process's: the server waits for it only when it is asked to
             os.kill(number, 9)
         self.process.stdin.write("wait\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
+
+    @staticmethod
+    def is_running(number: int) -> bool:
+        """Whether the command of this process id has not ended; true where that is unknown."""
+        try:
+            return " Z " not in Path(f"/proc/{number}/stat").read_text()
+        except OSError:
+            return True
 
     def close(self) -> None:
         self.process.stdin.close()  # type: ignore[union-attr]

@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ KILLS = int(os.environ.get("RESDET_KILLS", "100"))
 CASES = [(task, workers) for task in ("det", "cls") for workers in (0, 1, 3)]
 OVERRIDES = {
     "det": ["model.backbone.name=golden_tiny", "train.ema_decay=0.9", "eval.every=3"],
-    # 90 MB per checkpoint, so that many kills come while one is written
-    "cls": ["eval.every=2"],
+    # 90 MB per checkpoint, so that some kills come while one is written
+    "cls": ["eval.every=3"],
 }
-STEPS = 6
-COMMON = [f"train.max_steps={STEPS}", "checkpoint.every=1", "log.every=1", "log.tensorboard=true"]
+STEPS = 8
+COMMON = [f"train.max_steps={STEPS}", "checkpoint.every=2", "log.every=1", "log.tensorboard=true"]
 TIMES = ("images_per_s", "memory_mb", "eval_s")
 """What differs from run to run in log.jsonl."""
 
@@ -52,8 +52,42 @@ class State:
     """Those that came to their end."""
     seconds: float = 0.0
     """Of a run that is not killed."""
+    steps_seconds: float = 0.0
+    """Those from its first step to the last."""
     steps: list[int] = field(default_factory=list)
     """Of last.pt after each kill; 0 where there was none."""
+
+
+class Moment:
+    """When a run is killed: one time in four anywhere in its start, else anywhere from the first
+    step that it makes to its end."""
+
+    def __init__(self, run: Path, step: int, state: State, random: random.Random) -> None:
+        self.log, self.step = run / "log.jsonl", step
+        self.before = self._changed()
+        self.waits = random.random() < 0.75
+        left = state.steps_seconds * (STEPS - step) / STEPS
+        self.delay = random.uniform(0, left if self.waits else state.seconds - state.steps_seconds)
+
+    def _changed(self) -> int:
+        return self.log.stat().st_mtime_ns if self.log.exists() else 0
+
+    def _lines(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def __call__(self, number: int) -> None:
+        deadline = time.monotonic() + 120
+        while self.waits and KillServer.is_running(number) and time.monotonic() < deadline:
+            # lines after the checkpoint are from before the last kill, until they are cut
+            if self._changed() != self.before and f'"step": {self.step + 1},' in self._lines():
+                break
+            time.sleep(0.002)
+        time.sleep(self.delay)
+
+
+def begun_at(run: Path) -> float:
+    """When the first step had been made, by the disk's clock: its picture."""
+    return (run / "plots" / "train_batch1.jpg").stat().st_mtime
 
 
 @pytest.fixture(scope="module")
@@ -133,16 +167,17 @@ def test_killed_at_random_moments(folder, server, nuclei, task, workers):
     state, whole, run = read_state(store), folder / f"{name}_whole", folder / f"{name}_run"
     command = [f"train-{task}", str(config), *COMMON, *OVERRIDES[task], f"data.workers={workers}"]
 
-    def go(run: Path, kill_after: float | None = None) -> bool:
+    def go(run: Path, kill_at: Callable[[int], object] | None = None) -> bool:
         """Start or resume; whether it came to its end."""
         start = ["--run-dir", str(run), "--device", "cpu"]
         is_begun = (run / "config.yaml").exists()
         argv = [f"train-{task}", "--resume", *start] if is_begun else [*command, *start]
         begin = time.monotonic()
-        code = server.run(argv, output, kill_after=kill_after)
+        code = server.run(argv, output, kill_at=kill_at)
         assert code in (0, -9), f"exit code {code}: {output.read_text()}"
         if code == 0 and not is_begun:
             state.seconds = time.monotonic() - begin
+            state.steps_seconds = (run / "log.jsonl").stat().st_mtime - begun_at(run)
         return code == 0
 
     # the first run is a slow one: it imports what the server imports afterwards
@@ -155,8 +190,9 @@ def test_killed_at_random_moments(folder, server, nuclei, task, workers):
         assert_same_end(whole_0, whole)
     step = assert_readable(run) if run.exists() else 0
     while state.kills < -(-KILLS // len(CASES)):
-        left = state.seconds * (STEPS + 1 - step) / (STEPS + 1)
-        if go(run, random.Random(f"{name} {state.kills} {state.runs}").uniform(0, left)):
+        moment = Moment(run, step, state, random.Random(f"{name} {state.kills} {state.runs}"))
+        # a run that has done its last step is not killed again and again at its end
+        if go(run, moment if step < STEPS else None):
             assert_unbroken(run, whole)
             shutil.rmtree(run)
             state.runs, step = state.runs + 1, 0

@@ -108,7 +108,7 @@ def test_killed_before_the_first_checkpoint_starts_over(tiny, whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
 )
 def test_a_stop_request_saves_and_says_how_to_go_on(repo, tiny, whole, tmp_path, number, code):
     run = tmp_path / "run"
