@@ -81,6 +81,7 @@ def test_a_terminal_that_closes_saves_unless_nohup(command, tmp_path, how):
     words = [*command, "train.max_steps=40", "--run-dir", str(run)]
     number, terminal = pty.fork()
     if number == 0:
+        os.chdir(tmp_path)  # nohup writes its output there
         words = ["nohup", *words] if how == "nohup" else words
         os.execvp(words[0], words)
     log, deadline = run / "log.jsonl", time.monotonic() + 120
