@@ -21,9 +21,10 @@ from resdet.config.loading import (
 from resdet.data.detection.split import SPLIT_FILE, Split, read_split
 from resdet.engine import distributed
 from resdet.engine.distributed import Processes
+from resdet.engine.resume import alternative, load_state, unusable
 from resdet.errors import UserError
-from resdet.factory.network import resolve_config
-from resdet.files import checkpoint
+from resdet.factory.network import KINDS, resolve_config
+from resdet.files.checkpoint import PREVIOUS
 from resdet.files.lock import LOCK_FILE, FolderLock
 from resdet.files.writing import is_leftover, reason_of, remove_leftovers, write_text
 
@@ -87,8 +88,10 @@ def open_run(
             f"{folder}: holds neither last.pt nor config.yaml, so there is no run to resume; "
             "remove it and leave out --resume"
         )
-    state = checkpoint.load(last) if last.is_file() else None
-    old = config_from_dict(state["config"], str(last)) if state else load_any_config(stored)
+    if not last.is_file() and (folder / PREVIOUS).is_file():
+        raise UserError(f"{last}: is missing; {alternative(last)}")
+    state = load_state(last) if last.is_file() else None
+    old = _config_of(state, last) if state else load_any_config(stored)
     if schema is not None and not isinstance(old, schema):
         raise UserError(f"{folder}: a run of {old.task}; resume it with {train_command(old.task)}")
     if config is None:
@@ -98,6 +101,8 @@ def open_run(
     else:
         raise UserError(f"{folder}: a {old.task} run, but CONFIG is for {config.task}")
     check_changes(old, new, source=folder)
+    if state:
+        _check_owner(old, last, stored)
     return Run(folder, new, state, stored_split(folder) if state else None)
 
 
@@ -161,22 +166,59 @@ def choose_folder(config: object, run_dir: str | Path | None) -> Path:
     return Path("runs") / Path(config).stem
 
 
+def _config_of(state: dict[str, Any], path: Path) -> AnyConfig:
+    """The config in a checkpoint; UserError, with what else to start from, for a damaged one."""
+    try:
+        config = config_from_dict(state["config"], str(path))
+    except UserError as error:
+        raise unusable(path, [str(error)]) from error
+    if KINDS[type(config)] != state["kind"]:
+        raise unusable(path, [f"it is a {state['kind']} with a config for {config.task}"])
+    return config
+
+
+def _check_owner(own: AnyConfig, last: Path, stored: Path) -> None:
+    """UserError where last.pt was made by another config than the one stored beside it."""
+    try:
+        beside = load_any_config(stored)
+    except UserError:
+        return  # it is written again from the checkpoint
+    if type(beside) is not type(own):
+        differing = f"task: {beside.task} → {own.task}"
+    else:
+        differing = _listed(_refused(own, beside))
+    if differing:
+        raise UserError(
+            f"{last}: its config is not that of {stored} beside it ({differing}): one of the two "
+            f"is another run's or was edited; restore it, or remove {stored} to resume by the "
+            "checkpoint's config"
+        )
+
+
 def check_changes(old: AnyConfig, new: AnyConfig, *, source: Path) -> None:
     """UserError that names every key whose change would make the resumed run another one."""
-    refused = [
-        (key, before, after)
-        for key, before, after in diff_configs(old, new)
-        if key not in FREE_KEYS + PATH_KEYS and not _is_longer(key, before, after, old)
-    ]
-    if not refused:
+    listed = _listed(_refused(old, new))
+    if not listed:
         return
-    listed = "; ".join(f"{key}: {before} → {after}" for key, before, after in refused)
     raise UserError(
         f"{source}: a resumed run keeps its config, and these keys differ (old → new): {listed}. "
         "Leave CONFIG and these keys out to resume as before, or start a new run with --run-dir. "
         f"Free to change: {', '.join(FREE_KEYS)}, the paths of data that moved, and with "
         f"optim.schedule multistep a longer {' or '.join(LENGTH_KEYS)}"
     )
+
+
+def _refused(old: AnyConfig, new: AnyConfig) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) of what differs and may not."""
+    return [
+        (key, before, after)
+        for key, before, after in diff_configs(old, new)
+        if key not in FREE_KEYS + PATH_KEYS and not _is_longer(key, before, after, old)
+    ]
+
+
+def _listed(changes: Sequence[tuple[str, Any, Any]]) -> str:
+    return "; ".join(f"{key}: {before} → {after}" for key, before, after in changes)
 
 
 def _is_longer(key: str, before: Any, after: Any, old: AnyConfig) -> bool:

@@ -23,6 +23,7 @@ from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
 from resdet.engine.localization import make_localization_task
+from resdet.engine.resume import check_state, load_optimizer
 from resdet.engine.run_folder import Run
 from resdet.engine.task import Task
 from resdet.factory.imports import naming_imports
@@ -106,9 +107,20 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Resume from a checkpoint of this run."""
+        """Resume from a checkpoint; UserError for that of another run and a damaged one."""
+        check_state(
+            state,
+            self.folder / "last.pt",
+            model=self.model,
+            averages=self.ema.averages if self.ema else None,
+            optimizer=self.optimizer,
+            optimizer_name=self.config.optim.name,
+            scaler=self.scaler.state_dict(),
+            classes=(self.task.class_names, self.task.category_ids),
+            total_steps=self.total_steps,
+        )
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.load(state["ema"])

@@ -1,8 +1,9 @@
 """Training: one function for the commands, and one loop to be read from top to bottom."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,8 +236,10 @@ def save_checkpoint(
     check_weights(t.model, step)
     if not t.processes.is_main:
         return
+    is_final = step == t.total_steps and not validation_is_due
+    write = partial(checkpoint.save_last, is_final=is_final)
     try:
-        save(t, "last.pt", t.state(step, validation_is_due=validation_is_due))
+        save(t, "last.pt", t.state(step, validation_is_due=validation_is_due), write)
         t.is_unsaved = False
     except WriteError as error:
         if is_last or step == t.total_steps:
@@ -247,7 +250,12 @@ def save_checkpoint(
         )
 
 
-def save(training: Training, name: str, state: dict[str, Any]) -> None:
+def save(
+    training: Training,
+    name: str,
+    state: dict[str, Any],
+    write: Callable[[Path, dict[str, Any]], None] = checkpoint.save,
+) -> None:
     """A checkpoint in the run folder, which is made again where someone removed it.
 
     WriteError where the disk refuses; UserError where another run has taken over the folder.
@@ -256,7 +264,7 @@ def save(training: Training, name: str, state: dict[str, Any]) -> None:
     if t.lock is not None and not t.lock.check():
         logger.warning(f"{t.folder}: was removed, or its lock was; it is made again")
         prepare_folder(Run(t.folder, t.config, None), t.task.split)
-    checkpoint.save(t.folder / name, state)
+    write(t.folder / name, state)
 
 
 def leave(training: Training, step: int, stop: StopRequest, *, validation_is_due: bool) -> None:

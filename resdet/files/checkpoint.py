@@ -5,6 +5,8 @@ model (a state dict), ema (averages of some of it, or None). A run adds what res
 `resdet.engine.setup.Training.state`.
 """
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from resdet.files.writing import open_atomic
 from resdet.version import __version__
 
 FORMAT = 1
+PREVIOUS = "previous.pt"
+"""The checkpoint before last.pt, in the folder of a run that is not done."""
 MODEL_KINDS = ("detector", "classifier", "localizer")
 """What a run trains."""
 WEIGHT_KINDS = (*MODEL_KINDS, "backbone")
@@ -57,6 +61,20 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
     """
     with open_atomic(path, "wb") as file:
         torch.save(checkpoint, file)
+
+
+def save_last(path: Path, checkpoint: dict[str, Any], *, is_final: bool) -> None:
+    """As `save`; until the run is done, the checkpoint before stays beside it as previous.pt.
+
+    It takes no more disk than writing does, as it goes before the next one is written. Where the
+    file system has no hard links there is none.
+    """
+    previous = path.with_name(PREVIOUS)
+    with contextlib.suppress(OSError):
+        previous.unlink(missing_ok=True)
+        if path.is_file() and not is_final:
+            os.link(path, previous)
+    save(path, checkpoint)
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -204,10 +204,10 @@ def test_an_old_run_is_compared_by_its_own_rule(tiny: Any, data: Path) -> None:
 
 
 def begin(config: Path, folder: Path, given: list[str]) -> None:
-    """A run folder as training leaves it after step 1, without the step."""
+    """A run folder as training leaves it before its first step."""
     training = prepare(open_run(load_any_config(config, given), folder), ONE, strict=False)
     folder.mkdir()
-    checkpoint.save(folder / "last.pt", training.state(1))
+    checkpoint.save(folder / "last.pt", training.state(0))
 
 
 def resume(folder: Path, *given: str) -> Training:

@@ -31,6 +31,8 @@ def begun(tmp_path, config):
     prepare_folder(run)
     state = {"format": 1, "kind": "detector", "class_names": [], "category_ids": []}
     state |= {"config": config_to_dict(run.config), "step": 4, "model": {"w": torch.zeros(1)}}
+    state |= {"ema": None, "optimizer": {}, "scaler": {}, "best": None, "threads": 1}
+    state |= {"validation_is_due": False, "data": "3 images"}
     checkpoint.save(run.folder / "last.pt", state)
     return run.folder
 
