@@ -4,10 +4,9 @@ A results file has 500,000 records. They are parsed and checked by type at once,
 only if something is wrong are they examined one by one, to report the record.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, repeat
+from itertools import chain
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from resdet.data.detection.readers.coco_segmentation import is_missing
 from resdet.data.detection.table import AnnotationTable
+from resdet.data.ids import IdRows, as_id
 from resdet.errors import UserError
-from resdet.files.json import some
+from resdet.files.json import plain_number, shown, some, to_numbers
 from resdet.files.records import read_records
 from resdet.files.rle import Rle, measure_codes, to_rle
 
@@ -125,16 +126,16 @@ def read_detections(
     """
     records, source = _parse(detections)
     if iou_types is None:
-        has_masks = truth.has_masks and all(map(attrgetter("segmentation"), records))
+        masks = map(attrgetter("segmentation"), records)
+        has_masks = truth.has_masks and not any(map(is_missing, masks))
         iou_types = IOU_TYPES if has_masks else ("bbox",)
     notes: list[str] = []
     if not records:
         notes.append(f"{source}: no detections at all: every number with objects is 0")
     count = len(records)
     images = _find_images(records, truth, source, notes)
-    label_of = {category: label for label, category in enumerate(truth.category_ids)}
-    label_or_unknown = map(label_of.get, map(attrgetter("category_id"), records), repeat(-1))
-    labels = np.fromiter(label_or_unknown, np.int64, count)
+    known_labels = {category: label for label, category in enumerate(truth.category_ids)}
+    labels = _find_rows("category", known_labels, records, source, notes)
     if count and labels.min() < 0:
         notes.append(_note_unknown(records, labels, truth, source))
         known = np.flatnonzero(labels >= 0)
@@ -153,19 +154,30 @@ def read_detections(
 def _parse(detections: str | Path | Sequence[dict[str, Any]]) -> tuple[list[_Record], str]:
     """The records, and the name of their source for messages."""
     if not isinstance(detections, str | Path):
-        return _convert(detections, "detections"), "detections"
+        return _convert(_check_records(detections, "detections"), "detections"), "detections"
     path, source = Path(detections), str(detections)
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[_Record]), source
     except (OSError, ValueError, RecursionError):
         pass  # the slower reader reports the fault, and accepts JSON that is not strict
     records = read_records(path, "detections in COCO result format")
-    if not isinstance(records, list) or not set(map(type, records)) <= {dict}:
+    return _convert(_check_records(records, source), source), source
+
+
+def _check_records(records: Any, source: str) -> Sequence[dict[str, Any]]:
+    """The records; UserError for what is not a list of objects."""
+    if not isinstance(records, (list, tuple)):
         raise UserError(
             f"{source}: detections are a list of objects {{image_id, category_id, bbox, score, "
             "segmentation}; were the two files swapped?"
         )
-    return _convert(records, source), source
+    for row, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{source}[{row}] is {shown(record)}; detections are objects {{image_id, "
+                "category_id, bbox, score, segmentation}"
+            )
+    return records
 
 
 def _convert(records: Sequence[dict[str, Any]], source: str) -> list[_Record]:
@@ -178,47 +190,60 @@ def _convert(records: Sequence[dict[str, Any]], source: str) -> list[_Record]:
         missing = [row for row, record in enumerate(records) if key not in record]
         if missing:
             raise UserError(f"{source}: {len(missing)} detections have no {key}: {some(missing)}")
-    for row, record in enumerate(records):
-        for key in ("image_id", "category_id"):
-            if not isinstance(record[key], int | float | str):
-                raise UserError(
-                    f"{source}[{row}] has {key} {record[key]!r:.60}, not a number or text"
-                )
+    ids: dict[str, list[Any]] = {"image_id": [], "category_id": []}
     scores = []
     for row, record in enumerate(records):
+        for key, values in ids.items():
+            value = as_id(record[key])
+            if value is None:
+                raise UserError(
+                    f"{source}[{row}] has {key} {shown(record[key])}, not a whole number or text"
+                )
+            values.append(value)
+        score = record["score"]
+        number = score if isinstance(score, str) else plain_number(score)
         try:
-            scores.append(float(record["score"]))
+            scores.append(float(number))  # type: ignore[arg-type]  # None raises TypeError
         except (TypeError, ValueError, OverflowError):
             raise UserError(
-                f"{source}: detection {row} has score {record['score']!r:.60}; give a number"
+                f"{source}: detection {row} has score {shown(score)}; give a number"
             ) from None
     return [
-        _Record(r["image_id"], r["category_id"], score, r.get("bbox"), r.get("segmentation"))
-        for r, score in zip(records, scores, strict=True)
+        _Record(image, category, score, record.get("bbox"), record.get("segmentation"))
+        for record, image, category, score in zip(records, *ids.values(), scores, strict=True)
     ]
+
+
+def _find_rows(
+    what: str,
+    row_of: Mapping[Any, int],
+    records: Sequence[_Record],
+    source: str,
+    notes: list[str],
+) -> Ints:
+    """(N,) rows of the records' ids of an image or category; -1 for those that are not known."""
+    ids = list(map(attrgetter(f"{what}_id"), records))
+    rows, other = IdRows(row_of).find(ids)
+    if other.any():
+        some_ids = some(dict.fromkeys(ids[row] for row in np.flatnonzero(other)), 2)
+        notes.append(f"{source}: {what} ids matched as numbers ({some_ids})")
+    return rows
 
 
 def _find_images(
     records: Sequence[_Record], truth: AnnotationTable, source: str, notes: list[str]
 ) -> Ints:
-    """(N,) rows; ids that differ only in being text or number are taken as equal."""
-    row_of: dict[Any, int] = {image: row for row, image in enumerate(truth.image_ids)}
-    ids = list(map(attrgetter("image_id"), records))
-    rows = np.fromiter(map(row_of.get, ids, repeat(-1)), np.int64, len(ids))
-    if not len(rows) or rows.min() >= 0:
-        return rows
-    as_text = {str(image): row for image, row in row_of.items()}
-    unknown = {ids[row] for row in np.flatnonzero(rows < 0).tolist()}
-    lost = sorted((image for image in unknown if str(image) not in as_text), key=str)
+    """(N,) rows; UserError for images that the ground truth lacks."""
+    row_of = {image: row for row, image in enumerate(truth.image_ids.tolist())}
+    rows = _find_rows("image", row_of, records, source, notes)
+    lost = {records[row].image_id for row in np.flatnonzero(rows < 0).tolist()}
     if lost:
         raise UserError(
-            f"{source}: {len(lost)} image ids are not in {truth.source}: {some(lost)} (it has "
-            f"{some(row_of, 3)}); give the annotations these detections belong to, "
-            "or drop the detections of other images"
+            f"{source}: {len(lost)} image ids are not in {truth.source}: "
+            f"{some(sorted(lost, key=shown))} (it has {some(row_of, 3)}); give the annotations "
+            "these detections belong to, or drop the detections of other images"
         )
-    notes.append(f"{source}: image ids matched as text ({some(unknown, 2)})")
-    row_of |= {image: as_text[str(image)] for image in unknown}
-    return np.fromiter(map(row_of.__getitem__, ids), np.int64, len(ids))
+    return rows
 
 
 def _note_unknown(
@@ -226,7 +251,7 @@ def _note_unknown(
 ) -> str:
     """A note on the categories that the ground truth lacks; UserError where there are no others."""
     unknown = [records[row].category_id for row in np.flatnonzero(labels < 0).tolist()]
-    ids = sorted(set(unknown), key=str)
+    ids = sorted(set(unknown), key=shown)
     known = truth.category_ids
     text = f"{source}: category ids {some(ids)} are not in {truth.source} (it has {some(known)})"
     if 0 in ids and 0 not in known:
@@ -267,7 +292,7 @@ def _measure(masks: list[Any], sizes: NDArray[np.int32]) -> Ints:
     except (TypeError, KeyError, ValueError, OverflowError):
         return np.full(len(masks), -1)  # polygons, or counts in a list
     areas = measure_codes(np.frombuffer(codes, np.uint8), lengths, own.prod(axis=1))
-    areas[(own != sizes).any(axis=1)] = -1
+    areas[(own != sizes).any(axis=1) | (own < 1).any(axis=1)] = -1
     return areas
 
 
@@ -286,21 +311,16 @@ def _read_boxes(
             continue
         mask = records[row].segmentation
         item = f"{source}: detection {row} on image {records[row].image_id!r}"
-        if (box is None or (hasattr(box, "__len__") and not len(box))) and mask:
+        if is_missing(box) and not is_missing(mask):
             height, width = truth.sizes[int(images[row])].tolist()
             rle = to_rle(mask, (height, width) if height and width else None, item)
             boxes[row] = mask_utils.toBbox(rle).tolist()
             derived += 1
-        elif not is_box(box):
-            raise UserError(f"{item}: bbox {box} {BOX_RULE}")
+            continue
+        numbers = to_numbers(box)
+        if len(numbers) != 4 or min(numbers[2:]) < 0:
+            raise UserError(f"{item}: bbox {shown(box)} {BOX_RULE}")
+        boxes[row] = numbers
     if derived:
         notes.append(f"{source}: {derived} detections without bbox: taken from their masks")
     return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
-
-
-def is_box(box: Any) -> bool:
-    """Whether this is a finite xywh box."""
-    try:
-        return len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) >= 0
-    except (TypeError, OverflowError):
-        return False

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import re
 import reprlib
 from collections.abc import Iterable, Iterator
@@ -104,6 +105,17 @@ def plain_number(value: Any) -> int | float | None:
         except (ValueError, RuntimeError, TypeError):  # of several values
             return None
     return None if isinstance(value, bool) or not isinstance(value, (int, float)) else value
+
+
+def to_numbers(values: Any) -> list[float]:
+    """A list of finite numbers, or an array of numpy or torch, as floats; empty for others."""
+    if not isinstance(values, (list, tuple)):
+        values = values.tolist() if hasattr(values, "tolist") else None
+    try:
+        numbers = [float(plain_number(value)) for value in values]  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
 
 
 _SHORT = reprlib.Repr()

@@ -192,7 +192,7 @@ def test_string_image_ids(truth: Any, records: Any, side: str, backend: str) -> 
             item["image_id"] = str(item["image_id"])
     result = evaluate_coco_full(truth, records, backend=backend)
     assert result.summary["segm"]["AP"] == pytest.approx(1)
-    assert words(result.notes, "matched as text") == (side != "both")
+    assert words(result.notes, "matched as numbers") == (side != "both")
 
 
 def test_masks_asked_for_where_one_side_has_none(truth: Any, records: Any) -> None:
@@ -283,8 +283,8 @@ def test_polygons_need_the_size_of_their_image(truth: Any, records: Any) -> None
         ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "coordinate that is not a number"),
         ({"segmentation": [[1, 2, 3, 4, 5, 1e12]]}, "coordinate that is not a number within"),
         ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "coordinate that is not a number"),
-        ({"image_id": [10]}, r"detections\[0\] has image_id \[10\], not a number or text"),
-        ({"category_id": {}}, r"detections\[0\] has category_id {}, not a number or text"),
+        ({"image_id": [10]}, r"detections\[0\] has image_id \[10\], not a whole number or text"),
+        ({"category_id": {}}, r"detections\[0\] has category_id {}, not a whole number or text"),
         ({"score": 10**400}, r"detection 0 has score 1000.*; give a number"),
         ({"bbox": True}, "bbox True must be"),
         ({"bbox": "\ud800"}, "bbox .* must be"),

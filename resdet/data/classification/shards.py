@@ -23,6 +23,7 @@ from resdet.data.classification.samples import Source
 from resdet.data.names import Names, pack_names
 from resdet.files.findings import DataError, Finding, missing_images_error, strict_error
 from resdet.files.images import SUFFIXES
+from resdet.files.json import shown
 from resdet.files.writing import open_atomic
 
 logger = logging.getLogger("resdet")
@@ -35,6 +36,12 @@ INDEX_FORMAT = 2
 
 PACKED = ("names", "classes", "unlabelled")
 """Names in the index, stored as their two arrays."""
+
+MOST_CLASSES = 1_000_000
+"""Numbers of classes from here on are mistakes."""
+
+MOST_TEXT = 65_536
+"""Bytes of a .cls member; more are not the name of a class."""
 
 BLOCK = 512
 """Tar files are made of blocks of so many bytes; a block of zeros is the end."""
@@ -131,6 +138,15 @@ def _class_numbers(root: Path, index: _Index) -> tuple[list[str], NDArray[np.int
     texts = list(index.classes)
     names = _read_class_list(root)
     is_number = all(text.isdecimal() for text in set(texts))
+    if is_number:
+        large = next((row for row, text in enumerate(texts) if _is_too_large(text)), None)
+        if large is not None:
+            raise DataError(
+                f"{_shard(root, index, large)}: {index.names[large]} has the class number "
+                f"{shown(texts[large])}, which would make as many classes; number the classes from "
+                f"0, or store their names in {CLASSES_FILE}"
+            )
+        texts = [str(int(text.lstrip("0") or 0)) for text in texts]
     if names is None and is_number:
         names = [str(i) for i in range(max(map(int, texts)) + 1)]
     elif names is None:
@@ -138,15 +154,25 @@ def _class_numbers(root: Path, index: _Index) -> tuple[list[str], NDArray[np.int
     position = {str(i) if is_number else name: i for i, name in enumerate(names)}
     numbers = np.empty(len(texts), np.int64)
     for row, text in enumerate(texts):
-        text = str(int(text)) if is_number else text
         if text not in position:
-            shard = root / find_shards(root)[index.places[row, 0]]
             raise DataError(
-                f"{shard}: {index.names[row]} has the class {text!r}, which is not in "
+                f"{_shard(root, index, row)}: {index.names[row]} has the class "
+                f"{shown(text)}, which is not in "
                 f"{CLASSES_FILE} ({len(names)} names); complete it, or pack the shards again"
             )
         numbers[row] = position[text]
     return names, numbers
+
+
+def _is_too_large(number: str) -> bool:
+    """Whether a class has a number of `MOST_CLASSES` or more."""
+    digits = number.lstrip("0")
+    return len(digits) > 9 or int(digits or 0) >= MOST_CLASSES
+
+
+def _shard(root: Path, index: _Index, row: int) -> Path:
+    """The tar file of an image."""
+    return root / find_shards(root)[index.places[row, 0]]
 
 
 def _read_class_list(root: Path) -> list[str] | None:
@@ -245,6 +271,8 @@ def _scan(path: Path) -> tuple[dict[str, tuple[str, int, int]], dict[str, str]]:
             if f".{suffix.lower()}" in SUFFIXES:
                 images.setdefault(key, (member.name, member.offset_data, member.size))
             elif suffix == "cls":
+                if member.size > MOST_TEXT:
+                    raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes, and no name")
                 raw.seek(member.offset_data)
                 labels[key] = raw.read(member.size).decode("utf-8").strip()
         if tar.offset + BLOCK > length:

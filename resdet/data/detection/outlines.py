@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from resdet.files.rle import read_runs
+
+MOST_CELLS = 1 << 24
+"""Cells of masks, or crossings of polygons with their rows, at a time."""
 
 BOX, POLYGON, RLE = 0, 1, 2
 """Kinds of outline: the whole box, polygons (their union), a run-length encoded bitmap."""
@@ -144,18 +149,38 @@ def rasterise(
     polygons = np.flatnonzero(outlines.kinds == POLYGON)
     if len(polygons):
         chosen = outlines.select(polygons)
-        firsts, lasts = chosen.part_offsets[:-1], chosen.part_offsets[1:]
-        part_boxes = np.repeat(boxes[polygons], lasts - firsts, axis=0)
-        parts = fill_polygons(affine.points(chosen.points), chosen.point_offsets, part_boxes, grid)
-        masks[polygons] = parts[firsts]
-        for i in np.flatnonzero(lasts - firsts > 1):
-            masks[polygons[i]] = parts[firsts[i] : lasts[i]].max(axis=0)
+        points, offsets = affine.points(chosen.points), chosen.point_offsets
+        owners = np.repeat(polygons, np.diff(chosen.part_offsets))
+        for first, last in _groups(np.diff(offsets), grid):
+            some, own = owners[first:last], offsets[first : last + 1]
+            group = points[own[0] : own[-1]]
+            parts = fill_polygons(group, own - own[0], boxes[some], grid)
+            heads = np.flatnonzero(np.diff(some, prepend=-1))
+            filled, counts = parts[heads], np.diff(heads, append=len(some))
+            for i in np.flatnonzero(counts > 1):
+                filled[i] = parts[heads[i] : heads[i] + counts[i]].max(axis=0)
+            if first and some[0] == owners[first - 1]:  # begun in the group before
+                filled[0] |= masks[some[0]]
+            masks[some[heads]] = filled
     coded = np.flatnonzero(outlines.kinds == RLE)
     if len(coded):
         masks[coded] = _warp_rle(
             outlines.select(coded), boxes[coded], grid, affine.inverse(), image_size
         )
     return masks
+
+
+def _groups(lengths: NDArray[np.int64], grid: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """First and last of the polygons, of these numbers of points, that are filled at once: their
+    cells and crossings are at most `MOST_CELLS`, so that memory does not grow with their number."""
+    rows, columns = grid
+    costs = np.cumsum(rows * np.maximum(lengths, columns))
+    first = 0
+    while first < len(lengths):
+        before = costs[first - 1] if first else 0
+        last = int(np.searchsorted(costs, before + MOST_CELLS, side="right"))
+        yield first, max(last, first + 1)
+        first = max(last, first + 1)
 
 
 def fill_polygons(
@@ -186,18 +211,30 @@ def fill_polygons(
     top, bottom = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
     first = np.clip(np.ceil(top - 0.5), 0, rows).astype(np.int64)
     counts = np.clip(np.ceil(bottom - 0.5), 0, rows).astype(np.int64) - first
-    edge = np.repeat(np.arange(len(points)), counts)
-    begin = np.cumsum(counts) - counts
-    row = np.arange(len(edge)) - np.repeat(begin - first, counts)
     height = end[:, 1] - start[:, 1]
     slope = (end[:, 0] - start[:, 0]) / np.where(height == 0, 1.0, height)
-    crossing = start[edge, 0] + (row + 0.5 - start[edge, 1]) * slope[edge]
-    column = np.clip(np.ceil(crossing - 0.5), 0, columns).astype(np.int64)
-    # Crossings a row are even in number, and one at the row's end is the start of the next row:
+
+    def cross(edges: slice) -> NDArray[np.int64]:
+        """The cells, of the flat result, in which some edges cross the middles of rows."""
+        times = counts[edges]
+        edge = np.repeat(np.arange(len(points))[edges], times)
+        begin = np.cumsum(times) - times
+        row = np.arange(len(edge)) - np.repeat(begin - first[edges], times)
+        crossing = start[edge, 0] + (row + 0.5 - start[edge, 1]) * slope[edge]
+        column = np.clip(np.ceil(crossing - 0.5), 0, columns).astype(np.int64)
+        return (polygon[edge] * rows + row) * columns + column
+
+    # Crossings per row are even in number, and one at the row's end is the start of the next row:
     # sorted, they are the borders of runs over the whole flat result.
-    borders = (polygon[edge] * rows + row) * columns + column
+    total, before = len(boxes) * rows * columns, np.cumsum(counts)
+    if len(points) and before[-1] > MOST_CELLS:  # the same by counting
+        turns = np.zeros(total + 1, np.int64)
+        ends = np.searchsorted(before, np.arange(MOST_CELLS, before[-1], MOST_CELLS)).tolist()
+        for low, high in pairwise([0, *ends, len(points)]):
+            turns += np.bincount(cross(slice(low, high)), minlength=total + 1)
+        return (np.cumsum(turns[:-1]) % 2).astype(np.uint8).reshape(len(boxes), rows, columns)
+    borders = cross(slice(None))
     borders.sort()
-    total = len(boxes) * rows * columns
     runs = np.diff(borders, prepend=0, append=total)
     values = np.arange(len(runs), dtype=np.int64) % 2
     return np.repeat(values.astype(np.uint8), runs).reshape(len(boxes), rows, columns)

@@ -226,3 +226,30 @@ def test_reading_does_not_depend_on_the_process(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize("number", [b"1000000000", b"1000000", b"9" * 5000, b"0" * 5 + b"7" * 30])
+def test_class_numbers_that_are_mistakes(tmp_path: Path, number: bytes) -> None:
+    members = {"1.jpg": jpeg(1), "1.cls": b"1", "2.jpg": jpeg(1), "2.cls": number}
+    write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(
+        DataError, match=r"a\.tar: 2\.jpg has the class number .*classes\.json"
+    ) as error:
+        read_shards(tmp_path)
+    assert len(str(error.value)) < 400
+    (tmp_path / "classes.json").write_text('["cat", "dog"]')
+    with pytest.raises(DataError, match=r"a\.tar: 2\.jpg has the class"):
+        read_shards(tmp_path)
+
+
+def test_class_numbers_may_have_zeros_in_front(tmp_path: Path) -> None:
+    members = {"1.jpg": jpeg(1), "1.cls": b"0" * 300 + b"2", "2.jpg": jpeg(1), "2.cls": b"00"}
+    write_tar(tmp_path / "a.tar", members)
+    images = read_shards(tmp_path)
+    assert images.class_names == ["0", "1", "2"] and images.labels.tolist() == [2, 0]
+
+
+def test_a_class_of_megabytes_is_no_name(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(1), "1.cls": b"x" * 100_000})
+    with pytest.raises(DataError, match=r"is broken \(1\.cls has 100,000 bytes, and no name\)"):
+        read_shards(tmp_path)

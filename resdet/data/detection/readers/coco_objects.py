@@ -17,12 +17,11 @@ from resdet.data.detection.readers.coco_segmentation import (
     box_of,
     is_missing,
     parse_outlines,
-    to_numbers,
 )
 from resdet.data.detection.table import Column, OutlineColumns, Source, join_extras, outline_areas
 from resdet.data.ids import IdRows
 from resdet.files.findings import DROPPED, DataError, Finding
-from resdet.files.json import LARGEST_WHOLE, shown, whole_number
+from resdet.files.json import LARGEST_WHOLE, shown, to_numbers, whole_number
 
 LARGEST = 1e9
 """Pixels; larger coordinates are mistakes, which float32 need not hold."""

@@ -1,6 +1,5 @@
 """COCO segmentations, many at a time, as outlines; those that are unusable are reported."""
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -11,7 +10,6 @@ from pycocotools import mask as coco_mask
 
 from resdet.data.detection.outlines import BOX, POLYGON, RLE, Outlines
 from resdet.errors import UserError
-from resdet.files.json import plain_number
 from resdet.files.rle import MAX_COORDINATE, Rle, is_polygon, measure_codes, to_rle
 
 NO_OUTLINE = "training takes its box as its mask, evaluation of masks counts it as missed"
@@ -136,6 +134,8 @@ def _parse_one(segmentation: Any, size: NDArray[np.int32]) -> tuple[Polygons | R
 
 def is_missing(segmentation: Any) -> bool:
     """Whether there is none, or an empty one."""
+    if isinstance(segmentation, np.ndarray):
+        return segmentation.size == 0
     return segmentation is None or (
         isinstance(segmentation, (list, dict, str)) and not segmentation
     )
@@ -152,16 +152,3 @@ def box_of(segmentation: Any, size: NDArray[np.int32]) -> list[float] | None:
     xs = [x for polygon in outline for x in polygon[::2]]
     ys = [y for polygon in outline for y in polygon[1::2]]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-
-
-def to_numbers(values: Any) -> list[float]:
-    """A list of finite numbers, numpy's included, as floats; empty for anything else."""
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    if not isinstance(values, (list, tuple)):
-        return []
-    try:
-        numbers = [float(plain_number(value)) for value in values]  # type: ignore[arg-type]
-    except (TypeError, OverflowError):
-        return []
-    return numbers if all(map(math.isfinite, numbers)) else []
