@@ -36,6 +36,7 @@ from resdet.factory.classification_data import (
     Data,
     build_classification_train_data,
     build_classification_val_data,
+    check_val,
     measured_mean,
 )
 from resdet.factory.imports import naming_imports
@@ -121,6 +122,7 @@ class ClassificationTask(Task):
                 decode_all=decode_all,
                 left_out=left_out.get("data.val"),
             )
+            check_val(self.train_data, self.val_data, strict=strict, contents=decode_all)
         for key, data in sets.items():
             describe_data(key, data)
         self.findings = [finding for data in sets.values() for finding in data.findings]

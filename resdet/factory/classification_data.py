@@ -20,6 +20,7 @@ from resdet.data.classification.transforms import (
     RandomResizedCrop,
     ScaleJitter,
 )
+from resdet.data.plausibility import check_sets
 from resdet.errors import UserError
 
 Data = CifarData | ClassificationDataset
@@ -117,6 +118,26 @@ def build_classification_val_data(
             f"{', '.join(list(classes)[:8])}; give data.val.root with the model's classes"
         )
     return data
+
+
+def check_val(train: Data, val: Data, *, strict: bool, contents: bool) -> None:
+    """See `check_sets`; CIFAR's two sets are separate."""
+    if isinstance(train, CifarData) or isinstance(val, CifarData):
+        return
+    count = len(train.class_names)
+    check_sets(
+        train.source.located(),
+        val.source.located(),
+        val.findings,
+        what="images",
+        classes=train.class_names,
+        counts=(
+            np.bincount(train.labels, minlength=count),
+            np.bincount(val.labels, minlength=count),
+        ),
+        contents=contents,
+        strict=strict,
+    )
 
 
 def _cifar(

@@ -26,6 +26,23 @@ class DataSets:
     split: Split | None
     """The images of each, where `val` was held out of data.train."""
 
+    def check(self, *, strict: bool, contents: bool) -> None:
+        """See `check_sets`; sets of other classes are an error elsewhere."""
+        from resdet.data.plausibility import check_sets
+
+        if self.val is None or self.val.class_names != self.train.class_names:
+            return
+        check_sets(
+            self.train.located(),
+            self.val.located(),
+            self.val.findings,
+            what="objects",
+            classes=self.train.class_names,
+            counts=(self.train.objects_per_class, self.val.objects_per_class),
+            contents=contents,
+            strict=strict,
+        )
+
 
 def build_data(
     config: DetectionConfig,
@@ -45,11 +62,13 @@ def build_data(
     train.left_out = left_out.get("data.train")
     if val is not None:
         val.left_out = left_out.get("data.val")
-    return DataSets(
+    data = DataSets(
         build_train_data(config, part=train, strict=strict, decode_all=decode_all),
         build_val_data(config, part=val, strict=strict, decode_all=decode_all),
         split,
     )
+    data.check(strict=strict, contents=decode_all)
+    return data
 
 
 def build_train_data(

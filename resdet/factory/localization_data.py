@@ -40,7 +40,9 @@ def build_localization_data(
         val.left_out = left_out.get("data.val")
     train_data = _check(config, files, strict, decode_all)
     val_data = None if val is None else _check(config, val, strict, decode_all, is_val=True)
-    return DataSets(train_data, val_data, split)
+    data = DataSets(train_data, val_data, split)
+    data.check(strict=strict, contents=decode_all)
+    return data
 
 
 def build_localization_val_data(

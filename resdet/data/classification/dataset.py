@@ -30,6 +30,7 @@ from resdet.data.fingerprint import (
     mix,
     sampled_rows,
 )
+from resdet.data.plausibility import check_class_names
 from resdet.errors import first_few
 from resdet.files.findings import (
     SHOWN,
@@ -97,6 +98,8 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         every = source.names
         self._keep_left_out(left_out)
         self.findings = source.findings + self._leave_out_broken(decode_all)
+        per_class = np.bincount(source.labels, minlength=len(source.class_names))
+        check_class_names(str(source.root), source.class_names, per_class, self.findings)
         self.left_out = np.zeros(0, np.int64)
         """`hash_names` of the images that were left out at the start."""
         if len(source.names) < len(every):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from resdet.data.classification.samples import Source
 from resdet.data.fingerprint import file_bytes
 from resdet.data.names import pack_names
+from resdet.data.plausibility import Images
 from resdet.errors import did_you_mean
 from resdet.files.findings import DataError, Finding, missing_images_error
 from resdet.files.images import SUFFIXES, is_image
@@ -38,6 +39,11 @@ class FileImages(Source):
 
     def open(self, index: int) -> BinaryIO:
         return open_regular(self.root / self.names[index])
+
+    def located(self) -> Images:
+        alone = np.zeros(len(self.names), np.int64)
+        place, names = str(self.root), self.names
+        return Images(place, [place], alone, names, self.name, self.open, self.file_bytes)
 
     def file_bytes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return file_bytes(lambda row: self.root / self.names[row], rows)

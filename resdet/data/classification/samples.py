@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resdet.data.names import Names
+from resdet.data.plausibility import Images
 from resdet.files.findings import Finding
 
 BROKEN = -1
@@ -40,6 +41,10 @@ class Source(ABC):
     @abstractmethod
     def open(self, index: int) -> BinaryIO:
         """The file of an image; OSError if it can't be read."""
+
+    @abstractmethod
+    def located(self) -> Images:
+        """Where the images are, to find those that are in two sets."""
 
     @abstractmethod
     def file_bytes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from resdet.data.classification.folder import label_order, some
 from resdet.data.classification.samples import Source
 from resdet.data.names import Names, pack_names
+from resdet.data.plausibility import Images
 from resdet.files.findings import DataError, Finding, missing_images_error, strict_error
 from resdet.files.images import SUFFIXES
 from resdet.files.json import shown
@@ -64,6 +65,11 @@ class ShardImages(Source):
         with (self.root / self.shards[shard]).open("rb") as file:
             file.seek(first)
             return io.BytesIO(file.read(size))
+
+    def located(self) -> Images:
+        files = [str(self.root / shard) for shard in self.shards]
+        shard_of, names = self.places[:, 0], self.names
+        return Images(str(self.root), files, shard_of, names, self.name, self.open, self.file_bytes)
 
     def file_bytes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.places[rows, 2]

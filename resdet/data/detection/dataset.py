@@ -20,10 +20,12 @@ from resdet.data.detection.checks import (
     find_targets,
     leave_out,
 )
+from resdet.data.detection.plausibility import check_annotations
 from resdet.data.detection.table import AnnotationTable
 from resdet.data.detection.transforms import Objects, Transform
-from resdet.data.fingerprint import hash_names
+from resdet.data.fingerprint import file_bytes, hash_names
 from resdet.data.names import Ids
+from resdet.data.plausibility import Images, find_repeated
 from resdet.files.findings import (
     DataError,
     Finding,
@@ -157,6 +159,19 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
     def image_name(self, index: int) -> str:
         """What messages call an image."""
         return self.table.image_name(int(self.images[index]))
+
+    def located(self) -> Images:
+        """Where the images are, to find those that are in two sets."""
+        names = self.table.file_names
+        return Images(
+            self.table.source,
+            self.folders,
+            self.table.file_of_image[self.images],
+            names if len(self) == len(names) else names.select(self.images),
+            self.image_name,
+            lambda row: self.path(row).open("rb"),
+            lambda rows: file_bytes(self.path, rows),
+        )
 
     def path(self, index: int) -> Path:
         """The image file."""
@@ -297,6 +312,7 @@ def check_dataset(
     )
     if not len(table.image_ids):
         raise _no_images(read)
+    check_annotations(table, findings)
     dataset = DetectionDataset(
         table,
         folders,
@@ -311,6 +327,7 @@ def check_dataset(
     if len(table.image_ids) < len(read.table.image_ids):
         every, kept = hash_names(read.table.file_names), hash_names(table.file_names)
         dataset.left_out = np.setdiff1d(every, kept)
+    findings += find_repeated(dataset.located())
     if findings and strict:
         raise strict_error(findings)
     log_findings(findings)
