@@ -20,7 +20,7 @@ from resdet.engine import distributed, pictures
 from resdet.engine.data_record import DataRecord, DataSet
 from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_classification import val_batches, validate_classifier
-from resdet.engine.precise_bn import recompute_statistics
+from resdet.engine.precise_bn import check_statistics, recompute_statistics
 from resdet.engine.signals import StopRequest
 from resdet.engine.task import Task
 from resdet.engine.validation import Validation
@@ -86,6 +86,7 @@ class ClassificationTask(Task):
         with naming_imports(config):
             self.model = build_classifier(config, class_names=names, pixel_mean=mean)
         distributed.check_norms(self.model, processes)
+        self._check_batch(processes)
         if is_new:
             check_frozen(config, self.model.backbone)
             for line in load_start_weights(self.model, start):
@@ -130,6 +131,20 @@ class ClassificationTask(Task):
             {key: DataSet(data.fingerprint(), data.name) for key, data in sets.items()},
             old_digest=self.train_data.digest,
         )
+
+    def _check_batch(self, processes: Processes) -> None:
+        """UserError where the smallest batch has no statistics for batch norm."""
+        train, data = self.config.train, self.config.data
+        if (
+            distributed.images_per_part(train.batch_size, processes.world_size, train.accumulate)
+            > 1
+        ):
+            return
+        sides = [
+            progressive_side(data.progressive, int(epoch), data.size)
+            for epoch, _ in data.progressive
+        ]
+        check_statistics(self.model, min(sides, default=data.size))
 
     def _load_teacher(self, processes: Processes) -> Classifier | None:
         spec = self.config.loss.teacher

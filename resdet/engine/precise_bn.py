@@ -6,8 +6,10 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from resdet.engine.distributed import Processes, gather
+from resdet.errors import UserError
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -92,3 +94,32 @@ def recompute_statistics(model: nn.Module, batches: Iterable[Tensor], processes:
     for norm, moment in zip(norms, moments, strict=True):
         moment.write(norm)
     return images
+
+
+ONE_VALUE = "Expected more than 1 value per channel"
+"""How torch's error begins where batch norm has nothing to take statistics of."""
+
+
+def check_statistics(model: nn.Module, side: int) -> None:
+    """UserError where one image of side × side pixels has a map of one pixel at a batch norm: its
+    variance does not exist, and training would end in the first step."""
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    image = torch.empty((1, 3, side, side), device="meta")
+    try:
+        with torch.no_grad():
+            functional_call(model, shapes, image)
+    except NotImplementedError:  # an operation of the user's that computes with values
+        return
+    except ValueError as error:
+        if not str(error).startswith(ONE_VALUE):
+            raise
+        raise UserError(one_value_per_channel(f"one image of {side}×{side} pixels")) from error
+
+
+def one_value_per_channel(what: str) -> str:
+    """The message where batch norm gets one value per channel of `what`."""
+    return (
+        f"train.batch_size: {what} per process and micro-batch leaves batch norm one value per "
+        "channel; use two or more, a larger data.size, or model.backbone.norm=gn or frozen_bn"
+    )

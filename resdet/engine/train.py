@@ -12,6 +12,7 @@ from resdet.config.loading import AnyConfig, Schema, override_config, train_comm
 from resdet.data.workers import leave_unguarded_script
 from resdet.engine import distributed, optim, pictures
 from resdet.engine.check import check_run
+from resdet.engine.explained import explained
 from resdet.engine.log import Pace, RunLog, cut_log, optional, start_console
 from resdet.engine.profile import StepProfile, data_waits_profiled
 from resdet.engine.run_folder import Claim, Run, choose_folder, open_run, prepare_folder
@@ -120,7 +121,8 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
         for step, micro_batches in enumerate(data_waits_profiled(fetched), start=t.start_step + 1):
             lr = t.schedule.lr_at(step - 1, t.adapted)
             optim.set_lr(t.optimizer, lr)
-            losses = update(t, micro_batches, step - 1)
+            with explained(f"step {step}", processes.device):
+                losses = update(t, micro_batches, step - 1)
             watch.add(step, losses, t.task.image_names(micro_batches))
             profile.after_step()
             pace.add(config.train.batch_size)
@@ -195,7 +197,10 @@ def validate(training: Training, step: int, log: RunLog, stop: StopRequest) -> b
     """
     t = training
     check_weights(t.model, step)
-    with t.ema.in_model() if t.ema else nullcontext():
+    with (
+        explained("validation", t.processes.device),
+        t.ema.in_model() if t.ema else nullcontext(),
+    ):
         validation = t.task.validate(t.precision, t.workers, stop)
     if validation is None:
         return False

@@ -10,9 +10,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+import resdet
 from resdet.backbones import build_backbone
 from resdet.engine.distributed import Processes
-from resdet.engine.precise_bn import recompute_statistics
+from resdet.engine.precise_bn import check_statistics, recompute_statistics
+from resdet.errors import UserError
+from tests.engine.cls_data import FOLDER_YAML, write_folders
 
 ALONE = Processes(rank=0, world_size=1, local_world_size=1, device=torch.device("cpu"))
 
@@ -139,3 +142,15 @@ def test_two_processes_share_their_images(tmp_path):
         assert found["count"] == 24
         for name, value in net.state_dict().items():
             torch.testing.assert_close(found["model"][name], value)
+
+
+def test_one_image_without_statistics_is_an_error_before_training(tmp_path):
+    data = write_folders(tmp_path / "data")
+    config = tmp_path / "tiny.yaml"
+    config.write_text(FOLDER_YAML.format(root=data))
+    one = ["train.batch_size=4", "train.accumulate=4", "train.max_steps=1", "data.val=null"]
+    with pytest.raises(UserError, match=r"one image of 32×32 pixels .* one value per channel"):
+        resdet.train(config, one, run_dir=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+    check_statistics(build_backbone("resnet18", {"norm": "bn"}), 64)
+    check_statistics(build_backbone("resnet18", {"norm": "gn"}), 32)
