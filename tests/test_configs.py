@@ -31,7 +31,7 @@ def test_none_is_missing():
     expected = {f"coco_{family}_rcnn_r{depth}" for family in families for depth in DEPTHS}
     expected |= {f"coco_{family}_rcnn_r{depth}_1x" for family in families for depth in (50, 101)}
     expected |= {f"coco_mask_rcnn_r{depth}_lsj_100ep" for depth in (50, 101)}
-    expected |= {"demo_nuclei", "bccd", "bccd_finetune", "finetune_det"}
+    expected |= {"demo_nuclei", "bccd", "bccd_finetune", "finetune_det", "own_data"}
     expected |= {path.stem for path in PAPER}
     assert {path.stem for path in CONFIGS} == expected
 

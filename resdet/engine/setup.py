@@ -22,6 +22,7 @@ from resdet.engine.data_record import check_data, compare_processes, left_out_of
 from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
+from resdet.engine.flips import warn_of_flips
 from resdet.engine.localization import make_localization_task
 from resdet.engine.resume import check_state, load_optimizer
 from resdet.engine.run_folder import Run
@@ -212,6 +213,7 @@ def make_task(run: Run, processes: Processes, *, strict: bool, decode_all: bool)
             decode_all=decode_all,
             resumed=resumed,
         )
+    warn_of_flips(task.config, task.class_names)
     compare_processes(task.record, task.findings, processes)
     if state:
         check_data(state, task.record)
