@@ -65,6 +65,8 @@ class TargetBatch:
     """(B, G) int64 row of each object in `masks`; 0 in padding."""
     image_keys: Tensor
     """(B,) int64, see `Target.image_key`."""
+    readable: Tensor
+    """(B,) bool, False for an image that could not be read: it has no weight in any loss."""
     image_ids: list[int | str] = field(default_factory=list)
     """B ids, kept on the host for messages."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from resdet import hardware
 from resdet.commands.evaluate_run import note_training
+from resdet.engine.broken import BrokenImages
 from resdet.errors import UserError
 from resdet.evaluation import build_evaluator
 from resdet.evaluation.classification import ClassificationEvaluator, Scores
@@ -63,6 +64,7 @@ def eval_cls_command(
     folders, summary_folder = _folders(specs, None if out is None else Path(out))
     numbers: dict[str, Numbers] = {}
     kept: list[Scores] = []
+    failures: list[str] = []
     for spec, folder in zip(specs, folders, strict=True):
         scores, views = evaluate_classifier(
             spec,
@@ -74,6 +76,8 @@ def eval_cls_command(
             folder=folder,
         )
         numbers[spec] = _write(scores, views, folder, _name(spec), weights=spec)
+        if scores.failure is not None:
+            failures.append(f"{spec}: {scores.failure}")
         if ensemble:
             kept.append(scores)
     if ensemble:
@@ -85,6 +89,8 @@ def eval_cls_command(
         write_json(summary_folder / "eval.json", numbers)
     _print_table(numbers)
     print("\nwritten to " + ", ".join(dict.fromkeys(map(str, [*folders, summary_folder]))))
+    if failures:
+        raise UserError("; ".join(failures))
     return numbers if len(specs) > 1 else numbers[specs[0]]
 
 
@@ -144,28 +150,35 @@ def evaluate_classifier(
         f"{chosen.name} ({chosen.reason})"
     )
     workers = max(1, hardware.default_workers(config.data.workers, 1))
-    scores = score_all(model, dataset, views, config.eval.batch_size, workers)
+    broken: dict[int, str] = {}
+    scores = score_all(model, dataset, views, config.eval.batch_size, workers, broken)
     scores.broken, scores.metric = dataset.broken + scores.broken, config.eval.metric
+    images = BrokenImages("data.val", len(dataset), config.data.max_broken)
+    images.learn(broken)
+    scores.failure = images.excess
     return scores, views
 
 
 def score_all(
-    model: Classifier, dataset: Images, views: Views, batch_size: int, workers: int
+    model: Classifier,
+    dataset: Images,
+    views: Views,
+    batch_size: int,
+    workers: int,
+    broken: dict[int, str],
 ) -> Scores:
-    """The scores of all images that can be read, in the data set's order; others are named in the
-    log."""
+    """The scores of all images that can be read, in the data set's order; `broken` gets why others
+    can't, by position."""
     total = len(dataset)
     logits = np.zeros((total, model.num_classes), np.float32)
     readable = np.zeros(total, bool)
-    broken: dict[int, DataError] = {}
     spoken = time.perf_counter()
     with inference_mode(model):
         for done, (index, outcome) in enumerate(
             score_images(model, dataset, views, batch_size=batch_size, workers=workers), 1
         ):
             if isinstance(outcome, DataError):
-                log.warning("left out: %s", outcome)
-                broken[index] = outcome
+                broken[index] = str(outcome)
             else:
                 logits[index] = outcome.numpy()
                 readable[index] = True

@@ -151,7 +151,8 @@ def write_result(
     result: Result, folder: Path, submission: Callable[[], Sequence[Path]] | None = None
 ) -> None:
     """Write eval.json, per_class.csv and the PR curves, and print the tables, even on a full disk.
-    The files of `submission` come last, so that an error of it loses no result."""
+    The files of `submission` come last, so that an error of it loses no result;
+    after them comes the error of a result that is a failure."""
     note_training(folder)
     paths: list[Path] = []
     try:
@@ -163,3 +164,5 @@ def write_result(
     finally:
         names = (str(path.relative_to(folder)) for path in paths)
         print(f"\nwritten to {folder}: {', '.join(names)}")
+    if result.failure is not None:
+        raise UserError(result.failure)

@@ -18,6 +18,7 @@ from resdet.engine.localization_runs import evaluate_localization_run
 from resdet.errors import UserError
 from resdet.evaluation import Result
 from resdet.factory import load_classifier
+from resdet.files.findings import DataError
 from resdet.inference.class_guesses import class_guesses
 from resdet.interop.weights import check_spec
 from resdet.models.classifier import Classifier
@@ -114,7 +115,7 @@ class _Asking:
         config = self.models[0].config
         assert config is not None, "load_classifier sets it"
         logger.info(f"{', '.join(self.specs)}: classifying {len(data)} images")
-        guesses = class_guesses(
+        guesses, broken = class_guesses(
             self.models,
             self.views,
             data,
@@ -124,6 +125,8 @@ class _Asking:
         )
 
         def wanted(image: TestImage) -> Tensor:
+            if image.index in broken:
+                raise DataError(broken[image.index])
             return guesses[image.index]
 
         return wanted

@@ -3,8 +3,10 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.split import Split
 from resdet.data.loader import eval_loader
 from resdet.data.localization.dataset import LocalizationViewsData, as_list
+from resdet.engine.broken import BrokenImages
 from resdet.engine.evaluate_detection import PROGRESS_S, check_classes
 from resdet.engine.run_folder import stored_split
 from resdet.errors import UserError, command_line
@@ -46,9 +49,10 @@ def propose_command(
 
     For each image of data.train or data.val, as `name` says, the `test.num_proposals` best boxes of
     the image's own class; `overrides` change the run's config, such as the paths of the data or
-    test.views=dense. The format is that of `resdet.files.proposals`, which `data.proposals` of an
-    R-CNN reads. Raises UserError for a run that is not a per-class RPN and for data that it does
-    not fit.
+    test.views=dense. An image that can't be read has none, and is named. The format is that of
+    `resdet.files.proposals`, which `data.proposals` of an R-CNN reads. Raises UserError for a run
+    that is not a per-class RPN, for data that it does not fit, and, after the file was written, for
+    more broken images than data.max_broken allows.
     """
     if Path(out).suffix != ".npz":  # by which eval-imagenet tells files from runs
         raise UserError(f"--proposals {out}: is not the name of an npz file; give {out}.npz")
@@ -66,8 +70,11 @@ def propose_command(
         chosen.name,
         chosen.reason,
     )
-    count = write_proposals(model, dataset, out, batch_size=batch_size, precision=precision)
+    count, broken = write_proposals(model, dataset, out, batch_size=batch_size, precision=precision)
     log.info("%s: %d proposals of %d images", out, count, len(dataset))
+    images = BrokenImages(f"data.{name}", len(dataset), config.data.max_broken)
+    images.learn(broken)
+    images.check()
     return 0
 
 
@@ -105,17 +112,24 @@ def write_proposals(
     *,
     batch_size: int,
     precision: str | None = None,
-) -> int:
-    """Write the model's proposals for the class of each image of a data set; returns how many."""
+) -> tuple[int, dict[int, str]]:
+    """Write the model's proposals for the class of each image of a data set; returns how many, and
+    why images could not be read, by position: they have none."""
     own = [model.class_names.index(name) for name in dataset.class_names]
+    broken: dict[int, str] = {}
     batches = eval_loader(
         LocalizationViewsData(dataset, model.views),
         batch_size=batch_size,
         workers=hardware.default_workers(model.config.data.workers, 1),
         collate=as_list,
+        broken=broken,
     )
     total, done, reported = 0, 0, time.perf_counter()
-    with inference_mode(model, precision), ProposalWriter(out, model.class_names) as writer:
+    with (
+        inference_mode(model, precision),
+        ProposalWriter(out, model.class_names) as writer,
+        closing(batches),
+    ):
         for images in batches:
             labels: list[Tensor] = [torch.tensor([own[each.label]]) for each in images]
             answers = model.propose(
@@ -134,4 +148,8 @@ def write_proposals(
             if time.perf_counter() - reported > PROGRESS_S:
                 reported = time.perf_counter()
                 log.info("%d of %d images", done, len(dataset))
-    return total
+        none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        for index in broken:
+            height, width = dataset.sizes[index].tolist()
+            writer.add(dataset.image_ids[index], (height, width), *none)
+    return total, broken

@@ -14,6 +14,7 @@ from resdet.config.fields import (
     Ascending,
     BelowOne,
     Fraction,
+    MaxBroken,
     NonNegative,
     NonNegativeFloat,
     PixelLimit,
@@ -126,6 +127,7 @@ class ClassificationDataConfig(Section):
     """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
     workers: NonNegative | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
+    max_broken: MaxBroken = 0.01
     augment: ClassificationAugmentConfig = ClassificationAugmentConfig()
 
 

@@ -11,6 +11,7 @@ from resdet.config.fields import (
     BelowOne,
     Fraction,
     HeldOutConfig,
+    MaxBroken,
     NonNegative,
     NonNegativeFloat,
     PixelLimit,
@@ -102,6 +103,7 @@ class DataConfig(Section):
     """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
     workers: NonNegative | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
+    max_broken: MaxBroken = 0.01
     augment: AugmentConfig = AugmentConfig()
     test_resize: TestResizeConfig = TestResizeConfig()
 

@@ -40,6 +40,17 @@ ThreePositives = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3
 PixelLimit = Annotated[int, Field(ge=1, le=2**34)]
 IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]
+MaxBroken = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="Share of the training images, and of the validation images, that may turn out "
+        "to be broken during a run or an evaluation: they are left out, counted and named. With "
+        "more of them a run saves and stops. One image of a small set may be broken, unless this "
+        "is 0.",
+    ),
+]
 Norm = Literal["none", "bn", "frozen_bn", "sync_bn", "gn"]
 BoxLoss = Literal["l1", "smooth_l1", "giou"]
 

@@ -24,6 +24,7 @@ from resdet.config.fields import (
     BoxLoss,
     Fraction,
     HeldOutConfig,
+    MaxBroken,
     NonNegative,
     PixelLimit,
     Positive,
@@ -151,6 +152,7 @@ class LocalizationDataConfig(Section):
     """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
     workers: NonNegative | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
+    max_broken: MaxBroken = 0.01
     augment: LocalizationAugmentConfig = LocalizationAugmentConfig()
 
     _split = model_validator(mode="before")(split_replaces_val)

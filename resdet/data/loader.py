@@ -1,7 +1,9 @@
 """Batches: which images a step takes, and how they are padded together."""
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +21,26 @@ Key = tuple[int, int]
 for the r-th of an image's repeats, so that no two of them draw the same augmentation."""
 
 
+Read = Callable[[Key], Any]
+"""Gives the sample of a key; DataError where its image can't be read."""
+
+
 class Samples(Protocol):
     """A data set: `collate` takes a list of what it gives for keys."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: Key) -> Any: ...
+    def __getitem__(self, key: Key) -> Any:
+        """A sample; DataError where its image can't be read or is not as annotated."""
+        ...
+
+
+class TrainSamples(Samples, Protocol):
+    """A data set to train on, which must keep the place of an image that can't be read."""
+
+    def unreadable(self, key: Key, problem: str) -> Any:
+        """A sample without any weight in the losses."""
+        ...
 
 
 class TrainPlan:
@@ -109,8 +125,8 @@ class TrainPlan:
 class _Batches(Dataset[Any]):
     """Makes whole batches in the workers: `DataLoader` asks for all keys of a batch at once."""
 
-    def __init__(self, dataset: Samples, collate: Callable[[list[Any]], Any]) -> None:
-        self.dataset, self.collate = dataset, collate
+    def __init__(self, dataset: Samples, make: Callable[[Read, list[Key]], Any]) -> None:
+        self.dataset, self.make = dataset, make
         self.made = multiprocessing.RawValue("L", 0)
         """Samples so far, by all workers."""
 
@@ -121,16 +137,48 @@ class _Batches(Dataset[Any]):
     def __getitems__(self, keys: list[Key]) -> Any:
         # Raised in a worker, an error would arrive as a traceback around the message.
         try:
-            return self.collate([self._sample(key) for key in keys])
+            return self.make(self._read, keys)
         except UserError as error:
             return DataError(*error.args)
 
     def __getitem__(self, key: Key) -> Any:
         return self.__getitems__([key])
 
-    def _sample(self, key: Key) -> Any:
+    def _read(self, key: Key) -> Any:
         self.made.value += 1
         return self.dataset[key]
+
+
+def _train_batch(
+    keep_place: Callable[[Key, str], Any],
+    collate: Callable[[list[Any]], Any],
+    read: Read,
+    keys: list[Key],
+) -> Any:
+    """A batch in which images that can't be read keep their place, without any weight: all others
+    are then what they would have been, in every process and after every resume."""
+
+    def sample(key: Key) -> Any:
+        try:
+            return read(key)
+        except DataError as error:
+            return keep_place(key, str(error))
+
+    return collate([sample(key) for key in keys])
+
+
+def _eval_batch(
+    collate: Callable[[list[Any]], Any], read: Read, keys: list[Key]
+) -> tuple[Any, dict[int, str]]:
+    """A batch of the images that can be read, None if there are none; and why others can't, by
+    their positions."""
+    samples, broken = [], {}
+    for key in keys:
+        try:
+            samples.append(read(key))
+        except DataError as error:
+            broken[key[1]] = str(error)
+    return (collate(samples) if samples else None), broken
 
 
 def _as_is(batch: Any) -> Any:
@@ -138,19 +186,15 @@ def _as_is(batch: Any) -> Any:
 
 
 def _load(
-    dataset: Samples,
-    keys: Iterable[list[Key]],
-    collate: Callable[[list[Any]], Any],
-    workers: int,
-    pin_memory: bool,
-) -> Iterator[Any]:
-    """Batches of the keys, in their order for any number of workers.
+    source: _Batches, keys: Iterable[list[Key]], workers: int, pin_memory: bool
+) -> Generator[Any]:
+    """Batches of the keys, in their order for any number of workers, which end when the generator
+    is closed.
 
     Raises:
-        DataError: a file or annotation turns out to be bad.
+        DataError: a sample can't be made for another reason than its image.
         LoaderError: see `resdet.data.workers.watched`.
     """
-    source = _Batches(dataset, collate)
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_sampler=keys,  # type: ignore[arg-type]
@@ -180,7 +224,7 @@ def _step_keys(
 
 
 def train_loader(
-    dataset: Samples,
+    dataset: TrainSamples,
     plan: TrainPlan,
     *,
     start_step: int,
@@ -191,14 +235,15 @@ def train_loader(
     workers: int = 0,
     pin_memory: bool = False,
     collate: Callable[[list[Any]], Any] = collate,
-) -> Iterator[list[Any]]:
+) -> Generator[list[Any]]:
     """This process's slice of each step from start_step to before end_step, in `accumulate` parts.
 
     The same tensors for any number of workers, and for any start. A batch is what `collate` makes
-    of the samples: a `Batch` by default.
+    of the samples: a `Batch` by default. An image that can't be read keeps its place, see
+    `TrainSamples.unreadable`. Closing the generator ends its workers.
 
     Raises:
-        DataError: the batch can't be split so, or a file or annotation turns out to be bad.
+        DataError: the batch can't be split so, or a sample can't be made.
     """
     if plan.batch_size % (world_size * accumulate):
         raise DataError(
@@ -207,8 +252,15 @@ def train_loader(
         )
     size = plan.batch_size // (world_size * accumulate)
     keys = _step_keys(plan, range(start_step, end_step), rank, accumulate, size)
-    batches = _load(dataset, keys, collate, workers, pin_memory)
-    return (list(parts) for parts in zip(*[batches] * accumulate, strict=True))
+    source = _Batches(dataset, partial(_train_batch, dataset.unreadable, collate))
+    batches = _load(source, keys, workers, pin_memory)
+    return _in_parts(batches, accumulate)
+
+
+def _in_parts(batches: Generator[Any], accumulate: int) -> Generator[list[Any]]:
+    with closing(batches):
+        for parts in zip(*[batches] * accumulate, strict=True):
+            yield list(parts)
 
 
 def eval_loader(
@@ -220,15 +272,24 @@ def eval_loader(
     workers: int = 0,
     pin_memory: bool = False,
     collate: Callable[[list[Any]], Any] = collate,
-) -> Iterator[Any]:
+    broken: dict[int, str],
+) -> Generator[Any]:
     """Every image once over all processes: this one takes each world_size-th, from `rank` on.
 
+    Images that can't be read are in no batch: `broken` gets the reasons by their positions in the
+    data set. Closing the generator ends its workers.
+
     Raises:
-        DataError: a file or annotation turns out to be bad.
+        DataError: a sample can't be made for another reason than its image.
     """
     own = range(rank, len(dataset), world_size)
     keys = [
         [(0, index) for index in own[first : first + batch_size]]
         for first in range(0, len(own), batch_size)
     ]
-    return _load(dataset, keys, collate, workers, pin_memory)
+    source = _Batches(dataset, partial(_eval_batch, collate))
+    with closing(_load(source, keys, workers, pin_memory)) as batches:
+        for batch, problems in batches:
+            broken.update(problems)
+            if batch is not None:
+                yield batch

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from resdet.data.resumed import Resumed
 from resdet.engine import distributed, pictures
 from resdet.engine.data_record import DataRecord, DataSet
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate_classification import val_batches, validate_classifier
+from resdet.engine.evaluate_classification import validate_classifier
 from resdet.engine.precise_bn import check_statistics, recompute_statistics
 from resdet.engine.signals import StopRequest
 from resdet.engine.task import Task
@@ -107,7 +108,6 @@ class ClassificationTask(Task):
             self.val_data = self.val_data.to(processes.device)
         self.loss = make_loss(config.loss)
         self.teacher = self._load_teacher(processes)
-        self._problems: list[str] = []
 
     def _load_data(self, resumed: Resumed, *, strict: bool, decode_all: bool) -> None:
         config, left_out = self.config, resumed.left_out
@@ -194,7 +194,6 @@ class ClassificationTask(Task):
     def losses(
         self, wrapped: nn.Module, batch: ClassificationBatch, *, seed: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        self._problems += [f"left out of step {step + 1}: {each}" for each in batch.problems]
         images, targets = self.augment(batch, seed=seed, step=step)
         outputs = wrapped(images)
         teacher = None
@@ -204,10 +203,6 @@ class ClassificationTask(Task):
         named = self.loss(outputs, targets, teacher)
         others = {"error_percent": error_percent(outputs[0].detach(), batch.labels)}
         return named, others
-
-    def take_problems(self) -> list[str]:
-        problems, self._problems = self._problems, []
-        return problems
 
     def augment(self, batch: ClassificationBatch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """The network's input, and labels (B,) or, where images are mixed, rows (B, K)."""
@@ -270,8 +265,10 @@ class ClassificationTask(Task):
         count = self.config.train.precise_bn_images
         if not count:
             return
-        with precision.autocast():
-            batches = self._last_batches(count, workers, total_steps)
+        with (
+            precision.autocast(),
+            closing(self._last_batches(count, workers, total_steps)) as batches,
+        ):
             num_images = recompute_statistics(self.model, batches, self.processes)
         if not num_images:
             raise UserError(
@@ -280,12 +277,13 @@ class ClassificationTask(Task):
             )
         logger.info(f"batch norm statistics recomputed over {num_images} images")
 
-    def _last_batches(self, count: int, workers: int, total_steps: int) -> Iterator[Tensor]:
+    def _last_batches(self, count: int, workers: int, total_steps: int) -> Generator[Tensor]:
         """Normalised batches of this process's share of `count` training images."""
         steps = max(1, -(-min(count, len(self.train_data)) // self.config.train.batch_size))
         # the last ones have the size that training ended with
-        for micro_batches in self.load_steps(max(0, total_steps - steps), total_steps, workers):
-            for batch in micro_batches:
+        first = max(0, total_steps - steps)
+        with closing(self.load_steps(first, total_steps, workers)) as last:
+            for batch in (batch for micro_batches in last for batch in micro_batches):
                 moved = batch.to(self.processes.device)
                 readable = moved.labels >= 0
                 # one image alone may have maps of one pixel, which have no variance
@@ -296,16 +294,14 @@ class ClassificationTask(Task):
         self, precision: Precision, workers: int, stop: StopRequest | None
     ) -> Validation | None:
         assert self.val_data is not None, "validation without data.val"
-        batches = val_batches(
-            self.val_data, self.config.eval.batch_size, processes=self.processes, workers=workers
-        )
         return validate_classifier(
             self.model,
-            batches,
+            self.val_data,
             self._make_evaluator(),
             processes=self.processes,
             precision=precision,
-            broken=self.val_data.broken,
+            batch_size=self.config.eval.batch_size,
+            workers=workers,
             stop=stop,
             num_pictures=pictures.MAX_IMAGES,
         )

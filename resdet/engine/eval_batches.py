@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from functools import partial
 
 from resdet.data.detection.batches import Batch, collate
@@ -43,8 +44,10 @@ def eval_batches(
     *,
     batch_size: int,
     workers: int,
-) -> Iterable[tuple[Batch, list[Prepared] | None]]:
-    """This process's images in batches; with what a `CombinedDetector` predicts from."""
+    broken: dict[int, str],
+) -> Generator[tuple[Batch, list[Prepared] | None]]:
+    """This process's images in batches; with what a `CombinedDetector` predicts from. `broken` as
+    in `eval_loader`."""
     multiple = networks_of(model)[0].size_divisibility
     load = partial(
         eval_loader,
@@ -53,6 +56,7 @@ def eval_batches(
         world_size=processes.world_size,
         workers=workers,
         pin_memory=processes.device.type == "cuda",
+        broken=broken,
     )
     if isinstance(model, CombinedDetector):
         viewed = Viewed(dataset, model.prepared)
@@ -60,9 +64,10 @@ def eval_batches(
     return _plain(load(dataset, collate=partial(collate, multiple=multiple)))
 
 
-def _plain(batches: Iterable[Batch]) -> Iterator[tuple[Batch, None]]:
-    for batch in batches:
-        yield batch, None
+def _plain(batches: Generator[Batch]) -> Generator[tuple[Batch, None]]:
+    with closing(batches):
+        for batch in batches:
+            yield batch, None
 
 
 def networks_of(model: RCNN | CombinedDetector) -> list[RCNN]:

@@ -1,8 +1,8 @@
 """Validation: metrics and the loss of a classifier on a data set, over all processes."""
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -16,20 +16,18 @@ from resdet.data.loader import eval_loader
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
-from resdet.engine.validation import Validation, share
+from resdet.engine.validation import Validation, joined, share
 from resdet.evaluation import Evaluator
 from resdet.evaluation.classification import unreadable
 from resdet.hardware import Precision
 from resdet.models.classifier import Classifier
 from resdet.structures import readable_names
 
-logger = logging.getLogger("resdet")
-
 
 def val_batches(
-    data: Any, batch_size: int, *, processes: Processes, workers: int
-) -> Iterator[ClassificationBatch]:
-    """Every image of a validation set once over all processes."""
+    data: Any, batch_size: int, *, processes: Processes, workers: int, broken: dict[int, str]
+) -> Generator[ClassificationBatch]:
+    """Every image of a validation set once over all processes; `broken` as in `eval_loader`."""
     if isinstance(data, CifarData):
         own = range(processes.rank, len(data), processes.world_size)
         for begin in range(0, len(own), batch_size):
@@ -43,64 +41,67 @@ def val_batches(
         workers=workers,
         pin_memory=processes.device.type == "cuda",
         collate=collate_classification,
+        broken=broken,
     )
 
 
 @torch.no_grad()
 def validate_classifier(
     model: Classifier,
-    batches: Iterator[ClassificationBatch],
+    data: Any,
     evaluator: Evaluator,
     *,
     processes: Processes,
     precision: Precision,
-    broken: Sequence[str] = (),
+    batch_size: int,
+    workers: int = 0,
     stop: StopRequest | None = None,
     num_pictures: int = 0,
 ) -> Validation | None:
-    """Metrics of the images as they are; the same in every process.
+    """Metrics of the images of `data` as they are; the same in every process.
 
-    `broken` names unreadable images that no batch has. None where a stop was requested in some
-    process meanwhile.
+    None where a stop was requested in some process meanwhile.
     """
     start = time.perf_counter()
     was_training = model.training
     model.eval()
     distributed.share_buffers(model, processes)
-    if processes.is_main:
-        evaluator.update(broken, unreadable(len(broken), model.num_classes))
     losses: list[Tensor] = []
     shown: list[tuple[np.ndarray, str]] = []
-    problems: list[str] = []
+    broken: dict[int, str] = {}
     num_images = 0
-    for batch in batches:
-        if stop:
-            break
-        batch = batch.to(processes.device)
-        with precision.autocast():
-            logits = model(model.normalize(batch.images))[0].float()
-        evaluator.update(batch.paths, (logits, batch.labels))
-        problems += batch.problems
-        num_images += int((batch.labels >= 0).sum())
-        sums = nn.functional.cross_entropy(logits, batch.labels, ignore_index=-1, reduction="sum")
-        losses.append(sums.double())
-        if len(shown) < num_pictures:
-            shown += _shown(model, batch, logits, num_pictures - len(shown))
+    with closing(
+        val_batches(data, batch_size, processes=processes, workers=workers, broken=broken)
+    ) as batches:
+        for batch in batches:
+            if stop:
+                break
+            batch = batch.to(processes.device)
+            with precision.autocast():
+                logits = model(model.normalize(batch.images))[0].float()
+            evaluator.update(batch.paths, (logits, batch.labels))
+            num_images += len(batch.paths)
+            losses.append(
+                nn.functional.cross_entropy(logits, batch.labels, reduction="sum").double()
+            )
+            if len(shown) < num_pictures:
+                shown += _shown(model, batch, logits, num_pictures - len(shown))
     model.train(was_training)
     if distributed.any_process(bool(stop), processes):
         return None
     total = float(torch.stack(losses).sum()) if losses else 0.0
-    parts = distributed.gather_to_main((evaluator.state, total, num_images, problems), processes)
+    parts = distributed.gather_to_main((evaluator.state, total, num_images, broken), processes)
     validation = None
     if processes.is_main:
         for state, *_ in parts[1:]:
             evaluator.merge(state)
-        for problem in (problem for part in parts for problem in part[3]):
-            logger.warning(f"left out of the validation: {problem}")
+        broken = joined(part[3] for part in parts)
+        names = [*data.broken, *map(data.name, broken)]
+        evaluator.update(names, unreadable(len(names), model.num_classes))
         result = evaluator.compute()
-        loss = {"loss_cross_entropy": sum(p[1] for p in parts) / sum(p[2] for p in parts)}
+        loss = {"loss_cross_entropy": sum(p[1] for p in parts) / max(1, sum(p[2] for p in parts))}
         draw = partial(pictures.draw_labelled, shown)
-        validation = Validation(result, loss, time.perf_counter() - start, draw)
+        validation = Validation(result, loss, time.perf_counter() - start, draw, broken)
     return share(validation, processes)
 
 
@@ -113,7 +114,6 @@ def _shown(
     arrays = batch.images[:count].permute(0, 2, 3, 1).cpu().numpy()
     guesses = logits[:count].argmax(1).tolist()
     for array, label, guess in zip(arrays, batch.labels[:count].tolist(), guesses, strict=True):
-        true = names[label] if label >= 0 else "unreadable"
-        words = true if guess == label else f"{names[guess]} (is {true})"
+        words = names[label] if guess == label else f"{names[guess]} (is {names[label]})"
         pictures.append((array, words))
     return pictures

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,14 @@ from resdet.data.detection.batches import Batch
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.split import SPLIT_FILE, Split
 from resdet.engine import distributed, pictures
+from resdet.engine.broken import judge
 from resdet.engine.distributed import Processes
 from resdet.engine.eval_batches import eval_batches, networks_of
 from resdet.engine.run_folder import stored_split
 from resdet.engine.signals import StopRequest
-from resdet.engine.validation import Validation, share
+from resdet.engine.validation import Validation, joined, share
 from resdet.errors import UserError
-from resdet.evaluation import EvalSettings, Evaluator, build_evaluator
+from resdet.evaluation import EvalSettings, Evaluator, LeavesOut, Result, build_evaluator
 from resdet.factory import build_trained, build_val_data
 from resdet.factory.imports import naming_imports
 from resdet.hardware import Precision
@@ -76,26 +78,43 @@ def evaluate(
     model.eval()
     for network in networks:
         distributed.share_buffers(network, processes)
-    batches = eval_batches(model, dataset, processes, batch_size=batch_size, workers=workers)
-    val_loss = val_loss and dataset.table.has_annotations and len(networks) == 1
-    gathered = _run_model(
-        model, dataset, batches, evaluator, processes, precision, val_loss, stop, num_pictures
+    broken: dict[int, str] = {}
+    batches = eval_batches(
+        model, dataset, processes, batch_size=batch_size, workers=workers, broken=broken
     )
+    val_loss = val_loss and dataset.table.has_annotations and len(networks) == 1
+    with closing(batches):
+        gathered = _run_model(
+            model, dataset, batches, evaluator, processes, precision, val_loss, stop, num_pictures
+        )
     model.train(was_training)
     if distributed.any_process(bool(stop), processes):
         return None
-    parts = distributed.gather_to_main((evaluator.state, gathered), processes)
+    parts = distributed.gather_to_main((evaluator.state, gathered, broken), processes)
     validation = None
     if processes.is_main:
-        for state, _ in parts[1:]:
+        for state, *_ in parts[1:]:
             evaluator.merge(state)
-        shown = sorted((p for _, one in parts for p in one.pictures), key=lambda p: p[0])
+        shown = sorted((p for _, one, _ in parts for p in one.pictures), key=lambda p: p[0])
         draw = partial(
             pictures.draw_predictions, [(path, detections) for _, path, detections in shown]
         )
-        losses = _mean_losses(gathered.names, [row for _, one in parts for row in one.losses])
-        validation = Validation(evaluator.compute(), losses, time.perf_counter() - start, draw)
+        names = next((one.names for _, one, _ in parts if one.names), ())
+        losses = _mean_losses(names, [row for _, one, _ in parts for row in one.losses])
+        broken = joined(own for *_, own in parts)
+        result = compute_without(evaluator, dataset, broken)
+        validation = Validation(result, losses, time.perf_counter() - start, draw, broken)
     return share(validation, processes)
+
+
+def compute_without(
+    evaluator: Evaluator, dataset: DetectionDataset, broken: Mapping[int, str]
+) -> Result:
+    """The metric of the images that could be read; the others are counted and named in it."""
+    ids = [dataset.image_ids[position] for position in broken]
+    if ids and isinstance(evaluator, LeavesOut):
+        evaluator.leave_out(ids)
+    return evaluator.compute().without(list(broken.values()))
 
 
 def make_evaluator(
@@ -174,8 +193,7 @@ def evaluate_run(
         val_loss=config.eval.val_loss,
         workers=hardware.default_workers(config.data.workers, 1),
     )
-    assert validation is not None, "nobody asked to stop"
-    return config, validation
+    return config, judge(validation, len(dataset), config.data, strict=strict)
 
 
 def val_data_of_run(

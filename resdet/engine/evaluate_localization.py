@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from resdet.data.loader import eval_loader
 from resdet.data.localization.dataset import LocalizationViewsData, TestImage, as_list
 from resdet.engine import distributed, pictures
 from resdet.engine.distributed import Processes
-from resdet.engine.evaluate_detection import PROGRESS_S
+from resdet.engine.evaluate_detection import PROGRESS_S, compute_without
 from resdet.engine.signals import StopRequest
-from resdet.engine.validation import Validation, share
+from resdet.engine.validation import Validation, joined, share
 from resdet.errors import UserError
 from resdet.evaluation import OF_BOXES, EvalSettings, Evaluator, build_evaluator
 from resdet.factory.imports import naming_imports
+from resdet.files.findings import DataError
 from resdet.hardware import Precision
 from resdet.inference.localization import Guesser
 from resdet.structures import Detections
@@ -28,7 +30,10 @@ from resdet.structures import Detections
 logger = logging.getLogger("resdet")
 
 Wanted = Callable[[TestImage], Tensor]
-"""The classes (L,) of the model that are asked for in an image, best first."""
+"""The classes (L,) of the model that are asked for in an image, best first; DataError for an image
+that they are not known of."""
+_Answered = tuple[list[TestImage], list[Detections]]
+"""The images of a batch, and the guesses about each."""
 _Shown = tuple[int, str, Detections]
 """(index, path, guesses) of an image that is drawn."""
 
@@ -72,6 +77,7 @@ def evaluate_localizer(
     modes = [network.training for network in guesser.networks]
     for network in guesser.networks:
         distributed.share_buffers(network.eval(), processes)
+    broken: dict[int, str] = {}
     batches = eval_loader(
         LocalizationViewsData(dataset, guesser.views),
         batch_size=batch_size,
@@ -79,36 +85,48 @@ def evaluate_localizer(
         world_size=processes.world_size,
         workers=workers,
         collate=as_list,
+        broken=broken,
     )
     shown: list[_Shown] = []
-    reported, done = time.perf_counter(), 0
-    for images, answers in _run_model(guesser, dataset, batches, precision, wanted):
-        if stop:
-            break
-        evaluator.update([each.image_id for each in images], answers)
-        shown += [
-            (each.index, each.path, answer)
-            for each, answer in zip(images, answers, strict=True)
-            if each.index < num_pictures
-        ]
-        done += len(images)
-        if time.perf_counter() - reported > PROGRESS_S:
-            reported = time.perf_counter()
-            logger.info(f"validation: {done * processes.world_size} of {len(dataset)} images")
+    with closing(batches):
+        answered = _run_model(guesser, dataset, batches, precision, wanted, broken)
+        for images, answers in _with_progress(answered, len(dataset), processes):
+            if stop:
+                break
+            evaluator.update([each.image_id for each in images], answers)
+            shown += [
+                (each.index, each.path, answer)
+                for each, answer in zip(images, answers, strict=True)
+                if each.index < num_pictures
+            ]
     for network, mode in zip(guesser.networks, modes, strict=True):
         network.train(mode)
     if distributed.any_process(bool(stop), processes):
         return None
-    parts = distributed.gather_to_main((evaluator.state, shown), processes)
+    parts = distributed.gather_to_main((evaluator.state, shown, broken), processes)
     validation = None
     if processes.is_main:
-        for state, _ in parts[1:]:
+        for state, *_ in parts[1:]:
             evaluator.merge(state)
-        pairs = sorted((each for _, own in parts for each in own), key=lambda each: each[0])
-        validation = Validation(
-            evaluator.compute(), {}, time.perf_counter() - start, partial(_draw, pairs)
-        )
+        pairs = sorted((each for _, own, _ in parts for each in own), key=lambda each: each[0])
+        broken = joined(own for *_, own in parts)
+        result = compute_without(evaluator, dataset, broken)
+        seconds = time.perf_counter() - start
+        validation = Validation(result, {}, seconds, partial(_draw, pairs), broken)
     return share(validation, processes)
+
+
+def _with_progress(
+    answered: Iterable[_Answered], total: int, processes: Processes
+) -> Iterator[_Answered]:
+    """The same, with a line in the log now and then."""
+    reported, done = time.perf_counter(), 0
+    for images, answers in answered:
+        yield images, answers
+        done += len(images)
+        if time.perf_counter() - reported > PROGRESS_S:
+            reported = time.perf_counter()
+            logger.info(f"validation: {done * processes.world_size} of {total} images")
 
 
 @torch.no_grad()
@@ -118,12 +136,21 @@ def _run_model(
     batches: Iterable[list[TestImage]],
     precision: Precision,
     wanted: Wanted | None,
-) -> Iterator[tuple[list[TestImage], list[Detections]]]:
+    broken: dict[int, str],
+) -> Iterator[_Answered]:
     """This process's images and the guesses, with the labels of the data."""
     own = [guesser.class_names.index(name) for name in dataset.class_names]
     of_data = {label: position for position, label in enumerate(own)}
-    for images in batches:
-        labels = [wanted(each) if wanted else torch.tensor([own[each.label]]) for each in images]
+    for batch in batches:
+        images, labels = [], []
+        for each in batch:
+            try:
+                labels.append(wanted(each) if wanted else torch.tensor([own[each.label]]))
+                images.append(each)
+            except DataError as error:
+                broken[each.index] = str(error)
+        if not images:
+            continue
         with precision.autocast():
             answers = guesser.guess(images, labels)
         yield images, [_relabel(each, of_data, dataset) for each in answers]

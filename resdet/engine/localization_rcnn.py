@@ -39,7 +39,7 @@ class RegionTask(LocalizationTask):
     def losses(
         self, wrapped: nn.Module, batch: RegionBatch, *, seed: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        right = (batch.positive.sum() / max(1, len(batch.positive))).detach()
+        right = (batch.positive.sum() / batch.valid.sum().clamp(min=1)).detach()
         return wrapped(batch), {"positive_percent": 100 * right}
 
     def image_names(self, micro_batches: Sequence[RegionBatch]) -> list[str]:

@@ -13,6 +13,7 @@ from resdet import hardware
 from resdet.config.localization import KEYS_OF_TYPE, LocalizationConfig
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.split import Split
+from resdet.engine.broken import judge
 from resdet.engine.distributed import Processes
 from resdet.engine.evaluate_detection import check_classes, val_data_of_run
 from resdet.engine.evaluate_localization import Wanted, evaluate_localizer, make_loc_evaluator
@@ -99,8 +100,7 @@ def evaluate_localization_run(
         workers=workers,
         wanted=None if ask is None else ask(dataset, guesser.class_names),
     )
-    assert validation is not None, "nobody asked to stop"
-    return config, validation
+    return config, judge(validation, len(dataset), config.data, strict=strict)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

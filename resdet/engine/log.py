@@ -162,6 +162,8 @@ class RunLog:
         parts = [f"{k[5:]} {v:.4f}" for k, v in line.items() if k.startswith("loss_")]
         if "error_percent" in line:
             parts.append(f"error {line['error_percent']:.2f} %")
+        if "num_broken" in line:
+            parts.append(f"{line['num_broken']} broken image(s)")
         logger.info(
             f"step {line['step']}/{self.total_steps}  epoch {line['epoch']:.2f}  {numbers}  "
             f"{line['memory_mb']:.0f} MB  {left} left  ({'  '.join(parts)})"

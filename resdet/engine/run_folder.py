@@ -33,7 +33,7 @@ WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = (
-    *("imports", "data.workers", "data.max_pixels"),
+    *("imports", "data.workers", "data.max_broken", "data.max_pixels"),
     *("log.every", "log.tensorboard", "checkpoint.every"),
 )
 # The files behind these are compared by what they hold, so that data may move.

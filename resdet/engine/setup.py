@@ -17,6 +17,7 @@ from resdet.data.loader import TrainPlan
 from resdet.data.resumed import Resumed
 from resdet.data.workers import check_shared_memory
 from resdet.engine import distributed, optim
+from resdet.engine.broken import BrokenImages
 from resdet.engine.classification import ClassificationTask
 from resdet.engine.data_record import check_data, compare_processes, left_out_of
 from resdet.engine.detection import DetectionTask
@@ -27,6 +28,7 @@ from resdet.engine.localization import make_localization_task
 from resdet.engine.resume import check_state, load_optimizer
 from resdet.engine.run_folder import Run
 from resdet.engine.task import Task
+from resdet.engine.watch import LossWatch
 from resdet.factory.imports import naming_imports
 from resdet.files import checkpoint
 from resdet.files.lock import FolderLock
@@ -64,17 +66,29 @@ class Training:
     scaler: torch.amp.GradScaler
     ema: EMA | None
     start_step: int = 0
+    """Updates done when this process started."""
+    step: int = 0
     """Updates done so far."""
     best: dict[str, Any] | None = None
     """{"step", "metric", "value"} of the best validation."""
     validation_is_due: bool = False
-    """The run was stopped at a step whose validation has not been made."""
+    """The validation of the last step has not been made, or not to its end."""
+    finalized: bool = False
+    """Whether the model is as `Task.finalize` leaves it after the last step."""
     lock: FolderLock | None = None
     """On the folder, in the main process."""
     is_unsaved: bool = False
     """The disk refused the last checkpoint."""
     recent: list[float] = field(default_factory=list)
     """Training errors in percent of the last steps, where the task has them."""
+
+    def __post_init__(self) -> None:
+        self.watch = LossWatch(self.processes, self.recent)
+        share, val_data = self.config.data.max_broken, self.task.val_data
+        self.broken = BrokenImages("data.train", len(self.task.train_data), share)
+        self.broken_val = None
+        if val_data is not None:
+            self.broken_val = BrokenImages("data.val", len(val_data), share)
 
     @property
     def total_steps(self) -> int:
@@ -85,14 +99,14 @@ class Training:
         interval = self.plan.steps_per_epoch if every is None else every
         return step == self.total_steps or (interval > 0 and step % interval == 0)
 
-    def state(self, step: int, *, validation_is_due: bool = False) -> dict[str, Any]:
-        """The checkpoint after `step` updates: plain values and tensors only."""
+    def state(self) -> dict[str, Any]:
+        """The checkpoint after the updates so far: plain values and tensors only."""
         values = checkpoint.contents(
             self.task.kind,
             config_to_dict(self.config),
             self.task.class_names,
             self.task.category_ids,
-            step,
+            self.step,
             self.model.state_dict(),
             self.ema.averages if self.ema else None,
         )
@@ -100,11 +114,16 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best,
-            "validation_is_due": validation_is_due,
+            "validation_is_due": self.validation_is_due,
+            "finalized": self.finalized,
             "threads": self.threads,
             "data": self.task.record.state(),
             "adapted": asdict(self.adapted),
             "recent": list(self.recent),
+            "broken": {
+                "train": dict(self.broken.known),
+                "val": dict(self.broken_val.known) if self.broken_val else {},
+            },
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -125,10 +144,15 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.load(state["ema"])
-        self.start_step = state["step"]
+        self.start_step = self.step = state["step"]
         self.best = state["best"]
         self.validation_is_due = state["validation_is_due"]
         # absent in checkpoints of 0.1.0's first weeks
+        self.finalized = state.get("finalized", True) and self.step == self.total_steps
+        broken = state.get("broken", {"train": {}, "val": {}})
+        self.broken.restore(broken["train"])
+        if self.broken_val:
+            self.broken_val.restore(broken["val"])
         self.adapted = optim.Adaptation(**state.get("adapted", {}))
         self.recent[:] = state.get("recent", [])
 

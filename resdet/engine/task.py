@@ -76,10 +76,6 @@ class Task(ABC):
     def image_names(self, micro_batches: Sequence[Any]) -> list[str]:
         """Each image of a step, for messages."""
 
-    def take_problems(self) -> list[str]:
-        """What was left out of the steps since the last call, in this process."""
-        return []
-
     def finalize(self, precision: Precision, workers: int, total_steps: int) -> None:
         """What is done to the model once, after the last update; nothing for detectors."""
         return

@@ -1,11 +1,13 @@
 """Training: one function for the commands, and one loop to be read from top to bottom."""
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from resdet import hardware
 from resdet.config.loading import AnyConfig, Schema, override_config, train_command
@@ -18,8 +20,8 @@ from resdet.engine.profile import StepProfile, data_waits_profiled
 from resdet.engine.run_folder import Claim, Run, choose_folder, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
-from resdet.engine.step import update
-from resdet.engine.watch import ERROR_STEPS, LossWatch, check_weights
+from resdet.engine.step import num_readable, update
+from resdet.engine.watch import ERROR_STEPS, NonFiniteError, check_weights
 from resdet.factory.imports import import_modules, load_named_config
 from resdet.files import checkpoint
 from resdet.files.writing import WriteError
@@ -94,7 +96,8 @@ def run_training(run: Run, training: Training, stop: StopRequest) -> None:
         total_steps=training.total_steps,
     )
     try:
-        run_steps(training, log, stop)
+        with saved_on_error(training):
+            run_steps(training, log, stop)
     finally:
         log.close()
     best = ""
@@ -106,11 +109,14 @@ def run_training(run: Run, training: Training, stop: StopRequest) -> None:
 def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
     """The loop: an update sums the gradients of a step's micro-batches; steps count from 1."""
     t, config, processes = training, training.config, training.processes
-    watch, pace = LossWatch(processes, t.recent), Pace()
+    watch, pace = t.watch, Pace()
+    if t.start_step == t.total_steps and not t.finalized:
+        finalize(t)
+        save_checkpoint(t)
     if t.validation_is_due:
-        if not validate(t, t.start_step, log, stop):
-            leave(t, t.start_step, stop, validation_is_due=True)
-        save_checkpoint(t, t.start_step)
+        if not validate(t, log, stop):
+            leave(t, stop)
+        save_checkpoint(t)
     t.model.train()
     wanted = config.train.profile and processes.is_main
     with (
@@ -123,13 +129,13 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
             optim.set_lr(t.optimizer, lr)
             with explained(f"step {step}", processes.device):
                 losses = update(t, micro_batches, step - 1)
-            watch.add(step, losses, t.task.image_names(micro_batches))
+            note_step(t, step, micro_batches, losses)
             profile.after_step()
             pace.add(config.train.batch_size)
             log.advance()
 
-            is_stopping = distributed.any_process(bool(stop), processes)
-            is_evaluating = t.task.val_data is not None and t.is_due(step, config.eval.every)
+            is_stopping = distributed.any_process(bool(stop) or t.broken.too_many, processes)
+            is_evaluating = t.validation_is_due
             is_saving = t.is_due(step, config.checkpoint.every)
             is_logging = t.is_due(step, config.log.every)
             # at steps of its own, so that log.every changes no number
@@ -138,27 +144,22 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
             is_reading = is_logging or is_evaluating or is_saving or is_stopping or is_adapting
             if is_reading or watch.full:
                 numbers = watch.read()
+                t.broken.collect(processes)
             if is_adapting and t.schedule.see_error(t.adapted, numbers["error_percent"]):
                 logger.info(f"step {step}: the error is low enough for the full rate")
             if is_logging:
-                speed = pace.images_per_s()
-                memory = round(hardware.memory_mb(processes.device), 1)
-                epoch = round(step / t.plan.steps_per_epoch, 4)
-                line = {"step": step, "epoch": epoch, **numbers, "lr": lr}
-                line |= {"images_per_s": round(speed, 3), "memory_mb": memory}
-                if broken := name_problems(t):
-                    line["num_broken"] = broken
-                log.training(line, (t.total_steps - step) * config.train.batch_size / speed)
+                log_step(t, log, pace, {**numbers, "lr": lr})
+            t.broken.check()
             with pace.paused():
                 draw_first(t, micro_batches, step)
                 if step == t.total_steps:
                     finalize(t)
                 if is_stopping:
-                    leave(t, step, stop, validation_is_due=is_evaluating)
-                if is_evaluating and not validate(t, step, log, stop):
-                    leave(t, step, stop, validation_is_due=True)
+                    leave(t, stop)
+                if is_evaluating and not validate(t, log, stop):
+                    leave(t, stop)
                 if is_saving:
-                    save_checkpoint(t, step)
+                    save_checkpoint(t)
                 if processes.is_main and (is_evaluating or step == t.total_steps):
                     with optional("the curves of log.jsonl"):
                         pictures.draw_curves(t.folder)
@@ -172,13 +173,66 @@ def draw_first(training: Training, micro_batches: Sequence[Any], step: int) -> N
             training.task.draw_batch(micro_batches, step - 1, path)
 
 
-def name_problems(training: Training) -> int:
-    """Warn of what every process left out since the last call; returns how much it was."""
-    gathered = distributed.gather(training.task.take_problems(), training.processes)
-    problems = [problem for own in gathered for problem in own]
-    for problem in problems:
-        logger.warning(problem)
-    return len(problems)
+def note_step(
+    training: Training, step: int, micro_batches: Sequence[Any], losses: dict[str, Tensor]
+) -> None:
+    """Update number `step` has been made: its losses and broken images are known from here on."""
+    t = training
+    t.step = step
+    t.validation_is_due = t.task.val_data is not None and t.is_due(step, t.config.eval.every)
+    count = sum(map(num_readable, micro_batches))
+    t.watch.add(step, losses, t.task.image_names(micro_batches), count)
+    t.broken.add(problem for batch in micro_batches for problem in batch.problems)
+
+
+def log_step(training: Training, log: RunLog, pace: Pace, numbers: dict[str, float]) -> None:
+    """The line of the step that was made last."""
+    t, speed = training, pace.images_per_s()
+    memory = round(hardware.memory_mb(t.processes.device), 1)
+    epoch = round(t.step / t.plan.steps_per_epoch, 4)
+    line = {"step": t.step, "epoch": epoch, **numbers}
+    line |= {"images_per_s": round(speed, 3), "memory_mb": memory}
+    if t.broken.known:
+        line["num_broken"] = len(t.broken.known)
+    log.training(line, (t.total_steps - t.step) * t.config.train.batch_size / speed)
+
+
+@contextmanager
+def saved_on_error(training: Training) -> Iterator[None]:
+    """Save the last whole step if an error ends the run inside, unless it is that of a loss or
+    weight: what is saved would be no good."""
+    try:
+        yield
+    except NonFiniteError:
+        raise
+    except Exception as error:
+        rescue(training, error)
+        raise
+
+
+def rescue(training: Training, error: Exception) -> None:
+    """Save what an error would lose; a second error while saving is reported only."""
+    t = training
+    if not t.processes.is_main or t.step == t.start_step:
+        return
+    t.optimizer.zero_grad(set_to_none=True)  # room for the copy
+    try:
+        if t.processes.world_size == 1:  # the others may be gone
+            t.watch.read_all()
+            t.broken.collect(t.processes)
+        save_checkpoint(t, is_last=True)
+    except Exception as second:
+        if str(second) != str(error):
+            logger.error(f"nothing was saved after step {t.step} of {t.total_steps}: {second}")
+        return
+    logger.info(
+        f"an error ends the run after step {t.step} of {t.total_steps}, and that step is saved; "
+        f"resume with: {resume_command(t)}"
+    )
+
+
+def resume_command(training: Training) -> str:
+    return f"{train_command(training.config.task)} --resume --run-dir {training.folder}"
 
 
 def finalize(training: Training) -> None:
@@ -188,15 +242,17 @@ def finalize(training: Training) -> None:
     if t.ema:
         with t.ema.in_model():
             t.task.finalize(t.precision, t.workers, t.total_steps)
+    t.finalized = True
 
 
-def validate(training: Training, step: int, log: RunLog, stop: StopRequest) -> bool:
+def validate(training: Training, log: RunLog, stop: StopRequest) -> bool:
     """Metrics and losses on data.val, best.pt where they are the best so far.
 
-    False where a stop was requested meanwhile; nothing is written then.
+    False where a stop was requested meanwhile; nothing is written then. UserError where too many
+    images are broken.
     """
     t = training
-    check_weights(t.model, step)
+    check_weights(t.model, t.step)
     with (
         explained("validation", t.processes.device),
         t.ema.in_model() if t.ema else nullcontext(),
@@ -204,54 +260,58 @@ def validate(training: Training, step: int, log: RunLog, stop: StopRequest) -> b
         validation = t.task.validate(t.precision, t.workers, stop)
     if validation is None:
         return False
-    epoch = round(step / t.plan.steps_per_epoch, 4)
-    log.evaluation({"step": step, "epoch": epoch, **validation.line()}, validation.text())
-    if validation.result.best is not None:
-        name, value = validation.result.best
+    assert t.broken_val is not None, "validation without data.val"
+    t.broken_val.learn(validation.broken)
+    t.broken_val.check()
+    epoch = round(t.step / t.plan.steps_per_epoch, 4)
+    log.evaluation({"step": t.step, "epoch": epoch, **validation.line()}, validation.text())
+    if validation.best is not None:
+        name, value = validation.best
         if t.schedule.see_metric(t.adapted, value):
-            logger.info(f"step {step}: {name} is on a plateau; the rate drops")
+            logger.info(f"step {t.step}: {name} is on a plateau; the rate drops")
         if t.best is None or value > t.best["value"]:
-            former, t.best = t.best, {"step": step, "metric": name, "value": value}
+            former, t.best = t.best, {"step": t.step, "metric": name, "value": value}
             if t.processes.is_main:
-                weights_only = {**t.state(step), "optimizer": None, "scaler": None}
+                changed = {"optimizer": None, "scaler": None, "validation_is_due": False}
                 try:
-                    save(t, "best.pt", weights_only)
+                    save(t, "best.pt", t.state() | changed)
                 except WriteError as error:
-                    logger.warning(f"step {step}: {error}. Training continues with the former best")
+                    logger.warning(
+                        f"step {t.step}: {error}. Training continues with the former best"
+                    )
                     t.best = former
     # the files belong to best.pt, or without any best to the last validation
-    if t.processes.is_main and (t.best is None or t.best["step"] == step):
+    if t.processes.is_main and (t.best is None or t.best["step"] == t.step):
         with optional("the results of the validation"):
             validation.result.write(t.folder)
     if validation.draw is not None:
         with optional("val_predictions.jpg"):
             validation.draw(t.folder / "plots" / "val_predictions.jpg")
+    t.validation_is_due = False
     return True
 
 
-def save_checkpoint(
-    training: Training, step: int, *, validation_is_due: bool = False, is_last: bool = False
-) -> None:
+def save_checkpoint(training: Training, *, is_last: bool = False) -> None:
     """last.pt, by the main process, after a look at the weights by all.
 
     A disk that refuses it is a warning while steps are left, and is tried again at every line of
     the log; at the end, and where the run is asked to stop, it is an error.
     """
     t = training
-    check_weights(t.model, step)
+    check_weights(t.model, t.step)
     if not t.processes.is_main:
         return
-    is_final = step == t.total_steps and not validation_is_due
+    is_final = t.finalized and not t.validation_is_due
     write = partial(checkpoint.save_last, is_final=is_final)
     try:
-        save(t, "last.pt", t.state(step, validation_is_due=validation_is_due), write)
+        save(t, "last.pt", t.state(), write)
         t.is_unsaved = False
     except WriteError as error:
-        if is_last or step == t.total_steps:
+        if is_last or t.step == t.total_steps:
             raise
         t.is_unsaved = True
         logger.warning(
-            f"step {step}: {error}. Training continues, and saves again as soon as it can"
+            f"step {t.step}: {error}. Training continues, and saves again as soon as it can"
         )
 
 
@@ -272,13 +332,12 @@ def save(
     write(t.folder / name, state)
 
 
-def leave(training: Training, step: int, stop: StopRequest, *, validation_is_due: bool) -> None:
+def leave(training: Training, stop: StopRequest) -> None:
     """Save after a stop request and end the program with the signal's exit code."""
-    save_checkpoint(training, step, validation_is_due=validation_is_due, is_last=True)
-    name_problems(training)
+    save_checkpoint(training, is_last=True)
     distributed.barrier(training.processes)
     logger.info(
-        f"stopped by a signal after step {step} of {training.total_steps}, and saved; resume with: "
-        f"{train_command(training.config.task)} --resume --run-dir {training.folder}"
+        f"stopped by a signal after step {training.step} of {training.total_steps}, and saved; "
+        f"resume with: {resume_command(training)}"
     )
     raise Stopped(stop.exit_code)

@@ -1,7 +1,8 @@
 """What a validation of either task returns, in every process."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ class Validation:
     seconds: float
     draw: Callable[[Path], object] | None = None
     """Draws some images with their predictions into a file; in the main process alone."""
+    broken: dict[int, str] = field(default_factory=dict)
+    """Why images were left out of both, by their positions in the data set."""
+
+    @property
+    def best(self) -> tuple[str, float] | None:
+        """Name and value that best.pt is chosen by; None without a value."""
+        best = self.result.best
+        return best if best is not None and math.isfinite(best[1]) else None
 
     @property
     def loss(self) -> float | None:
@@ -38,6 +47,11 @@ class Validation:
     def text(self) -> str:
         """The same for a person."""
         return self.result.words + ("" if self.loss is None else f"; val loss {self.loss:.4f}")
+
+
+def joined(parts: Iterable[Mapping[int, str]]) -> dict[int, str]:
+    """The broken images of all processes, by position."""
+    return dict(sorted(item for part in parts for item in part.items()))
 
 
 def share(validation: Validation | None, processes: Processes) -> Validation:

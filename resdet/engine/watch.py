@@ -26,6 +26,7 @@ class _Row:
     step: int
     values: Tensor
     images: list[str]
+    num_readable: int
 
 
 class LossWatch:
@@ -50,13 +51,18 @@ class LossWatch:
     def full(self) -> bool:
         return len(self._rows) >= self.capacity
 
-    def add(self, step: int, values: dict[str, Tensor], images: Sequence[str]) -> None:
-        """The scalars of one finished step, counted from 1; names are the same in every step."""
+    def add(
+        self, step: int, values: dict[str, Tensor], images: Sequence[str], num_readable: int
+    ) -> None:
+        """The scalars of one finished step, counted from 1; names are the same in every step.
+
+        `num_readable` of the images could be read: numbers that are no losses are means over them.
+        """
         names = tuple(values)
         assert self._names in ((), names), f"losses changed: {self._names} to {names}"
         self._names = names
         row = torch.stack([value.detach().double() for value in values.values()])
-        self._rows.append(_Row(step, row, list(images)))
+        self._rows.append(_Row(step, row, list(images), num_readable))
 
     def read(self) -> dict[str, float]:
         """The newest step's numbers as a mean over the processes; forgets what was read.
@@ -68,7 +74,14 @@ class LossWatch:
         """
         assert self._rows, "nothing to read"
         local = torch.stack([row.values for row in self._rows]).cpu()
-        values = distributed.mean(local, self.processes)
+        weights = torch.tensor([float(row.num_readable) for row in self._rows]).double()
+        mean_weights = distributed.mean(weights, self.processes)
+        # 1 where all images could be read
+        factors = torch.where(mean_weights > 0, weights / mean_weights, 0.0)
+        others = [i for i, name in enumerate(self._names) if name.endswith("_percent")]
+        scaled = local.clone()
+        scaled[:, others] *= factors[:, None]
+        values = distributed.mean(scaled, self.processes)
         # A gradient norm may overflow under fp16, where the scaler skips that update.
         losses = [i for i, name in enumerate(self._names) if name.startswith("loss")]
         bad = (~values[:, losses].isfinite()).any(dim=1).nonzero()
@@ -77,10 +90,15 @@ class LossWatch:
         self._rows.clear()
         numbers = dict(zip(self._names, values[-1].tolist(), strict=True))
         if ERROR in numbers:
-            self.recent += values[:, self._names.index(ERROR)].tolist()
+            self.recent += values[mean_weights > 0, self._names.index(ERROR)].tolist()
             del self.recent[:-ERROR_STEPS]
-            numbers[ERROR] = sum(self.recent) / len(self.recent)
+            numbers[ERROR] = sum(self.recent) / max(1, len(self.recent))
         return numbers
+
+    def read_all(self) -> None:
+        """Read what has been added, if anything has."""
+        if self._rows:
+            self.read()
 
     def _fail(self, index: int, local: Tensor) -> None:
         row = self._rows[index]

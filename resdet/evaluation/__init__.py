@@ -6,6 +6,7 @@ from typing import Any
 from resdet.errors import NotRegistered, UserError
 from resdet.evaluation.result import EvalSettings as EvalSettings
 from resdet.evaluation.result import Evaluator as Evaluator
+from resdet.evaluation.result import LeavesOut as LeavesOut
 from resdet.evaluation.result import Result as Result
 
 

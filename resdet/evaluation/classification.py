@@ -133,6 +133,8 @@ class Scores:
     """K names."""
     broken: list[str] = field(default_factory=list)
     """Names of the images that could not be read."""
+    failure: str | None = None
+    """See `Result.failure`."""
     metric: str = "accuracy"
     """`eval.metric` of the run, computed beside the accuracy if it is another one."""
 

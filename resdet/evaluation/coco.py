@@ -182,6 +182,10 @@ class CocoEvaluator:
                 self.state.mask_areas.append(hotcoco.mask.area(rles))
                 self.state.codes.append("\n".join(rle["counts"] for rle in rles))
 
+    def leave_out(self, image_ids: Sequence[int | str]) -> None:
+        """See `LeavesOut`."""
+        self.truth = self.truth.without_objects([self._rows[image] for image in image_ids])
+
     def merge(self, state: _State) -> None:
         """Add what another process gathered on other images."""
         for own, other in zip(self.state, state, strict=True):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resdet.data.detection.table import AnnotationTable
-from resdet.errors import UserError
 from resdet.evaluation.imagenet_files import GUESSES, read_loc_blacklist
 from resdet.evaluation.inclusive import (
     Bools,
@@ -102,7 +101,15 @@ def evaluate_loc(
     judged = localize(truth, guesses, blacklisted)
     counted = judged.labels >= 0
     if not counted.any():
-        raise UserError(f"{truth.source}: no image has an object, so there is nothing to localize")
+        note = f"{truth.source}: no image has an object, so there is nothing to localize"
+        return Result(
+            {"num_images": 0},
+            None,
+            "no image with an object",
+            notes=[note],
+            truth=truth,
+            detections=guesses,
+        )
     error, class_error = 100 * judged.error(), 100 * judged.class_error()
     summary: dict[str, Any] = {
         "loc_percent": 100 - error,

@@ -63,6 +63,10 @@ class PixelEvaluator:
             # as in result files
             self.state.boxes.append(detections.boxes.cpu().double().numpy()[keep].round(3))
 
+    def leave_out(self, image_ids: Sequence[int | str]) -> None:
+        """See `LeavesOut`."""
+        self.truth = self.truth.without_objects([self._rows[image] for image in image_ids])
+
     def merge(self, state: PixelState) -> None:
         """Add what another process gathered on other images."""
         for own, other in zip(self.state, state, strict=True):

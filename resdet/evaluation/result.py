@@ -8,15 +8,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 from numpy.typing import NDArray
 
 from resdet.data.detection.table import AnnotationTable
+from resdet.errors import first_few
 from resdet.files.writing import make_folder, write_csv, write_json, write_text
 from resdet.viz.tables import print_table
 
 logger = logging.getLogger("resdet")
+
+NAMED = 8
+"""Images that a note names."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,16 @@ class EvalSettings:
     """VOC: inclusive matches from an overlap of .5, exclusive above .5."""
     blacklist: str | None = None
     """ImageNet: the file of what is not evaluated."""
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """An evaluator that can do without images of its ground truth; ours of detectors can."""
+
+    def leave_out(self, image_ids: Sequence[int | str]) -> None:
+        """Forget the objects of images that could not be read: they are neither found nor
+        missed."""
+        ...
 
 
 class Evaluator(Protocol):
@@ -89,9 +103,24 @@ class Result:
     detections.json."""
     truth: AnnotationTable | None = None
     """The ground truth of a detector's metric."""
+    failure: str | None = None
+    """Why the numbers don't count, such as too many broken images: commands write them, then fail
+    with this message."""
     detections: Any = None
     """All that was evaluated, for submissions: a DetectionTable of COCO's metrics, PixelDetections
     of VOC's and ImageNet's."""
+
+    def without(self, problems: Sequence[str]) -> Result:
+        """Count and name images that were left out because they could not be read; returns
+        itself."""
+        if problems:
+            what = f"{len(problems)} image(s) could not be read"
+            self.words += f"; {what}"
+            self.notes.append(f"{what} and are left out: {first_few(problems, NAMED)}")
+            groups = [each for each in self.summary.values() if isinstance(each, dict)]
+            for numbers in groups or [self.summary]:
+                numbers["num_broken"] = len(problems)
+        return self
 
     def log_notes(self) -> Result:
         """The notes as warnings; returns itself."""

@@ -59,9 +59,9 @@ def class_guesses(
     *,
     batch_size: int,
     workers: int,
-) -> Tensor:
+) -> tuple[Tensor, dict[int, str]]:
     """(N, 5) int64: the best classes of each image, as positions in `class_names`, best first; of
-    fewer classes all.
+    fewer classes all. And why images could not be read, by position: their classes mean nothing.
 
     Of several classifiers the mean softmax decides, of equal scores the first class. `views` are
     those of each classifier, `class_names` those of the localizers. Raises UserError where a class
@@ -82,19 +82,25 @@ def class_guesses(
             f"localizer: {first_few(absent, 4)}; both need the same class names"
         )
     of_localizer = torch.tensor([known[name] for name in names])
+    broken: dict[int, str] = {}
     every = [
-        _logits(classifier, cut, data, batch_size, workers)
+        _logits(classifier, cut, data, batch_size, workers, broken)
         for classifier, cut in zip(classifiers, views, strict=True)
     ]
     logits = every[0] if len(every) == 1 else log_mean_softmax(torch.stack(every))
     order = logits.argsort(dim=1, descending=True, stable=True)
-    return of_localizer[order[:, :GUESSES]]
+    return of_localizer[order[:, :GUESSES]], broken
 
 
 def _logits(
-    classifier: Classifier, views: Views, data: DetectionDataset, batch_size: int, workers: int
+    classifier: Classifier,
+    views: Views,
+    data: DetectionDataset,
+    batch_size: int,
+    workers: int,
+    broken: dict[int, str],
 ) -> Tensor:
-    """(N, K) of one classifier; see `score_images`."""
+    """(N, K) of one classifier; see `score_images`. `broken` gets the images that can't be read."""
     images = WholeImages(data)
     logits = torch.zeros(len(images), classifier.num_classes)
     spoken = time.perf_counter()
@@ -102,8 +108,9 @@ def _logits(
         scored = score_images(classifier, images, views, batch_size=batch_size, workers=workers)
         for done, (index, outcome) in enumerate(scored, 1):
             if isinstance(outcome, DataError):
-                raise outcome
-            logits[index] = outcome
+                broken[index] = str(outcome)
+            else:
+                logits[index] = outcome
             if time.perf_counter() - spoken > PROGRESS_S:
                 spoken = time.perf_counter()
                 logger.info("classified %d of %d images", done, len(images))

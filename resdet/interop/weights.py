@@ -4,6 +4,7 @@ No code in a file is run: pickles are read as tensors, arrays, numbers, strings 
 """
 
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,6 +16,8 @@ from resdet.files import checkpoint
 from resdet.files.tensor_files import read_tensor_file
 from resdet.interop.files import flat_state, named_tensors, read_state
 from resdet.interop.loaded import LoadedWeights
+
+logger = logging.getLogger("resdet")
 
 BACKBONE_PREFIX = "backbone."
 HEAD_PREFIX = "head."
@@ -61,6 +64,8 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
         path = origin.fetch(name)
         return origin.imported(flat_state(read_tensor_file(path), path), name, spec)
     path = checkpoint_path(spec)
+    if path.name == "last.pt" and path.parent == Path(spec).expanduser():
+        logger.info(f"{spec}: no validation gave a best.pt, so last.pt is used")
     values = read_tensor_file(path)
     if checkpoint.is_checkpoint(values):
         if source is not None:

@@ -114,10 +114,11 @@ class RegionClassifier(Predictor[Detections]):
 
     def forward(self, batch: RegionBatch) -> dict[str, Tensor]:
         """Named scalar losses, to be summed: loss_cls, a binary cross-entropy of each crop's own
-        class, and loss_box of the positives; both are divided by all crops."""
+        class, and loss_box of the positives; both are divided by all valid crops."""
         logits, deltas = self.heads(batch.crops, batch.labels)
         wanted = batch.positive.to(logits.dtype)
-        cls = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        cls = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        cls = torch.where(batch.valid, cls, cls.new_zeros(())).sum()
         box = box_loss_sum(
             deltas,
             batch.frames,
@@ -127,7 +128,7 @@ class RegionClassifier(Predictor[Detections]):
             loss=self.box_loss,
             smooth_l1_beta=self.smooth_l1_beta,
         )
-        count = torch.tensor(len(logits), device=logits.device)
+        count = batch.valid.sum()
         return {
             "loss_cls": mean_over_processes(cls, count),
             "loss_box": mean_over_processes(box, count) * self.box_loss_weight,

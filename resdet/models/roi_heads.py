@@ -124,7 +124,7 @@ class RoIHeads(nn.Module):
         RPN is still poor (Detectron's `add_gt_as_proposals`).
         """
         boxes = torch.cat([proposals.boxes, targets.boxes.to(proposals.boxes.dtype)], dim=1)
-        usable = torch.cat([proposals.valid, targets.valid], dim=1)
+        usable = torch.cat([proposals.valid, targets.valid], dim=1) & targets.readable[:, None]
         matches, labels = self._match(boxes, usable, targets, self.foreground_ious[0])
         order = random_order(
             targets.image_keys, labels.shape[1], seed=seed, step=step, stream=STREAM

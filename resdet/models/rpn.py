@@ -74,6 +74,8 @@ def sample_anchors(
         foreground_iou=foreground_iou,
         best_of_each_object=True,
     )
+    # the background of an image that could not be read is no background
+    labels = labels.masked_fill_(~targets.readable[:, None], -1)
     order = random_order(targets.image_keys, labels.shape[1], seed=seed, step=step, stream=STREAM)
     positions, positive, valid = sample_slots(
         labels, order, num_samples=num_samples, positive_fraction=positive_fraction
@@ -160,7 +162,11 @@ class RPN(nn.Module):
         if targets is not None:
             samples = self.sample(torch.cat(anchors), targets, seed=seed, step=step)
             losses = self.losses(
-                torch.cat(logits, dim=1), torch.cat(deltas, dim=1), torch.cat(anchors), samples
+                torch.cat(logits, dim=1),
+                torch.cat(deltas, dim=1),
+                torch.cat(anchors),
+                samples,
+                num_images=targets.readable.sum(),
             )
         with torch.no_grad():
             proposals = self.select(logits, deltas, anchors, sizes)
@@ -206,9 +212,16 @@ class RPN(nn.Module):
         )
 
     def losses(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, samples: AnchorSamples
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        samples: AnchorSamples,
+        *,
+        num_images: Tensor,
     ) -> dict[str, Tensor]:
-        """Scalars from logits (B, N), deltas (B, N, 4) and anchors (N, 4).
+        """Scalars from logits (B, N), deltas (B, N, 4) and anchors (N, 4); `num_images` () are
+        those that could be read.
 
         Both are sums divided by `num_samples` × images, as Detectron2 normalises them, or by the
         anchors that were really sampled, as torchvision does.
@@ -228,7 +241,7 @@ class RPN(nn.Module):
             loss=self.box_loss,
             smooth_l1_beta=self.smooth_l1_beta,
         )
-        count = torch.full((), float(self.num_samples * len(logits)), device=cls.device)
+        count = self.num_samples * num_images
         if self.loss_normalizer == "sampled":
             count = samples.valid.sum()
         return {

@@ -121,24 +121,28 @@ def test_evaluation_sees_every_image_once(nuclei_data: DetectionDataset, workers
     seen: list[int] = []
     for rank in range(3):
         for batch in eval_loader(
-            nuclei_data, batch_size=4, rank=rank, world_size=3, workers=workers
+            nuclei_data, batch_size=4, rank=rank, world_size=3, workers=workers, broken={}
         ):
             seen += batch.indices
     assert sorted(seen) == list(range(len(nuclei_data)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_file_surfaces_as_a_clear_error(
+def test_a_bad_file_is_left_out_with_a_clear_reason(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "HEADERS_AT_START", 0)
     source = write_coco(tmp_path, [annotation()])
     (Path(source[0]) / "1.png").write_bytes(b"broken")
-    with pytest.raises(DataError) as caught:
-        list(eval_loader(dataset(*source), workers=workers))
-    message = str(caught.value)
-    assert "1.png: not an image" in message
-    assert "Traceback" not in message and "worker" not in message
+    data = dataset(*source)
+    broken: dict[int, str] = {}
+    assert list(eval_loader(data, workers=workers, broken=broken)) == []
+    assert list(broken) == [0]
+    plan = TrainPlan(1, 1, seed=0)
+    [[batch]] = train_loader(data, plan, start_step=0, end_step=1, workers=workers)
+    assert batch.problems == [(0, broken[0])]
+    assert "1.png: not an image" in broken[0]
+    assert "Traceback" not in broken[0] and "worker" not in broken[0]
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (8, 4), (3, 8), (1, 1), (103, 16)])
@@ -192,7 +196,7 @@ def test_a_tall_image_keeps_its_size_in_the_batch(tmp_path: Path) -> None:
     source = write_coco(tmp_path, [], images=[])
     Image.fromarray(np.zeros((90, 30), np.uint8)).save(Path(source[0]) / "1.png")
     source = write_coco(tmp_path, [annotation()], images=images)
-    [batch] = eval_loader(dataset(*source))
+    [batch] = eval_loader(dataset(*source), broken={})
     assert batch.images.sizes.tolist() == [[120, 40]]
     assert batch.images.images.shape == (1, 3, 128, 64)
     assert batch.original_sizes == [(90, 30)]
@@ -237,7 +241,10 @@ def test_any_data_set_can_be_loaded(nuclei_data: DetectionDataset) -> None:
         def __getitem__(self, key: tuple[int, int]) -> int:
             return key[1] ** 2
 
-    assert list(eval_loader(Squares(), batch_size=2, collate=sum)) == [1, 13, 16]
+        def unreadable(self, key: tuple[int, int], problem: str) -> int:
+            raise NotImplementedError
+
+    assert list(eval_loader(Squares(), batch_size=2, collate=sum, broken={})) == [1, 13, 16]
     steps = train_loader(
         Squares(), TrainPlan(5, 5, seed=0), start_step=0, end_step=1, workers=1, collate=sorted
     )

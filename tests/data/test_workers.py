@@ -50,7 +50,7 @@ def until_it_fails(batches: Any) -> tuple[list[int], str]:
 
 
 def load(act: Any, count: int = 2) -> Any:
-    return eval_loader(Acting(act), workers=count, collate=list)
+    return eval_loader(Acting(act), workers=count, collate=list, broken={})
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_small_shared_memory(mib: float, words: str) -> None:
             pipe.send(None)
             return
         try:
-            pipe.send(str(len(list(eval_loader(Large(), workers=2, collate=list)))))
+            pipe.send(str(len(list(eval_loader(Large(), workers=2, collate=list, broken={})))))
         except LoaderError as error:
             pipe.send(str(error))
 
@@ -172,7 +172,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "__spec__", None)
         patch.setattr(main, "__file__", str(script), raising=False)
-        _, text = until_it_fails(eval_loader(Acting(), workers=1, collate=list))
+        _, text = until_it_fails(eval_loader(Acting(), workers=1, collate=list, broken={}))
     assert 'put the call below a line `if __name__ == "__main__":`' in text
 
 

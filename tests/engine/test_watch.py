@@ -15,17 +15,17 @@ def values(cls: float, box: float, **more: float) -> dict:
 
 def test_the_newest_numbers_are_read():
     watch = LossWatch(ALONE)
-    watch.add(1, values(1.0, 2.0), ["a.jpg (id 1)"])
-    watch.add(2, values(0.5, 0.25), ["b.jpg (id 2)"])
+    watch.add(1, values(1.0, 2.0), ["a.jpg (id 1)"], 1)
+    watch.add(2, values(0.5, 0.25), ["b.jpg (id 2)"], 1)
     assert watch.read() == {"loss": 0.75, "loss_cls": 0.5, "loss_box": 0.25}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_the_first_bad_step_is_named_with_losses_and_images(bad):
     watch = LossWatch(ALONE)
-    watch.add(7, values(1.0, 2.0), ["a.jpg (id 1)"])
-    watch.add(8, values(1.0, bad), ["b.jpg (id 2)", "c.jpg (id 3)"])
-    watch.add(9, values(float("nan"), float("nan")), ["d.jpg (id 4)"])
+    watch.add(7, values(1.0, 2.0), ["a.jpg (id 1)"], 1)
+    watch.add(8, values(1.0, bad), ["b.jpg (id 2)", "c.jpg (id 3)"], 2)
+    watch.add(9, values(float("nan"), float("nan")), ["d.jpg (id 4)"], 1)
     with pytest.raises(NonFiniteError) as caught:
         watch.read()
     text = str(caught.value)
@@ -37,15 +37,15 @@ def test_the_first_bad_step_is_named_with_losses_and_images(bad):
 
 def test_an_overflowing_gradient_norm_alone_does_not_stop():
     watch = LossWatch(ALONE)
-    watch.add(1, values(1.0, 2.0, grad_norm=float("inf")), ["a.jpg (id 1)"])
+    watch.add(1, values(1.0, 2.0, grad_norm=float("inf")), ["a.jpg (id 1)"], 1)
     assert watch.read()["loss"] == 3
 
 
 def test_it_asks_to_be_read_before_it_grows():
     watch = LossWatch(ALONE, capacity=2)
-    watch.add(1, values(1.0, 2.0), ["a"])
+    watch.add(1, values(1.0, 2.0), ["a"], 1)
     assert not watch.full
-    watch.add(2, values(1.0, 2.0), ["a"])
+    watch.add(2, values(1.0, 2.0), ["a"], 1)
     assert watch.full
     watch.read()
     assert not watch.full

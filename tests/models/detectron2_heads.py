@@ -90,7 +90,7 @@ def make_targets(fixture: Fixture, case: str, images: int = 3) -> TargetBatch:
     rows = torch.zeros_like(labels)
     rows[valid] = torch.arange(int(valid.sum()))
     keys = torch.arange(images)
-    return TargetBatch(boxes, labels, valid, None, rows, keys, list(range(images)))
+    return TargetBatch(boxes, labels, valid, None, rows, keys, keys >= 0, list(range(images)))
 
 
 def make_proposals(fixture: Fixture, case: str) -> Proposals:

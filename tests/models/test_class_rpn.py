@@ -50,7 +50,7 @@ def make_targets() -> TargetBatch:
     valid = torch.tensor([[True, False], [True, True], [False, False], [True, False]])
     labels = torch.tensor([[2, 0], [4, 4], [0, 0], [1, 0]])
     keys = torch.arange(4) + 100
-    return TargetBatch(boxes, labels, valid, None, torch.zeros(4, 2).long(), keys)
+    return TargetBatch(boxes, labels, valid, None, torch.zeros(4, 2).long(), keys, keys >= 0)
 
 
 def iou(a: list[float], b: list[float]) -> float:

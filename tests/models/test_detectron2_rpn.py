@@ -56,7 +56,8 @@ def make_targets(fixture: Fixture, case: str) -> TargetBatch:
     for i, b in enumerate(boxes):
         padded[i, : len(b)], valid[i, : len(b)] = b, True
     zeros = torch.zeros(valid.shape, dtype=torch.int64)
-    return TargetBatch(padded, zeros, valid, None, zeros, torch.arange(3), [0, 1, 2])
+    keys = torch.arange(3)
+    return TargetBatch(padded, zeros, valid, None, zeros, keys, keys >= 0, [0, 1, 2])
 
 
 def given_samples(labels: np.ndarray, drawn: AnchorSamples, matched: Tensor) -> AnchorSamples:
@@ -105,7 +106,8 @@ def test_losses_and_gradients(fixture: Fixture, case: str) -> None:
         assert drawn.valid.sum(dim=1).tolist() == (labels >= 0).sum(axis=1).tolist()
         assert drawn.positive.sum(dim=1).tolist() == (labels == 1).sum(axis=1).tolist()
 
-    losses = rpn.losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors, samples)
+    outputs = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+    losses = rpn.losses(*outputs, anchors, samples, num_images=targets.readable.sum())
     assert losses["loss_rpn_cls"].item() == pytest.approx(
         float(fixture[f"{case}/loss/loss_rpn_cls"]), rel=1e-6
     )

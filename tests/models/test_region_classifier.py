@@ -60,8 +60,10 @@ def make_batch(count: int = 6) -> RegionBatch:
         torch.cat([moved, moved + size * 1.2], 1),
         torch.tensor([True, False, True, True, False, False][:count]),
         torch.tensor([0, 2, 1, 1, 0, 2][:count]),
+        torch.ones(count, dtype=torch.bool),
         list(range(count)),
         [f"{i}.jpg" for i in range(count)],
+        [],
     )
 
 

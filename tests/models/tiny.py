@@ -85,5 +85,12 @@ def pad_targets(images, boxes, masks, keys) -> tuple[ImageBatch, TargetBatch]:
         torch.stack(images), torch.tensor([[i.shape[1], i.shape[2]] for i in images])
     )
     return batch, TargetBatch(
-        padded, labels, valid, stacked, rows, torch.tensor(keys), [int(k) for k in keys]
+        padded,
+        labels,
+        valid,
+        stacked,
+        rows,
+        torch.tensor(keys),
+        torch.ones(len(keys), dtype=torch.bool),
+        [int(k) for k in keys],
     )

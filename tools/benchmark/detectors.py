@@ -224,7 +224,7 @@ def _batch(scene: dict[str, Any]) -> Batch:
     masks = _ellipses(MASK_SIZE).expand(count * objects, -1, -1).contiguous()
     valid = torch.ones(count, objects, dtype=torch.bool)
     keys = torch.arange(count)
-    targets = TargetBatch(boxes, labels, valid, masks, rows, keys, list(range(count)))
+    targets = TargetBatch(boxes, labels, valid, masks, rows, keys, keys >= 0, list(range(count)))
     numbers = list(range(count))
     return Batch(ImageBatch(images, sizes), targets, sizes.tolist(), [""] * count, numbers)
 

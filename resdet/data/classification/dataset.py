@@ -63,7 +63,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
     """Labelled images.
 
     An image that can't be read is reported and never replaced: at the start it is left out as a
-    finding, later its sample contains the problem.
+    finding, later its place in a batch has no weight.
 
     Args:
         source: where they are stored.
@@ -197,17 +197,23 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         return self.encoded(index).pixels()
 
     def __getitem__(self, key: tuple[int, int]) -> ClassificationSample:
-        """The sample of (epoch, index); its randomness depends on seed, epoch and index alone."""
+        """The sample of (epoch, index); its randomness depends on seed, epoch and index alone.
+
+        Raises:
+            DataError: the image can't be read.
+        """
         epoch, index = key
-        name = self.name(index)
         seed = np.random.SeedSequence((self.seed, epoch, index))
-        try:
-            image = self.transform(self.encoded(index), epoch=epoch, seed=seed)
-        except DataError as error:
-            side = self.transform.side(epoch)
-            zeros = torch.zeros((3, side, side), dtype=torch.uint8)
-            return ClassificationSample(zeros, BROKEN, index, name, str(error), epoch)
-        return ClassificationSample(image, int(self.labels[index]), index, name, None, epoch)
+        image = self.transform(self.encoded(index), epoch=epoch, seed=seed)
+        label = int(self.labels[index])
+        return ClassificationSample(image, label, index, self.name(index), None, epoch)
+
+    def unreadable(self, key: tuple[int, int], problem: str) -> ClassificationSample:
+        """The sample that keeps the place of an image that can't be read: a black one."""
+        epoch, index = key
+        side = self.transform.side(epoch)
+        black = torch.zeros((3, side, side), dtype=torch.uint8)
+        return ClassificationSample(black, BROKEN, index, self.name(index), problem, epoch)
 
     def fingerprint(self) -> Fingerprint:
         """Of names, labels and file sizes; it does not read pixels."""

@@ -85,8 +85,8 @@ class ClassificationBatch:
     """B keys, (epoch, index) each; see `resdet.data.loader.Key`."""
     paths: list[str]
     """B names of files."""
-    problems: list[str]
-    """Why images can't be read; empty if all can."""
+    problems: list[tuple[int, str]]
+    """(position in the data set, reason) of each image that can't be read."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,5 +111,5 @@ def collate_classification(samples: Sequence[ClassificationSample]) -> Classific
         torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         [(sample.epoch, sample.index) for sample in samples],
         [sample.path for sample in samples],
-        [sample.problem for sample in samples if sample.problem is not None],
+        [(s.index, s.problem) for s in samples if s.problem is not None],
     )

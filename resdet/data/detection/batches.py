@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -19,6 +19,9 @@ from resdet.structures import (
     moved,
 )
 
+BLANK_SIDE = 64
+"""Pixels of a batch without any image that can be read: every network takes it."""
+
 
 @dataclass
 class Batch:
@@ -31,6 +34,8 @@ class Batch:
     paths: list[str]
     indices: list[int]
     """Positions in the data set."""
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    """(position in the data set, reason) of each image that can't be read."""
 
     @property
     def image_names(self) -> list[str]:
@@ -58,6 +63,10 @@ def name_images(paths: Sequence[str], image_ids: Sequence[int | str]) -> list[st
 def collate(samples: Sequence[Sample], multiple: int = PAD_MULTIPLE) -> Batch:
     """One batch of samples; see `TargetBatch` for how objects are padded, `collate_images` for
     `multiple`."""
+    images = [sample.image for sample in samples]
+    problems = [(s.target.image_key, s.problem) for s in samples if s.problem is not None]
+    if len(problems) == len(samples):
+        images = [images[0].new_zeros((3, BLANK_SIDE, BLANK_SIDE))] * len(samples)
     targets = [sample.target for sample in samples]
     counts = [len(target.labels) for target in targets]
     starts = [0, *accumulate(counts)]
@@ -74,15 +83,17 @@ def collate(samples: Sequence[Sample], multiple: int = PAD_MULTIPLE) -> Batch:
         masks,
         mask_rows if masks is not None else torch.zeros_like(mask_rows),
         torch.tensor([target.image_key for target in targets], dtype=torch.int64),
+        torch.tensor([sample.problem is None for sample in samples]),
         [target.image_id for target in targets],
         {name: _padded([target.extra[name] for target in targets]) for name in targets[0].extra},
     )
     return Batch(
-        collate_images([sample.image for sample in samples], multiple),
+        collate_images(images, multiple),
         batch,
         [sample.original_size for sample in samples],
         [sample.path for sample in samples],
         [target.image_key for target in targets],
+        problems,
     )
 
 

@@ -51,6 +51,8 @@ class Sample:
     original_size: tuple[int, int]
     """(height, width) of the file, in pixels."""
     path: str
+    problem: str | None = None
+    """Why the image can't be read, with its file; None if it can."""
 
 
 class DetectionDataset(torch.utils.data.Dataset[Sample]):
@@ -212,6 +214,22 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         )
         pixels = to_planes(result.image)
         return Sample(pixels, target, (image.shape[0], image.shape[1]), str(self.path(index)))
+
+    def unreadable(self, key: tuple[int, int], problem: str) -> Sample:
+        """The sample that keeps the place of an image that can't be read: one black pixel without
+        objects, which enlarges no batch."""
+        index, none, size = key[1], self.rows[:0], self.mask_size
+        extras = {name: _tensor(values[none]) for name, values in self.table.extras.items()}
+        target = Target(
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            masks=None if size is None else torch.zeros((0, size, size), dtype=torch.uint8),
+            image_key=index,
+            image_id=self.table.image_ids[int(self.images[index])],
+            extra=extras,
+        )
+        black = torch.zeros((3, 1, 1), dtype=torch.uint8)
+        return Sample(black, target, (1, 1), str(self.path(index)), problem)
 
     def _objects(self, index: int) -> Objects:
         """The targets of an image as they are annotated, boxes clipped."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from resdet.data.detection.outlines import Affine, Outlines, rasterise, rle_outlines
-from resdet.errors import did_you_mean
+from resdet.errors import UserError, did_you_mean
 from resdet.files.findings import DataError
 
 if TYPE_CHECKING:
@@ -113,14 +113,14 @@ class Pipeline:
         try:
             result: dict[str, Any] = self.compose(**data)
         except self._failures as error:
-            raise DataError(
+            raise UserError(
                 f"{KEY}: {self.names} failed on an image of {width}×{height} pixels: {error}"
             ) from error
         image = result["image"]
         shape = getattr(image, "shape", None)
         dtype = getattr(image, "dtype", None)
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
-            raise DataError(
+            raise UserError(
                 f"{KEY}: {self.names} made an array of shape {shape} and type {dtype}; (H, W, 3) "
                 "uint8 is needed, so leave out what normalises or makes tensors or gray"
             )

@@ -146,6 +146,10 @@ class AnnotationTable:
             **{key: getattr(self, key)[rows] for key in OBJECT_FIELDS},
         )
 
+    def without_objects(self, images: Sequence[int]) -> AnnotationTable:
+        """All images, and the objects of those that are not among the rows `images`."""
+        return self.select(np.flatnonzero(~np.isin(self.image_of, images)))
+
     def select_images(self, keep: NDArray[np.bool_]) -> AnnotationTable:
         """The images where `keep` (N,) is true, and their objects."""
         if keep.all():

@@ -129,6 +129,8 @@ class RegionSample:
     path: str
     index: int
     """Position in the data set."""
+    problem: str | None = None
+    """Why the image can't be read, with its file; None if it can."""
 
 
 @dataclass
@@ -145,9 +147,13 @@ class RegionBatch:
     """(R,) bool."""
     labels: Tensor
     """(R,) int64, 0..K-1: the class of each proposal."""
+    valid: Tensor
+    """(R,) bool, False for crops of an image that can't be read: they have no weight."""
     image_ids: list[int | str]
     """B ids, one per image."""
     paths: list[str]
+    problems: list[tuple[int, str]]
+    """(position in the data set, reason) of each image that can't be read."""
 
     @property
     def image_names(self) -> list[str]:
@@ -170,14 +176,17 @@ class RegionBatch:
 def collate_regions(samples: Sequence[RegionSample]) -> RegionBatch:
     """One batch of samples, in their order."""
     labels = [torch.full((len(sample.frames),), sample.label) for sample in samples]
+    valid = [torch.full((len(sample.frames),), sample.problem is None) for sample in samples]
     return RegionBatch(
         torch.cat([sample.crops for sample in samples]),
         torch.cat([sample.frames for sample in samples]),
         torch.cat([sample.gt_boxes for sample in samples]),
         torch.cat([sample.positive for sample in samples]),
         torch.cat(labels),
+        torch.cat(valid),
         [sample.image_id for sample in samples],
         [sample.path for sample in samples],
+        [(s.index, s.problem) for s in samples if s.problem is not None],
     )
 
 
@@ -274,6 +283,24 @@ class RegionDataset(torch.utils.data.Dataset[RegionSample]):
             self.images.table.image_ids[int(self.images.images[index])],
             str(path),
             index,
+        )
+
+    def unreadable(self, key: tuple[int, int], problem: str) -> RegionSample:
+        """The sample that keeps the place of an image that can't be read: black crops, none of
+        them positive."""
+        _, index = key
+        count = self.rois_per_image
+        frames = torch.tensor([[0.0, 0.0, self.side, self.side]]).repeat(count, 1)
+        return RegionSample(
+            torch.zeros((count, 3, self.side, self.side), dtype=torch.uint8),
+            frames,
+            frames.clone(),
+            torch.zeros(count, dtype=torch.bool),
+            int(self.labels[index]),
+            self.images.table.image_ids[int(self.images.images[index])],
+            str(self.images.path(index)),
+            index,
+            problem,
         )
 
     def _measured(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,12 @@ def test_evaluation_sees_every_image_once(shared_data: Path) -> None:
     seen = []
     for rank in (0, 1):
         loader = eval_loader(
-            data, batch_size=32, rank=rank, world_size=2, collate=collate_classification
+            data,
+            batch_size=32,
+            rank=rank,
+            world_size=2,
+            collate=collate_classification,
+            broken={},
         )
         for batch in loader:
             assert batch.images.shape[1:] == (3, 32, 32)
@@ -158,13 +164,22 @@ def test_an_image_found_broken_later_is_named_and_does_not_stop_the_run(
     data = open_images(with_broken(tmp_path), transform=TEST)
     (tmp_path / "a" / "2.jpg").unlink()
     assert len(data) == 5 and data.findings == []
-    [batch] = eval_loader(data, batch_size=5, workers=workers, collate=collate_classification)
-    assert batch.labels.tolist() == [0, -1, -1, -1, 1]
-    assert len(batch.problems) == 3
-    for name, problem in zip(("a/1.jpg", "a/2.jpg", "b/0.jpg"), batch.problems, strict=True):
+    broken: dict[int, str] = {}
+    options: dict[str, Any] = {"workers": workers, "collate": collate_classification}
+    [batch] = eval_loader(data, batch_size=5, broken=broken, **options)
+    assert batch.labels.tolist() == [0, 1] and batch.problems == []
+    assert list(broken) == [1, 2, 3]
+    for name, problem in zip(("a/1.jpg", "a/2.jpg", "b/0.jpg"), broken.values(), strict=True):
         assert problem.startswith(f"{tmp_path / name}: ")
-    assert "no such image file" in batch.problems[1] and "damaged" in batch.problems[2]
-    assert batch.images[1:4].sum() == 0 and (batch.images[0] > 0).any()
+    assert "no such image file" in broken[2] and "damaged" in broken[3]
+
+    plan = TrainPlan(5, 5, seed=0)
+    [[batch]] = train_loader(data, plan, start_step=0, end_step=1, **options)
+    order = [index for _, index in batch.keys]
+    assert batch.labels.tolist() == [[0, -1, -1, -1, 1][index] for index in order]
+    assert sorted(batch.problems) == list(broken.items())
+    for index, image in zip(order, batch.images, strict=True):
+        assert bool((image > 0).any()) == (index not in broken)
     with pytest.raises(DataError, match=r"a/1\.jpg"):
         data.read(1)
 

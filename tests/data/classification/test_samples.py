@@ -32,5 +32,5 @@ def test_a_broken_image_travels_with_its_problem() -> None:
     )
     batch = collate_classification([sample(1), broken]).to(torch.device("cpu"))
     assert batch.labels.tolist() == [1, -1]
-    assert batch.problems == ["7.jpg: cut short"]
+    assert [problem for _, problem in batch.problems] == ["7.jpg: cut short"]
     assert batch.paths == ["1.jpg", "7.jpg"]

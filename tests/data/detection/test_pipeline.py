@@ -12,6 +12,7 @@ import torch
 
 from resdet.data.detection.dataset import read_dataset
 from resdet.data.detection.pipeline import Pipeline
+from resdet.errors import UserError
 from resdet.files.findings import DataError
 from tests.data.make import annotation, dataset, train_transform, write_coco
 
@@ -46,9 +47,9 @@ def test_mistakes_are_named_when_built(entry: dict[str, Any], message: str) -> N
 
 
 def test_what_makes_no_image_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"Normalize made an array .*float32.*uint8 is needed"):
+    with pytest.raises(UserError, match=r"Normalize made an array .*float32.*uint8 is needed"):
         Pipeline([{"name": "Normalize"}])(noise(), NO_BOXES, None, 0)
-    with pytest.raises(DataError, match="RandomCrop failed on an image of 80×60 pixels"):
+    with pytest.raises(UserError, match="RandomCrop failed on an image of 80×60 pixels"):
         crop = {"name": "RandomCrop", "height": 500, "width": 500}
         Pipeline([crop])(noise(), NO_BOXES, None, 0)
 
