@@ -20,7 +20,7 @@ from resdet.evaluation.classification import ClassificationEvaluator, Scores
 from resdet.factory import build_classification_val_data, load_classifier
 from resdet.factory.imports import naming_imports
 from resdet.files.findings import DataError
-from resdet.files.writing import WriteError, make_folder, write_json
+from resdet.files.writing import WriteError, check_folder, make_folder, write_json
 from resdet.inference.test_time import Images, score_images
 from resdet.inference.test_time import ensemble as mean_of
 from resdet.interop.weights import check_spec, checkpoint_path, is_published
@@ -138,7 +138,7 @@ def evaluate_classifier(
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
     if folder is not None:
-        make_folder(folder)
+        check_folder(make_folder(folder))
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     model.to(hardware.choose_device(device, 0))

@@ -42,7 +42,7 @@ def eval_coco_command(
     file, published detector or ensemble>`. UserError where they clash.
     """
     of_run = {"key=value": overrides, "--device": device, "--precision": precision}
-    check_out(out)
+    check_out(out, run)
     check_sources(run, detections, annotations, of_run, {})
     if lvis and (max_dets is not None or backend is not None):
         raise UserError(

@@ -76,7 +76,7 @@ def eval_imagenet_command(
     """
     loc = loc or LocOptions()
     of_run = {"key=value": overrides, "--device": device, "--precision": precision, **loc.given()}
-    check_out(out)
+    check_out(out, run)
     check_sources(run, detections, annotations, of_run, {"--format": format})
     only_loc = {**loc.given(), "--ground-truth": ground_truth}
     for name in (name for name, given in only_loc.items() if given and task == "det"):

@@ -53,7 +53,7 @@ def eval_voc_command(
     writes the archive for VOC's server, too. Raises UserError for a wrong combination.
     """
     of_run = {"key=value": overrides, "--device": device, "--precision": precision}
-    check_out(out)
+    check_out(out, run)
     check_sources(run, detections, annotations, of_run, {"--format": format})
     if run is not None:
         changes = list(overrides)

@@ -15,6 +15,7 @@ from resdet.errors import UserError
 from resdet.evaluation import Result
 from resdet.files.findings import Finding, strict_error, summarize_findings
 from resdet.files.lock import held_by
+from resdet.files.writing import check_folder
 
 logger = logging.getLogger("resdet")
 
@@ -70,10 +71,13 @@ def folder_of(run: str | Path | Sequence[str | Path]) -> Path:
     return Path("runs") / ("eval_" + "+".join(plain))[:100]
 
 
-def check_out(out: str | Path | None) -> None:
-    """UserError for a file where the folder of the results should be, before they are computed."""
+def check_out(out: str | Path | None, run: str | Path | Sequence[str | Path] | None = None) -> None:
+    """UserError where the results can't be written, before they are computed: `out`, or the default
+    of a run, is a file or may not be written."""
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise UserError(f"--out {out}: is a file; give a folder, which is made if it is not there")
+    if out is not None or run is not None:
+        check_folder(out if out is not None else folder_of(run or ()))
 
 
 def check_sources(

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from resdet.errors import UserError
-from resdet.files.writing import make_folder
+from resdet.files.writing import check_folder, make_folder
 from resdet.hardware import choose_device
 from resdet.inference.combined import CombinedDetector
 from resdet.inference.image_ids import check_categories, find_ids, read_truth
@@ -91,7 +91,7 @@ def predict_command(
     model.precision = precision
     chosen = precision_of(model)
     log.info("%s: precision %s (%s)", run, chosen.name, chosen.reason)
-    make_folder(folder)
+    check_folder(make_folder(folder))
     done = predict_sources(
         model,
         sources.files,

@@ -1,6 +1,5 @@
 """The folder of a run: a new one, or one to resume from its last checkpoint."""
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from resdet.engine.distributed import Processes
 from resdet.engine.resume import alternative, load_state, unusable
 from resdet.errors import UserError
 from resdet.factory.network import KINDS, resolve_config
+from resdet.files import writing
 from resdet.files.checkpoint import PREVIOUS
 from resdet.files.lock import LOCK_FILE, FolderLock
-from resdet.files.writing import is_leftover, reason_of, remove_leftovers, write_text
+from resdet.files.writing import check_folder, is_leftover, remove_leftovers, write_text
 
 WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 """What a run alone writes into its folder; others may be writing the results of an evaluation."""
@@ -251,12 +251,4 @@ def stored_split(run: str | Path) -> Split | None:
 
 def make_folder(folder: Path) -> None:
     """UserError where `folder` cannot be made, or nothing can be written in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made the run folder: {reason_of(error)}; "
-            "give another one with --run-dir"
-        ) from error
+    check_folder(writing.make_folder(folder, "--run-dir"), "--run-dir")

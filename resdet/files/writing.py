@@ -10,6 +10,7 @@ import io
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -189,6 +190,19 @@ def make_folder(path: str | Path, option: str = "--out") -> Path:
         remedy = f"give another one with {option}"
         raise WriteError(path, error, remedy, "cannot be made a folder") from error
     return path
+
+
+def check_folder(path: str | Path, option: str = "--out") -> None:
+    """WriteError, before anything is computed, where no file can be written in the folder, or in
+    what exists of it; makes nothing."""
+    place = Path(path)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise WriteError(path, error, f"give another folder with {option}") from error
 
 
 def is_leftover(name: str, of: str = "") -> bool:

@@ -54,7 +54,7 @@ def test_a_run_is_not_overwritten(config, begun):
 def test_a_folder_that_cannot_be_made_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
     run = opened(config, [], run_dir=tmp_path / "file" / "run", resume=False)
-    with pytest.raises(UserError, match="cannot be made the run folder"):
+    with pytest.raises(UserError, match=r"cannot be made a folder: .*--run-dir"):
         prepare_folder(run)
 
 

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from resdet.errors import UserError
 from resdet.files.writing import (
     GrowingFile,
     WriteError,
+    check_folder,
     make_folder,
     open_atomic,
     remove_leftovers,
@@ -139,6 +141,33 @@ def test_remedies_follow_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match=r"file: cannot be made a folder: file exists; .* --out"):
         make_folder(tmp_path / "file")
+
+
+def test_a_folder_is_checked_before_anything_is_computed(tmp_path: Path) -> None:
+    check_folder(tmp_path / "is" / "made" / "later")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"file/runs: cannot be written: not a directory; .*--out"):
+        check_folder(tmp_path / "file" / "runs")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_a_folder_of_somebody_else_is_refused() -> None:
+    """By a process that is not root, which may write anywhere."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from resdet.files.writing import check_folder, write_text\n"
+        "from resdet.files.lock import FolderLock\n"
+        "os.setgid(65534); os.setuid(65534)\nrun = Path(sys.argv[1])\n"
+        "for refused in (lambda: check_folder(run), lambda: write_text(run / 'a', ''),\n"
+        "                lambda: check_folder(run / 'b' / 'c'), FolderLock(run).acquire):\n"
+        "    try:\n        refused()\n    except ValueError as error:\n        print(error)\n"
+    )
+    with tempfile.TemporaryDirectory() as run:  # tmp_path is in a folder of root alone
+        Path(run).chmod(0o755)
+        done = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and all("permission denied; give another" in line for line in lines)
 
 
 def test_errors_of_something_else_are_left_alone(tmp_path: Path) -> None:
