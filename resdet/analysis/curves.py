@@ -1,4 +1,4 @@
-"""Training and validation error of runs, finished or not, read from their log.jsonl."""
+"""Training and validation error of classifiers' runs, read from their log.jsonl."""
 
 import math
 import re
@@ -68,28 +68,27 @@ def read_curves(runs: Sequence[str]) -> list[Curve]:
 
 
 def read_curve(run: str, name: str) -> Curve:
-    """The errors in a run's log.jsonl; a truncated line is ignored.
+    """The errors in a classifier's log.jsonl; a truncated line is ignored.
 
-    Raises UserError for a folder without a log, and for a run that is not a classification.
+    Raises UserError for a folder without a log.
     """
-    path = _folder(run) / "log.jsonl"
-    try:
-        records = read_log(path)
-    except OSError as error:
-        raise UserError(
-            f"{run}: {path} cannot be read ({error.strerror}); give the folder of a run of "
-            "train-cls"
-        ) from None
+    records = read_run_log(run)
     train = [(r["step"], r.get("error_percent")) for r in records if "loss" in r]
     top1 = [(r["step"], r["eval"].get("top1_percent")) for r in records if "eval" in r]
     val = [(step, 100 - value if _is_number(value) else None) for step, value in top1]
-    if records and all(value is None for _, value in train + val):
+    network = network_of(run)
+    return Curve(name, network, family_of(network or name), points(train), points(val))
+
+
+def read_run_log(run: str) -> list[dict[str, Any]]:
+    """The lines of a run's log.jsonl; UserError without one."""
+    path = _folder(run) / "log.jsonl"
+    try:
+        return read_log(path)
+    except OSError as error:
         raise UserError(
-            f"{path} has neither error_percent nor top1_percent: --curves compares classification "
-            "runs; a detector's curves are in its plots/"
-        )
-    network = _network(path.with_name("config.yaml"))
-    return Curve(name, network, family_of(network or name), _points(train), _points(val))
+            f"{run}: {path} cannot be read ({error.strerror}); give the folder of a run"
+        ) from None
 
 
 def family_of(network: str) -> str:
@@ -108,14 +107,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _points(pairs: Sequence[tuple[int, Any]]) -> NDArray[np.float64]:
+def points(pairs: Sequence[tuple[int, Any]]) -> NDArray[np.float64]:
     """(N, 2): the pairs with a number, in the order of steps."""
     known = sorted((step, float(value)) for step, value in pairs if _is_number(value))
     return np.array(known, dtype=np.float64).reshape(-1, 2)
 
 
-def _network(path: Path) -> str:
+def network_of(run: str) -> str:
     """`model.backbone.name` of a run's config, whatever else is in it."""
+    path = _folder(run) / "config.yaml"
     try:
         values: Any = parse(path.read_text(encoding="utf-8"), path.name).values
     except (OSError, UnicodeDecodeError, ConfigError):

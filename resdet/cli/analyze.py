@@ -106,7 +106,8 @@ def _fill_figures(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         nargs="+",
         default=[],
-        help="training (dashed) and validation error (bold) of runs, finished or not, side by side",
+        help="training (dashed) and validation error (bold) of classifiers' runs, or training loss "
+        "and metrics of detectors', finished or not, side by side",
     )
     parser.add_argument(
         "--max-error",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resdet.analysis.counts import LayerRow
+from resdet.errors import UserError
 from resdet.files.writing import make_folder, write_csv, write_json
 from resdet.viz.tables import print_table
 
@@ -206,14 +207,36 @@ def _responses(
 
 def _curves(runs: Sequence[str], max_error: float | None, folder: Path) -> list[Path]:
     from resdet.analysis.curves import curve_records, curve_table, read_curves
+    from resdet.analysis.detector_curves import are_detectors
     from resdet.viz.analysis import plot_curves
 
+    if are_detectors(runs):
+        if max_error is not None:
+            raise UserError("--max-error: detectors have no error; leave it out")
+        return _detector_curves(runs, folder)
     curves = read_curves(runs)
     print_table("Errors", *curve_table(curves))
     make_folder(folder)
     return [
         write_csv(folder / "curves.csv", curve_records(curves)),
         plot_curves(curves, folder / "curves.png", max_error=max_error),
+    ]
+
+
+def _detector_curves(runs: Sequence[str], folder: Path) -> list[Path]:
+    from resdet.analysis.detector_curves import (
+        detector_records,
+        detector_table,
+        read_detector_curves,
+    )
+    from resdet.viz.detector_curves import plot_detector_curves
+
+    curves = read_detector_curves(runs)
+    print_table("Training loss and validation", *detector_table(curves))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        write_csv(folder / "curves.csv", detector_records(curves)),
+        plot_detector_curves(curves, folder / "curves.png"),
     ]
 
 
