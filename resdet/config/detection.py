@@ -177,7 +177,7 @@ class TrainConfig(Section):
     channels_last: bool = True
     """Memory layout of the convolutions."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU with a compiler."""
+    """torch.compile of backbone and FPN, or of a classifier; auto: on a GPU where it works."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of averaged weights, used in evaluation and prediction; null keeps none."""
     deterministic: bool = True
