@@ -14,16 +14,19 @@ from resdet.config.fields import (
     Ascending,
     BelowOne,
     Fraction,
+    Images,
     MaxBroken,
     NonNegative,
     NonNegativeFloat,
     PixelLimit,
+    Pixels,
     Positive,
     PositiveFloat,
     Range,
     Section,
     ThreeNumbers,
     ThreePositives,
+    Workers,
     check_plateau,
 )
 from resdet.config.model import BackboneConfig
@@ -67,15 +70,15 @@ class ClassificationAugmentConfig(Section):
     """random_resized: range of the area, relative to the image."""
     ratio: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), Range] = [0.75, 1.3333]
     """random_resized: range of width / height."""
-    short_edges: Annotated[list[Positive], Field(min_length=2, max_length=2), Range] = [256, 480]
+    short_edges: Annotated[list[Pixels], Field(min_length=2, max_length=2), Range] = [256, 480]
     """scale_jitter: range of the short side in pixels."""
-    pad: NonNegative = 4
+    pad: Annotated[int, Field(ge=0, le=1024)] = 4
     """pad: pixels of 0 (after the mean is subtracted) on each side."""
     flip_prob: Fraction = 0.5
     """Chance of a horizontal flip."""
     policy: Literal["none", "trivial", "rand"] = "none"
     """TrivialAugment (wide), or RandAugment with magnitudes that grow with strength."""
-    rand_ops: Positive = 2
+    rand_ops: Annotated[int, Field(gt=0, le=100)] = 2
     """rand: operations per image."""
     rand_magnitude: Annotated[float, Field(ge=0, le=10)] = 9
     """rand: strength, 0..10."""
@@ -110,22 +113,22 @@ class ClassificationDataConfig(Section):
     """CIFAR: download the archive if it is missing."""
     classes: list[str] | None = None
     """Class folders to keep, in label order; null keeps all, sorted by name."""
-    size: Positive = 224
+    size: Pixels = 224
     """Side of the training images in pixels."""
     progressive: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = []
     """Points [epoch, side]: the side grows linearly between them, in steps of 32 pixels; empty
     trains at `size` throughout."""
-    test_resize: Positive = 256
+    test_resize: Pixels = 256
     """Short side of a test image in pixels, before the centre crop."""
-    test_size: Positive = 224
+    test_size: Pixels = 224
     """Side of the centre crop in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of every resize, antialiased."""
-    repeated_augmentation: Positive = 1
+    repeated_augmentation: Annotated[int, Field(gt=0, le=1000)] = 1
     """Copies of each image in a step, augmented independently (Hoffer et al. 2020)."""
     max_pixels: PixelLimit = MAX_PIXELS
     """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
-    workers: NonNegative | None = None
+    workers: Workers | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
     max_broken: MaxBroken = 0.01
     augment: ClassificationAugmentConfig = ClassificationAugmentConfig()
@@ -158,7 +161,7 @@ class ClassificationLossConfig(Section):
 class ClassificationOptimConfig(OptimConfig):
     lr: PositiveFloat = 0.1
     """Learning rate at `reference_batch` images per update, scaled linearly to the batch."""
-    reference_batch: Positive = 256
+    reference_batch: Images = 256
     """The batch size that `lr` (and, with `train.epochs`, `milestones`) are given for."""
     norm_weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of norm layers' scale and shift."""
@@ -183,7 +186,7 @@ class ClassificationOptimConfig(OptimConfig):
 
 
 class ClassificationTrainConfig(TrainConfig):
-    batch_size: Positive = 256
+    batch_size: Images = 256
     """Images per update, over all processes and micro-batches."""
     precise_bn_images: NonNegative = 0
     """Images over which batch norm statistics are recomputed after the last update, for last.pt;
@@ -193,7 +196,7 @@ class ClassificationTrainConfig(TrainConfig):
 class ClassificationEvalConfig(Section):
     every: NonNegative | None = None
     """Steps between validations; null is once per epoch, 0 only at the end."""
-    batch_size: Positive = 128
+    batch_size: Images = 128
     """Images per forward pass, in each process."""
     metric: str = "accuracy"
     """accuracy, or a metric that a module in `imports` adds."""

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from resdet.config.detection import DetectionConfig
-from resdet.config.fields import Section
+from resdet.config.fields import MOST, Section
 from resdet.config.strict_yaml import dump
 from resdet.errors import UserError
 
@@ -167,6 +167,8 @@ def _limits(metadata: Sequence[Any]) -> dict[str, Any]:
 
 
 def _range(limits: dict[str, Any]) -> str:
+    if limits.get("le") == MOST:  # of interest only where it is passed
+        limits = {name: value for name, value in limits.items() if name != "le"}
     if "ge" in limits and "le" in limits:
         return f" from {limits['ge']} to {limits['le']}"
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}

@@ -9,16 +9,21 @@ from pydantic import Field, model_validator
 from resdet.config.fields import (
     Ascending,
     BelowOne,
+    Boxes,
     Fraction,
     HeldOutConfig,
+    Images,
     MaxBroken,
     NonNegative,
     NonNegativeFloat,
     PixelLimit,
+    Pixels,
     Positive,
     PositiveFloat,
     Range,
     Section,
+    Seed,
+    Workers,
     check_plateau,
     split_replaces_val,
 )
@@ -42,11 +47,11 @@ class SplitConfig(Section):
 class ResizeConfig(Section):
     mode: Literal["short_edge", "large_scale_jitter"] = "short_edge"
     """short_edge: Detectron2's multi-scale resize; large_scale_jitter: scale, then crop or pad."""
-    short_edges: Annotated[list[Positive], Field(min_length=1)] = [640, 672, 704, 736, 768, 800]
+    short_edges: Annotated[list[Pixels], Field(min_length=1)] = [640, 672, 704, 736, 768, 800]
     """short_edge: the short side in pixels, one drawn per image."""
-    max_size: Positive = 1333
+    max_size: Pixels = 1333
     """short_edge: upper limit of the long side in pixels."""
-    lsj_size: Positive = 1024
+    lsj_size: Pixels = 1024
     """large_scale_jitter: height and width of the output in pixels."""
     lsj_scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), Range] = [0.1, 2.0]
     """large_scale_jitter: range of the scale relative to `lsj_size`."""
@@ -58,16 +63,16 @@ class AugmentConfig(Section):
     """Chance of a horizontal flip."""
     vertical_flip_prob: Fraction = 0.0
     """Chance of a vertical flip."""
-    crop: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    crop: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None
     """Random crop [height, width] in pixels after the resize; smaller images are not cropped."""
     albumentations: list[dict[str, Any]] = []
     """Transforms in order, each {name: ColorJitter, p: 0.5, …}: class name and its arguments."""
 
 
 class TestResizeConfig(Section):
-    short_edge: Positive = 800
+    short_edge: Pixels = 800
     """Short side in pixels at test time."""
-    max_size: Positive = 1333
+    max_size: Pixels = 1333
     """Upper limit of the long side in pixels."""
     method: Literal["pillow", "float"] = "pillow"
     """pillow: antialiased on 8 bits (Detectron2); float: bilinear on floating numbers, without
@@ -95,13 +100,13 @@ class DataConfig(Section):
     """Train on objects marked as difficult too; metrics have their own rules for them."""
     extras: list[str] = []
     """Keys of further numbers per object in the annotation file, for branches of your own."""
-    mask_size: Annotated[int, Field(ge=28)] = 112
+    mask_size: Annotated[int, Field(ge=28, le=1024)] = 112
     """M: gt masks are rasterised at M×M inside their gt box."""
     aspect_grouping: bool = True
     """Batches of landscape or of portrait images, so that less is padded."""
     max_pixels: PixelLimit = MAX_PIXELS
     """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
-    workers: NonNegative | None = None
+    workers: Workers | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
     max_broken: MaxBroken = 0.01
     augment: AugmentConfig = AugmentConfig()
@@ -119,7 +124,7 @@ class OptimConfig(Section):
     name: Literal["sgd", "adamw", "lamb"] = "sgd"
     lr: PositiveFloat = 0.02
     """Learning rate at `reference_batch` images per update, scaled linearly to the batch."""
-    reference_batch: Positive = 16
+    reference_batch: Images = 16
     """The batch size that `lr` (and, with `train.epochs`, `milestones`) are given for."""
     momentum: Fraction = 0.9
     """sgd only."""
@@ -167,11 +172,11 @@ class TrainConfig(Section):
     """Passes over the training set; set this or `max_steps`."""
     max_steps: Positive | None = None
     """Optimizer updates; set this or `epochs`."""
-    batch_size: Positive = 16
+    batch_size: Images = 16
     """Images per update, over all processes and micro-batches."""
-    accumulate: Positive = 1
+    accumulate: Images = 1
     """Micro-batches per update; more of them save memory."""
-    seed: NonNegative = 0
+    seed: Seed = 0
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
     """auto: bf16 if the processor supports it, else fp32; fp64 is for parity checks."""
     channels_last: bool = True
@@ -211,9 +216,9 @@ class CheckpointConfig(Section):
 class EvalConfig(Section):
     every: NonNegative | None = None
     """Steps between validations; null is once per epoch, 0 only at the end."""
-    batch_size: Positive = 1
+    batch_size: Images = 1
     """Images per forward pass, in each process."""
-    max_dets: Annotated[list[Positive], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
+    max_dets: Annotated[list[Boxes], Field(min_length=3, max_length=3), Ascending] = [1, 10, 100]
     """Limits on detections per image, for AR1, AR10, and AR100 with AP."""
     metric: str = "coco"
     """coco, lvis (for LVIS annotation files), voc07, voc12, imagenet_det, imagenet_loc, or a metric

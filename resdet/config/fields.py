@@ -29,14 +29,31 @@ class Section(BaseModel):
 Ascending = AfterValidator(_ascending)
 Range = AfterValidator(_range)
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+MOST = 1_000_000_000
+"""Limit of all counts and numbers without another; no product of two overflows."""
+Positive = Annotated[int, Field(gt=0, le=MOST)]
+NonNegative = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Pixels = Annotated[int, Field(ge=8, le=16384)]
+"""A side of an image that a network sees."""
+Images = Annotated[int, Field(gt=0, le=262_144)]
+"""Of one update or forward pass, over all processes."""
+Channels = Annotated[int, Field(gt=0, le=16384)]
+Layers = Annotated[int, Field(ge=0, le=100)]
+Cells = Annotated[int, Field(gt=0, le=256)]
+"""Side of a pooled region."""
+Boxes = Annotated[int, Field(gt=0, le=1_000_000)]
+"""Of one image."""
+Workers = Annotated[int, Field(ge=0, le=1024)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-ThreeNumbers = Annotated[list[float], Field(min_length=3, max_length=3)]
-ThreePositives = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
+PositiveFloat = Annotated[float, Field(gt=0, le=MOST)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=MOST)]
+PixelValue = Annotated[float, Field(ge=-65535, le=65535)]
+ThreeNumbers = Annotated[list[PixelValue], Field(min_length=3, max_length=3)]
+ThreePositives = Annotated[
+    list[Annotated[float, Field(ge=1e-3, le=65535)]], Field(min_length=3, max_length=3)
+]
 PixelLimit = Annotated[int, Field(ge=1, le=2**34)]
 IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]
@@ -60,7 +77,7 @@ class HeldOutConfig(Section):
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images to hold out; each class keeps this share as far as possible."""
-    seed: NonNegative = 0
+    seed: Seed = 0
     """Seed of the choice of images; independent of `train.seed`."""
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 from pathlib import Path
 
 from resdet.config.strict_yaml import ConfigError
@@ -22,8 +23,8 @@ def find_config(path: str | Path) -> Path:
     `configs/x.yaml` falls back to the shipped file where the working folder has none of that name.
     Raises ConfigError with the near file names.
     """
-    given = Path(path).expanduser()
-    if given.is_file():
+    given = own_path(path)
+    if is_file(given):
         return given
     shipped = find_shipped(given)
     if shipped is None:
@@ -33,16 +34,33 @@ def find_config(path: str | Path) -> Path:
     return shipped
 
 
+def own_path(path: str | Path) -> Path:
+    """With the home folder in place of ~; of a user who does not exist it stays."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def is_file(path: Path) -> bool:
+    """False also for a name that no file can have, such as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def find_shipped(path: Path) -> Path | None:
     """The shipped config that `x`, `x.yaml` or `configs/x.yaml` names, or None."""
     shipped = shipped_configs() / _with_suffix(path.name)
     in_configs = path.parent.as_posix() in (".", "configs")
-    return shipped if in_configs and shipped.is_file() else None
+    return shipped if in_configs and is_file(shipped) else None
 
 
 def shown(path: Path) -> str:
     """A path as messages name it: relative to the working folder where it is below that."""
-    resolved = path.resolve()
+    # realpath takes links that lead to themselves
+    resolved = Path(os.path.realpath(path))
     try:
         return resolved.relative_to(Path.cwd()).as_posix()
     except ValueError:
@@ -54,13 +72,18 @@ def _with_suffix(name: str) -> str:
 
 
 def _not_found(given: Path) -> str:
-    if given.is_dir():
+    try:
+        is_folder = given.is_dir()
+        folders = [folder for folder in (given.parent, shipped_configs()) if folder.is_dir()]
+    except (OSError, ValueError) as error:
+        return f"{given}: no file can have this name ({error}); give a YAML file"
+    if is_folder:
         reason = "is a folder, a config is a YAML file"
     else:
         reason = "no such config file"
     near: list[str] = []
-    for folder in (given.parent, shipped_configs()):
-        if folder.is_dir() and not near:
+    for folder in folders:
+        if not near:
             names = sorted(file.name for file in folder.glob("*.y*ml"))
             near = [
                 shown(folder / n)

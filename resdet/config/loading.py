@@ -7,6 +7,7 @@ replace, and null in place of a section clears what is under it.
 import copy
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
@@ -17,7 +18,7 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.describe import is_nullable, section_of
 from resdet.config.detection import DetectionConfig
 from resdet.config.fields import Section
-from resdet.config.find import find_config, find_shipped, shown
+from resdet.config.find import find_config, find_shipped, is_file, own_path, shown
 from resdet.config.localization import LocalizationConfig
 from resdet.config.messages import dotted, explain, place_of
 from resdet.config.strict_yaml import ConfigError as ConfigError
@@ -38,6 +39,17 @@ _SCHEMAS: dict[str, type[AnyConfig]] = {
 
 _FORMER_VALUES: dict[KeyPath, dict[Any, Any]] = {("train", "compile"): {"recorded": True}}
 """Values that older configs and run folders may hold, and what each is read as."""
+
+MAX_BASES = 30
+"""Files in a row that name each other as `_base_`."""
+MAX_SIZE = 16 << 20
+"""Bytes of a config file."""
+MAX_PARTS = 20
+"""Names in the key of an override."""
+MAX_DIGITS = 10
+"""Of a position in a list."""
+MAX_SHOWN = 200
+"""Characters of an override in messages."""
 
 _EXCLUSIVE: tuple[KeyPath, KeyPath] = (("train", "epochs"), ("train", "max_steps"))
 
@@ -60,7 +72,7 @@ def load_config(
     comes twice, the last one counts. Of several schemas, that of the config's task is taken. Raises
     ConfigError naming the key, the file and the line.
     """
-    layer = _with_overrides(_read_layers(find_config(path), ()), overrides)
+    layer = _with_overrides(_read_layers(find_config(path), (), {}), overrides)
     if isinstance(schema, tuple):
         own = _schema_of(layer)
         schema = own if own in schema else schema[0]
@@ -69,7 +81,7 @@ def load_config(
 
 def load_any_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """As `load_config`, of the task that its key `task` names; without one, of detection."""
-    layer = _with_overrides(_read_layers(find_config(path), ()), overrides)
+    layer = _with_overrides(_read_layers(find_config(path), (), {}), overrides)
     return _checked(layer, _schema_of(layer))
 
 
@@ -129,32 +141,46 @@ def _differences(path: KeyPath, old: Any, new: Any) -> list[tuple[str, Any, Any]
     return [] if old == new else [(dotted(path), old, new)]
 
 
-def _read_layers(path: Path, parents: tuple[Path, ...]) -> Layer:
-    """A file merged over its bases. `parents` are the files that led here."""
-    resolved = path.resolve()
+def _read_layers(path: Path, parents: tuple[Path, ...], known: dict[Path, Layer]) -> Layer:
+    """A file merged over its bases. `parents` are the files that led here, `known` those that were
+    read before."""
+    resolved = Path(os.path.realpath(path))
     if resolved in parents:
         chain = " → ".join(shown(p) for p in (*parents[parents.index(resolved) :], resolved))
         raise ConfigError(f"_base_ files refer to each other: {chain}")
+    if resolved in known:
+        return copy.deepcopy(known[resolved])
+    if len(parents) > MAX_BASES:
+        raise ConfigError(f"{shown(path)}: _base_ leads through more than {MAX_BASES} files")
     layer = parse(_read_text(path), shown(path))
-    bases = layer.values.pop("_base_", [])
+    bases = layer.values.pop("_base_", None) or []
     place = layer.places.pop(("_base_",), layer.name)
     merged = Layer(name=layer.name)
-    for base in [bases] if isinstance(bases, str) else bases or []:
+    for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else [None]:
         if not isinstance(base, str):
-            raise ConfigError(f"_base_: expected a path or a list of paths, got {base!r} ({place})")
-        base_path = path.parent / Path(base).expanduser()
-        if not base_path.is_file():
+            wrong = bases if base is None else base
+            raise ConfigError(
+                f"_base_: expected a path or a list of paths, got {wrong!r:.60} ({place})"
+            )
+        base_path = path.parent / own_path(base)
+        if not is_file(base_path):
             shipped = find_shipped(Path(base))
             if shipped is None:
                 raise ConfigError(f"_base_: no file {shown(base_path)} ({place})")
             base_path = shipped
-        _merge(merged, _read_layers(base_path, (*parents, resolved)))
+        _merge(merged, _read_layers(base_path, (*parents, resolved), known))
     _merge(merged, layer)
+    known[resolved] = copy.deepcopy(merged)
     return merged
 
 
 def _read_text(path: Path) -> str:
     try:
+        if path.stat().st_size > MAX_SIZE:
+            raise ConfigError(
+                f"{shown(path)}: has more than {MAX_SIZE >> 20} MB, which no config has; give a "
+                "YAML file"
+            )
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{shown(path)}: not UTF-8 text ({error.reason})") from None
@@ -187,14 +213,28 @@ def _parse_override(text: str) -> tuple[KeyPath, Any, str]:
         raise ConfigError(
             f"override {text!r}: no value; {key}=null clears it, {key}='' is an empty string"
         )
-    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-    return path, parse_value(value, f"override {text}"), f"override {text}"
+    parts = key.split(".")
+    if len(key) > MAX_SHOWN:
+        raise ConfigError(f"override {_short(text)}: no key has {len(key)} characters")
+    if len(parts) > MAX_PARTS:
+        raise ConfigError(f"override {_short(text)}: no key has {len(parts)} parts")
+    path: KeyPath = tuple(
+        int(part) if part.isdecimal() and len(part) < MAX_DIGITS else part for part in parts
+    )
+    place = f"override {_short(text)}"
+    return path, parse_value(value, path, place), place
+
+
+def _short(text: str) -> str:
+    """An override as messages show it."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _set(layer: Layer, path: KeyPath, value: Any, place: str) -> None:
     """Merge one override into a layer; numbers in the path are positions in a list."""
     node: Any = layer.values
     for depth, part in enumerate(path[:-1]):
+        _check_holds(node, path, depth, place)
         if isinstance(part, int) or isinstance(node, list):
             node = node[_position(node, path[: depth + 1], place)]
             continue
@@ -209,6 +249,7 @@ def _set(layer: Layer, path: KeyPath, value: Any, place: str) -> None:
                 f"{dotted(path[: depth + 1])}.0.{dotted(path[depth + 1 :])} ({place})"
             )
     last: Any = path[-1]
+    _check_holds(node, path, len(path) - 1, place)
     if isinstance(last, int) or isinstance(node, list):
         last = _position(node, path, place)
     old = node[last] if isinstance(node, list) else node.get(last)
@@ -219,6 +260,14 @@ def _set(layer: Layer, path: KeyPath, value: Any, place: str) -> None:
     _forget(layer, path)
     node[last] = value
     layer.places[path] = place
+
+
+def _check_holds(node: Any, path: KeyPath, depth: int, place: str) -> None:
+    """ConfigError where the first `depth` parts of a path lead to a value without keys."""
+    if not isinstance(node, dict | list):
+        raise ConfigError(
+            f"{dotted(path)}: {dotted(path[:depth])} is {node!r:.60}, which has no keys ({place})"
+        )
 
 
 def _position(node: Any, path: KeyPath, place: str) -> int:
@@ -251,10 +300,14 @@ def _merge_values(
             under.places[here] = over.places.get(here, over.name)
             _merge_values(under, over, old[key], value, here)
             continue
-        _forget(under, here)
+        if key in old:
+            _forget(under, here)
         old[key] = value
-        below = {p: place for p, place in over.places.items() if p[: len(here)] == here}
-        under.places.update(below)
+        if isinstance(value, dict | list):
+            below = {p: place for p, place in over.places.items() if p[: len(here)] == here}
+            under.places.update(below)
+        elif here in over.places:
+            under.places[here] = over.places[here]
 
 
 def _forget(layer: Layer, path: KeyPath) -> None:
@@ -307,7 +360,9 @@ def _checked(layer: Layer, schema: type[C]) -> C:
     _read_former_values(layer)
     try:
         text = json.dumps(layer.values, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        # lone surrogates
+        json.dumps(layer.values, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{layer.name}: a config holds plain values only: {error}") from None
     try:
         # from JSON, so that strict typing ("8" is not 8) still takes lists and dicts

@@ -21,18 +21,24 @@ from resdet.config.fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Ascending,
+    Boxes,
     BoxLoss,
+    Channels,
     Fraction,
     HeldOutConfig,
+    Images,
+    Layers,
     MaxBroken,
     NonNegative,
     PixelLimit,
+    Pixels,
     Positive,
     PositiveFloat,
     Range,
     Section,
     ThreeNumbers,
     ThreePositives,
+    Workers,
     check_anchor_ious,
     check_plateau,
     check_positives,
@@ -50,15 +56,15 @@ class ClassRPNConfig(Section):
     """Square root of the anchor area in pixels."""
     aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
     """Anchor height / width."""
-    num_convs: NonNegative = 1
+    num_convs: Layers = 1
     """3×3 convolutions before the two predictors."""
-    conv_dim: Positive = 512
+    conv_dim: Channels = 512
     """Channels of these convolutions."""
     foreground_iou: Fraction = 0.7
     """Anchors at or above this IoU are positive, besides the best of each object."""
     background_iou: Fraction = 0.3
     """Anchors below this IoU are negative; those between are ignored."""
-    num_samples: Positive = 8
+    num_samples: Boxes = 8
     """Anchors sampled per image for the loss."""
     positive_fraction: Fraction = 0.5
     """Largest share of positives among them."""
@@ -104,7 +110,7 @@ class LocalizationAugmentConfig(Section):
     crop: Literal["scale_jitter", "random_resized", "none"] = "scale_jitter"
     """scale_jitter: a random short side, then a random square (the ResNet paper); random_resized: a
     box of random area and shape (Inception); none: as at test time, the centre."""
-    short_edges: Annotated[list[Positive], Field(min_length=2, max_length=2), Range] = [256, 480]
+    short_edges: Annotated[list[Pixels], Field(min_length=2, max_length=2), Range] = [256, 480]
     """scale_jitter: range of the short side in pixels."""
     scale: Annotated[list[Fraction], Field(min_length=2, max_length=2), Range] = [0.25, 1.0]
     """random_resized: range of the area, relative to the image."""
@@ -142,15 +148,15 @@ class LocalizationDataConfig(Section):
     """Train on objects marked as difficult too; all of them are evaluated."""
     proposals: ProposalsConfig = ProposalsConfig()
     """Of type rcnn: the proposals of the images above."""
-    size: Positive = 224
+    size: Pixels = 224
     """Side of the training images in pixels; of type rcnn, of every crop."""
-    test_resize: Positive = 256
+    test_resize: Pixels = 256
     """Short side of a test image in pixels, before the centre crop."""
-    test_size: Positive = 224
+    test_size: Pixels = 224
     """Side of the centre crop in pixels."""
     max_pixels: PixelLimit = MAX_PIXELS
     """Larger images are left out like damaged ones; decoding takes 3 to 10 bytes per pixel."""
-    workers: NonNegative | None = None
+    workers: Workers | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
     max_broken: MaxBroken = 0.01
     augment: LocalizationAugmentConfig = LocalizationAugmentConfig()
@@ -166,7 +172,7 @@ class LocalizationDataConfig(Section):
 class LocalizationOptimConfig(OptimConfig):
     lr: PositiveFloat = 0.01
     """Learning rate at `reference_batch` images per update, scaled linearly to the batch."""
-    reference_batch: Positive = 256
+    reference_batch: Images = 256
     """The batch size that `lr` (and, with `train.epochs`, `milestones`) are given for."""
     milestones: Annotated[list[Positive], Ascending] = []
     """Steps where the rate is multiplied by `gamma`; with `train.epochs` they are steps of
@@ -176,7 +182,7 @@ class LocalizationOptimConfig(OptimConfig):
 
 
 class LocalizationTrainConfig(TrainConfig):
-    batch_size: Positive = 256
+    batch_size: Images = 256
     """Images per update, over all processes and micro-batches."""
 
 
@@ -185,7 +191,7 @@ class LocalizationTestConfig(Section):
 
     views: Literal["center", "dense"] = "center"
     """center: the centre crop; dense: the whole image at each of `scales`."""
-    scales: Annotated[list[Positive], Ascending] = []
+    scales: Annotated[list[Pixels], Ascending] = []
     """dense: short sides in pixels; empty is the one of data.test_resize."""
     flip: bool = False
     """Test the mirror image of each view as well."""
@@ -194,11 +200,11 @@ class LocalizationTestConfig(Section):
     mean of the boxes that overlap it by `vote_iou`, of the `vote_boxes` best ones."""
     vote_iou: Fraction = 0.7
     """vote: least IoU with the best box."""
-    vote_boxes: Positive = 50
+    vote_boxes: Boxes = 50
     """vote: boxes that take part, the best of each class."""
     num_guesses: Positive = 5
     """Classes that `predict` answers with, one box each."""
-    num_proposals: Positive = 200
+    num_proposals: Boxes = 200
     """Boxes per image and class that `predict --proposals` writes for an R-CNN."""
     proposal_nms: Fraction = 0.7
     """NMS IoU of proposals for an R-CNN, within each class; 1 keeps all."""
@@ -216,7 +222,7 @@ class LocalizationTestConfig(Section):
 class LocalizationEvalConfig(Section):
     every: NonNegative | None = None
     """Steps between validations; null is once per epoch, 0 only at the end."""
-    batch_size: Positive = 32
+    batch_size: Images = 32
     """Images per forward pass, in each process; dense views pass one by one."""
     metric: str = "imagenet_loc"
     """imagenet_loc (the localization error, with the true class given), or a metric that a module

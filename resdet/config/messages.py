@@ -13,7 +13,7 @@ from resdet.config.describe import (
     list_keys,
     section_of,
 )
-from resdet.config.fields import Section
+from resdet.config.fields import MOST, Section
 from resdet.config.strict_yaml import ConfigError, KeyPath, Layer
 
 _MOST_SHOWN = 10
@@ -22,11 +22,14 @@ _MOST_SHOWN = 10
 def explain(error: ValidationError, layer: Layer, schema: type[Section]) -> ConfigError:
     """One line for each key of a config of this schema that is wrong."""
     lines: dict[str, None] = {}
-    for finding in error.errors(include_url=False):
+    findings = error.errors(include_url=False)
+    # words for a few of them: near names take time
+    for finding in findings[: 5 * _MOST_SHOWN]:
         lines.setdefault(_line(dict(finding), layer, schema))
     shown = list(lines)[:_MOST_SHOWN]
-    if len(lines) > _MOST_SHOWN:
-        shown.append(f"… and {len(lines) - _MOST_SHOWN} more")
+    more = len(lines) - len(shown) + max(0, len(findings) - 5 * _MOST_SHOWN)
+    if more:
+        shown.append(f"… and {more} more")
     return ConfigError(*shown)
 
 
@@ -75,17 +78,25 @@ def _wrong_value(path: KeyPath, layer: Layer, schema: type[Section]) -> str:
     if field is None:
         # an item of a list: the list's own description says what items may be
         parent = _field_at(path[:-1], schema)
-        expected = "another value" if parent is None else _describe_field(parent)
+        expected = "another value" if parent is None else _up_to(_describe_field(parent), value)
         return (
             f"{dotted(path)}: {_shown(value)} does not fit; {dotted(path[:-1])} is {expected} "
             f"({place_of(path, layer)})"
         )
-    expected = _describe_field(field)
+    expected = _up_to(_describe_field(field), value)
     near = difflib.get_close_matches(str(value), choices(field.annotation), 1)
     hint = f", did you mean {near[0]}?" if near and near[0] != value else ""
     return (
         f"{dotted(path)}: expected {expected}, got {_shown(value)}{hint} ({place_of(path, layer)})"
     )
+
+
+def _up_to(expected: str, value: Any) -> str:
+    """With the limit of all numbers, where it is passed and no other one is there."""
+    if not isinstance(value, int | float) or value <= MOST:
+        return expected
+    is_limited = " at most " in expected or " from " in expected
+    return expected if is_limited else f"{expected} and at most {MOST}"
 
 
 def _describe_field(field: FieldInfo) -> str:

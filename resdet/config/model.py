@@ -10,9 +10,12 @@ from resdet.config.fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BelowOne,
+    Boxes,
     BoxLoss,
+    Cells,
+    Channels,
     Fraction,
-    NonNegative,
+    Layers,
     NonNegativeFloat,
     Norm,
     Positive,
@@ -65,7 +68,7 @@ class BackboneConfig(Section):
 
 
 class FPNConfig(Section):
-    out_channels: Positive = 256
+    out_channels: Channels = 256
     """Channels of p2…p6."""
     norm: Norm = "none"
     """Norm after each FPN convolution."""
@@ -82,23 +85,23 @@ class RPNConfig(Section):
     anchor_spacing: Literal["stride", "rounded"] = "stride"
     """Pixels between anchors: the level's stride, or the padded image's side over the map's,
     rounded down (torchvision), which is less on p6 where p5 has an odd side."""
-    num_convs: Positive = 1
+    num_convs: Annotated[int, Field(gt=0, le=100)] = 1
     """3×3 convolutions before the two predictors."""
     foreground_iou: Fraction = 0.7
     """Anchors at or above this IoU are positive, besides the best of each object."""
     background_iou: Fraction = 0.3
     """Anchors below this IoU are negative; those between are ignored."""
-    num_samples: Positive = 256
+    num_samples: Boxes = 256
     """Anchors sampled per image for the loss."""
     positive_fraction: Fraction = 0.5
     """Largest share of positives among them."""
-    pre_nms_topk_train: Positive = 2000
+    pre_nms_topk_train: Boxes = 2000
     """Proposals kept per level before NMS, in training."""
-    pre_nms_topk_test: Positive = 1000
+    pre_nms_topk_test: Boxes = 1000
     """Proposals kept per level before NMS, at test time."""
-    post_nms_topk_train: Positive = 1000
+    post_nms_topk_train: Boxes = 1000
     """Proposals kept per image after NMS, in training."""
-    post_nms_topk_test: Positive = 1000
+    post_nms_topk_test: Boxes = 1000
     """Proposals kept per image after NMS, at test time."""
     nms_thresh: Fraction = 0.7
     """NMS IoU of proposals, within each level."""
@@ -125,19 +128,19 @@ class BoxHeadConfig(Section):
     head uses the same stage. It needs `model.fpn` null, num_convs 0 and num_fcs 0.
     vgg: fc6 and fc7 of a VGG on its conv5 (Girshick 2015), which start from the classifier in
     `model.backbone.weights`; published ones need fc_dim 4096. It needs `model.fpn` null."""
-    num_convs: NonNegative = 0
+    num_convs: Layers = 0
     """3×3 convolutions first: 0 (and num_fcs 2) is 2fc, 4 with num_fcs 1 is 4conv1fc."""
-    conv_dim: Positive = 256
+    conv_dim: Channels = 256
     """Channels of these convolutions."""
-    num_fcs: NonNegative = 2
+    num_fcs: Layers = 2
     """Fully connected layers."""
-    fc_dim: Positive = 1024
+    fc_dim: Channels = 1024
     """Width of these layers."""
     dropout: BelowOne | None = None
     """Chance to drop each of their outputs in training; null is 0, and the .5 of VGG with vgg."""
     norm: Norm = "none"
     """Norm after each convolution."""
-    pool_size: Positive = 7
+    pool_size: Cells = 7
     """Side of a pooled region."""
     class_agnostic: bool = False
     """One box per proposal instead of one per class."""
@@ -163,13 +166,13 @@ class StageConfig(Section):
 
 
 class MaskHeadConfig(Section):
-    num_convs: NonNegative = 4
+    num_convs: Layers = 4
     """3×3 convolutions before the deconvolution."""
-    conv_dim: Positive = 256
+    conv_dim: Channels = 256
     """Channels of these convolutions."""
     norm: Norm = "none"
     """Norm after each convolution."""
-    pool_size: Positive = 14
+    pool_size: Cells = 14
     """Side of a pooled region; masks are predicted at twice this."""
     class_agnostic: bool = False
     """One mask per detection instead of one per class."""
@@ -190,7 +193,7 @@ class RoIConfig(Section):
     context: bool = False
     """Predict from the whole image's features beside those of each region (He et al. 2016,
     appendix B)."""
-    num_samples: Positive = 512
+    num_samples: Boxes = 512
     """Proposals sampled per image for the losses."""
     positive_fraction: Fraction = 0.25
     """Largest share of positives among them; these train the mask head."""
@@ -200,7 +203,7 @@ class RoIConfig(Section):
     aligned: bool = True
     """RoIAlign at pixel centres, half a pixel off the corners; false as in torchvision's
     detectors."""
-    sampling_ratio: NonNegative = 0
+    sampling_ratio: Annotated[int, Field(ge=0, le=64)] = 0
     """Samples per bin and side of RoIAlign; 0 adapts to the box, torchvision's detectors take 2."""
 
     @model_validator(mode="after")
@@ -245,7 +248,7 @@ class ModelConfig(Section):
     """Detections at or below this score are dropped."""
     nms_thresh: Fraction = 0.5
     """NMS IoU of detections, within each class."""
-    detections_per_image: Positive = 100
+    detections_per_image: Boxes = 100
     """Detections kept per image."""
     min_detection_size: NonNegativeFloat = 0.0
     """Detections narrower or shorter than this, in pixels, are dropped before NMS; 0 keeps all."""

@@ -6,10 +6,10 @@ from pydantic import Field
 
 from resdet.config.fields import (
     BelowOne,
+    Boxes,
     BoxLoss,
     Fraction,
     NonNegativeFloat,
-    Positive,
     PositiveFloat,
     Section,
 )
@@ -25,10 +25,10 @@ class RegionConfig(Section):
     """A proposal with at least this IoU with an object of its class is a positive."""
     positive_fraction: Fraction = 0.5
     """Share of positives among the crops of training, where an image has both kinds."""
-    rois_per_image: Positive = 1
+    rois_per_image: Boxes = 1
     """Crops taken from each image of a batch; with 1 the crops of an update are of different
     images, with more of them fewer images are decoded."""
-    num_proposals: Positive = 200
+    num_proposals: Boxes = 200
     """Best-scored proposals of the class in each image that training and testing use."""
     box_weights: Annotated[list[PositiveFloat], Field(min_length=4, max_length=4)] = [10, 10, 5, 5]
     """Weights of the deltas dx, dy, dw, dh, one over their deviation."""

@@ -30,7 +30,19 @@ class Layer:
     """Where each key is, such as "configs/x.yaml, line 12"."""
     name: str = ""
     """The file or "the overrides", for messages."""
+    num_values: int = 0
+    """Values read so far."""
+    num_sections: int = 0
+    """Keys among them that hold mappings or lists."""
 
+
+MAX_NESTED = 50
+"""How deep a config may be nested."""
+MAX_VALUES = 200_000
+"""How many values a file may have, those of an anchor counted wherever it is used."""
+MAX_SECTIONS = 3000
+"""How many keys of a file may hold mappings or lists."""
+MAX_INTEGER = 1 << 63
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = [
@@ -100,15 +112,23 @@ def parse(text: str, name: str) -> Layer:
     return layer
 
 
-def parse_value(text: str, place: str) -> Any:
-    """One value as YAML, typed as in a file: for `key=value` on the command line."""
+def parse_value(text: str, path: KeyPath, place: str) -> Any:
+    """The value of a key as YAML, typed as in a file: for `key=value` on the command line."""
     node = _compose(text, place)
-    return None if node is None else _value(node, (), Layer(name=place), [])
+    return None if node is None else _value(node, path, Layer(name=place), [])
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
     try:
         return yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        raise ConfigError(f"{name}: is nested more than {MAX_NESTED} deep; write it flat") from None
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        raise ConfigError(
+            f"{name}, line {1 + before.count(chr(10))}: not valid YAML: the character "
+            f"U+{ord(text[error.position]):04X} is not allowed; remove it"
+        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f", line {mark.line + 1}"
@@ -124,11 +144,23 @@ def _place(node: yaml.Node, layer: Layer) -> str:
 
 def _value(node: yaml.Node, path: KeyPath, layer: Layer, parents: list[yaml.Node]) -> Any:
     """The plain value of a node; fills `layer.places` for what is inside."""
+    layer.num_values += 1
     if any(node is parent for parent in parents):
         raise ConfigError(f"{_dotted(path)}: contains itself ({_place(node, layer)})")
+    if len(parents) > MAX_NESTED:
+        raise ConfigError(
+            f"{_dotted(path[:3])}…: is nested more than {MAX_NESTED} deep ({_place(node, layer)})"
+        )
+    if layer.num_values > MAX_VALUES:
+        raise ConfigError(
+            f"{_dotted(path)}: the file has more than {MAX_VALUES} values when its aliases are "
+            f"written out ({_place(node, layer)}); use fewer of them"
+        )
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, layer, parents)
     if isinstance(node, yaml.SequenceNode):
+        if node.tag != _TAG + "seq":
+            raise ConfigError(f"{_dotted(path)}: tag {node.tag} is refused ({_place(node, layer)})")
         for position, item in enumerate(node.value):
             layer.places[(*path, position)] = _place(item, layer)
         return [
@@ -158,29 +190,52 @@ def _mapping(
                 f"keep one"
             )
         lines[key] = line
+        layer.num_sections += not isinstance(value_node, yaml.ScalarNode)
+        if layer.num_sections > MAX_SECTIONS:
+            raise ConfigError(
+                f"{_dotted(key_path)}: the file has more than {MAX_SECTIONS} sections and lists "
+                f"({_place(key_node, layer)}); is it a config?"
+            )
         layer.places[key_path] = f"{layer.name}, line {line}"
         values[key] = _value(value_node, key_path, layer, [*parents, node])
     return values
 
 
 def _scalar(node: yaml.Node, path: KeyPath, layer: Layer) -> Any:
-    text = node.value
-    match node.tag.removeprefix(_TAG):
-        case "str":
-            return text
+    text, kind, place = node.value, node.tag.removeprefix(_TAG), _place(node, layer)
+    pattern = next((pattern for name, pattern, _ in _SCALARS if name == kind), None)
+    if kind != "str" and (pattern is None or not pattern.match(text)):
+        what = "is refused" if pattern is None else f"does not fit {text[:40]!r}"
+        raise ConfigError(f"{_dotted(path)}: tag {node.tag} {what} ({place})")
+    match kind:
         case "null":
             return None
         case "bool":
             return text.lower() == "true"
-        case "int":
-            return int(text, 16) if text.lower().startswith("0x") else int(text)
-        case "float":
-            # 1e4 is whole, so that it suits a count of steps; with a point it is a float
-            number = int(float(text)) if _WHOLE_EXPONENT.match(text) else float(text)
-            if not math.isfinite(number):
-                raise ConfigError(f"{_dotted(path)}: {text} is too large ({_place(node, layer)})")
-            return number
-    raise ConfigError(f"{_dotted(path)}: tag {node.tag} is refused ({_place(node, layer)})")
+        case "int" | "float":
+            return _number(text, kind, _dotted(path), place)
+    if refused := re.search(r"[\0\ud800-\udfff]", text):
+        character = f"U+{ord(refused.group()):04X}"
+        raise ConfigError(f"{_dotted(path)}: has the character {character}; remove it ({place})")
+    return text
+
+
+def _number(text: str, kind: str, key: str, place: str) -> int | float:
+    is_hexadecimal = text.lower().startswith("0x")
+    number: int | float = math.inf
+    if kind == "int":
+        if len(text) < 40:  # Python refuses thousands of digits
+            number = int(text, 16) if is_hexadecimal else int(text)
+    else:
+        number = float(text)
+        # 1e4 is whole, so that it suits a count of steps; with a point it is a float
+        if _WHOLE_EXPONENT.match(text):
+            number = int(number)
+    is_whole = isinstance(number, int)
+    if not math.isfinite(number) or (is_whole and not -MAX_INTEGER <= number < MAX_INTEGER):
+        shown = text if len(text) <= 40 else f"a number of {len(text)} characters"
+        raise ConfigError(f"{key}: {shown} is too large ({place})")
+    return number
 
 
 def _dotted(path: KeyPath) -> str:

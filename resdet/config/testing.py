@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from resdet.config.fields import Ascending, Positive, PositiveFloat, Section
+from resdet.config.fields import Ascending, Pixels, PositiveFloat, Section
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
 
@@ -26,7 +26,7 @@ class TestConfig(Section):
     box_voting: Threshold | None = None
     """Replace each detected box by the score-weighted mean of the candidates of its class whose
     IoU with it is at least this (.5 in the paper); null is without voting."""
-    scales: Annotated[list[Positive], Ascending] = []
+    scales: Annotated[list[Pixels], Ascending] = []
     """Short sides in pixels of the sizes to test at; empty is `data.test_resize.short_edge`. The
     limit on the long side, `data.test_resize.max_size`, grows and shrinks with them."""
     multi_scale: Literal["adjacent", "views"] | None = None

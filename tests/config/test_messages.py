@@ -80,7 +80,7 @@ def error_of(folder: Path, body: str, overrides: list[str] | None = None) -> str
         ("log: {tensorboard: no}", "log.tensorboard: expected true or false, got 'no'"),
         (
             "eval: {max_dets: [1, 10]}",
-            "eval.max_dets: expected a list of 3 whole numbers above 0, got [1, 10]",
+            "expected a list of 3 whole numbers above 0 and at most 1000000, got [1, 10]",
         ),
         (
             "optim:\n  milestones:\n    - 1\n    - x",

@@ -41,7 +41,7 @@ from resdet.config.strict_yaml import ConfigError, dump, parse, parse_value
     ],
 )
 def test_scalars_are_those_of_yaml_1_2(text, value):
-    read = parse_value(text, "here")
+    read = parse_value(text, (), "here")
     assert read == value
     assert type(read) is type(value)
 
