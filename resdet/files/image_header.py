@@ -66,10 +66,11 @@ def read_header(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Header:
             size = image.height, image.width
         height, width = size
         _check_pixels(height, width, max_pixels)
-    if layout is not None:
+    orientation = 1
+    if image is None and layout is not None:
         orientation = _tiff_orientation(layout)
-    else:
-        orientation = 1 if image is None else read_orientation(image, file)
+    elif image is not None and layout is None:  # Pillow turns TIFF itself
+        orientation = read_orientation(image, file)
     turned = orientation in TURNED
     return Header((width, height) if turned else (height, width), orientation, image, layout)
 

@@ -16,6 +16,8 @@ from resdet.viz import palette
 
 MASK_OPACITY = 0.4
 CONTOUR_OPACITY = 0.9
+STRIP_PIXELS = 1 << 20
+"""Pixels that are blended at a time; the floats take some 60 bytes for each."""
 # Side in pixels below which a box of the only class is drawn without its label.
 TINY_SIDE = 40
 CAPTIONED_SIDE = 192
@@ -227,16 +229,15 @@ def _render(
 def label_map(
     probs: Tensor, boxes: Tensor, image_size: tuple[int, int], paste: str = "continuous"
 ) -> np.ndarray:
-    """(H, W) int32: which mask owns each pixel, counted from 1; 0 is none.
+    """(H, W) unsigned: which mask owns each pixel, counted from 1; 0 is none.
 
     Masks are pasted as in `paste_masks`. Small objects cover large ones, so that a person on a
     horse stays visible.
     """
-    owner = np.zeros(image_size, dtype=np.int32)
-    pasted = list(paste_in_windows(probs, boxes, image_size, paste=paste))
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    for i in areas.argsort(descending=True).tolist():
-        (x1, y1, x2, y2), mask = pasted[i]
+    owner = np.zeros(image_size, dtype=np.min_scalar_type(len(probs)))
+    order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
+    pasted = paste_in_windows(probs[order], boxes[order], image_size, paste=paste)
+    for i, ((x1, y1, x2, y2), mask) in zip(order.tolist(), pasted, strict=True):
         owner[y1:y2, x1:x2][mask.numpy()] = i + 1
     return owner
 
@@ -244,16 +245,31 @@ def label_map(
 def _blend_masks(
     pixels: np.ndarray, owner: np.ndarray, colors: np.ndarray, line: int
 ) -> np.ndarray:
-    """Fill and outline the pixels of each mask in its colour, in one pass over the image."""
-    inner = np.ones(owner.shape, dtype=bool)
-    for _ in range(line):
-        edge = _differs_from_neighbours(np.where(inner, owner, -1))
-        inner &= ~edge
-    opacity = np.where(inner, MASK_OPACITY, CONTOUR_OPACITY).astype(np.float32)
-    opacity[owner == 0] = 0
+    """A copy with the pixels of each mask filled and outlined in its colour.
+
+    In strips of rows, because the floats of a large image take several times its own memory.
+    """
     table = np.concatenate([np.zeros((1, 3), np.float32), colors.astype(np.float32)])
-    share = opacity[..., None]
-    return (pixels * (1 - share) + table[owner] * share + 0.5).astype(np.uint8)
+    height, width = owner.shape
+    blended = pixels.copy()
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        if not owner[top:bottom].any():
+            continue
+        # `line` more rows on both sides decide how far inside a pixel is
+        first, last = max(0, top - line), min(height, bottom + line)
+        near = owner[first:last].astype(np.int32)
+        inner = np.ones(near.shape, dtype=bool)
+        for _ in range(line):
+            inner &= ~_differs_from_neighbours(np.where(inner, near, -1))
+        own = slice(top - first, bottom - first)
+        opacity = np.where(inner[own], MASK_OPACITY, CONTOUR_OPACITY).astype(np.float32)
+        opacity[near[own] == 0] = 0
+        share = opacity[..., None]
+        mixed = pixels[top:bottom] * (1 - share) + table[near[own]] * share + 0.5
+        blended[top:bottom] = mixed.astype(np.uint8)
+    return blended
 
 
 def _differs_from_neighbours(owner: np.ndarray) -> np.ndarray:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resdet.files import tiff
 from resdet.files.findings import DataError
 from resdet.files.images import (
     END_OF_IMAGE,
     EncodedImage,
     check_image,
+    image_problems,
     read_fast,
     read_image,
+    read_size,
     to_8_bits,
 )
 from tests.data.make_cls import picture
@@ -179,9 +185,20 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "x.png"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    np.testing.assert_array_equal(read_image(path), RED_LEFT)
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    for suffix in ("png", "tiff"):
+        path = tmp_path / f"x.{suffix}"
+        image.save(path, exif=exif)
+        np.testing.assert_array_equal(read_image(path), RED_LEFT)
+        assert read_size(path) == (20, 30)
+    deep = tiff._with_directory(
+        bytes(8) + (np.ascontiguousarray(stored).astype("<u2") * 257).tobytes(),
+        {256: (stored.shape[1],), 257: (stored.shape[0],), 258: (16,) * 3, 262: (2,), 277: (3,),
+         273: (8,), 279: (stored.size * 2,), 274: (orientation,)},
+    )  # fmt: skip
+    path.write_bytes(deep)
+    assert np.abs(read_image(path).astype(int) - RED_LEFT).max() <= 5  # 250 becomes 255
+    assert read_size(path) == (20, 30)
 
 
 def test_exif_orientation_of_a_jpeg(tmp_path: Path) -> None:
@@ -242,3 +259,98 @@ def test_to_8_bits_of_fractions_and_constants() -> None:
     np.testing.assert_array_equal(to_8_bits(np.array([[0.0, 0.5, 1.0]])), [[0, 128, 255]])
     np.testing.assert_array_equal(to_8_bits(np.full((2, 2), 3.0)), np.zeros((2, 2)))
     np.testing.assert_array_equal(to_8_bits(np.array([[0, 200]], np.uint16)), [[0, 200]])
+
+
+TIFF_HEAD = b"Exif\0\0II*\0\x08\0\0\0"
+
+
+def entry(kind: int, count: int, value: int, tag: int = 0x0112) -> bytes:
+    return struct.pack("<HHII", tag, kind, count, value)
+
+
+EXIF = {
+    "turned": (TIFF_HEAD + b"\1\0" + entry(3, 1, 6) + bytes(4), True),
+    "as LONG": (TIFF_HEAD + b"\1\0" + entry(4, 1, 6) + bytes(4), True),
+    "turned, then damaged": (
+        TIFF_HEAD + b"\2\0" + entry(3, 1, 6) + entry(5, 1, 2**31, 0x011A) + bytes(4),
+        True,
+    ),
+    "0": (TIFF_HEAD + b"\1\0" + entry(3, 1, 0) + bytes(4), False),
+    "9": (TIFF_HEAD + b"\1\0" + entry(3, 1, 9) + bytes(4), False),
+    "text": (TIFF_HEAD + b"\1\0" + entry(2, 2, 0x36) + bytes(4), False),
+    "two values": (TIFF_HEAD + b"\1\0" + entry(3, 2, 6) + bytes(4), False),
+    "cut short": (TIFF_HEAD + b"\5\0" + entry(3, 1, 6)[:7], False),
+    "far away": (b"Exif\0\0II*\0\xff\xff\xff\x7f", False),
+    "empty": (b"Exif\0\0", False),
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", EXIF)
+def test_orientations_that_are_odd_or_damaged(tmp_path: Path, kind: str, format: str) -> None:
+    exif, is_turned = EXIF[kind]
+    path = tmp_path / f"image.{format.lower()}"
+    path.write_bytes(encode(picture(1), format, exif=exif))  # 40 pixels high, 60 wide
+    expected = (60, 40) if is_turned else (40, 60)
+    assert read_size(path) == read_image(path).shape[:2] == read_fast(path).shape[:2] == expected
+    assert image_problems([path], [expected], decode=False) == {}
+    stored = image_problems([path], [(40, 60)], decode=False)
+    assert stored == ({0: "is 40×60 pixels upright, annotated as 60×40"} if is_turned else {})
+
+
+def test_exif_data_behind_the_pixels_and_in_xmp(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    whole = encode(picture(1), "PNG")
+    exif = EXIF["turned"][0][6:]
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif
+    late = whole[:-12] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + whole[-12:]
+    xmp = encode(picture(1), "JPEG", xmp=b'<rdf tiff:Orientation="6"/>')
+    oriented_tiff = encode(picture(1), "TIFF", tiffinfo={0x0112: 6})
+    for data in (late, xmp, oriented_tiff):
+        path.write_bytes(data)
+        assert read_size(path) == read_image(path).shape[:2] == (60, 40)
+
+
+def test_a_turned_jpeg_is_decoded_fast_and_upright() -> None:
+    image = EncodedImage(oriented(6), "image")
+    assert np.array_equal(image.fast_pixels(), image.pixels())
+    assert image.fast_pixels(2).shape == (30, 20, 3)
+
+
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to("pipe.jpg")
+    for name, what in (("pipe.jpg", "a pipe"), ("link.jpg", "a pipe"), ("/dev/zero", "a device")):
+        for read in (read_image, read_fast, read_size):
+            with pytest.raises(DataError, match=f"is {what}, not a regular file"):
+                read(tmp_path / name)
+
+
+def test_pixels_are_limited_by_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n\0\0\0\r" + chunk + struct.pack(">I", zlib.crc32(chunk))
+        + bytes(4) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )  # fmt: skip
+    radiance = tmp_path / "large.hdr"
+    radiance.write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 60000 +X 60000\n" + bytes(99))
+    for file in (path, radiance):
+        for read in (read_image, read_fast, read_size):
+            with pytest.raises(DataError, match=rf"{file.name}: has .0000×.0000 pixels, more than"):
+                read(file)
+    assert read_size(path, 900_000_000) == (30_000, 30_000)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), struct.error("bad"), MemoryError(), IndexError()])
+def test_whatever_a_decoder_raises_names_the_file(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Image.Image) -> None:
+        raise error
+
+    image = EncodedImage(MADE["webp"], "photos/a.webp")
+    monkeypatch.setattr(type(image._header.image), "load", fail)
+    with pytest.raises(DataError, match=r"^photos/a\.webp: .+; "):
+        image.pixels()

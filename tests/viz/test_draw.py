@@ -185,3 +185,12 @@ def test_colours_differ_without_red_or_green_cones(matrix: str) -> None:
     seen = np.clip(linear @ np.array(simulated).T, 0, 1) ** (1 / 2.2) * 255
     distances = np.linalg.norm(seen[:, None] - seen[None], axis=2)
     assert distances[~np.eye(len(seen), dtype=bool)].min() > 19
+
+
+def test_strips_of_rows_draw_what_the_whole_image_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (500, 130, 3)).astype(np.uint8)
+    boxes = [[5, 5, 120, 490], [30, 100, 90, 300], [40, 250, 128, 499]]
+    found = detections(boxes, (500, 130), masks=torch.rand(3, 14, 14))
+    whole = np.asarray(draw(image, found))
+    monkeypatch.setattr("resdet.viz.draw.STRIP_PIXELS", 130 * 7)
+    assert (np.asarray(draw(image, found)) == whole).all()
