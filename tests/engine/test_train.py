@@ -8,6 +8,8 @@ import torch
 
 import resdet
 from resdet.config.loading import load_config
+from resdet.data.workers import PREFETCHED, LoaderError
+from resdet.engine import train as train_module
 from resdet.engine.evaluate_detection import evaluate_run
 from resdet.engine.watch import NonFiniteError
 from resdet.errors import UserError
@@ -250,3 +252,26 @@ def test_spawned_workers_train_the_same(tiny, tmp_path):
         multiprocessing.set_start_method(None, force=True)
     alone = resdet.train(tiny.config, short, run_dir=tmp_path / "alone", device="cpu")
     assert losses_of(run) == losses_of(alone)
+
+
+def test_a_killed_worker_loses_nothing(tiny, tmp_path, monkeypatch):
+    """The run ends between two steps, with the last one saved."""
+    whole = train_module.update
+
+    def killing(training, micro_batches, step):
+        losses = whole(training, micro_batches, step)
+        if step == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        return losses
+
+    monkeypatch.setattr(train_module, "update", killing)
+    run = tmp_path / "run"
+    wanted = ["train.max_steps=9", "data.workers=1", "data.val=null"]
+    with pytest.raises(LoaderError, match="ended by SIGKILL; most likely the machine ran out"):
+        resdet.train(tiny.config, wanted, run_dir=run, device="cpu")
+    saved = checkpoint.load(run / "last.pt")["step"]
+    assert 3 <= saved <= 3 + PREFETCHED
+    monkeypatch.setattr(train_module, "update", whole)
+    resdet.train(None, run_dir=run, resume=True, device="cpu")
+    assert sorted(losses_of(run)) == list(range(1, 10))
