@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import yaml
 
 import resdet
+from resdet.engine import train as module
+from resdet.engine.broken import BrokenImages
 from resdet.engine.distributed import Processes
+from resdet.engine.evaluate_detection import evaluate_run
+from resdet.engine.step import divisors
+from resdet.errors import UserError
 from resdet.files import checkpoint
-from tests.engine.conftest import Tiny, log_of
+from resdet.models.rcnn import RCNN
+from tests.engine.conftest import Tiny, assert_same_end, log_of, losses_of
 
 ALONE = Processes(0, 1, 1, torch.device("cpu"))
-EXACT = ["checkpoint.every=2", "train.max_steps=6", "eval.every=3"]
 
 
 def copied(tiny: Tiny, folder: Path, count: int = 4) -> tuple[Path, list[str]]:
     """The images of the tiny task's training data once more, and overrides that train and validate
     on them; the file of the first image."""
-    import yaml
-
     config = yaml.safe_load(tiny.config.read_text())["data"]["train"]
     data = json.loads(Path(config["annotations"]).read_text())
     data["images"] = data["images"][:count]
@@ -68,19 +74,96 @@ def test_a_truncated_image_in_training_and_validation(tiny, tmp_path, caplog):
     gone = data["images"].pop(0)["id"]
     data["annotations"] = [a for a in data["annotations"] if a["image_id"] != gone]
     (tmp_path / "b.json").write_text(json.dumps(data))
-    _, (without, with_it) = (
-        None,
-        (
-            resdet_eval(run, [f"data.val.annotations={path}"])
-            for path in (tmp_path / "b.json", file.parent / "a.json")
-        ),
-    )
+    paths = (tmp_path / "b.json", file.parent / "a.json")
+    without, with_it = (resdet_eval(run, [f"data.val.annotations={path}"]) for path in paths)
     for kind, numbers in without.items():
         assert {**numbers, "num_broken": 1} == with_it[kind]
 
 
 def resdet_eval(run: Path, overrides: list[str]) -> dict[str, Any]:
-    from resdet.engine.evaluate_detection import evaluate_run
-
     _, validation = evaluate_run(run, overrides, device="cpu")
     return validation.result.summary
+
+
+def test_too_many_broken_images_save_and_stop(tiny, tmp_path):
+    """Deleted and replaced by text; the run goes on once they are restored."""
+    file, overrides = copied(tiny, tmp_path / "data")
+    other = sorted(file.parent.glob("*.png"))[-1]
+    other = other if other != file else sorted(file.parent.glob("*.png"))[0]
+    whole = {path: path.read_bytes() for path in (file, other)}
+    update = module.update
+
+    def breaking(training, micro_batches, step):
+        if step == 0:
+            file.unlink()
+            other.write_text("no image")
+        return update(training, micro_batches, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "update", breaking)
+        with pytest.raises(UserError, match=r"2 of 4 images are broken, and data.max_broken 0.01"):
+            train(tiny, [*overrides, "train.max_steps=8"], tmp_path / "run")
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert 2 <= state["step"] < 8 and len(state["broken"]["train"]) == 2
+    for path, content in whole.items():
+        path.write_bytes(content)
+    run = resdet.train(None, [], run_dir=tmp_path / "run", resume=True, device="cpu")
+    assert sorted(losses_of(run)) == list(range(1, 9))
+
+
+def test_an_error_saves_the_last_step_and_the_run_resumes_exactly(tiny, tmp_path, monkeypatch):
+    overrides = ["train.max_steps=4", "eval.every=2"]
+    whole = train(tiny, overrides, tmp_path / "whole")
+    update = module.update
+
+    def failing(training, micro_batches, step):
+        if step == 3:
+            raise RuntimeError("a bug")
+        return update(training, micro_batches, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "update", failing)
+        with pytest.raises(RuntimeError, match="a bug"):
+            train(tiny, overrides, tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 3
+    resdet.train(None, [], run_dir=tmp_path / "run", resume=True, device="cpu")
+    assert_same_end(whole, tmp_path / "run")
+
+
+def test_an_error_in_a_validation_ends_its_workers(tiny, tmp_path, monkeypatch):
+    def failing(*args, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(RCNN, "infer", failing)
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(tiny, ["data.workers=1", "train.max_steps=1"], tmp_path / "run")
+    assert multiprocessing.active_children() == []
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert (state["step"], state["validation_is_due"]) == (1, True)
+
+
+def test_no_metric_means_no_best(tiny, tmp_path, caplog):
+    _, overrides = copied(tiny, tmp_path / "data")
+    data = json.loads((tmp_path / "data" / "a.json").read_text())
+    (tmp_path / "v.json").write_text(json.dumps({**data, "annotations": []}))
+    overrides += [f"data.val.annotations={tmp_path}/v.json", "train.max_steps=1"]
+    run = train(tiny, overrides, tmp_path / "run")
+    assert not (run / "best.pt").exists()
+    assert checkpoint.load(run / "last.pt")["best"] is None
+    caplog.clear()
+    resdet.load(run, device="cpu")
+    assert "no validation gave a best.pt, so last.pt is used" in caplog.text
+
+
+def test_micro_batches_weigh_by_their_readable_images():
+    assert divisors([4, 4, 4], ALONE) == ([3.0] * 3, [3.0] * 3)
+    assert divisors([2, 1], ALONE)[0] == [1.5, 3.0]
+    assert divisors([2, 0], ALONE)[0] == [1.0, float("inf")]
+    assert divisors([0, 0], ALONE)[0] == [2.0, 2.0]
+    assert divisors([0], ALONE)[0] == [1.0]
+
+
+def test_one_image_of_a_small_set_may_be_broken():
+    limits = [BrokenImages("data.train", n, 0.01).limit for n in (1, 6, 100, 101, 118_000)]
+    assert limits == [1, 1, 1, 2, 1180]
+    assert BrokenImages("data.train", 118_000, 0.0).limit == 0
