@@ -53,7 +53,7 @@ def read_json(path: str | Path, what: str) -> Any:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; {what} were expected there") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: what no path can hold
         raise DataError(f"{path}: cannot be read as a JSON text file: {error}") from None
     try:
         # twice as fast as json; strings other than keys hardly repeat

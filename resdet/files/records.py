@@ -94,7 +94,7 @@ def read_records(path: str | Path, what: str) -> Any:
 def _complete_records(path: Path) -> list[Any] | None:
     try:
         data = path.read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: what no path can hold
         return None
     if not data.startswith(f"{OPENING}\n{{".encode()):
         return None
@@ -102,7 +102,7 @@ def _complete_records(path: Path) -> list[Any] | None:
     for body in (data.rstrip(b",]\n"), data[: max(data.rfind(b",\n"), len(OPENING))]):
         try:
             records: list[Any] = json.loads(body + CLOSING.encode())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         return records or None
     return None

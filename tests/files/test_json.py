@@ -52,6 +52,12 @@ def test_text_that_no_parser_reads(tmp_path: Path, content: bytes) -> None:
         read_json(path, "words")
 
 
+@pytest.mark.parametrize("path", ["\ud800", "\0", "a" * 5000])
+def test_paths_that_no_file_has(path: str) -> None:
+    with pytest.raises(UserError, match="cannot be read as a JSON text file"):
+        read_json(path, "words")
+
+
 def test_the_collector_goes_on_afterwards() -> None:
     assert gc.isenabled()
     with pytest.raises(KeyError), collector_paused():

@@ -142,7 +142,10 @@ def test_unknown_classes_and_images_that_are_missing(ilsvrc: Path) -> None:
     [
         ("ILSVRC2012_val_00000009,", "has 0 values"),
         ("ILSVRC2012_val_00000009,n01440764 1 2 3", "has 4 values, not a class and four numbers"),
-        ("ILSVRC2012_val_00000009,n01440764 1 2 three 4", "has box 1 2 three 4, not four numbers"),
+        (
+            "ILSVRC2012_val_00000009,n01440764 1 2 three 4",
+            "has box 1 2 three 4, not xmin ymin xmax ymax",
+        ),
         ("ILSVRC2012_val_00000009,n01440764 5 2 3 4", "has box 5 2 3 4, not xmin ymin xmax ymax"),
         ("ILSVRC2012_val_00000009,n01440764 nan 2 3 4", "has box nan 2 3 4, not xmin"),
         ("ILSVRC2012_val_00000009", "not an image and its objects"),

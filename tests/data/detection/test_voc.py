@@ -130,6 +130,8 @@ def test_quirks_that_change_nothing(year: Path, old: str, new: str) -> None:
         ("<xmin>11<", "<xmin>1e400<", "not four finite numbers"),
         ("<xmin>11</xmin>", "", "has xmin None, ymin 21"),
         ("<xmin>11<", "<xmin>left<", "has xmin left"),
+        ("<xmin>11<", "<xmin>1_1<", "has xmin 1_1"),
+        ("<xmin>11<", f"<xmin>{'9' * 5000}<", f"has xmin {'9' * 40},"),
         ("<name>dog</name>", "", "object 1 has no name"),
         ("<name>dog</name>", "<name> </name>", "object 1 has no name"),
         ("bndbox>\n\t\t\t<xmin", "box>\n\t\t\t<xmin", "is not valid XML"),
@@ -209,6 +211,9 @@ def test_lists_as_they_come(year: Path) -> None:
     (message,) = messages(load(year, "ImageSets/Main/own.txt"))
     assert "image '000001' is listed twice; it is read once" in message
     assert load(year, "ImageSets/Main/dog_trainval.txt").image_ids == whole.image_ids
+    listed.write_bytes(b"000001\n000002 " + b"9" * 5000)  # no mark
+    (message,) = messages(load(year, "ImageSets/Main/own.txt"))
+    assert "999.xml; it is left out" in message or "can't be read" in message
 
 
 def test_odd_names(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from resdet.files.images import SUFFIXES
 from resdet.files.walk import is_listed, list_files
 
 # 1, 0, -1 in VOC's lists per class and DET's training lists; an index in val.txt
-MARKED = re.compile(r"(.*\S)\s+([-+]?\d+)")
+MARKED = re.compile(r"(.*\S)\s+([-+]?\d{1,9})")
 
 OTHER_FORMATS = {".json": "coco", ".csv": "imagenet_loc"}
 """Formats that files with other suffixes may have."""

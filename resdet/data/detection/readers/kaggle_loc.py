@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from resdet.data.detection.readers.image_lists import ImageList
-from resdet.data.detection.readers.xml_files import LARGEST, Report, XmlColumns
+from resdet.data.detection.readers.xml_files import Report, XmlColumns, to_pixels
 from resdet.data.detection.table import Source
 from resdet.files.findings import DROPPED, DataError
 
@@ -98,13 +98,9 @@ def _add_objects(
         report(item, what, "its last object is left out; correct the line" if cells else DROPPED)
     for start in range(0, len(cells) - CELLS + 1, CELLS):
         name, *numbers = cells[start : start + CELLS]
-        try:
-            x1, y1, x2, y2 = box = [float(number) for number in numbers]
-        except ValueError:
-            report(item, f"has box {' '.join(numbers)}, not four numbers", DROPPED)
-            continue
-        if not (x1 <= x2 and y1 <= y2 and max(map(abs, box)) <= LARGEST):
-            report(item, f"has box {' '.join(numbers)}, not xmin ymin xmax ymax", DROPPED)
+        x1, y1, x2, y2 = box = list(map(to_pixels, numbers))
+        if not (x1 <= x2 and y1 <= y2):  # NaN is neither
+            report(item, f"has box {' '.join(numbers):.60}, not xmin ymin xmax ymax", DROPPED)
             continue
         name_of.append(position.setdefault(name, len(position)))
         corners.append(box)

@@ -189,17 +189,17 @@ class _Rows:
         size = top.get("size")
         texts = {} if size is None else {child.tag: child.text for child in size}
         given = (texts.get("height"), texts.get("width"))
-        height, width = map(_number, given)
+        height, width = map(to_pixels, given)
         if height >= 1 and width >= 1:
             return int(height), int(width)
         if not (height == width == 0 or given == (None, None)):
-            self.report(file, f"has height {given[0]} and width {given[1]}", NO_SIZE)
+            self.report(file, f"has height {given[0]!s:.40} and width {given[1]!s:.40}", NO_SIZE)
         return 0, 0
 
     def _add_object(self, file: str, number: int, elements: Elements) -> None:
         name, box = _text(elements.get("name")), elements.get("bndbox")
         texts = {} if box is None else {child.tag: child.text for child in box}
-        corners = [_number(texts.get(key)) for key in CORNERS]
+        corners = [to_pixels(texts.get(key)) for key in CORNERS]
         x1, y1, x2, y2 = corners
         what = None
         if not name:
@@ -207,13 +207,13 @@ class _Rows:
         elif not texts:
             what = "has no bndbox"
         elif not math.isfinite(x1 + y1 + x2 + y2):
-            given = ", ".join(f"{key} {texts.get(key)}" for key in CORNERS)
+            given = ", ".join(f"{key} {texts.get(key)!s:.40}" for key in CORNERS)
             what = f"has {given}, not four finite numbers below {LARGEST:.0e}"
         elif x2 < x1 or y2 < y1:
             side = "x" if x2 < x1 else "y"
             low, high = (x1, x2) if x2 < x1 else (y1, y2)
             what = f"has {side}min {low:g} above {side}max {high:g}"
-        item = f"{file}: object {number}" + (f" ({name})" if name else "")
+        item = f"{file}: object {number}" + (f" ({name:.60})" if name else "")
         if what is not None:
             self.report(item, what, DROPPED)
             return
@@ -233,7 +233,7 @@ class _Rows:
         """The number of an element; NaN where the object lacks it."""
         if key not in elements:
             return math.nan
-        value = _number(elements[key].text)
+        value = to_pixels(elements[key].text)
         if math.isnan(value):
             self.report(item, f"has {key} {elements[key].text!r:.60}, not a number", NO_NUMBER)
             return 0.0
@@ -328,10 +328,10 @@ def _text(element: ElementTree.Element | None) -> str:
     return "" if element is None or element.text is None else element.text.strip()
 
 
-def _number(text: str | None) -> float:
-    """NaN for what is no number, or one that no pixel has."""
+def to_pixels(text: str | None) -> float:
+    """A number of pixels; NaN for what is not a number, or one that no pixel has."""
     try:
-        value = float(text or "nan")
+        value = float("nan" if not text or "_" in text else text)  # Python reads 1_0 as 10
     except ValueError:
         return math.nan
     return value if abs(value) <= LARGEST else math.nan
