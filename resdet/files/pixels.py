@@ -1,6 +1,7 @@
 """Resizes pixels, and arranges them plane by plane for a batch."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -34,6 +35,37 @@ def resize_exactly(
         return image
     resample = Image.Resampling[interpolation.upper()]
     return np.asarray(Image.fromarray(image).resize((width, height), resample))
+
+
+MUCH_LARGER = 16
+"""How many times the area of a crop a resized image may have; of longer ones only the crop is
+made, which differs by a rounding of the filter's weights."""
+
+
+def resize_parts(
+    image: NDArray[np.uint8],
+    size: tuple[int, int],
+    corners: Sequence[tuple[int, int]],
+    side: int,
+    interpolation: str = "bilinear",
+) -> list[NDArray[np.uint8]]:
+    """The squares of `side` pixels at `corners` (top, left) of (H, W, 3) resized to `size` as
+    `resize_exactly` does.
+
+    A strip of 3 × 20,000 pixels, resized to a short side of 256, would have 400 million pixels.
+    """
+    if size[0] * size[1] <= MUCH_LARGER * side * side:
+        resized = resize_exactly(image, *size, interpolation)
+        return [resized[top : top + side, left : left + side] for top, left in corners]
+    height, width = image.shape[:2]
+    down, across = height / size[0], width / size[1]
+    picture, resample = Image.fromarray(image), Image.Resampling[interpolation.upper()]
+    parts = []
+    for top, left in corners:
+        right, bottom = min((left + side) * across, width), min((top + side) * down, height)
+        box = (left * across, top * down, right, bottom)
+        parts.append(np.asarray(picture.resize((side, side), resample, box=box)))
+    return parts
 
 
 def resize_antialiased(

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from resdet.data.classification.transforms import (
     Interpolation,
-    center_crop,
+    center_corner,
     resize_short_edge,
+    short_edge_size,
     to_tensor,
 )
 from resdet.errors import UserError
+from resdet.files.pixels import resize_parts
 
 if TYPE_CHECKING:
     from resdet.models.classifier import Classifier
@@ -51,16 +53,16 @@ class Views:
                 for scale in self.scales
             ]
             return [torch.stack([image, image.flip(-1)]) for image in whole]
-        resized = resize_short_edge(pixels, self.resize, self.interpolation)
-        centre = to_tensor(center_crop(resized, self.size))
+        size = short_edge_size((pixels.shape[0], pixels.shape[1]), self.resize)
+        bottom, right = size[0] - self.size, size[1] - self.size
+        places = [center_corner(size, self.size)]
+        if self.crops == "10":
+            places = [(0, 0), (0, right), (bottom, 0), (bottom, right), *places]
+        parts = resize_parts(pixels, size, places, self.size, self.interpolation)
+        crops = [to_tensor(part) for part in parts]
         if self.crops == "1":
-            return [centre[None]]
-        bottom, right = resized.shape[0] - self.size, resized.shape[1] - self.size
-        corners = [
-            to_tensor(resized[y : y + self.size, x : x + self.size])
-            for y, x in ((0, 0), (0, right), (bottom, 0), (bottom, right))
-        ]
-        five = torch.stack([*corners, centre])
+            return [crops[0][None]]
+        five = torch.stack(crops)
         return [torch.cat([five, five.flip(-1)])]
 
 

@@ -20,7 +20,6 @@ from resdet.data.classification.shards import find_shards, read_shards
 from resdet.data.classification.transforms import (
     ClassificationTransform,
     center_crop,
-    resize_short_edge,
 )
 from resdet.data.fingerprint import (
     Fingerprint,
@@ -245,7 +244,7 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
 
         def square(row: int) -> NDArray[np.uint8] | None:
             try:
-                return center_crop(resize_short_edge(self.read(row), side), side)
+                return center_crop(self.read(row), side, side)
             except DataError:
                 return None  # reported when it is loaded
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resdet.files.findings import DataError
 from resdet.files.images import REDUCTIONS, EncodedImage
-from resdet.files.pixels import resize_antialiased, resize_exactly
+from resdet.files.pixels import resize_antialiased, resize_exactly, resize_parts
 
 SIDE_STEP = 32
 """Sides that grow during training are multiples of this, so that there are few of them."""
@@ -137,7 +137,7 @@ class CenterCrop:
         self, image: EncodedImage, side: int, rng: np.random.Generator
     ) -> NDArray[np.uint8]:
         resize = max(side, round(self.resize * side / self.size))
-        return center_crop(resize_short_edge(image.pixels(), resize, self.interpolation), side)
+        return center_crop(image.pixels(), resize, side, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,9 @@ class ClassificationTestTransform:
         return self.resize if self.size is None else self.size
 
     def __call__(self, image: EncodedImage, *, epoch: int, seed: np.random.SeedSequence) -> Tensor:
-        pixels = resize_short_edge(image.pixels(), self.resize, self.interpolation)
-        return to_tensor(pixels if self.size is None else center_crop(pixels, self.size))
+        if self.size is None:
+            return to_tensor(resize_short_edge(image.pixels(), self.resize, self.interpolation))
+        return to_tensor(center_crop(image.pixels(), self.resize, self.size, self.interpolation))
 
 
 def progressive_side(points: Sequence[Sequence[float]], epoch: int, size: int) -> int:
@@ -266,11 +267,18 @@ def resize_short_edge(
     return resize_exactly(pixels, *size, interpolation)
 
 
-def center_crop(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The centre of (H, W, 3), at torchvision's position."""
-    top = round((pixels.shape[0] - side) / 2)
-    left = round((pixels.shape[1] - side) / 2)
-    return pixels[top : top + side, left : left + side]
+def center_crop(
+    pixels: NDArray[np.uint8], short: int, side: int, interpolation: Interpolation = "bilinear"
+) -> NDArray[np.uint8]:
+    """The centre (side, side, 3) of (H, W, 3) resized to a short side of `short`."""
+    size = short_edge_size((pixels.shape[0], pixels.shape[1]), short)
+    (crop,) = resize_parts(pixels, size, [center_corner(size, side)], side, interpolation)
+    return crop
+
+
+def center_corner(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(top, left) of a square in the centre of (height, width), at torchvision's position."""
+    return round((size[0] - side) / 2), round((size[1] - side) / 2)
 
 
 def resized_crop(

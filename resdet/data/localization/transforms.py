@@ -17,12 +17,12 @@ from PIL import Image
 from resdet.data.classification.transforms import (
     ColorJitter,
     RandomResizedCrop,
-    center_crop,
+    center_corner,
     short_edge_size,
 )
 from resdet.data.detection.outlines import Affine
 from resdet.data.detection.transforms import Objects, Transformed, place_objects
-from resdet.files.pixels import resize_antialiased, resize_exactly
+from resdet.files.pixels import resize_antialiased, resize_exactly, resize_parts
 
 TRIES = 10
 """Crops that are drawn until one shows enough of an object."""
@@ -226,9 +226,9 @@ class LocalizationViews:
         return View(pixels, Affine(scale_x=width / size[1], scale_y=height / size[0]))
 
     def _center(self, image: NDArray[np.uint8]) -> View:
-        whole = self._whole(image, self.resize)
-        height, width = whole.pixels.shape[:2]
-        # torchvision's position, as in `center_crop` of classification
-        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
-        pixels = center_crop(whole.pixels, self.size)
-        return View(pixels, Affine(shift_x=left, shift_y=top).then(whole.affine))
+        height, width = image.shape[:2]
+        size = short_edge_size((height, width), self.resize)
+        top, left = center_corner(size, self.size)
+        (pixels,) = resize_parts(image, size, [(top, left)], self.size)
+        whole = Affine(scale_x=width / size[1], scale_y=height / size[0])
+        return View(pixels, Affine(shift_x=left, shift_y=top).then(whole))
