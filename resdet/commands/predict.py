@@ -168,7 +168,7 @@ def predict_sources(
     ):
         total = None if any(source.is_video for source in sources) else len(sources)
         task = bar.add_task("images", total=total)
-        pictures = _readable(futures, failures)
+        pictures = _large_enough(model, _readable(futures, failures))
         while batch := list(islice(pictures, batch_size)):
             for picture, answer in zip(batch, _answers(model, batch, score_thresh), strict=True):
                 if isinstance(answer, UserError):
@@ -258,3 +258,21 @@ def _readable(
             failures.add(read.source, read.problem)
         else:
             yield read
+
+
+def _large_enough(
+    model: RCNN | CombinedDetector | Classifier | Localizer, pictures: Iterator[Picture]
+) -> Iterator[Picture]:
+    """All of the pictures, with a warning where the network sees objects much smaller than those it
+    was trained on."""
+    shrunk: set[Source] = set()
+    for picture in pictures:
+        height, width = picture.pixels.shape[:2]
+        problem = model.size_problem((height, width))
+        if problem is not None:
+            if not shrunk:
+                log.warning("%s: %s", picture.source.path, problem)
+            shrunk.add(picture.source)
+        yield picture
+    if len(shrunk) > 1:
+        log.warning("%d inputs are shrunk too much, the first is named above", len(shrunk))

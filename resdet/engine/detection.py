@@ -31,6 +31,7 @@ from resdet.factory.detection_data import DataSets
 from resdet.factory.imports import naming_imports
 from resdet.factory.network import Resolved, resolve_config
 from resdet.files.findings import Finding
+from resdet.files.scale import seen_in
 from resdet.hardware import Precision
 from resdet.inference.combined import combine
 from resdet.models.rcnn import RCNN
@@ -74,7 +75,9 @@ class DetectionTask(Task):
         self.class_names, self.category_ids = self.model.class_names, self.model.category_ids
         self.collate = partial(collate, multiple=self.model.size_divisibility)
         self.record, self.findings = record_of(data), findings_of(data)
-        sizes = self.train_data.sizes
+        sizes, resize = self.train_data.sizes, config.data.test_resize
+        areas = self.train_data.object_areas
+        self.seen = seen_in(sizes, areas, resize.short_edge, resize.max_size)
         self.plan = TrainPlan(
             num_images=len(self.train_data),
             batch_size=config.train.batch_size,

@@ -118,6 +118,7 @@ class Training:
             "finalized": self.finalized,
             "threads": self.threads,
             "data": self.task.record.state(),
+            "seen": None if self.task.seen is None else list(self.task.seen),
             "adapted": asdict(self.adapted),
             "recent": list(self.recent),
             "broken": {

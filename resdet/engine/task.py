@@ -15,6 +15,7 @@ from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation
 from resdet.files.findings import Finding
+from resdet.files.scale import Seen
 from resdet.hardware import Precision
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
@@ -46,6 +47,8 @@ class Task(ABC):
     """In all of its data."""
     class_names: Sequence[str]
     category_ids: Sequence[int] = ()
+    seen: Seen | None = None
+    """How large the objects of a detector's training images are."""
     uses_workers: bool = True
     """Whether its images are read by loader processes."""
 

@@ -105,6 +105,8 @@ def build_stored(weights: LoadedWeights, config: C, build: Callable[[C, LoadedWe
         model = build(config, weights)
     load_exactly(model, weights)
     model.is_imported = weights.is_imported
+    if weights.seen is not None:
+        model.seen = weights.seen
     return model.eval()
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.config.testing import TestConfig
+from resdet.files.scale import shrink_problem
 from resdet.inference.joining import concatenate, join
 from resdet.inference.members import check_members, class_orders
 from resdet.inference.region_scores import Maps, Scales, size_ratios
@@ -51,7 +52,7 @@ class CombinedDetector(Predictor[Detections]):
             self.register_buffer(f"class_order_{number}", order, persistent=False)
         self.prepared, self._plans = plan_sizes(models, test, adjacent=self.adjacent)
         self.config, self.channels_last = first.config, first.channels_last
-        self.precision = first.precision
+        self.precision, self.seen = first.precision, first.seen
         self.is_imported = any(model.is_imported for model in models)
         self.class_names, self.category_ids = first.class_names, first.category_ids
         self.num_classes = first.num_classes
@@ -71,6 +72,10 @@ class CombinedDetector(Predictor[Detections]):
         for model in self.models:
             model.place(device, dtype)
         self.to(device)
+
+    def size_problem(self, size: tuple[int, int]) -> str | None:
+        largest = max(self.prepared.sizes, key=lambda each: each.short_edge)
+        return shrink_problem(size, largest.short_edge, largest.max_size, self.seen)
 
     def prepare(self, pixels: np.ndarray) -> Prepared:
         """(H, W, 3) uint8 RGB in every size that is needed, each once."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict
 from resdet.errors import UserError
+from resdet.files.scale import Seen
 
 CONVENTIONS: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8")
@@ -46,6 +47,9 @@ class LoadedWeights:
 
     prefix: str = ""
     """What was before the names in the file, and is not in `state`."""
+
+    seen: Seen | None = None
+    """How large a detector's objects were in training, of resdet's own runs."""
 
     def detection_config(self) -> DetectionConfig:
         """The config of a detector; UserError for other weights and for unknown configs."""

@@ -5,6 +5,7 @@ No code in a file is run: pickles are read as tensors, arrays, numbers, strings 
 
 import importlib
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from resdet.errors import UserError, did_you_mean
 from resdet.files import checkpoint
+from resdet.files.scale import Seen
 from resdet.files.tensor_files import read_tensor_file
 from resdet.interop.files import flat_state, named_tensors, read_state
 from resdet.interop.loaded import LoadedWeights
@@ -173,4 +175,14 @@ def _from_checkpoint(values: dict[str, Any], path: Path) -> LoadedWeights:
         list(values.get("class_names") or []),
         list(values.get("category_ids") or []),
         is_imported=bool(values.get("is_imported", False)),
+        seen=_seen(values.get("seen")),
     )
+
+
+def _seen(values: Any) -> Seen | None:
+    """The checkpoint's entry; None without a usable one."""
+    try:
+        seen = Seen(*map(float, values))
+    except (TypeError, ValueError):
+        return None
+    return seen if math.isfinite(seen.scale) and seen.scale > 0 and seen.side >= 0 else None

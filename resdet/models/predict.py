@@ -1,9 +1,11 @@
 """What trained detectors and classifiers share: their device, precision and predictions."""
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -13,9 +15,12 @@ from torch import Tensor, nn
 from resdet.errors import UserError
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import ImageInput, to_rgb
+from resdet.files.scale import UNKNOWN, Seen
 from resdet.hardware import Precision, choose_precision
 from resdet.ops.pixels import normalize_pixels
 from resdet.structures import Classification, Detections
+
+log = logging.getLogger("resdet")
 
 Prediction = TypeVar("Prediction", Detections, Classification)
 
@@ -32,6 +37,13 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
     """What `resdet.load` was asked for; None takes train.precision of the config."""
     is_imported: bool = False
     """Whether the weights are another toolkit's, whose numbers are those of fp32."""
+
+    seen: Seen = UNKNOWN
+    """How large a detector's objects were in training."""
+
+    def size_problem(self, size: tuple[int, int]) -> str | None:
+        """Why objects of an image of (height, width) would be missed; None if nothing is known."""
+        return None
 
     def set_input(
         self,
@@ -132,6 +144,10 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
                     arrays.append(pixels)
                 prepared = [self.prepare(array) for array in arrays]
                 sizes = [array.shape[:2] for array in arrays]
+                for image, size in zip(all_images[start:], sizes, strict=False):
+                    if (problem := self.size_problem(size)) is not None:
+                        name = image if isinstance(image, str | Path) else "the image"
+                        log.warning("%s: %s", name, problem)
                 predictions += self.predict_prepared(prepared, sizes, score_thresh)
         return predictions if is_list else predictions[0]
 

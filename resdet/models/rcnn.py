@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.files.pixels import resize_image
+from resdet.files.scale import shrink_problem
 from resdet.hardware import profiled
 from resdet.models.fpn import FPN, OneMap
 from resdet.models.predict import Predictor
@@ -208,6 +209,9 @@ class RCNN(Predictor[Detections]):
         pyramid = self.levels(images)
         proposals, _ = self.rpn(pyramid, images.sizes, None)
         return self.roi_heads.detect(pyramid, proposals, images.sizes, score_thresh)
+
+    def size_problem(self, size: tuple[int, int]) -> str | None:
+        return shrink_problem(size, self.test_short_edge, self.test_max_size, self.seen)
 
     def prepare(self, pixels: np.ndarray) -> Tensor:
         """(3, h, w) at the model's test size, 0..255, of `pixels` (H, W, 3) uint8 RGB.

@@ -20,8 +20,10 @@ import resdet
 from resdet.commands.predict import predict_command
 from resdet.errors import UserError
 from resdet.files.images import read_image
+from resdet.files.scale import UNKNOWN
 from resdet.inference import sources
 from resdet.models.rcnn import RCNN
+from tests.models.tiny_detector import write_checkpoint
 
 DETECTOR_FILES = ["detections.json", "images.json"]
 
@@ -247,6 +249,30 @@ def test_ids_of_an_annotation_file(
     assert "1× input 'more.png' is the file_name of no image" in caplog.text
     result = resdet.evaluate_coco(ids_from, out / "detections.json", kinds=["bbox"])
     assert 0 <= result["bbox"]["AP"] <= 1
+
+
+def test_images_that_are_shrunk_too_much_are_named(
+    run_folder: Path, tmp_path: Path, model: RCNN, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_checkpoint(run_folder / "best.pt", model, seen=[0.5, 40.0])
+    images = [
+        save(tmp_path / f"{name}.png", size)
+        for name, size in (("a", (96, 90)), ("b", (1600, 1500)), ("c", (1500, 1600)))
+    ]
+    assert run(run_folder, images, tmp_path / "out") == 0
+    text = caplog.text
+    assert "b.png: its 1600×1500 pixels are shrunk to" in text and "instead of 20" in text
+    assert "2 inputs are shrunk too much" in text and text.count("are shrunk") == 2
+    for more in (["test.flip=true"], []):
+        caplog.clear()
+        size = ["data.test_resize.short_edge=400", "data.test_resize.max_size=800"]
+        assert run(run_folder, images[:2], tmp_path / "out", overrides=[*size, *more]) == 0
+        assert "shrunk" not in caplog.text
+    resdet.load(run_folder, device="cpu", test={"flip": True}).predict(images[1])
+    assert "b.png: its 1600×1500 pixels are shrunk to" in caplog.text
+    for damaged in ([0.0, 1.0], "x", [1.0], {"a": 1}, [float("nan"), 2.0]):
+        write_checkpoint(run_folder / "best.pt", model, seen=damaged)
+        assert resdet.load(run_folder, device="cpu").seen == UNKNOWN
 
 
 def test_keys_that_predictions_do_not_use(run_folder: Path, tmp_path: Path) -> None:

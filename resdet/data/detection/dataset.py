@@ -149,6 +149,12 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         return self.table.sizes[self.images]
 
     @property
+    def object_areas(self) -> NDArray[np.float64]:
+        """(A,) square pixels of the targets' boxes, as annotated."""
+        areas: NDArray[np.float64] = self.table.boxes_xywh[self.rows, 2:].prod(axis=1)
+        return areas
+
+    @property
     def image_ids(self) -> Ids:
         """(N,) ids, unique over the files."""
         return self.table.image_ids.select(self.images)
