@@ -57,12 +57,12 @@ def test_one_bad_input_is_one_line(
     (folder / "film.mp4").write_bytes(b"no film")
     (folder / "film.avi").write_bytes(b"")
 
-    def broken(path: Path) -> Any:
+    def broken(path: Path, *limits: int) -> Any:
         if path.name == "e.png":
             raise RuntimeError("libavif: unknown\nerror\x1b[2J")
         if path.name == "f.png":
             path.unlink()  # while it is predicted
-        return read_image(path)
+        return read_image(path, *limits)
 
     monkeypatch.setattr(sources, "read_image", broken)
     assert run(run_folder, [folder], tmp_path / "out", score_thresh=0.0, batch_size=3) == 1
