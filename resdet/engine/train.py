@@ -48,8 +48,8 @@ def train(
     memory and stops; `strict` makes every finding in the data an error. `imports` are modules of
     your own, see `resdet.factory.imports`; those that `config` lists are imported as well. `schema`
     accepts runs of some tasks only.
-    Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM or
-    SIGINT, once the state has been saved.
+    Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM,
+    SIGINT or SIGHUP, once the state has been saved.
     """
     leave_unguarded_script()
     with distributed.joined(device) as processes:
