@@ -152,7 +152,10 @@ def choose_device(wanted: str | None, local_rank: int) -> torch.device:
     if device.type == "cpu":
         return device
     if device.type != "cuda":
-        raise UserError(f"--device {wanted}: training runs on cpu and cuda only")
+        raise UserError(
+            f"--device {wanted}: is not supported; resdet trains and predicts on cpu and cuda, so "
+            "give one of them"
+        )
     if not torch.cuda.is_available():
         raise UserError(f"--device {wanted}: torch sees no GPU here; use --device cpu")
     index = local_rank if device.index is None else device.index

@@ -166,3 +166,9 @@ def test_recomputed_activations_are_not_compiled():
     assert hardware.choose_compile("auto", torch.device("cuda"), recomputes=True)[0] is False
     with pytest.raises(UserError, match=r"train.compile: true cannot be combined"):
         hardware.choose_compile(True, CPU, recomputes=True)
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "xpu:1"])
+def test_devices_that_are_not_supported(name):
+    with pytest.raises(UserError, match=f"--device {name}: is not supported; .*cpu and cuda"):
+        hardware.choose_device(name, 0)

@@ -13,6 +13,7 @@ from resdet.config.fields import (
     IMAGENET_STD,
     Ascending,
     BelowOne,
+    DataPath,
     Fraction,
     Images,
     MaxBroken,
@@ -53,10 +54,10 @@ class ClassificationModelConfig(Section):
 
 
 class ClassificationSplitConfig(Section):
-    root: str | None = None
+    root: DataPath | None = None
     """Folder: one subfolder per class, tar shards, ImageNet's flat val/, or CIFAR's folder; null
     is data.root/train or data.root/val (CIFAR: data.root itself)."""
-    ground_truth: str | None = None
+    ground_truth: DataPath | None = None
     """ImageNet's flat val/ only: ILSVRC2012_validation_ground_truth.txt or a table of file and
     wnid; null looks for it beside the images."""
 
@@ -101,7 +102,7 @@ class ClassificationAugmentConfig(Section):
 class ClassificationDataConfig(Section):
     format: Literal["auto", "folder", "shards", "cifar10", "cifar100"] = "auto"
     """How the images are stored; auto detects it from the folder."""
-    root: str | None = None
+    root: DataPath | None = None
     """Shorthand for both roots: ROOT/train and ROOT/val, or ROOT itself for CIFAR."""
     train: ClassificationSplitConfig = ClassificationSplitConfig()
     val: ClassificationSplitConfig | None = ClassificationSplitConfig()

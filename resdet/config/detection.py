@@ -10,6 +10,7 @@ from resdet.config.fields import (
     Ascending,
     BelowOne,
     Boxes,
+    DataPath,
     Fraction,
     HeldOutConfig,
     Images,
@@ -33,9 +34,9 @@ from resdet.files.image_limits import MAX_PIXELS
 
 
 class SplitConfig(Section):
-    images: str | list[str]
+    images: DataPath | list[DataPath]
     """Image folder, or a list of folders paired by position with `annotations`."""
-    annotations: str | list[str]
+    annotations: DataPath | list[DataPath]
     """Annotation file, or a list of them: a JSON file of coco; a list in ImageSets, such as
     trainval.txt, or the folder of the XML files of voc, imagenet_det and imagenet_loc (which also
     reads Kaggle's LOC_train_solution.csv). imagenet_det takes a pattern such as train_pos_*.txt."""
@@ -225,7 +226,7 @@ class EvalConfig(Section):
     that a module in `imports` adds."""
     overlap: Literal["inclusive", "exclusive"] = "inclusive"
     """voc07 and voc12: inclusive: an overlap of exactly .5 is a match, as in VOC's devkit."""
-    blacklist: str | None = None
+    blacklist: DataPath | None = None
     """imagenet_det and imagenet_loc: the devkit's list of what is not evaluated."""
     backend: Literal["fast", "hotcoco", "pycocotools"] = "fast"
     """fast (hotcoco), or pycocotools, the slow reference with the same numbers."""

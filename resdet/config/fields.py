@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from resdet.config.find import own_path
+
 
 def _ascending(values: list[Any]) -> list[Any]:
     if any(low >= high for low, high in pairwise(values)):
@@ -18,6 +20,10 @@ def _range(values: list[float]) -> list[float]:
     return values
 
 
+def _own_path(path: str) -> str:
+    return str(own_path(path)) if path.startswith("~") else path
+
+
 class Section(BaseModel):
     """A part of the config: frozen, unknown keys forbidden, described by the field docstrings."""
 
@@ -26,6 +32,8 @@ class Section(BaseModel):
     )
 
 
+DataPath = Annotated[str, AfterValidator(_own_path)]
+"""A file or folder, with the home folder in place of ~."""
 Ascending = AfterValidator(_ascending)
 Range = AfterValidator(_range)
 

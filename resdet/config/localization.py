@@ -24,6 +24,7 @@ from resdet.config.fields import (
     Boxes,
     BoxLoss,
     Channels,
+    DataPath,
     Fraction,
     HeldOutConfig,
     Images,
@@ -227,7 +228,7 @@ class LocalizationEvalConfig(Section):
     metric: str = "imagenet_loc"
     """imagenet_loc (the localization error, with the true class given), or a metric that a module
     in `imports` adds."""
-    blacklist: str | None = None
+    blacklist: DataPath | None = None
     """imagenet_loc: the devkit's list of images that are not evaluated."""
 
 

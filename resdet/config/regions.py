@@ -8,6 +8,7 @@ from resdet.config.fields import (
     BelowOne,
     Boxes,
     BoxLoss,
+    DataPath,
     Fraction,
     NonNegativeFloat,
     PositiveFloat,
@@ -41,8 +42,8 @@ class RegionConfig(Section):
 
 
 class ProposalsConfig(Section):
-    train: str | list[str] | None = None
+    train: DataPath | list[DataPath] | None = None
     """Proposals file of data.train, or a list of files that share its images; `predict RUN
     --proposals` writes them."""
-    val: str | list[str] | None = None
+    val: DataPath | list[DataPath] | None = None
     """Proposals file of data.val; null looks in those of `train`."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from resdet.config.find import own_path
 from resdet.errors import UserError, did_you_mean
 from resdet.files import checkpoint
 from resdet.files.scale import Seen
@@ -30,6 +31,7 @@ ORIGINS = {
     "timm": ("timm",),
     "cifar": ("cifar",),
 }
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 WeightKind = Literal["detector", "classifier", "localizer", "backbone"]
 
 
@@ -66,7 +68,7 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
         path = origin.fetch(name)
         return origin.imported(flat_state(read_tensor_file(path), path), name, spec)
     path = checkpoint_path(spec)
-    if path.name == "last.pt" and path.parent == Path(spec).expanduser():
+    if path.name == "last.pt" and path.parent == own_path(spec):
         logger.info(f"{spec}: no validation gave a best.pt, so last.pt is used")
     values = read_tensor_file(path)
     if checkpoint.is_checkpoint(values):
@@ -105,9 +107,14 @@ def check_spec(spec: str) -> None:
 
 def checkpoint_path(spec: str | Path) -> Path:
     """The file meant by a run folder (best.pt, else last.pt) or by a file; UserError otherwise."""
-    path = Path(spec).expanduser()
+    path = own_path(spec)
     try:
         if path.is_file():
+            if path.suffix in CONFIG_SUFFIXES:
+                raise UserError(
+                    f"{path} is a config or annotations and has no weights; give the run folder "
+                    f"({path.parent}), its best.pt, or another checkpoint"
+                )
             return path
         if path.is_dir():
             for name in ("best.pt", "last.pt"):
@@ -117,8 +124,11 @@ def checkpoint_path(spec: str | Path) -> Path:
                 f"{path} has neither best.pt nor last.pt: it is not a run folder, or has no "
                 "checkpoint yet"
             )
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read: {reason}") from error
     origin, colon, name = str(spec).partition(":")
     if colon and origin.isidentifier() and name:
         _refuse_origin(str(spec), origin)

@@ -1,6 +1,7 @@
 """What trained detectors and classifiers share: their device, precision and predictions."""
 
 import logging
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resdet.config.find import own_path
 from resdet.errors import UserError
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import ImageInput, to_rgb
@@ -134,7 +136,7 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
                 arrays = []
                 for position, image in enumerate(all_images[start : start + batch_size], start):
                     try:
-                        pixels = to_rgb(image, max_pixels or self.max_pixels)
+                        pixels = to_rgb(_file(image), max_pixels or self.max_pixels)
                     except UserError as error:
                         if len(all_images) == 1:
                             raise
@@ -150,6 +152,18 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
                         log.warning("%s: %s", name, problem)
                 predictions += self.predict_prepared(prepared, sizes, score_thresh)
         return predictions if is_list else predictions[0]
+
+
+def _file(image: ImageInput) -> ImageInput:
+    """An image as it was given, with the home folder in place of ~; UserError for a folder."""
+    if not isinstance(image, str | Path):
+        return image
+    path = own_path(image)
+    if os.path.isdir(path):  # noqa: PTH112  # pathlib raises for long names
+        raise UserError(
+            f"{path}: is a folder; give a list of the images in it, or use the command predict"
+        )
+    return path
 
 
 @contextmanager

@@ -279,3 +279,20 @@ def test_former_values_are_read_with_a_note(write, caplog):
     assert config.train.compile is True
     assert "train.compile=recorded" in caplog.text
     assert "line 1) is a former value; it is read as true" in caplog.text
+
+
+def test_the_home_folder_in_data_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    values = ["~/images", "~/more"]
+    config = load_config(
+        "demo_nuclei",
+        [
+            f"data.train.images=[{', '.join(values)}]",
+            "data.train.annotations=[~/a.json, /b.json]",
+            "eval.blacklist=~nobody_here/list.txt",
+        ],
+    )
+    assert config.data.train.images == [f"{tmp_path}/images", f"{tmp_path}/more"]
+    assert config.data.train.annotations == [f"{tmp_path}/a.json", "/b.json"]
+    assert config.data.val is not None
+    assert config.eval.blacklist == "~nobody_here/list.txt"

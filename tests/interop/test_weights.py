@@ -261,3 +261,13 @@ def test_damaged_checkpoints(
     path = save_checkpoint(tmp_path / "c.pt", detector, **damage)
     with pytest.raises(UserError, match="damaged checkpoint"):
         read_weights(str(path))
+
+
+def test_a_config_in_place_of_weights(tmp_path: Path) -> None:
+    for name in ("config.yaml", "annotations.json", "x.yml"):
+        (tmp_path / name).write_text("train: {}")
+        with pytest.raises(UserError, match=rf"{name} is a config .*; give the run folder"):
+            read_weights(str(tmp_path / name))
+    for name in ("a" * 300, "a\0b", "~nobody_here/x.pt"):
+        with pytest.raises(UserError):
+            read_weights(name)

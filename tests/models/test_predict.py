@@ -93,3 +93,10 @@ def test_bgr_arrays(path: Path) -> None:
     assert torch.equal(from_file.boxes, detector.predict(path).boxes)
     with pytest.raises(UserError, match="channel_order is 'gbr'"):
         detector.predict(pixels, channel_order="gbr")
+
+
+def test_a_folder_is_not_an_image(model, tmp_path):
+    with pytest.raises(UserError, match="is a folder; give a list of the images in it"):
+        model.predict(tmp_path)
+    with pytest.raises(UserError, match=r"image 1 of the list: .* is a folder"):
+        model.predict([np.zeros((32, 32, 3), np.uint8), tmp_path])

@@ -21,8 +21,8 @@ READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
 adds a `Finding` for each object that it drops or repairs; it raises `DataError` where the whole
 file is unusable. A module that a config names in `imports` may add a row."""
 
-OTHERS = (".txt", ".xml", ".csv")
-"""Suffixes of files that other formats have."""
+OTHERS = (".txt", ".xml", ".csv", ".yaml", ".yml")
+"""Suffixes of files that other formats have; YAML is YOLO's."""
 
 
 def read_annotations(
@@ -69,8 +69,9 @@ def read_file(source: Source, format: str, findings: list[Finding]) -> Annotatio
         )
     if format == "coco" and source.data is None and _is_of_another(Path(source.path)):
         raise DataError(
-            f"{source.path}: not a JSON file as COCO's are; set format beside images and "
-            "annotations to voc, imagenet_det or imagenet_loc, or give a JSON file"
+            f"{source.path}: not a JSON file as COCO's are; the formats are "
+            f"{', '.join(READERS)} (YOLO's labels have to be converted to COCO): set format beside "
+            "images and annotations, or give a JSON file"
         )
     return READERS[format](source, findings)
 
