@@ -139,7 +139,7 @@ def _changed_tensor(rng: random.Random, tensor: torch.Tensor) -> Any:
 
 def resume(rng: random.Random, folder: Path) -> None:
     """A run whose last.pt, or another of its files, was changed before it resumes."""
-    name = rng.choice(["classifier", "fpn", "c4"])
+    name = rng.choice(["classifier", "fpn", "c4", "killed"])
     run = folder / "run"
     shutil.copytree(STORED / name, run)
     files = sorted(path for path in run.iterdir() if path.is_file())
@@ -148,7 +148,9 @@ def resume(rng: random.Random, folder: Path) -> None:
     else:
         path = rng.choice(files)
         path.write_bytes(mutate_bytes(rng, path.read_bytes()))
-    train(None, run_dir=run, resume=True, device="cpu")
+    steps = _state(name)["step"] + 1
+    longer = [f"train.max_steps={steps}"] if rng.random() < 0.5 and name != "killed" else []
+    train(None, longer, run_dir=run, resume=True, device="cpu")
 
 
 @cache

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +23,8 @@ HANG_S = 20.0
 START_S = 120.0
 """What the first case may take, with the imports and the stored runs it needs."""
 LIMIT_MB = 4096.0
+CHUNK = 250
+"""Cases that a worker takes at a time."""
 SHARES = sum(share for _, share in TARGETS.values())
 
 
@@ -115,34 +119,40 @@ def _resident_mb(pid: int) -> float:
         return 0.0
 
 
-def run_cases(wanted: Iterable[tuple[str, int]]) -> Iterator[Outcome]:
+def run_cases(wanted: Iterable[tuple[str, int]]) -> list[Outcome]:
     """The outcome of each case, in order."""
     with Worker() as worker:
-        for target, number in wanted:
-            yield worker.run(target, number)
+        return [worker.run(target, number) for target, number in wanted]
 
 
-def campaign(count: int, state: Path) -> list[Outcome]:
-    """The problems among the first `count` cases; continues after those that `state` has.
+def campaign(count: int, state: Path, workers: int) -> list[Outcome]:
+    """The problems among the first `count` cases, run by several workers in chunks of `CHUNK`.
 
-    `state` gets a line of JSON per case that had a problem and per 100 cases done.
+    `state` gets a line of JSON per finished chunk: its first case, the problems, and the most
+    seconds and MB of a case. Chunks that it has are not run again.
     """
     state.parent.mkdir(parents=True, exist_ok=True)
-    done, problems = 0, list[Outcome]()
-    if state.is_file():
-        for line in state.read_text().splitlines():
-            record = json.loads(line)
-            if "done" in record:
-                done = record["done"]
-            else:
-                problems.append(Outcome(**record))
-    with state.open("a") as file:
-        for position, outcome in enumerate(run_cases(cases(count - done, done)), start=done + 1):
-            if outcome.problem is not None:
-                problems.append(outcome)
-                file.write(json.dumps(asdict(outcome)) + "\n")
-            if position % 100 == 0 or position == count:
-                file.write(json.dumps({"done": position}) + "\n")
-            file.flush()
-    # a case that was running when the campaign was stopped is there twice
-    return list({(each.target, each.number): each for each in problems}.values())
+    lines = state.read_text().splitlines() if state.is_file() else []
+    done = {record["first"]: record["problems"] for record in map(json.loads, lines)}
+    todo = [first for first in range(0, count, CHUNK) if first not in done]
+    lock = threading.Lock()
+
+    def work(chunks: list[int]) -> None:
+        with Worker() as worker:
+            for first in chunks:
+                wanted = cases(min(CHUNK, count - first), first)
+                outcomes = [worker.run(target, number) for target, number in wanted]
+                problems = [asdict(each) for each in outcomes if each.problem is not None]
+                record = {
+                    "first": first,
+                    "problems": problems,
+                    "seconds": max(each.seconds for each in outcomes),
+                    "mb": max(each.mb for each in outcomes),
+                }
+                with lock, state.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                done[first] = problems
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, [todo[i::workers] for i in range(workers)]))
+    return [Outcome(**each) for first in range(0, count, CHUNK) for each in done[first]]

@@ -24,17 +24,17 @@ from tests.fuzz.outcome import check_message
 Target = Callable[[random.Random, Path], None]
 
 TARGETS = {
-    "config": ("texts.config", 40),
-    "overrides": ("texts.overrides", 40),
-    "annotations": ("texts.annotations", 50),
-    "layouts": ("texts.layouts", 20),
-    "results": ("texts.results", 30),
-    "run_lengths": ("texts.run_lengths", 25),
-    "logs": ("texts.logs", 15),
-    "checkpoints": ("binaries.checkpoints", 25),
-    "resume": ("binaries.resume", 5),
-    "images": ("binaries.images", 44),
-    "predict": ("binaries.predict", 6),
+    "config": ("texts.config", 60),
+    "overrides": ("texts.overrides", 50),
+    "annotations": ("texts.annotations", 40),
+    "layouts": ("texts.layouts", 15),
+    "results": ("texts.results", 20),
+    "run_lengths": ("texts.run_lengths", 15),
+    "logs": ("texts.logs", 8),
+    "checkpoints": ("binaries.checkpoints", 20),
+    "resume": ("binaries.resume", 4),
+    "images": ("binaries.images", 64),
+    "predict": ("binaries.predict", 4),
 }
 """Where each target is, and its share of 300 cases."""
 
