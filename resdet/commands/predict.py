@@ -15,7 +15,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
-from resdet.errors import UserError
+from resdet.errors import UserError, first_few, printable
+from resdet.files.findings import SHOWN
 from resdet.files.writing import check_folder, make_folder
 from resdet.hardware import choose_device
 from resdet.inference.combined import CombinedDetector
@@ -79,7 +80,8 @@ def predict_command(
         raise UserError(f"--out {out}: is a file; give a folder for the results")
     sources = list_sources(inputs, folder)
     if sources.others:
-        log.info("%d files are neither image nor video and were skipped", sources.others)
+        what = "%d files are neither image nor video and were skipped (%s)"
+        log.info(what, len(sources.others), printable(first_few(sources.others, SHOWN)))
     truth = None if ids_from is None else read_truth(ids_from)
     ids = None if truth is None else find_ids(truth, sources.files)
     model = load_models([run, *ensemble], overrides=overrides)

@@ -1,4 +1,4 @@
-"""Finds a config: a path, or the name of a config that is included in the package."""
+"""Finds and reads a config: a path, or the name of a config that is included in the package."""
 
 import difflib
 import logging
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 from resdet.config.strict_yaml import ConfigError
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
+"""Suffixes of files that are given in place of a config."""
+MAX_SIZE = 16 << 20
+"""Bytes of a config file."""
 
 LOG = logging.getLogger("resdet")
 
@@ -65,6 +70,29 @@ def shown(path: Path) -> str:
         return resolved.relative_to(Path.cwd()).as_posix()
     except ValueError:
         return resolved.as_posix()
+
+
+def read_text(path: Path) -> str:
+    """The text of a config file; raises ConfigError for what can't be one."""
+    if path.suffix.lower() in CHECKPOINTS:
+        raise ConfigError(
+            f"{shown(path)}: is a checkpoint, a config is a YAML file; to continue a run give "
+            "--resume --run-dir FOLDER"
+        )
+    try:
+        if path.stat().st_size > MAX_SIZE:
+            raise ConfigError(
+                f"{shown(path)}: has more than {MAX_SIZE >> 20} MB, which no config has; give a "
+                "YAML file"
+            )
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = 1 + error.object[: error.start].count(b"\n")
+        raise ConfigError(
+            f"{shown(path)}, line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{shown(path)}: cannot be read: {error.strerror}") from None
 
 
 def _with_suffix(name: str) -> str:

@@ -18,7 +18,7 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.describe import is_nullable, section_of
 from resdet.config.detection import DetectionConfig
 from resdet.config.fields import Section
-from resdet.config.find import find_config, find_shipped, is_file, own_path, shown
+from resdet.config.find import find_config, find_shipped, is_file, own_path, read_text, shown
 from resdet.config.localization import LocalizationConfig
 from resdet.config.messages import dotted, explain, place_of
 from resdet.config.strict_yaml import ConfigError as ConfigError
@@ -42,8 +42,6 @@ _FORMER_VALUES: dict[KeyPath, dict[Any, Any]] = {("train", "compile"): {"recorde
 
 MAX_BASES = 30
 """Files in a row that name each other as `_base_`."""
-MAX_SIZE = 16 << 20
-"""Bytes of a config file."""
 MAX_PARTS = 20
 """Names in the key of an override."""
 MAX_DIGITS = 10
@@ -152,7 +150,7 @@ def _read_layers(path: Path, parents: tuple[Path, ...], known: dict[Path, Layer]
         return copy.deepcopy(known[resolved])
     if len(parents) > MAX_BASES:
         raise ConfigError(f"{shown(path)}: _base_ leads through more than {MAX_BASES} files")
-    layer = parse(_read_text(path), shown(path))
+    layer = parse(read_text(path), shown(path))
     bases = layer.values.pop("_base_", None) or []
     place = layer.places.pop(("_base_",), layer.name)
     merged = Layer(name=layer.name)
@@ -172,20 +170,6 @@ def _read_layers(path: Path, parents: tuple[Path, ...], known: dict[Path, Layer]
     _merge(merged, layer)
     known[resolved] = copy.deepcopy(merged)
     return merged
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_SIZE:
-            raise ConfigError(
-                f"{shown(path)}: has more than {MAX_SIZE >> 20} MB, which no config has; give a "
-                "YAML file"
-            )
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{shown(path)}: not UTF-8 text ({error.reason})") from None
-    except OSError as error:
-        raise ConfigError(f"{shown(path)}: cannot be read: {error.strerror}") from None
 
 
 def _with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:

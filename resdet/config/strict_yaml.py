@@ -36,6 +36,13 @@ class Layer:
     """Keys among them that hold mappings or lists."""
 
 
+HINTS = {
+    "'\\t'": "; indent with spaces, not tabs",
+    "escape character": "; write Windows paths with / or in single quotes",
+    "expected escape sequence": "; write Windows paths with / or in single quotes",
+}
+"""Remedies, by what a problem's text contains."""
+
 MAX_NESTED = 50
 """How deep a config may be nested."""
 MAX_VALUES = 200_000
@@ -132,8 +139,8 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f", line {mark.line + 1}"
-        tab = "; indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
-        raise ConfigError(f"{name}{line}: not valid YAML: {error.problem}{tab}") from None
+        hint = next((text for key, text in HINTS.items() if key in str(error.problem)), "")
+        raise ConfigError(f"{name}{line}: not valid YAML: {error.problem}{hint}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {error}") from None
 

@@ -69,7 +69,7 @@ class Sources:
     """The inputs of a prediction."""
 
     files: list[Source]
-    others: int
+    others: list[str]
     """Files of folders that are neither image nor video."""
     problems: list[str]
     """Folders that could not be listed; each was named in the log."""
@@ -85,7 +85,8 @@ def list_sources(inputs: Sequence[str | Path], out: Path) -> Sources:
     """
     out = out.resolve()
     files: list[tuple[Path, str]] = []
-    others, problems = 0, []
+    others: list[str] = []
+    problems: list[str] = []
     for given in inputs:
         path = Path(given).expanduser()
         kind = _kind(path)
@@ -96,15 +97,17 @@ def list_sources(inputs: Sequence[str | Path], out: Path) -> Sources:
             log_findings(listing.findings(path))
             problems += [f"{path}: {place}: {why}" for place, why in listing.unreadable]
             inside = [name for name in listing.files if not _is_own(path, name, out)]
-            usable = [name for name in inside if _suffix(name) in SUFFIXES + VIDEO_SUFFIXES]
-            files += [(path / name, name) for name in usable]
-            others += len(inside) - len(usable)
+            for name in inside:
+                if _suffix(name) in SUFFIXES + VIDEO_SUFFIXES:
+                    files.append((path / name, name))
+                else:
+                    others.append(name)
         else:
             raise UserError(f"{given}: {kind}; give image files, folders of images, or videos")
     if not files:
         raise UserError(
-            f"{', '.join(map(str, inputs))}: no image or video among them ({others} other files); "
-            f"supported: {' '.join(SUFFIXES + VIDEO_SUFFIXES)}"
+            f"{', '.join(map(str, inputs))}: no image or video among them ({len(others)} other "
+            f"files); supported: {' '.join(SUFFIXES + VIDEO_SUFFIXES)}"
         )
     targets = Targets(out, (path.resolve() for path, _ in files))
     targets.open_folders(name for _, name in files)

@@ -112,7 +112,7 @@ def test_a_folder_is_drawn_and_written(
     assert {record["category_id"] for record in detections} <= {7, 30}
     assert {record["image_id"] for record in detections} == {1, 2, 3, 4}
     assert detections[0]["segmentation"]["size"] == [256, 256]
-    assert "1 files are neither image nor video" in caplog.text
+    assert "1 files are neither image nor video and were skipped (notes.txt)" in caplog.text
     assert not list(out.rglob("*.tmp"))
 
 
@@ -177,7 +177,7 @@ def test_out_inside_the_input_is_not_read(images: Path) -> None:
     out.mkdir()
     shutil.copy(images / "b.png", out / "old.png")
     sources = list_sources([images], out)
-    assert len(sources.files) == 4 and sources.others == 1
+    assert len(sources.files) == 4 and len(sources.others) == 1
     assert len({str(source.target).lower() for source in sources.files}) == 4
 
 

@@ -203,6 +203,12 @@ def test_a_missing_file_brings_near_names(write):
     assert "the shipped ones are in" in error_of("zzz")
     Path("folder").mkdir()
     assert "is a folder, a config is a YAML file" in error_of("folder")
+    Path("last.pt").write_bytes(b"PK")
+    assert "to continue a run give --resume --run-dir FOLDER" in error_of("last.pt")
+    for encoding, line in (("utf-16", 1), ("latin-1", 2)):
+        Path("x.yaml").write_text("train: {epochs: 1}\n# möbel\n", encoding=encoding)
+        assert error_of("x.yaml").startswith(f"x.yaml, line {line}: not UTF-8 text")
+        assert error_of("x.yaml").endswith("; save the file as UTF-8")
 
 
 def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch, caplog):

@@ -61,6 +61,11 @@ def test_every_key_knows_its_line():
         ("m:\n  b: 1\n  b: 2\n", "m.b: given twice (x.yaml, lines 2 and 3); keep one"),
         ("a: [1, 2\nb: 3\n", "x.yaml, line 2: not valid YAML"),
         ("a:\n\tb: 1\n", "indent with spaces, not tabs"),
+        (
+            'a: "C:\\photos"\n',
+            "unknown escape character 'p'; write Windows paths with / or in single quotes",
+        ),
+        ('b: 1\na: "D:\\users"\n', "; write Windows paths with / or in single quotes"),
         ("- a\n- b\n", "x.yaml: a config is a mapping of keys to values"),
         ("just text", "x.yaml: a config is a mapping"),
         (

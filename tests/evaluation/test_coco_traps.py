@@ -335,7 +335,7 @@ def test_ap_zero_with_detections_gives_a_hint(truth: Any, records: Any) -> None:
     [
         ({"images": []}, "lists no images"),
         ({"categories": None}, "categories is None, not a list"),
-        ({"categories": [{"id": 3}, {"id": 3}]}, "category ids given more than once: 3"),
+        ({"categories": [{"id": 3}, {"id": 3}]}, "category 3: is given more than once"),
         ({"categories": [{"name": "cat"}]}, r"categories\[0\] needs an id \(whole number\)"),
         ({"images": [5]}, r"images\[0\] is 5, not an object"),
         ({"annotations": [5]}, r"annotations\[0\] is 5, not an object"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resdet.data.detection.annotated import AnnotatedImages, read_images
 from resdet.data.detection.checks import (
+    MASK_FROM_BOX,
     MISSING,
     check_images,
     check_presence,
@@ -104,9 +105,11 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
             raise self.no_objects()
         objects, usable = ~table.crowd, self.kinds[self.rows]
         if mask_size is not None and objects.any() and not usable.any():
+            bad = [each for each in findings if each.remedy.startswith(MASK_FROM_BOX)]
             raise DataError(
-                f"{table.source}: no object has a segmentation, so masks can't be trained; "
-                "set model.roi.mask_head=null to train boxes only"
+                f"{table.source}: no object has a {'usable ' if bad else ''}segmentation, so masks "
+                "can't be trained; set model.roi.mask_head=null to train boxes only",
+                *_indented([], bad),
             )
         self.starts = np.searchsorted(table.image_of[self.rows], self.images)
         self.stops = self.starts + per_image[self.images]

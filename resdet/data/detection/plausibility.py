@@ -1,4 +1,5 @@
-"""What whole sets of annotations look like: boxes in another unit or order than `bbox` has.
+"""What whole sets of annotations look like: boxes in another unit or order than `bbox` has, objects
+that repeat others, many crowd regions.
 
 One box can be anything; a set of them shows its convention. A finding needs that many boxes do not
 fit their images as they are read, and that nearly all do as something else.
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from resdet.data.detection.table import AnnotationTable
 from resdet.data.plausibility import check_class_names
-from resdet.files.findings import Finding
+from resdet.errors import first_few
+from resdet.files.findings import SHOWN, Finding
 
 Boxes = NDArray[np.float64]
 
@@ -38,14 +40,50 @@ LOOKED = 20_000
 UNITS = {100.0: "percent of their image (0..100)", 1000.0: "thousandths of their image (0..1000)",
          1024.0: "1024ths of their image"}  # fmt: skip
 
+CROWDS = 0.2
+"""Share of crowd regions from which they are more likely a tool's mark than groups; COCO: 0.01."""
+
 NOT_PIXELS = "bbox is [x, y, width, height] in pixels: convert the boxes; they are used as they are"
 
 
 def check_annotations(table: AnnotationTable, findings: list[Finding]) -> None:
-    """Adds findings for class names that nearly agree, and boxes that look like others."""
+    """Adds findings for class names that nearly agree, boxes that look like others, objects that
+    repeat others, and many crowd regions."""
     per_class = np.bincount(table.labels, minlength=len(table.class_names))
     check_class_names(table.source, table.class_names, per_class, findings)
     check_boxes(table, findings)
+    check_repeats(table, findings)
+    crowds = int(table.crowd.sum())
+    if max(3, CROWDS * len(table.crowd)) <= crowds < len(table.crowd):
+        item = f"{crowds} of {len(table.crowd)} objects"
+        what = "are crowd regions (iscrowd 1), as some tools mark every painted mask"
+        remedy = "they are not trained on and no miss counts; set iscrowd to 0 for single objects"
+        findings.append(Finding(table.source, item, what, remedy))
+
+
+def check_repeats(table: AnnotationTable, findings: list[Finding]) -> None:
+    """Adds a finding where objects have the image, class and box of an earlier one."""
+    fields = [table.image_of, table.labels, *table.boxes_xywh.T]
+    # one number that equal objects share, and hardly any others: those are compared in full
+    keys = 65537.0 * table.image_of + table.labels
+    for weight, numbers in zip((1.618034, 7.389056, 23.140693, 53.0), fields[2:], strict=True):
+        keys += weight * numbers
+    ordered = np.sort(keys)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
+        return
+    alike = np.flatnonzero(np.isin(keys, repeated) & ~table.crowd)
+    whole = np.stack([field[alike].astype(np.float64) for field in fields], axis=1)
+    _, firsts, which = np.unique(whole, axis=0, return_index=True, return_inverse=True)
+    first_of = alike[firsts[which.reshape(-1)]]
+    copies = alike != first_of
+    if copies.any():
+        ids = table.annotation_ids
+        pairs = zip(ids[alike[copies]].tolist(), ids[first_of[copies]].tolist(), strict=True)
+        named = first_few([f"annotation {one} that of {two}" for one, two in pairs], SHOWN)
+        item = f"{int(copies.sum())} of {len(ids)} objects"
+        what = f"have the image, class and bbox of another one ({named})"
+        findings.append(Finding(table.source, item, what, "all are used; remove the copies"))
 
 
 def check_boxes(table: AnnotationTable, findings: list[Finding]) -> None:

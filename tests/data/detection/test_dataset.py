@@ -173,7 +173,7 @@ def test_missing_paths_say_what_is_expected(tmp_path: Path) -> None:
         (
             '{"images": [], "annotations": [], "categories": '
             '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
-            "category ids given more than once: 1",
+            "category 1: is given more than once, as 'a' and 'b'",
         ),
     ],
 )

@@ -183,6 +183,15 @@ def test_utf16_is_read_and_its_entities_refused(year: Path) -> None:
     assert "defines entities" in messages(load(year))[0]
 
 
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "cp1252"])
+def test_stated_encodings(year: Path, encoding: str) -> None:
+    file = year / "Annotations/000002.xml"
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n{file.read_text()}'
+    file.write_bytes(text.replace("</annotation>", "<owner>中</owner></annotation>").encode(
+        encoding, "replace"))  # fmt: skip
+    assert len(load(year, strict=True)) == 3
+
+
 def test_missing_and_extra_files(year: Path) -> None:
     (year / "Annotations/000001.xml").unlink()
     (year / "JPEGImages/000002.jpg").rename(year / "JPEGImages/other.jpg")
@@ -309,7 +318,7 @@ def test_wrong_paths(year: Path, listed: str, change, error: str) -> None:
 
 def test_a_forgotten_format_is_named(year: Path) -> None:
     for listed in ("Annotations", "ImageSets/Main/trainval.txt", "Annotations/000001.xml"):
-        with pytest.raises(DataError, match="set format beside images and annotations to voc"):
+        with pytest.raises(DataError, match=r"voc, .*: set format beside images and annotations"):
             read_annotations(year / listed, [])
     with pytest.raises(DataError, match="no such file"):
         read_annotations(year / "absent.txt", [])

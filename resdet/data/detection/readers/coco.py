@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from resdet.data.detection.readers.coco_categories import Categories
-from resdet.data.detection.readers.coco_file import Chunk, CocoFile
+from resdet.data.detection.readers.coco_file import AGAIN, Chunk, CocoFile
 from resdet.data.detection.readers.coco_objects import Objects
 from resdet.data.detection.table import AnnotationTable, Column, RaggedColumn, Source
 from resdet.data.ids import IdRows, as_id
@@ -22,7 +22,6 @@ IMAGE_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 IMAGE_KEYS = ("id", "file_name", "coco_url", "height", "width", *IMAGE_LISTS)
 
 SHARED = "all of them are left out, with their objects; give each image an id of its own"
-AGAIN = "it is read once; remove the other entry"
 
 
 @collector_paused()

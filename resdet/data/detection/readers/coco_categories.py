@@ -2,19 +2,24 @@
 
 from typing import Any
 
-from resdet.data.detection.readers.coco_file import CocoFile
+from resdet.data.detection.readers.coco_file import AGAIN, CocoFile
 from resdet.data.ids import IdRows
 from resdet.files.findings import DataError, Finding
 from resdet.files.json import shown, some, whole_number
 
 CATEGORY_KEYS = ("id", "name", "frequency")
 
+TWO_CLASSES = (
+    "they count as two classes, the second with its id behind its name; if they are one, give "
+    "their objects one category_id"
+)
+
 
 class Categories:
     """Classes by category id; label k is the k-th id in ascending order.
 
     Raises:
-        DataError: there are none, or an id is not a whole number or given twice.
+        DataError: there are none, or an id is not a whole number or that of two classes.
     """
 
     def __init__(self, file: CocoFile, findings: list[Finding]) -> None:
@@ -23,22 +28,21 @@ class Categories:
         if not entries:
             raise DataError(f"{file.path}: has no categories; add {{id, name}} for each class")
         numbers = [self._id(position, entry) for position, entry in enumerate(entries)]
+        if len(set(numbers)) < len(numbers):
+            numbers, entries = self._merge_repeated(numbers, entries)
         order = sorted(range(len(numbers)), key=numbers.__getitem__)
         entries = [entries[place] for place in order]
         self.ids = [numbers[place] for place in order]
-        repeated = [key for key, after in zip(self.ids, self.ids[1:], strict=False) if key == after]
-        if repeated:
-            raise DataError(
-                f"{file.path}: category ids given more than once: {some(repeated)}; give each "
-                "class an id of its own"
-            )
         self._report_forms([entry["id"] for entry in entries])
-        names: dict[str, None] = {}
+        names: dict[str, int] = {}
         for key, entry in zip(self.ids, entries, strict=True):
-            name = self._name(key, entry)
+            own = name = self._name(key, entry)
             while name in names:
                 name = f"{name} ({key})"
-            names[name] = None
+            if name != own:
+                what = f"has the name of category {names[own]}, {shown(own)}"
+                self._find(f"category {key}", what, TWO_CLASSES)
+            names[name] = key
         self.names = list(names)
         self.rows = IdRows({key: label for label, key in enumerate(self.ids)})
         """Labels by id."""
@@ -56,11 +60,32 @@ class Categories:
             )
         return number
 
+    def _merge_repeated(
+        self, numbers: list[int], entries: list[dict[str, Any]]
+    ) -> tuple[list[int], list[dict[str, Any]]]:
+        """Ids and entries with each class once, where files were joined entry by entry."""
+        first: dict[int, dict[str, Any]] = {}
+        for key, entry in zip(numbers, entries, strict=True):
+            before = first.setdefault(key, entry)
+            if before is entry:
+                continue
+            name, other = before.get("name"), entry.get("name")
+            if not name or name != other:
+                raise DataError(
+                    f"{self.path}: category {key}: is given more than once, as {shown(name)} and "
+                    f"{shown(other)}; give each class an id of its own"
+                )
+            self._find(f"category {key} ({shown(name)})", "is listed again", AGAIN)
+        return list(first), list(first.values())
+
+    def _find(self, item: str, what: str, remedy: str) -> None:
+        self.findings.append(Finding(self.path, item, what, remedy))
+
     def _report_forms(self, given: list[Any]) -> None:
         other = [key for key in given if type(key) is not int]
         if other:
             item, what = f"categories {some(other, 3)}", "are ids as text or with a decimal point"
-            self.findings.append(Finding(self.path, item, what, "the whole numbers are taken"))
+            self._find(item, what, "the whole numbers are taken")
 
     def _name(self, key: int, entry: dict[str, Any]) -> str:
         """The name as text that files can hold; the id where there is none."""
@@ -69,7 +94,7 @@ class Categories:
             return str(key)
         if not isinstance(name, (str, int, float)) or isinstance(name, bool):
             item, what = f"category {key}", f"has name {shown(name)}, not text"
-            self.findings.append(Finding(self.path, item, what, "its id is its name"))
+            self._find(item, what, "its id is its name")
             return str(key)
         # JSON can hold halves of surrogate pairs, which no file is written with
         return str(name).encode("utf-8", "replace").decode()

@@ -21,6 +21,25 @@ LISTS = ("images", "categories", "annotations")
 
 LAYOUT = "COCO needs lists of images, annotations and categories"
 
+AGAIN = "it is read once; remove the other entry"
+"""The remedy for an image or category that is listed twice."""
+
+OTHER_TOOLS = (
+    ("Label Studio's own JSON", {"data", "annotations"}),
+    ("Label Studio's own JSON", {"data", "completions"}),
+    ("Label Studio's own JSON", {"annotation_id", "annotator"}),
+    ("CreateML's JSON", {"image", "annotations"}),
+    ("labelme's JSON of one image", {"shapes", "imagePath"}),
+    ("VGG Image Annotator's JSON", {"_via_img_metadata"}),
+    ("VGG Image Annotator's JSON", {"filename", "regions"}),
+    ("Datumaro's JSON", {"items", "categories"}),
+    ("Labelbox's JSON", {"data_row"}),
+    ("Labelbox's JSON", {"Labeled Data"}),
+    ("Supervisely's JSON of one image", {"objects", "size"}),
+    ("GeoJSON", {"type", "features"}),
+)
+"""Formats of other tools, by keys of the file or of its first entry."""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -74,6 +93,9 @@ class CocoFile:
         self.lists = _split(path) if content is None else _lists(path, content)
         for key in LISTS[:2]:
             if key not in self.lists:
+                tool = _tool(read_json(path, "COCO annotations") if content is None else content)
+                if tool:
+                    raise _foreign(path, tool)
                 raise DataError(f"{path}: not a COCO annotation file: no list {key!r}; {LAYOUT}")
 
     def chunks(self, key: str, keys: Sequence[str]) -> Iterator[Chunk]:
@@ -136,6 +158,8 @@ def _lists(path: str, content: Any = None) -> dict[str, Any]:
     """The lists of a file, or of its content, parsed."""
     if content is None:
         content = read_json(path, "COCO annotations")
+    if isinstance(content, (list, dict)) and LISTS[0] not in content and (tool := _tool(content)):
+        raise _foreign(path, tool)
     if isinstance(content, list):
         raise DataError(
             f"{path}: this is a list, as detections are; ground truth is an object with images, "
@@ -148,3 +172,19 @@ def _lists(path: str, content: Any = None) -> dict[str, Any]:
         if not isinstance(entries, list):
             raise DataError(f"{path}: {key} is {shown(entries)}, not a list; {LAYOUT}")
     return lists
+
+
+def _tool(content: Any) -> str | None:
+    """The tool whose own format this is, as far as its keys tell."""
+    nested = content if isinstance(content, list) else list(content.values())
+    for entry in (content, *nested[:1]):
+        for tool, keys in OTHER_TOOLS:
+            if isinstance(entry, dict) and keys <= entry.keys():
+                return tool
+    return None
+
+
+def _foreign(path: str, tool: str) -> DataError:
+    return DataError(
+        f"{path}: this is {tool}, not COCO's; export the annotations as COCO, or convert them"
+    )

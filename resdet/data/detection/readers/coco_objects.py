@@ -26,7 +26,10 @@ from resdet.files.json import LARGEST_WHOLE, shown, to_numbers, whole_number
 LARGEST = 1e9
 """Pixels; larger coordinates are mistakes, which float32 need not hold."""
 
-KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult", "ignore")
+KEYS = (
+    *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult", "ignore"),
+    "attributes",
+)
 
 OTHER_FORM = "ids that are equal as numbers are taken for the same"
 
@@ -45,6 +48,11 @@ NOTES = {
         "the area of the box (width × height) is taken",
     ),
     "segmentation": ("without a usable 'segmentation'", NO_OUTLINE),
+    "rotation": (
+        "with a 'rotation' in the 'attributes' (CVAT), which 'bbox' leaves out",
+        "the box is used as it was before it was turned; export polygons, or upright boxes around "
+        "the turned ones",
+    ),
     "image_id": (
         "whose 'image_id' is an image's id as a number only, as \"1\" or 1.0 is 1",
         OTHER_FORM,
@@ -95,6 +103,7 @@ class Objects:
         self.noted: dict[str, tuple[str, int]] = {}
         """By key of `NOTES`: the first object, and how many there are."""
         self.count = 0
+        self.unknown_categories: set[int | None] = set()
 
     def read(self, file: CocoFile) -> dict[str, Any]:
         """The fields of `AnnotationTable` that hold objects."""
@@ -107,6 +116,7 @@ class Objects:
                 item = first if count == 1 else f"{first} and {count - 1} more"
                 self._find(item, *NOTES[key])
         fields = {key: column.array() for key, column in self.columns.items()}
+        self._check_shift(set(np.unique(fields["labels"]).tolist()))
         ids = np.sort(fields["annotation_ids"])
         for key in np.unique(ids[1:][(ids[1:] == ids[:-1]) & (ids[1:] > 0)]).tolist():
             self._find(f"annotation {key}", "has the id of another annotation", "it is renumbered")
@@ -114,6 +124,17 @@ class Objects:
         outlines = self.outlines.outlines() if self.source.outlines else None
         extras = {k: join_extras(v, k, self.source.path) for k, v in self.extras.items()}
         return {**fields, "outlines": outlines, "extras": extras}
+
+    def _check_shift(self, used: set[int]) -> None:
+        """A finding where objects look as if they counted the categories from one less, or more;
+        `used` are the labels that objects have."""
+        ids = sorted(self.labels.row_of)
+        for unknown, unused in ((ids[0] - 1, ids[-1]), (ids[-1] + 1, ids[0])):
+            is_shifted = self.unknown_categories == {unknown} and len(ids) > 1
+            if is_shifted and self.labels.row_of[unused] not in used:
+                what = f"is none, and no object has {unused}: the ids of objects look shifted by 1"
+                remedy = "objects may be of the class beside their own; make the ids agree"
+                self._find(f"category_id {unknown}", what, remedy)
 
     def _find(self, item: str, what: str, remedy: str) -> None:
         self.findings.append(Finding(self.source.path, item, what, remedy))
@@ -155,6 +176,7 @@ class Objects:
             ("iscrowd", [value is None for value in crowd]),
             ("area", unknown),
             ("segmentation", bare),
+            ("rotation", list(map(_is_turned, chunk.column("attributes")))),
         ):
             self._note(key, chunk, np.array(absent, bool))
         self.count += len(ids)
@@ -175,8 +197,10 @@ class Objects:
             (odd, "iscrowd", "has iscrowd {}, not 0 or 1"),
         ):
             for row in np.flatnonzero(keep & bad).tolist():
-                what_is_there = shown(chunk.records[row].get(key))
-                self._find(chunk.item(row), what.format(what_is_there), DROPPED)
+                value = chunk.records[row].get(key)
+                if key == "category_id":
+                    self.unknown_categories.add(whole_number(value))
+                self._find(chunk.item(row), what.format(shown(value)), DROPPED)
             keep &= ~bad
         rows = np.flatnonzero(keep)
         fields = {"image_of": images[rows], "labels": labels[rows], "boxes_xywh": boxes[rows]}
@@ -296,3 +320,9 @@ def _are_flags(values: Sequence[Any]) -> NDArray[np.bool_]:
         return np.array(list(map(FLAGS.__contains__, values)), bool)
     plain = (int, float, str, np.generic, type(None))
     return np.array([isinstance(value, plain) and value in FLAGS for value in values], bool)
+
+
+def _is_turned(attributes: Any) -> bool:
+    """Whether CVAT's attributes of an object have a rotation, in degrees."""
+    angle = attributes.get("rotation") if type(attributes) is dict else None
+    return isinstance(angle, (int, float)) and angle % 360 != 0

@@ -122,6 +122,9 @@ def _parse_one(segmentation: Any, size: NDArray[np.int32]) -> tuple[Polygons | R
         raise UserError(f"has a segmentation of type {type(segmentation).__name__}")
     if is_polygon(segmentation):
         return [segmentation], "has a flat list as segmentation"
+    flat = _without_points(segmentation)
+    if flat:
+        return flat, "has points [x, y] as segmentation, not flat lists"
     good = [part for part in segmentation if is_polygon(part)]
     if not good:
         raise UserError(
@@ -130,6 +133,19 @@ def _parse_one(segmentation: Any, size: NDArray[np.int32]) -> tuple[Polygons | R
     broken = len(segmentation) - len(good)
     problem = f"has {broken} polygon(s) that are not lists of three or more points"
     return good, problem if broken else None
+
+
+def _without_points(segmentation: list[Any]) -> Polygons:
+    """Flat polygons of [[x, y], …], one part, or [[[x, y], …], …]; empty if it is neither."""
+    parts = [segmentation] if _is_pair(segmentation[0]) else segmentation
+    if not all(type(part) is list and all(map(_is_pair, part)) for part in parts):
+        return []
+    flat = [list(chain.from_iterable(part)) for part in parts]
+    return flat if all(map(is_polygon, flat)) else []
+
+
+def _is_pair(point: Any) -> bool:
+    return type(point) is list and len(point) == 2 and all(type(v) in (int, float) for v in point)
 
 
 def is_missing(segmentation: Any) -> bool:

@@ -105,6 +105,8 @@ def _images(source: Source, report: Report) -> tuple[Path, ImageList]:
     if source.images is not None:
         near.append(Path(source.images).absolute().parent / FOLDER)
     folder = next((folder for folder in near if folder.is_dir()), None)
+    if path.suffix.lower() == ".json":
+        raise DataError(f"{path}: is JSON, not VOC's; set format to coco, or give XML files")
     if folder is None:
         raise DataError(
             f"{path}: no folder {FOLDER} beside it, beside the folder ImageSets or beside the "

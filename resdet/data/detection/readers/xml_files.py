@@ -9,6 +9,7 @@ Only direct children of an object count: VOC's `part` elements have names and bo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,9 @@ BROKEN = "its image is left out; correct the file, or remove the image from the 
 NO_FLAG = "0 (not difficult) is taken"
 NO_NUMBER = "0 is taken"
 NO_SIZE = "the size is read from the image"
+
+ENCODING = re.compile(rb"\s*<\?xml[^>]*?\sencoding=[\"']([\w.:-]+)")
+"""The encoding that a file states."""
 
 Report = Callable[[str, str, str], None]
 """Takes the item, what is wrong with it, and the remedy."""
@@ -300,8 +304,8 @@ def parse_xml(content: bytes | OSError) -> tuple[Elements, list[Elements]]:
     if isinstance(content, OSError):
         raise BrokenXml(f"can't be read ({content.strerror or content})")
     try:
-        if b"\0" in content:  # UTF-16: as text, so that the search for entities sees it
-            text = content.decode("utf-16")
+        text = _as_text(content)
+        if text is not None:
             has_entities = "<!ENTITY" in text
             root = None if has_entities else ElementTree.fromstring(text.lstrip("\ufeff \r\n\t"))
         else:
@@ -322,6 +326,17 @@ def parse_xml(content: bytes | OSError) -> tuple[Elements, list[Elements]]:
         else:
             top[child.tag] = child
     return top, objects
+
+
+def _as_text(content: bytes) -> str | None:
+    """The text of a file in UTF-16, or another encoding of several bytes per character, which the
+    parser does not read (GB2312, Shift-JIS); else None."""
+    if b"\0" in content:
+        return content.decode("utf-16")
+    stated = ENCODING.match(content)
+    if stated is None or stated[1].lower() in (b"utf-8", b"us-ascii", b"ascii"):
+        return None
+    return content.decode(stated[1].decode())
 
 
 def _text(element: ElementTree.Element | None) -> str:
