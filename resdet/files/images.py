@@ -218,11 +218,11 @@ def check_image(file: BinaryIO, name: str, *, whole: bool, max_pixels: int = MAX
     Raises:
         DataError: it can't be read.
     """
-    if whole:
-        EncodedImage(file.read(), name, max_pixels).pixels()
-        return
     with _named_errors(name):
-        read_header(file, max_pixels)
+        if whole:
+            EncodedImage(file.read(), name, max_pixels).pixels()
+        else:
+            read_header(file, max_pixels)
 
 
 @contextmanager
@@ -241,12 +241,20 @@ def _named_errors(name: str) -> Iterator[None]:
             f"{name}: decoding it needs more memory than there is; cut it into tiles"
         ) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror is not None:  # the disk's, no decoder's
+            raise DataError(f"{name}: can't be read ({error.strerror})") from error
         what = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
         raise DataError(f"{name}: damaged image file ({what}); replace it") from error
 
 
 LONGEST_REASON = 150
 """Characters of a decoder's message that are shown."""
+
+
+def unread(error: DataError, name: str) -> str:
+    """What a finding that names the file states: that it can't be read, and why."""
+    reason = str(error).removeprefix(f"{name}: ")
+    return reason if reason.startswith("can't be read") else f"can't be read ({reason})"
 
 
 def image_problems(
@@ -267,7 +275,7 @@ def image_problems(
             if decode:
                 read_image(path, max_pixels)
         except DataError as error:
-            return f"can't be read ({str(error).removeprefix(f'{path}: ')})"
+            return unread(error, str(path))
         if own == size:
             return None
         return f"is {own[1]}×{own[0]} pixels upright, annotated as {size[1]}×{size[0]}"

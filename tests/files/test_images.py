@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resdet.files import tiff
+from resdet.files import images, tiff
 from resdet.files.findings import DataError
 from resdet.files.images import (
     END_OF_IMAGE,
@@ -354,3 +355,38 @@ def test_whatever_a_decoder_raises_names_the_file(
     monkeypatch.setattr(type(image._header.image), "load", fail)
     with pytest.raises(DataError, match=r"^photos/a\.webp: .+; "):
         image.pixels()
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def read(self, *size: int | None) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def fileno(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("read", [read_image, read_fast, read_size])
+def test_a_failing_disk_is_not_called_a_damaged_file(monkeypatch: pytest.MonkeyPatch, read) -> None:
+    monkeypatch.setattr(images, "open_regular", lambda path: Failing())
+    with pytest.raises(DataError, match=r"^a\.png: can't be read \(Input/output error\)$"):
+        read("a.png")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_failing_disk_during_the_check_names_the_file(whole: bool) -> None:
+    with pytest.raises(DataError, match=r"^a\.png: can't be read \(Input/output error\)$"):
+        check_image(Failing(), "a.png", whole=whole)
+
+
+def test_a_file_without_permission_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "a.png").write_bytes(b"whole")
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DataError, match=r"a\.png: can't be read \(Permission denied\)$"):
+        read_image(tmp_path / "a.png")

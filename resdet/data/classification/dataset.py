@@ -40,7 +40,7 @@ from resdet.files.findings import (
     strict_error,
 )
 from resdet.files.image_limits import MAX_PIXELS
-from resdet.files.images import EncodedImage, check_image
+from resdet.files.images import EncodedImage, check_image, unread
 
 logger = logging.getLogger("resdet")
 
@@ -132,22 +132,22 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
                 with self._open(index) as file:
                     check_image(file, name, whole=decode_all, max_pixels=self.max_pixels)
             except DataError as error:
-                return str(error).removeprefix(f"{name}: ")
+                return unread(error, name)
             return None
 
         with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-            problems = list(pool.map(problem, range(len(self))))
-        rows = [row for row, what in enumerate(problems) if what is not None]
-        folder = os.path.commonpath([Path(self.name(row)).parent for row in rows]) if rows else ""
-        names = [self.name(row) for row in rows]
+            outcomes = enumerate(pool.map(problem, range(len(self))))
+            problems = {row: what for row, what in outcomes if what is not None}
+        if not problems:
+            return []
+        names = [self.name(row) for row in problems]
+        folder = os.path.commonpath([Path(name).parent for name in names])
         self.broken += names
-        findings = []
-        for row, name in zip(rows, names, strict=True):
-            item, what = os.path.relpath(name, folder), f"can't be read ({problems[row]})"
-            findings.append(Finding(folder, item, what, BROKEN_REMEDY))
-        if rows:
-            self.source.keep(np.setdiff1d(np.arange(len(self)), rows))
-        return findings
+        self.source.keep(np.setdiff1d(np.arange(len(self)), list(problems)))
+        return [
+            Finding(folder, os.path.relpath(name, folder), what, BROKEN_REMEDY)
+            for name, what in zip(names, problems.values(), strict=True)
+        ]
 
     @property
     def class_names(self) -> list[str]:
