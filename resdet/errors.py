@@ -44,6 +44,11 @@ class Reported(UserError):
     """An error that another process of the run prints."""
 
 
+class Incomplete(UserError):
+    """Results have been written, of too few images: others could not be read. A command exits with
+    code 1, as `predict` does."""
+
+
 class NotRegistered(UserError):
     """A name that no backbone, reader, metric or branch is registered under."""
 

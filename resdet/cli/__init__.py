@@ -21,11 +21,13 @@ from resdet.cli.eval_voc import fill_eval_voc, run_eval_voc
 from resdet.cli.predict import fill_predict, run_predict
 from resdet.cli.streams import close_streams, open_streams
 from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
-from resdet.errors import Reported, UserError, printable
+from resdet.errors import Incomplete, Reported, UserError, printable
 from resdet.version import __version__
 
 USER_ERROR = 2
 """Exit code for a mistake of the user; argparse uses the same."""
+INCOMPLETE = 1
+"""Exit code where results were written that lack some of the input."""
 
 
 @dataclass
@@ -98,7 +100,7 @@ def _guarded(command: Command, args: argparse.Namespace, parser: argparse.Argume
         return USER_ERROR
     except UserError as error:
         _report(str(error))
-        return USER_ERROR
+        return INCOMPLETE if isinstance(error, Incomplete) else USER_ERROR
     except ImportError as error:
         from resdet.dependencies import explain_import_error
 

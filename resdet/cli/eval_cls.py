@@ -44,6 +44,12 @@ def fill_eval_cls(parser: argparse.ArgumentParser) -> None:
         "each run's own folder, and runs/eval_<names> for results of several runs",
     )
     options.add_inference(parser)
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop if anything is wrong with the data; if an image turns out to be broken later, "
+        "exit with code 1 after writing the results",
+    )
 
 
 def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -66,5 +72,6 @@ def run_eval_cls(args: argparse.Namespace, parser: argparse.ArgumentParser) -> i
         out=args.out,
         device=args.device,
         precision=args.precision,
+        strict=args.strict,
     )
     return 0

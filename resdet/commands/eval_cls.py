@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from resdet import hardware
 from resdet.commands.evaluate_run import note_training
-from resdet.engine.broken import BrokenImages
-from resdet.errors import UserError
+from resdet.engine.broken import failure
+from resdet.errors import Incomplete, UserError
 from resdet.evaluation import build_evaluator
 from resdet.evaluation.classification import ClassificationEvaluator, Scores
 from resdet.factory import build_classification_val_data, load_classifier
@@ -47,6 +47,7 @@ def eval_cls_command(
     out: str | Path | None = None,
     device: str | None = None,
     precision: str | None = None,
+    strict: bool = False,
 ) -> Numbers:
     """Evaluate each run folder, checkpoint or published name and print a table.
 
@@ -57,7 +58,9 @@ def eval_cls_command(
     Each run's folder, or `out`, gets eval.json (accuracy in percent), scores.npz (see `Scores`) and
     confusion.png. Of several runs `out` gets a folder each, and itself an eval.json with the
     numbers by run and those of the ensemble; it is runs/eval_<names> by default. Returns what that
-    eval.json holds. Raises UserError before anything is computed where a run is not there.
+    eval.json holds. Raises UserError before anything is computed where a run is not there, and with
+    `strict` for any finding in the data; Incomplete, once everything is written, where more images
+    are broken than data.max_broken allows, or with `strict` any.
     """
     specs = [str(run) for run in runs]
     _check_runs(specs, ensemble)
@@ -74,6 +77,7 @@ def eval_cls_command(
             device=device,
             precision=precision,
             folder=folder,
+            strict=strict,
         )
         numbers[spec] = _write(scores, views, folder, _name(spec), weights=spec)
         if scores.failure is not None:
@@ -90,7 +94,7 @@ def eval_cls_command(
     _print_table(numbers)
     print("\nwritten to " + ", ".join(dict.fromkeys(map(str, [*folders, summary_folder]))))
     if failures:
-        raise UserError("; ".join(failures))
+        raise Incomplete("; ".join(failures))
     return numbers if len(specs) > 1 else numbers[specs[0]]
 
 
@@ -115,6 +119,7 @@ def evaluate_classifier(
     device: str | None = None,
     precision: str | None = None,
     folder: Path | None = None,
+    strict: bool = False,
 ) -> tuple[Scores, Views]:
     """A classifier's scores on its data.val, and the views they were made from.
 
@@ -134,7 +139,9 @@ def evaluate_classifier(
         interpolation=model.interpolation,
     )
     try:
-        dataset: Images = build_classification_val_data(config, classes=model.class_names)
+        dataset: Images = build_classification_val_data(
+            config, classes=model.class_names, strict=strict
+        )
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
     if folder is not None:
@@ -153,9 +160,7 @@ def evaluate_classifier(
     broken: dict[int, str] = {}
     scores = score_all(model, dataset, views, config.eval.batch_size, workers, broken)
     scores.broken, scores.metric = dataset.broken + scores.broken, config.eval.metric
-    images = BrokenImages("data.val", len(dataset), config.data.max_broken)
-    images.learn(broken)
-    scores.failure = images.excess
+    scores.failure = failure(broken, len(dataset), config.data.max_broken, strict=strict)
     return scores, views
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from resdet.data.detection.readers import read_annotations
 from resdet.data.detection.table import AnnotationTable
-from resdet.errors import UserError
+from resdet.errors import Incomplete, UserError
 from resdet.evaluation import Result
 from resdet.files.findings import Finding, strict_error, summarize_findings
 from resdet.files.lock import held_by
@@ -155,8 +155,8 @@ def write_result(
     result: Result, folder: Path, submission: Callable[[], Sequence[Path]] | None = None
 ) -> None:
     """Write eval.json, per_class.csv and the PR curves, and print the tables, even on a full disk.
-    The files of `submission` come last, so that an error of it loses no result;
-    after them comes the error of a result that is a failure."""
+    The files of `submission` come last, so that an error of it loses no result; after them comes
+    Incomplete for a result that is a failure."""
     note_training(folder)
     paths: list[Path] = []
     try:
@@ -169,4 +169,4 @@ def write_result(
         names = (str(path.relative_to(folder)) for path in paths)
         print(f"\nwritten to {folder}: {', '.join(names)}")
     if result.failure is not None:
-        raise UserError(result.failure)
+        raise Incomplete(result.failure)

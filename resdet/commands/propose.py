@@ -16,10 +16,10 @@ from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.split import Split
 from resdet.data.loader import eval_loader
 from resdet.data.localization.dataset import LocalizationViewsData, as_list
-from resdet.engine.broken import BrokenImages
+from resdet.engine.broken import failure
 from resdet.engine.evaluate_detection import PROGRESS_S, check_classes
 from resdet.engine.run_folder import stored_split
-from resdet.errors import UserError, command_line
+from resdet.errors import Incomplete, UserError, command_line
 from resdet.factory.localization import build_trained_localizer
 from resdet.factory.localization_data import (
     build_localization_train_data,
@@ -51,8 +51,8 @@ def propose_command(
     the image's own class; `overrides` change the run's config, such as the paths of the data or
     test.views=dense. An image that can't be read has none, and is named. The format is that of
     `resdet.files.proposals`, which `data.proposals` of an R-CNN reads. Raises UserError for a run
-    that is not a per-class RPN, for data that it does not fit, and, after the file was written, for
-    more broken images than data.max_broken allows.
+    that is not a per-class RPN and for data that it does not fit; Incomplete, after the file was
+    written, for more broken images than data.max_broken allows.
     """
     if Path(out).suffix != ".npz":  # by which eval-imagenet tells files from runs
         raise UserError(f"--proposals {out}: is not the name of an npz file; give {out}.npz")
@@ -72,9 +72,9 @@ def propose_command(
     )
     count, broken = write_proposals(model, dataset, out, batch_size=batch_size, precision=precision)
     log.info("%s: %d proposals of %d images", out, count, len(dataset))
-    images = BrokenImages(f"data.{name}", len(dataset), config.data.max_broken)
-    images.learn(broken)
-    images.check()
+    key, share = f"data.{name}", config.data.max_broken
+    if what := failure(broken, len(dataset), share, key=key, strict=False):
+        raise Incomplete(what)
     return 0
 
 

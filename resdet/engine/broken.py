@@ -30,6 +30,8 @@ class BrokenImages:
     """Images of the data set."""
     max_share: float
     """`data.max_broken`."""
+    strict: bool = False
+    """None may be broken, because of --strict."""
     known: dict[int, str] = field(default_factory=dict)
     """Reasons by position in the data set, since the run began; kept in checkpoints."""
     _since_start: set[int] = field(default_factory=set)
@@ -40,6 +42,8 @@ class BrokenImages:
     @property
     def limit(self) -> int:
         """How many images may be broken; one of a small set, unless `data.max_broken` is 0."""
+        if self.strict:
+            return 0
         return math.ceil(self.max_share * self.count - 1e-9)
 
     def add(self, problems: Iterable[tuple[int, str]]) -> None:
@@ -70,14 +74,15 @@ class BrokenImages:
 
     @property
     def excess(self) -> str | None:
-        """What is wrong where more images are broken than `data.max_broken` allows."""
+        """What is wrong where more images are broken than may be."""
         if len(self._since_start) <= self.limit:
             return None
         reasons = [self.known[position] for position in sorted(self._since_start)]
+        allowed = f"data.max_broken {self.max_share:g} allows {self.limit}"
         return (
-            f"{self.key}: {len(reasons)} of {self.count} images are broken, and data.max_broken "
-            f"{self.max_share:g} allows {self.limit}: {first_few(reasons, NAMED)}; replace the "
-            "files, or raise data.max_broken"
+            f"{self.key}: {len(reasons)} of {self.count} images are broken, and "
+            f"{'--strict allows none' if self.strict else allowed}: {first_few(reasons, NAMED)}; "
+            f"replace the files, or {'omit --strict' if self.strict else 'raise data.max_broken'}"
         )
 
     def check(self) -> None:
@@ -90,12 +95,19 @@ class BrokenImages:
         self.known = {int(position): str(why) for position, why in known.items()}
 
 
+def failure(
+    broken: Mapping[int, str], count: int, max_share: float, *, key: str = "data.val", strict: bool
+) -> str | None:
+    """Name what a command left out of the `count` images of a data set. Returns what is wrong if
+    that is more than `max_share`, or with `strict` anything."""
+    images = BrokenImages(key, count, max_share, strict)
+    images.learn(broken)
+    return images.excess
+
+
 def judge(validation: Validation | None, count: int, section: Any, *, strict: bool) -> Validation:
-    """Name what an evaluation left out of the `count` images of data.val; returns it. If that is
-    more than the config's section `data` allows, or with `strict` anything, its result becomes a
-    failure."""
+    """The same of an evaluation on data.val, which becomes its result's; returns it. `section` is
+    the config's section `data`."""
     assert validation is not None, "nobody asked to stop"
-    images = BrokenImages("data.val", count, 0.0 if strict else section.max_broken)
-    images.learn(validation.broken)
-    validation.result.failure = images.excess
+    validation.result.failure = failure(validation.broken, count, section.max_broken, strict=strict)
     return validation
