@@ -207,7 +207,7 @@ def test_every_config_key_is_printed(capsys):
     assert cli.main(["train-det", "--help-config", "model.rpn.num"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
-        "model.rpn.num_convs: 1\n    a whole number above 0\n    3×3 convolutions"
+        "model.rpn.num_convs: 1\n    a whole number above 0 and at most 100\n    3×3 convolutions"
     )
     assert cli.main(["train-cls", "--help-config", "nope"]) == 2
     assert "no config key starts with 'nope'" in capsys.readouterr().err

@@ -56,7 +56,7 @@ class LossWatch:
     ) -> None:
         """The scalars of one finished step, counted from 1; names are the same in every step.
 
-        `num_readable` of the images could be read: numbers that are no losses are means over them.
+        `num_readable` of the images could be read: numbers other than losses are means over them.
         """
         names = tuple(values)
         assert self._names in ((), names), f"losses changed: {self._names} to {names}"

@@ -74,7 +74,7 @@ def sample_anchors(
         foreground_iou=foreground_iou,
         best_of_each_object=True,
     )
-    # the background of an image that could not be read is no background
+    # an image that could not be read has no background either
     labels = labels.masked_fill_(~targets.readable[:, None], -1)
     order = random_order(targets.image_keys, labels.shape[1], seed=seed, step=step, stream=STREAM)
     positions, positive, valid = sample_slots(

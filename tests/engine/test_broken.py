@@ -12,6 +12,9 @@ import torch
 import yaml
 
 import resdet
+from resdet.data.detection import checks
+from resdet.data.loader import TrainPlan
+from resdet.engine import pictures
 from resdet.engine import train as module
 from resdet.engine.broken import BrokenImages
 from resdet.engine.distributed import Processes
@@ -20,9 +23,18 @@ from resdet.engine.step import divisors
 from resdet.errors import UserError
 from resdet.files import checkpoint
 from resdet.models.rcnn import RCNN
+from resdet.viz import plots
 from tests.engine.conftest import Tiny, assert_same_end, log_of, losses_of
+from tests.engine.test_distributed import torchrun
 
 ALONE = Processes(0, 1, 1, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are half of the time of such short runs."""
+    monkeypatch.setattr(pictures, "draw_curves", lambda folder: None)
+    monkeypatch.setattr(plots, "plot_pr_curves", lambda precision, path, title: path)
 
 
 def copied(tiny: Tiny, folder: Path, count: int = 4) -> tuple[Path, list[str]]:
@@ -58,7 +70,7 @@ def train(tiny: Tiny, overrides: list[str], run: Path, **options: Any) -> Path:
 def test_a_truncated_image_in_training_and_validation(tiny, tmp_path, caplog):
     file, overrides = copied(tiny, tmp_path / "data")
     cut(file)
-    run = train(tiny, overrides, tmp_path / "run")
+    run = train(tiny, [*overrides, "train.max_steps=2"], tmp_path / "run")
     lines = log_of(run)
     assert [line["num_broken"] for line in lines if "num_broken" in line][-1] == 1
     assert lines[-1]["eval"]["bbox"]["num_broken"] == 1
@@ -102,32 +114,97 @@ def test_too_many_broken_images_save_and_stop(tiny, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "update", breaking)
         with pytest.raises(UserError, match=r"2 of 4 images are broken, and data.max_broken 0.01"):
-            train(tiny, [*overrides, "train.max_steps=8"], tmp_path / "run")
+            train(tiny, [*overrides, "train.max_steps=5"], tmp_path / "run")
     state = checkpoint.load(tmp_path / "run" / "last.pt")
-    assert 2 <= state["step"] < 8 and len(state["broken"]["train"]) == 2
+    assert 2 <= state["step"] < 5 and len(state["broken"]["train"]) == 2
     for path, content in whole.items():
         path.write_bytes(content)
     run = resdet.train(None, [], run_dir=tmp_path / "run", resume=True, device="cpu")
-    assert sorted(losses_of(run)) == list(range(1, 9))
+    assert sorted(losses_of(run)) == list(range(1, 6))
 
 
+@pytest.mark.slow
 def test_an_error_saves_the_last_step_and_the_run_resumes_exactly(tiny, tmp_path, monkeypatch):
-    overrides = ["train.max_steps=4", "eval.every=2"]
+    """With a broken image, and with another number of loader workers."""
+    file, overrides = copied(tiny, tmp_path / "data")
+    cut(file)
+    overrides += ["train.max_steps=3", "eval.val_loss=false"]
     whole = train(tiny, overrides, tmp_path / "whole")
     update = module.update
 
     def failing(training, micro_batches, step):
-        if step == 3:
+        if step == 2:
             raise RuntimeError("a bug")
         return update(training, micro_batches, step)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "update", failing)
         with pytest.raises(RuntimeError, match="a bug"):
-            train(tiny, overrides, tmp_path / "run")
-    assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 3
+            train(tiny, [*overrides, "data.workers=3"], tmp_path / "run")
+    assert multiprocessing.active_children() == []
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 2
     resdet.train(None, [], run_dir=tmp_path / "run", resume=True, device="cpu")
     assert_same_end(whole, tmp_path / "run")
+    counts = [[line.get("num_broken") for line in log_of(r)] for r in (whole, tmp_path / "run")]
+    assert counts[0] == counts[1] and 1 in counts[0]
+
+
+def test_a_step_without_any_image_trains_nothing(tiny, tmp_path):
+    """Its losses are 0, and the next step is made as ever."""
+    file, overrides = copied(tiny, tmp_path / "data")
+    images = json.loads((file.parent / "a.json").read_text())["images"]
+    for _, index in TrainPlan(len(images), batch_size=2, seed=0).batch(0):
+        cut(file.parent / images[index]["file_name"])
+    overrides += ["train.max_steps=2", "data.max_broken=0.5", "data.val=null"]
+    run = train(tiny, overrides, tmp_path / "run")
+    none, some = losses_of(run).values()
+    assert {value for name, value in none.items() if name != "lr"} == {0.0}
+    assert all(value > 0 for value in some.values())
+    assert log_of(run)[0]["num_broken"] == 2
+
+
+@pytest.mark.slow
+def test_a_process_without_any_image(repo, tiny, tmp_path):
+    """Two processes of an image each are one process of both, if both images are broken (step 1)
+    and if one of them is (step 2)."""
+    file, overrides = copied(tiny, tmp_path / "data")
+    images = json.loads((file.parent / "a.json").read_text())["images"]
+    plan = TrainPlan(len(images), batch_size=2, seed=0)
+    for _, index in [*plan.batch(0), plan.batch(1)[0]]:
+        cut(file.parent / images[index]["file_name"])
+    backbone = ["model.backbone.norm=frozen_bn", f"model.backbone.weights={tiny.backbone}"]
+    overrides += ["train.max_steps=3", *backbone, "train.precision=fp64", "data.max_broken=0.75"]
+    one = train(tiny, overrides, tmp_path / "one")
+    done = torchrun(repo, tiny.config, tmp_path / "two", overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = losses_of(one), losses_of(tmp_path / "two")
+    assert sorted(second) == [1, 2, 3]
+    for step, losses in first.items():
+        assert second[step] == pytest.approx(losses, rel=1e-5, abs=1e-8)
+    lines = [log_of(run) for run in (one, tmp_path / "two")]
+    counts = [[line.get("num_broken") for line in of_run] for of_run in lines]
+    assert counts[0] == counts[1] == [2, 3, 3, None]
+    evals = [of_run[-1]["eval"] for of_run in lines]
+    for kind, numbers in evals[0].items():
+        assert evals[1][kind] == pytest.approx(numbers)
+
+
+def test_a_wrong_size_that_is_corrected_after_training_met_it(tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(checks, "HEADERS_AT_START", 0)
+    file, overrides = copied(tiny, tmp_path / "data")
+    annotations = file.parent / "a.json"
+    right = annotations.read_text()
+    wrong = json.loads(right)
+    wrong["images"][0]["height"] += 8
+    annotations.write_text(json.dumps(wrong))
+    run = train(tiny, [*overrides, "train.max_steps=2", "data.val=null"], tmp_path / "run")
+    assert f"{file}: is 256×256 pixels, but {annotations} gives image 1 256×264" in caplog.text
+    annotations.write_text(right)
+    caplog.clear()
+    resdet.train(None, ["train.max_steps=4"], run_dir=run, resume=True, device="cpu")
+    assert f"1 image(s) (image 1 ({file.name})): left out as broken so far" in caplog.text
+    assert "broken image(s) left out" not in caplog.text
+    assert sorted(losses_of(run)) == [1, 2, 3, 4]
 
 
 def test_an_error_in_a_validation_ends_its_workers(tiny, tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_parts_add_up_to_the_batch(tiny, tmp_path):
 
 def test_nan_stops_and_is_never_saved(tiny, tmp_path):
     run = tmp_path / "run"
-    overrides = ["optim.lr=1e18", "optim.warmup_steps=0", "checkpoint.every=1", "log.every=50"]
+    overrides = ["optim.lr=1e9", "optim.warmup_steps=0", "checkpoint.every=1", "log.every=50"]
     with pytest.raises(NonFiniteError, match=r"^step \d+: .*") as caught:
         resdet.train(tiny.config, overrides, run_dir=run, device="cpu")
     if (run / "last.pt").is_file():
