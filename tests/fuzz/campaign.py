@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import shutil
 import signal
@@ -20,8 +21,11 @@ from tests.fuzz.worker import TARGETS
 
 REPO = Path(__file__).resolve().parents[2]
 HANG_S = 20.0
-START_S = 120.0
-"""What the first case may take, with the imports and the stored runs it needs."""
+"""Processor time that a case may take. It may wait `WAITS` times as long, which on a machine that
+does nothing else would be a hang as well."""
+WAITS = 6
+START_S = 60.0
+"""Processor time of a worker's first case, with the imports and the stored runs it needs."""
 LIMIT_MB = 4096.0
 CHUNK = 250
 """Cases that a worker takes at a time."""
@@ -81,17 +85,18 @@ class Worker:
             )
         process = self._process
         assert process.stdin is not None and process.stdout is not None
-        start = time.monotonic()
+        start, used_before = time.monotonic(), _processor_s(process.pid)
         process.stdin.write(f"{target} {number}\n")
         process.stdin.flush()
         limit, largest = START_S if is_first else HANG_S, 0.0
         while not select.select([process.stdout], [], [], 0.1)[0]:
             largest = max(largest, _resident_mb(process.pid))
             passed = time.monotonic() - start
-            if largest > LIMIT_MB or passed > limit:
+            used = _processor_s(process.pid) - used_before
+            if largest > LIMIT_MB or used > limit or passed > WAITS * limit:
                 what = "memory" if largest > LIMIT_MB else "hang"
                 self._stop()
-                problem = f"{what}: {passed:.0f} s, {largest:.0f} MB"
+                problem = f"{what}: {used:.0f} of {passed:.0f} s, {largest:.0f} MB"
                 return Outcome(target, number, problem, passed, largest)
         answer = process.stdout.readline()
         if not answer:
@@ -116,6 +121,15 @@ def _resident_mb(pid: int) -> float:
     try:
         return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
     except (OSError, IndexError):
+        return 0.0
+
+
+def _processor_s(pid: int) -> float:
+    """Processor time of a process so far; 0 where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
         return 0.0
 
 
