@@ -233,6 +233,8 @@ def _failing(error: BaseException) -> cli.Command:
             "pip install hotcoco, or all",
         ),
         (ImportError("libGL.so.1: cannot open shared object file"), 2, "OpenCV does not load"),
+        (OSError(36, "File name too long", "a\nb"), 2, "error: a\\nb: File name too long\n"),
+        (PermissionError(13, "Permission denied", "/root"), 2, "error: /root: Permission denied\n"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
     ],
 )
@@ -242,7 +244,9 @@ def test_what_ends_a_command(monkeypatch, capsys, error, code, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ValueError("ours"), ModuleNotFoundError("no", name="resdet.x")])
+@pytest.mark.parametrize(
+    "error", [ValueError("ours"), OSError("ours"), ModuleNotFoundError("no", name="resdet.x")]
+)
 def test_bugs_keep_their_traceback(monkeypatch, error):
     monkeypatch.setitem(cli.COMMANDS, "fails", _failing(error))
     with pytest.raises(type(error)):

@@ -109,6 +109,12 @@ def _guarded(command: Command, args: argparse.Namespace, parser: argparse.Argume
             raise
         _report(text)
         return USER_ERROR
+    except OSError as error:
+        # such as a name that is too long for the system, or a folder that may not be searched
+        if error.filename is None or error.strerror is None:
+            raise
+        _report(f"{printable(str(error.filename))}: {error.strerror}")
+        return USER_ERROR
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 130

@@ -48,6 +48,14 @@ def open_regular(
         raise
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file; no for names that no file can have, of whatever length."""
+    try:
+        return path.is_file()
+    except OSError:  # too long a name, a folder that may not be searched
+        return False
+
+
 def _other_kind(path: str | Path) -> str | None:
     """The message on something that is not a regular file."""
     try:

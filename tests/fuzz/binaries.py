@@ -128,7 +128,7 @@ def _changed_tensor(rng: random.Random, tensor: torch.Tensor) -> Any:
         case 1:
             return tensor.flatten()[:-1]
         case 2:
-            return torch.full_like(tensor, float("nan"))
+            return torch.full_like(tensor, float("nan"), dtype=torch.float32)
         case 3:
             return torch.empty(0)
         case 4:

@@ -192,6 +192,17 @@ def test_stated_encodings(year: Path, encoding: str) -> None:
     assert len(load(year, strict=True)) == 3
 
 
+def test_images_with_names_longer_than_any_file_are_left_out(year: Path) -> None:
+    listed = year / "ImageSets" / "Main" / "trainval.txt"
+    with listed.open("a") as file:
+        file.write("x" * 5000 + "\n" + "y" * 300 + " 1\n")
+    found = messages(load(year))
+    assert ["can't be read (File name too long); its image is left" in each for each in found] == [
+        True,
+        True,
+    ]
+
+
 def test_missing_and_extra_files(year: Path) -> None:
     (year / "Annotations/000001.xml").unlink()
     (year / "JPEGImages/000002.jpg").rename(year / "JPEGImages/other.jpg")

@@ -9,6 +9,7 @@ from resdet.data.detection.readers.image_lists import ImageList, list_folder, re
 from resdet.data.detection.readers.xml_files import Report, XmlColumns
 from resdet.data.detection.table import Source
 from resdet.files.findings import DataError
+from resdet.files.regular import is_file
 
 FIRST_PIXEL = 0
 SUFFIX = ".JPEG"
@@ -42,7 +43,7 @@ def find_images(source: Source, kind: str, report: Report) -> tuple[Path, ImageL
             )
         return path, list_folder(path)
     folder = _xml_folder(path, source.images, kind)
-    return folder, read_lists(source.path, lambda name: (folder / f"{name}.xml").is_file(), report)
+    return folder, read_lists(source.path, lambda name: is_file(folder / f"{name}.xml"), report)
 
 
 def _xml_folder(path: Path, images: str | None, kind: str) -> Path:

@@ -31,6 +31,7 @@ from resdet.data.detection.readers.xml_table import (
 )
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.files.findings import DataError, Finding
+from resdet.files.regular import is_file
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -112,7 +113,7 @@ def _images(source: Source, report: Report) -> tuple[Path, ImageList]:
             f"{path}: no folder {FOLDER} beside it, beside the folder ImageSets or beside the "
             "images; unpack VOCdevkit as it is, or give the folder of XML files"
         )
-    return folder, read_lists(source.path, lambda name: (folder / f"{name}.xml").is_file(), report)
+    return folder, read_lists(source.path, lambda name: is_file(folder / f"{name}.xml"), report)
 
 
 def _classes(
