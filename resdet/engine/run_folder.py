@@ -1,5 +1,6 @@
 """The folder of a run: a new one, or one to resume from its last checkpoint."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from resdet.engine.resume import alternative, load_state, unusable
 from resdet.errors import UserError
 from resdet.factory.network import KINDS, resolve_config
 from resdet.files import writing
-from resdet.files.checkpoint import PREVIOUS
+from resdet.files.checkpoint import PREVIOUS, load
 from resdet.files.lock import LOCK_FILE, FolderLock
 from resdet.files.writing import check_folder, is_leftover, remove_leftovers, write_text
+
+logger = logging.getLogger("resdet")
 
 WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 """What a run alone writes into its folder; others may be writing the results of an evaluation."""
@@ -92,6 +95,8 @@ def open_run(
         raise UserError(f"{last}: is missing; {alternative(last)}")
     state = load_state(last) if last.is_file() else None
     old = _config_of(state, last) if state else load_any_config(stored)
+    if state is None:
+        _check_start(folder)
     if schema is not None and not isinstance(old, schema):
         raise UserError(f"{folder}: a run of {old.task}; resume it with {train_command(old.task)}")
     if config is None:
@@ -104,6 +109,19 @@ def open_run(
     if state:
         _check_owner(old, last, stored)
     return Run(folder, new, state, stored_split(folder) if state else None)
+
+
+def _check_start(folder: Path) -> None:
+    """UserError where a run has lost its last.pt, which best.pt shows it had; otherwise it begins
+    again."""
+    last, best = folder / "last.pt", folder / "best.pt"
+    found: dict[str, Any] = {}
+    if best.is_file():
+        with suppress(UserError):
+            found = load(best)
+    if found.get("had_last") is True:
+        raise UserError(f"{last}: is missing, and best.pt is of a later step; {alternative(last)}")
+    logger.info("%s: has no last.pt yet; the run starts from its beginning", folder)
 
 
 def _check_unused(folder: Path) -> None:

@@ -273,6 +273,8 @@ def validate(training: Training, log: RunLog, stop: StopRequest) -> bool:
             former, t.best = t.best, {"step": t.step, "metric": name, "value": value}
             if t.processes.is_main:
                 changed = {"optimizer": None, "scaler": None, "validation_is_due": False}
+                # tells a run that lost its last.pt from one that had not saved any
+                changed["had_last"] = (t.folder / "last.pt").is_file()
                 try:
                     save(t, "best.pt", t.state() | changed)
                 except WriteError as error:

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 
@@ -70,11 +72,27 @@ def test_resume_needs_no_config(begun, config):
     assert run.config == load_config(config)
 
 
-def test_resume_before_the_first_checkpoint_starts_over(begun, config):
+def test_resume_before_the_first_checkpoint_starts_over(begun, config, caplog):
+    state = checkpoint.load(begun / "last.pt")
     (begun / "last.pt").unlink()
-    run = opened(None, [], run_dir=begun, resume=True)
-    assert run.checkpoint is None
-    assert run.config == load_config(config)
+    for had_last in (None, False):  # a validation may come before the first checkpoint
+        checkpoint.save(begun / "best.pt", state | {"had_last": had_last})
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="resdet"):
+            run = opened(None, [], run_dir=begun, resume=True)
+        assert run.checkpoint is None
+        assert run.config == load_config(config)
+        assert "has no last.pt yet; the run starts from its beginning" in caplog.text
+    (begun / "best.pt").write_bytes(b"damaged")
+    assert opened(None, [], run_dir=begun, resume=True).checkpoint is None
+
+
+def test_a_removed_last_checkpoint_does_not_cost_the_best(begun, config):
+    state = checkpoint.load(begun / "last.pt")
+    (begun / "last.pt").unlink()
+    checkpoint.save(begun / "best.pt", state | {"had_last": True})
+    with pytest.raises(UserError, match=r"last\.pt: is missing, .*model\.weights=.*best\.pt"):
+        opened(None, [], run_dir=begun, resume=True)
 
 
 @pytest.mark.parametrize(

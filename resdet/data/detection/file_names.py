@@ -2,7 +2,8 @@
 
 A name that is not there as written may still be certain: separators of Windows, `%20`, a URL or
 the full path on another machine, the image folder's own name in front, letters composed or
-decomposed (NFC and NFD), or another case. It is taken if exactly one file answers to it.
+decomposed (NFC and NFD), another case, or the eight digits that Label Studio puts before the names
+of uploads. It is taken if exactly one file answers to it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from resdet.files.images import SUFFIXES
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 DRIVE = re.compile(r"[A-Za-z]:")
+UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")
 
 
 class ImageFolder:
@@ -117,3 +119,5 @@ def readings(name: str, own_name: str) -> Iterator[list[str]]:
                 rest = parts[first:]
                 if ".." not in rest:
                     yield rest
+        if parts and (upload := UPLOAD.match(parts[-1])):
+            yield [parts[-1][upload.end() :]]

@@ -52,7 +52,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("SUB/P4.png", "sub/p4.png"),
         ("É 1.PNG", unicodedata.normalize("NFD", ACCENT)),
         ("p1", "p1.png"),
+        ("images/0a1b2c3d-p1.png", "p1.png"),
+        ("/data/upload/1/0a1b2c3d-p%202.png", "p 2.png"),
+        ("0a1b2c3d-P1.png", "p1.png"),
         # nothing is certain about these
+        ("0a1b2c3d-two.jpg", None),
+        ("0a1b2c3d-", None),
+        ("0a1b2c3-p1.png", None),
+        ("0a1b2c3d-p4.png", None),  # in a subfolder
         ("TWO.jpg", None),  # two.JPG or Two.jpg
         ("x", None),  # x.jpg or x.png
         ("val/p1.png", None),
