@@ -16,6 +16,9 @@ _SAME_NAME = (
     *("safetensors", "tensorboard", "torch", "torchvision"),
 )
 
+_NO_MEMORY = ("failed to map segment", "cannot allocate memory")
+"""What the loader of libraries reports."""
+
 _OPENCVS = (
     "opencv-python",
     "opencv-python-headless",
@@ -27,6 +30,11 @@ _OPENCVS = (
 def explain_import_error(error: ImportError) -> str | None:
     """What to install for an import that failed; None where it is not one of resdet's packages."""
     package = (error.name or "").split(".")[0]
+    if any(words in str(error).lower() for words in _NO_MEMORY):
+        return (
+            f"a library can't be loaded ({error}): the process gets too little memory; raise its "
+            "limit (`ulimit -v`, or that of the container)"
+        )
     if package == "cv2" or "libGL" in str(error):
         return _opencv_remedy(f"OpenCV does not load ({error})")
     if not isinstance(error, ModuleNotFoundError) or package not in (*_PACKAGES, *_SAME_NAME):

@@ -265,3 +265,16 @@ def test_a_broken_pair_of_opencvs_is_named(monkeypatch):
         "share the same files. Run: pip uninstall -y opencv-python opencv-python-headless && "
         "pip install opencv-python-headless"
     )
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ImportError("libx.so: failed to map segment from shared object")]
+)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    def run(*_):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "predict", cli.Command("", lambda parser: None, run))
+    assert cli.main(["predict"]) == cli.USER_ERROR
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "ulimit -v" in lines[0]

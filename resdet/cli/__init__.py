@@ -58,8 +58,8 @@ def run_program(argv: Sequence[str], prog: str | None = None) -> NoReturn:
 def main(argv: Sequence[str], prog: str | None = None) -> int:
     """Run one command, such as ["train-det", "configs/demo_nuclei.yaml"]; returns the exit code.
 
-    A UserError is printed as it is and gives 2, as does a missing package; any other exception
-    keeps its traceback. `prog` is how usage lines call the command.
+    A UserError is printed as it is and gives 2, as do a missing package and missing memory; any
+    other exception keeps its traceback. `prog` is how usage lines call the command.
     """
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
@@ -114,6 +114,12 @@ def _guarded(command: Command, args: argparse.Namespace, parser: argparse.Argume
         if error.filename is None or error.strerror is None:
             raise
         _report(f"{printable(str(error.filename))}: {error.strerror}")
+        return USER_ERROR
+    except MemoryError as error:
+        _report(
+            f"not enough memory{f' ({error})' if str(error) else ''}; raise the limit of the "
+            "process (`ulimit -v`, or that of the container), or lower the batch size"
+        )
         return USER_ERROR
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)

@@ -9,10 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from resdet.data.detection.plausibility import check_annotations
 from resdet.data.detection.readers import read_annotations
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import Incomplete, UserError
 from resdet.evaluation import Result
+from resdet.evaluation.conventions import XYWH, XYXY, describe_results
+from resdet.evaluation.inclusive import PixelDetections
 from resdet.files.findings import Finding, strict_error, summarize_findings
 from resdet.files.lock import held_by
 from resdet.files.writing import check_folder
@@ -122,6 +127,7 @@ def read_truth(
         )
     findings: list[Finding] = []
     truth = read_annotations(annotations, findings, format=format, outlines=False)
+    check_annotations(truth, findings)
     if strict and findings:
         raise strict_error(findings)
     if not len(truth.image_ids):
@@ -134,9 +140,16 @@ def finish_files(
 ) -> Path:
     """Log the notes of an evaluation of files, those of the ground truth first; returns the default
     folder of its results. With `strict` whatever was left out of the detections is an error."""
-    left_out = result.detections.notes
-    if strict and left_out:
-        raise UserError(f"{left_out[0]} (--strict)")
+    boxes = result.detections
+    if strict and boxes.notes:
+        raise UserError(f"{boxes.notes[0]} (--strict)")
+    if isinstance(boxes, PixelDetections) and result.truth is not None:
+        numbers, own = boxes.corners, XYXY
+        if Path(detections).suffix == ".json":  # as the records of COCO have them
+            sides = numbers[:, 2:] - numbers[:, :2] + 1
+            numbers, own = np.concatenate([numbers[:, :2], sides], axis=1), XYWH
+        columns = (boxes.images, boxes.labels, boxes.scores, numbers)
+        result.notes[:0] = describe_results(result.truth, *columns, own)
     result.notes[:0] = notes
     result.log_notes()
     return Path("runs") / f"eval_{Path(detections).name.split('.')[0]}"

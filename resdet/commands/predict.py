@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from resdet.errors import UserError, first_few, printable
 from resdet.files.findings import SHOWN
+from resdet.files.lock import locked
 from resdet.files.writing import check_folder, make_folder
 from resdet.hardware import choose_device
 from resdet.inference.combined import CombinedDetector
@@ -94,15 +95,16 @@ def predict_command(
     chosen = precision_of(model)
     log.info("%s: precision %s (%s)", run, chosen.name, chosen.reason)
     check_folder(make_folder(folder))
-    done = predict_sources(
-        model,
-        sources.files,
-        folder,
-        score_thresh=score_thresh,
-        batch_size=batch_size,
-        ids=ids,
-        max_pixels=max_pixels,
-    )
+    with locked(folder, "--out"):
+        done = predict_sources(
+            model,
+            sources.files,
+            folder,
+            score_thresh=score_thresh,
+            batch_size=batch_size,
+            ids=ids,
+            max_pixels=max_pixels,
+        )
     return _report(done, sources, out, classifies=isinstance(model, Classifier))
 
 

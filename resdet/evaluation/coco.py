@@ -15,6 +15,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
+from resdet.data.detection.plausibility import check_annotations
 from resdet.data.detection.readers import read_annotations
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
@@ -25,6 +26,7 @@ from resdet.evaluation.coco_detections import (
     read_detections,
 )
 from resdet.evaluation.coco_result import AREAS, make_result, mean, precision_numbers
+from resdet.evaluation.conventions import XYWH, describe_results
 from resdet.evaluation.result import EvalSettings, Result
 from resdet.files.findings import Finding, strict_error, summarize_findings
 from resdet.files.json import collector_paused
@@ -88,6 +90,7 @@ def evaluate_files(
     else:
         findings: list[Finding] = []
         truth = read_annotations(ground_truth, findings, outlines=iou_types != ("bbox",))
+        check_annotations(truth, findings)
         if strict and findings:
             raise strict_error(findings)
         notes += summarize_findings(findings)
@@ -96,6 +99,9 @@ def evaluate_files(
     check_masks(truth, iou_types)
     table, iou_types = read_detections(detections, truth, iou_types)
     result = evaluate(truth, table, iou_types)
+    if "bbox" in iou_types:
+        columns = (table.images, table.labels, table.scores, table.boxes)
+        notes += describe_results(truth, *columns, XYWH)
     result.notes[:0] = [*notes, *table.notes]
     return result.log_notes()
 

@@ -4,7 +4,7 @@ A results file has 500,000 records. They are parsed and checked by type at once,
 only if something is wrong are they examined one by one, to report the record.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -25,6 +25,7 @@ from resdet.files.records import read_records
 from resdet.files.rle import Rle, measure_codes, to_rle
 
 BOX_RULE = "must be [x, y, width, height] in pixels: four finite numbers, no negative size"
+RECORD = "objects {image_id, category_id, bbox, score, segmentation}"
 IOU_TYPES = ("bbox", "segm")
 
 Ints = NDArray[np.int64]
@@ -167,17 +168,26 @@ def _parse(detections: str | Path | Sequence[dict[str, Any]]) -> tuple[list[_Rec
 def _check_records(records: Any, source: str) -> Sequence[dict[str, Any]]:
     """The records; UserError for what is not a list of objects."""
     if not isinstance(records, (list, tuple)):
-        raise UserError(
-            f"{source}: detections are a list of objects {{image_id, category_id, bbox, score, "
-            "segmentation}; were the two files swapped?"
-        )
+        raise UserError(f"{source}: detections are a list of {RECORD}; {_no_list(records)}")
     for row, record in enumerate(records):
         if not isinstance(record, dict):
             raise UserError(
-                f"{source}[{row}] is {shown(record)}; detections are objects {{image_id, "
-                "category_id, bbox, score, segmentation}"
+                f"{source}[{row}] is {shown(record)}; detections are a list of {RECORD}"
             )
     return records
+
+
+def _no_list(content: Any) -> str:
+    """What to do about a file of something else."""
+    if not isinstance(content, dict):
+        return f"this is {shown(content)}"
+    for key, value in content.items():
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, dict) and {"score", "bbox"} <= set(first):
+            return f"write the list in its {shown(key)} alone, in one list for all images"
+    if {"images", "annotations"} <= set(content):
+        return "this is an object with images and annotations: were the two files swapped?"
+    return f"this is an object with {some(content, 4)}"
 
 
 def _convert(records: Sequence[dict[str, Any]], source: str) -> list[_Record]:
@@ -189,7 +199,10 @@ def _convert(records: Sequence[dict[str, Any]], source: str) -> list[_Record]:
     for key in ("image_id", "category_id", "score"):
         missing = [row for row, record in enumerate(records) if key not in record]
         if missing:
-            raise UserError(f"{source}: {len(missing)} detections have no {key}: {some(missing)}")
+            raise UserError(
+                f"{source}: {len(missing)} detections have no {key}: {some(missing)}; the first of "
+                f"them has {some(records[missing[0]])}, and needs image_id, category_id and score"
+            )
     ids: dict[str, list[Any]] = {"image_id": [], "category_id": []}
     scores = []
     for row, record in enumerate(records):
@@ -238,12 +251,26 @@ def _find_images(
     rows = _find_rows("image", row_of, records, source, notes)
     lost = {records[row].image_id for row in np.flatnonzero(rows < 0).tolist()}
     if lost:
+        names = (truth.file_names[row] for row in range(len(truth.image_ids)))
+        remedy = _name_for_id(lost, dict(zip(names, row_of, strict=True)), "file names") or (
+            "give the annotations these detections belong to, or drop the detections of other "
+            "images"
+        )
         raise UserError(
             f"{source}: {len(lost)} image ids are not in {truth.source}: "
-            f"{some(sorted(lost, key=shown))} (it has {some(row_of, 3)}); give the annotations "
-            "these detections belong to, or drop the detections of other images"
+            f"{some(sorted(lost, key=shown))} (it has {some(row_of, 3)}); {remedy}"
         )
     return rows
+
+
+def _name_for_id(ids: Iterable[Any], id_of: Mapping[str, Any], what: str) -> str:
+    """A remedy where names, or file names without a suffix, are in place of ids; else empty."""
+    stems = {name.rpartition(".")[0]: each for name, each in id_of.items() if "." in name}
+    id_of = {**stems, **id_of}
+    named = sorted(each for each in ids if isinstance(each, str) and each in id_of)
+    if not named:
+        return ""
+    return f"these are {what}: write ids instead, such as {shown(id_of[named[0]])} for {named[0]!r}"
 
 
 def _note_unknown(
@@ -254,7 +281,10 @@ def _note_unknown(
     ids = sorted(set(unknown), key=shown)
     known = truth.category_ids
     text = f"{source}: category ids {some(ids)} are not in {truth.source} (it has {some(known)})"
-    if 0 in ids and 0 not in known:
+    names = _name_for_id(ids, dict(zip(truth.class_names, known, strict=True)), "class names")
+    if names:
+        text += f"; {names}"
+    elif 0 in ids and 0 not in known:
         text += "; an id 0 suggests labels counted from 0: write the original category ids"
     if len(unknown) == len(records):
         raise UserError(f"{text}; no detection has a known category, so nothing can be evaluated")

@@ -43,7 +43,9 @@ def make_result(
         result.curves[iou_type] = evaluation.precision[:, :, :, 0]
         result.notes += _explain(iou_type, summary[iou_type], truth, table)
     if all(evaluation.hotcoco for evaluation in evaluations.values()):
-        result.details = partial(analyze_errors, evaluations)
+        scores = table.scores
+        are_shares = not len(scores) or bool(scores.min() >= 0 and scores.max() <= 1)
+        result.details = partial(analyze_errors, evaluations, calibrate=are_shares)
     return result
 
 
@@ -98,22 +100,24 @@ def class_rows(
     return rows
 
 
-def analyze_errors(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
-    """TIDE's errors and calibration per IoU type.
+def analyze_errors(evaluations: dict[str, Evaluation], *, calibrate: bool) -> dict[str, Any]:
+    """TIDE's errors per IoU type and, to `calibrate` scores within 0..1, their calibration.
 
     TIDE (Bolya et al. 2020) gives the AP50 that would be gained by fixing one kind of error: wrong
     class, poor localisation, both, duplicates, background, missed objects. Calibration compares
     scores with the share of detections that match at IoU .50, in ten bins.
     """
-    details: dict[str, Any] = {"tide": {}, "calibration": {}}
+    details: dict[str, Any] = {"tide": {}} | ({"calibration": {}} if calibrate else {})
     for iou_type, evaluation in evaluations.items():
-        tide, calibration = evaluation.hotcoco.tide_errors(), evaluation.hotcoco.calibration()
+        tide = evaluation.hotcoco.tide_errors()
         details["tide"][iou_type] = {
             "AP50": tide["ap_base"],
             "delta_AP50": {name: tide["delta_ap"][name] for name in TIDE_ERRORS},
             "counts": {name: tide["counts"][name] for name in TIDE_ERRORS},
         }
-        details["calibration"][iou_type] = {n: calibration[n] for n in ("ece", "mce", "bins")}
+        if calibrate:
+            calibration = evaluation.hotcoco.calibration()
+            details["calibration"][iou_type] = {n: calibration[n] for n in ("ece", "mce", "bins")}
     return details
 
 

@@ -53,6 +53,8 @@ def read_json(path: str | Path, what: str) -> Any:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; {what} were expected there") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder; give the file in it that has the {what}") from None
     except (OSError, ValueError) as error:  # ValueError: what no path can hold
         raise DataError(f"{path}: cannot be read as a JSON text file: {error}") from None
     try:

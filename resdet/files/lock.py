@@ -1,4 +1,4 @@
-"""A lock on a folder, so that two processes never write one run.
+"""A lock on a folder, so that two processes never write into one.
 
 The file `.lock` in the folder names the process and its host. While the process lives, an flock is
 held on the file, which the kernel releases with the process, killed or not: on one machine a killed
@@ -15,7 +15,8 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,8 +58,9 @@ class Holder:
 class FolderLock:
     """The lock of a folder that exists, held from `acquire` to `release`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / LOCK_FILE
+    def __init__(self, folder: Path, option: str = "--run-dir") -> None:
+        """`option` chooses the folder on the command line."""
+        self.folder, self.path, self.option = folder, folder / LOCK_FILE, option
         self.own = Holder(os.getpid(), socket.gethostname(), machine(), secrets.token_hex(8))
         self._file: int | None = None
         self._ended = threading.Event()
@@ -88,7 +90,7 @@ class FolderLock:
                 f"{self.folder}: {holder} has taken over this folder; this process ends without "
                 "writing to it any more"
             )
-        make_folder(self.folder, "--run-dir")
+        make_folder(self.folder, self.option)
         self._ended.set()
         self.forget()
         self.acquire()
@@ -132,7 +134,7 @@ class FolderLock:
             if not has_flock:
                 time.sleep(WRITTEN_S)
                 if (other := read_holder(self.path)) not in (self.own, None):
-                    raise _in_use(self.folder, other)
+                    raise self._in_use(other)
             held, file = file, None
             return held
         except OSError as error:
@@ -156,7 +158,7 @@ class FolderLock:
                 if holder is not None and holder.machine != self.own.machine:
                     return False
                 if time.monotonic() > end:
-                    raise _in_use(self.folder, holder) from None
+                    raise self._in_use(holder) from None
                 time.sleep(POLL_S)
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
@@ -178,8 +180,14 @@ class FolderLock:
             while time.monotonic() < end:
                 time.sleep(POLL_S)
                 if _beat_of(self.path) != before:
-                    raise _in_use(self.folder, read_holder(self.path))
+                    raise self._in_use(read_holder(self.path))
         logger.info(f"{self.folder}: taken over from {former}, which ended without releasing it")
+
+    def _in_use(self, holder: Holder | None) -> UserError:
+        return UserError(
+            f"{self.folder}: in use by {holder or 'another process'}; wait until it has ended, "
+            f"stop it, or give another folder with {self.option}"
+        )
 
     def _beat(self) -> None:
         """Touch the file until the lock is released."""
@@ -189,6 +197,17 @@ class FolderLock:
             if file is not None and self._file == file:
                 with suppress(OSError):
                     os.utime(place)  # type: ignore[arg-type]
+
+
+@contextmanager
+def locked(folder: Path, option: str) -> Iterator[None]:
+    """The folder, which exists, locked; see `FolderLock.acquire`."""
+    lock = FolderLock(folder, option)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def machine() -> str:
@@ -225,13 +244,6 @@ def read_holder(path: Path) -> Holder | None:
         return Holder(int(values["pid"]), *(str(values[k]) for k in ("host", "machine", "token")))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def _in_use(folder: Path, holder: Holder | None) -> UserError:
-    return UserError(
-        f"{folder}: in use by {holder or 'another process'}; wait until it has ended, stop it, or "
-        "give another folder with --run-dir"
-    )
 
 
 def _is_at(file: int, path: Path) -> bool:

@@ -19,6 +19,7 @@ from PIL import Image
 import resdet
 from resdet.commands.predict import predict_command
 from resdet.errors import UserError
+from resdet.files import lock
 from resdet.files.images import read_image
 from resdet.files.scale import UNKNOWN
 from resdet.inference import sources
@@ -282,3 +283,18 @@ def test_keys_that_predictions_do_not_use(run_folder: Path, tmp_path: Path) -> N
             run(run_folder, [image], tmp_path / "out", overrides=[key])
     used = ["test.flip=true", "data.test_resize.short_edge=64", "model.score_thresh=0.2"]
     assert run(run_folder, [image], tmp_path / "out", overrides=used) == 0
+
+
+def test_two_at_once(run_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """The second one would replace the results of the first."""
+    monkeypatch.setattr(lock, "TRIED_S", 0.1)
+    image, out = save(tmp_path / "a.png"), tmp_path / "out"
+    out.mkdir()
+    with (
+        lock.locked(out, "--out"),
+        pytest.raises(UserError, match=r"in use by process .*another folder with --out"),
+    ):
+        run(run_folder, [image], out)
+    assert not list(out.glob("*.json"))
+    assert run(run_folder, [image], out) == 0
+    assert not (out / lock.LOCK_FILE).exists()

@@ -123,7 +123,7 @@ def describe_boxes(
         return _count(fraction), f"are within 0..1: they look like fractions of their image{order}"
     if len(boxes) < MIN_BOXES:
         return None
-    misfit = ~_inside(_from_xywh(boxes), width, height)
+    misfit = ~_inside(from_xywh(boxes), width, height)
     past = f"{_count(misfit)}", "pass the border of their image: they look like "
     order = _order(boxes, width, height, areas)
     if order:
@@ -170,7 +170,8 @@ def _inside(
     return inside & (y2 <= height + slack_y) & (x2 >= x1) & (y2 >= y1)
 
 
-def _from_xywh(boxes: Boxes) -> Boxes:
+def from_xywh(boxes: Boxes) -> Boxes:
+    """Boxes (n, 4) x1, y1, x2, y2 of x, y, width, height."""
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
@@ -183,7 +184,7 @@ ORDERS: dict[str, Callable[[Boxes], Boxes]] = {
     " given as corners [x1, y1, x2, y2]": lambda boxes: boxes,
     " given as corners [y1, x1, y2, x2]": lambda boxes: boxes[:, [1, 0, 3, 2]],
     " given as [center x, center y, width, height]": _from_center,
-    " given as [y, x, height, width]": lambda boxes: _from_xywh(boxes[:, [1, 0, 3, 2]]),
+    " given as [y, x, height, width]": lambda boxes: from_xywh(boxes[:, [1, 0, 3, 2]]),
 }
 """What messages call an order of the four numbers, and xyxy from it."""
 
@@ -196,7 +197,7 @@ def _order(
 ) -> str:
     """The order of the four numbers that fits nearly all boxes where xywh does not; else empty."""
     count = len(boxes)
-    misfits = count - int(_inside(_from_xywh(boxes), width, height).sum())
+    misfits = count - int(_inside(from_xywh(boxes), width, height).sum())
     if areas is not None and _are_corners_by_area(boxes, areas):
         return next(iter(ORDERS))
     if count < MIN_BOXES:
@@ -229,7 +230,7 @@ def _unit(
     for unit in UNITS:
         if largest > 1.002 * unit or boxes.min() < -0.05 * unit:
             continue
-        edges = [_from_xywh(boxes)[:, 2:].max(axis=0), boxes[:, 2:].max(axis=0)]
+        edges = [from_xywh(boxes)[:, 2:].max(axis=0), boxes[:, 2:].max(axis=0)]
         ends = edges[0] if edges[0].max() <= 1.01 * unit else edges[1]
         if ends.min() < 0.8 * unit:
             return None
