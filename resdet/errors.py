@@ -5,7 +5,8 @@ An error's text names the file, the item, the problem and the remedy.
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 _HIDDEN = re.compile(
@@ -40,6 +41,19 @@ class UserError(ValueError):
         return "\n".join(self.args)
 
 
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Put the key that a user would change, or the run, before the text of an error raised inside,
+    unless the text starts with a key of the same section already."""
+    try:
+        yield
+    except UserError as error:
+        first, *others = error.args
+        if not first.startswith(f"{key.partition('.')[0]}."):
+            error.args = (f"{printable(key)}: {first}", *others)
+        raise
+
+
 class Reported(UserError):
     """An error that another process of the run prints."""
 
@@ -62,6 +76,12 @@ def command_line(command: str) -> str:
     tool = f"tools/{command.replace('-', '_')}.py"
     in_checkout = (Path(__file__).resolve().parent.parent / tool).is_file()
     return f"python {tool}" if in_checkout else f"python -m resdet {command}"
+
+
+def is_texts(values: object) -> bool:
+    """Whether an argument of the Python API is a list of texts, as it should be, and not one."""
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    return is_list and all(isinstance(value, str) for value in values)  # type: ignore[attr-defined]
 
 
 def did_you_mean(

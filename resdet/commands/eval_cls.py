@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resdet import hardware
 from resdet.commands.evaluate_run import note_training
 from resdet.engine.broken import failure
-from resdet.errors import Incomplete, UserError
+from resdet.errors import Incomplete, UserError, naming
 from resdet.evaluation import build_evaluator
 from resdet.evaluation.classification import ClassificationEvaluator, Scores
 from resdet.factory import build_classification_val_data, load_classifier
@@ -138,12 +138,10 @@ def evaluate_classifier(
         test_size=model.test_size,
         interpolation=model.interpolation,
     )
-    try:
+    with naming(spec):
         dataset: Images = build_classification_val_data(
             config, classes=model.class_names, strict=strict
         )
-    except UserError as error:
-        raise UserError(f"{spec}: {error}") from error
     if folder is not None:
         check_folder(make_folder(folder))
     if config.train.threads is not None:

@@ -168,7 +168,9 @@ def evaluate_run(
         config,
         paths[0],
         sources[0],
-        lambda stored: build_val_data(config, stored=stored, strict=strict),
+        lambda stored: build_val_data(
+            config, stored=stored, masks="segm" in (kinds or ("segm",)), strict=strict
+        ),
     )
     name_classes(models, dataset, source)
     check_classes(dataset, models[0].class_names, source, fewer=True)

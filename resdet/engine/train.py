@@ -22,7 +22,7 @@ from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
 from resdet.engine.step import num_readable, update
 from resdet.engine.watch import ERROR_STEPS, NonFiniteError, check_weights
-from resdet.factory.imports import import_modules, load_named_config
+from resdet.factory.imports import check_arguments, import_modules, load_named_config
 from resdet.files import checkpoint
 from resdet.files.writing import WriteError
 
@@ -51,6 +51,7 @@ def train(
     Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM,
     SIGINT or SIGHUP, once the state has been saved.
     """
+    check_arguments(config, overrides)
     leave_unguarded_script()
     with distributed.joined(device) as processes:
         start_console(processes.is_main)

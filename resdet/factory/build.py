@@ -14,7 +14,7 @@ from resdet.config.localization import LocalizationConfig
 from resdet.factory.classes import classification_classes, detection_classes
 from resdet.factory.classification import build_classifier
 from resdet.factory.detection import build_model
-from resdet.factory.imports import load_named_config
+from resdet.factory.imports import check_arguments, load_named_config
 from resdet.factory.localization import build_localizer
 from resdet.factory.network import Resolved, resolve_config
 from resdet.interop.fitting import (
@@ -42,6 +42,7 @@ def build(config: str | Path, weights: str | None = None, overrides: Sequence[st
     names one of these, else `model.num_classes` numbered ones.
     Raises UserError for what the user can fix.
     """
+    check_arguments(config, overrides)
     named = load_named_config(config, overrides)
     if weights not in (None, "config"):
         named = override_config(named, [f"model.weights={weights}"], "build(weights=…)")

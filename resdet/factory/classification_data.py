@@ -21,7 +21,7 @@ from resdet.data.classification.transforms import (
     ScaleJitter,
 )
 from resdet.data.plausibility import check_sets
-from resdet.errors import UserError
+from resdet.errors import UserError, naming
 
 Data = CifarData | ClassificationDataset
 Format = Literal["auto", "folder", "shards", "cifar10", "cifar100"]
@@ -52,6 +52,13 @@ def split_root(config: ClassificationConfig, name: str) -> str:
     return str(Path(root) / name)
 
 
+def _root_key(config: ClassificationConfig, name: str) -> str:
+    """The key that gives the folder of `split_root`."""
+    section: ClassificationSplitConfig | None = getattr(config.data, name)
+    has_own = section is not None and section.root is not None
+    return f"data.{name}.root" if has_own else "data.root"
+
+
 def build_classification_train_data(
     config: ClassificationConfig,
     *,
@@ -64,20 +71,22 @@ def build_classification_train_data(
     kind = data_format(config, root)
     if kind == "cifar10" or kind == "cifar100":
         _check_cifar(config)
-        return _cifar(config, kind, root, train=True)
+        with naming(_root_key(config, "train")):
+            return _cifar(config, kind, root, train=True)
     _check_disk(config)
-    return open_images(
-        root,
-        transform=_train_transform(config),
-        format=kind,
-        ground_truth=config.data.train.ground_truth,
-        classes=config.data.classes,
-        seed=config.train.seed,
-        strict=strict,
-        decode_all=decode_all,
-        max_pixels=config.data.max_pixels,
-        left_out=left_out,
-    )
+    with naming(_root_key(config, "train")):
+        return open_images(
+            root,
+            transform=_train_transform(config),
+            format=kind,
+            ground_truth=config.data.train.ground_truth,
+            classes=config.data.classes,
+            seed=config.train.seed,
+            strict=strict,
+            decode_all=decode_all,
+            max_pixels=config.data.max_pixels,
+            left_out=left_out,
+        )
 
 
 def build_classification_val_data(
@@ -97,21 +106,23 @@ def build_classification_val_data(
     root = split_root(config, "val")
     kind = data_format(config, root)
     if kind != "cifar10" and kind != "cifar100":
-        return open_images(
-            root,
-            transform=ClassificationTestTransform(
-                config.data.test_resize, config.data.test_size, config.data.interpolation
-            ),
-            format=kind,
-            ground_truth=config.data.val.ground_truth,
-            classes=config.data.classes,
-            train_classes=classes,
-            strict=strict,
-            decode_all=decode_all,
-            max_pixels=config.data.max_pixels,
-            left_out=left_out,
-        )
-    data = _cifar(config, kind, root, train=False)
+        with naming(_root_key(config, "val")):
+            return open_images(
+                root,
+                transform=ClassificationTestTransform(
+                    config.data.test_resize, config.data.test_size, config.data.interpolation
+                ),
+                format=kind,
+                ground_truth=config.data.val.ground_truth,
+                classes=config.data.classes,
+                train_classes=classes,
+                strict=strict,
+                decode_all=decode_all,
+                max_pixels=config.data.max_pixels,
+                left_out=left_out,
+            )
+    with naming(_root_key(config, "val")):
+        data = _cifar(config, kind, root, train=False)
     if list(data.class_names) != list(classes):
         raise UserError(
             f"{root}: its classes are {', '.join(data.class_names[:8])}, the model's "

@@ -53,12 +53,12 @@ def build_data(
 ) -> DataSets:
     """Training and validation data; `resumed` is what the run has chosen already."""
     section, split, left_out = config.data.val, None, resumed.left_out if resumed else {}
-    train, val = _read(config, config.data.train), None
+    train, val = _read(config, config.data.train, "data.train"), None
     if config.data.split is not None:
         parts = held_out_parts(train, config.data.split, resumed.split if resumed else None)
         train, val, split = parts
     elif section is not None:
-        val = _read(config, section)
+        val = _read(config, section, "data.val")
     train.left_out = left_out.get("data.train")
     if val is not None:
         val.left_out = left_out.get("data.val")
@@ -97,7 +97,7 @@ def build_train_data(
     )
     if part is None and config.data.split is not None:
         part = _held_out(config, None)[0]
-    read = part or _read(config, config.data.train)
+    read = part or _read(config, config.data.train, "data.train")
     dataset = _check(config, read, transform, config.data.keep_empty, strict, decode_all)
     if not dataset.table.has_annotations:
         raise UserError(
@@ -114,13 +114,14 @@ def build_val_data(
     *,
     part: AnnotatedImages | None = None,
     stored: Split | None = None,
+    masks: bool = True,
     strict: bool = False,
     decode_all: bool = False,
 ) -> DetectionDataset | None:
     """The validation set, images without objects included, at the test size; None without one.
 
     `part` is what `data.split` holds out of data.train, where it was read before, and `stored` the
-    split of the run.
+    split of the run. Without `masks` the annotations need no outlines, even if the model has masks.
     """
     from resdet.data.detection.transforms import TestTransform
 
@@ -128,11 +129,12 @@ def build_val_data(
     if part is None and config.data.split is not None:
         part = _held_out(config, stored)[1]
     if part is None and section is not None:
-        part = _read(config, section)
+        part = _read(config, section, "data.val")
     if part is None:
         return None
     transform = TestTransform(resize.short_edge, resize.max_size, resize.method)
-    return _check(config, part, transform, True, strict, decode_all)
+    masks = masks or part.table.has_masks  # losses of masks are computed where they can be
+    return _check(config, part, transform, True, strict, decode_all, masks=masks)
 
 
 def held_out_parts(
@@ -162,10 +164,10 @@ def _held_out(
     config: DetectionConfig, stored: Split | None
 ) -> tuple[AnnotatedImages, AnnotatedImages, Split]:
     assert config.data.split is not None
-    return held_out_parts(_read(config, config.data.train), config.data.split, stored)
+    return held_out_parts(_read(config, config.data.train, "data.train"), config.data.split, stored)
 
 
-def _read(config: DetectionConfig, files: SplitConfig) -> AnnotatedImages:
+def _read(config: DetectionConfig, files: SplitConfig, key: str) -> AnnotatedImages:
     from resdet.data.detection.annotated import read_images
 
     return read_images(
@@ -176,6 +178,7 @@ def _read(config: DetectionConfig, files: SplitConfig) -> AnnotatedImages:
         extras=config.data.extras,
         outlines=config.model.roi.mask_head is not None,
         max_pixels=config.data.max_pixels,
+        key=key,
     )
 
 
@@ -186,6 +189,8 @@ def _check(
     keep_empty: bool,
     strict: bool,
     decode_all: bool,
+    *,
+    masks: bool = True,
 ) -> DetectionDataset:
     from resdet.data.detection.dataset import check_dataset
 
@@ -195,7 +200,7 @@ def _check(
         keep_empty=keep_empty,
         keep_difficult=config.data.keep_difficult,
         # masks are rasterised only where a head learns them
-        mask_size=config.data.mask_size if config.model.roi.mask_head else None,
+        mask_size=config.data.mask_size if masks and config.model.roi.mask_head else None,
         seed=config.train.seed,
         strict=strict,
         decode_all=decode_all,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resdet.config.loading import AnyConfig, Schema, load_any_config, load_config
-from resdet.errors import NotRegistered, UserError
+from resdet.errors import NotRegistered, UserError, is_texts
 
 
 def import_modules(names: Sequence[str], folder: str | Path | None = None) -> None:
@@ -24,6 +24,8 @@ def import_modules(names: Sequence[str], folder: str | Path | None = None) -> No
     """
     if not names:
         return
+    if not is_texts(names):
+        raise UserError(f"imports is {names!r:.60}; give a list of names, such as ['my_module']")
     for place in [Path.cwd(), *([] if folder is None else [Path(folder).resolve()])]:
         if str(place) not in sys.path:
             sys.path.insert(0, str(place))
@@ -48,6 +50,17 @@ def load_named_config(
         config = load_config(path, overrides, schema=schema)
     import_modules(config.imports, Path(path).parent)
     return config
+
+
+def check_arguments(config: object, overrides: object) -> None:
+    """UserError for arguments of the Python API that are of another type: `config` is a file or a
+    config, or None to resume a run."""
+    if config is not None and not isinstance(config, str | Path | AnyConfig):
+        raise UserError(f"config is {config!r:.60}; give a YAML file or the name of a config")
+    if not is_texts(overrides):
+        raise UserError(
+            f"overrides is {overrides!r:.60}; give a list of key=value, such as ['optim.lr=0.01']"
+        )
 
 
 @contextmanager

@@ -29,8 +29,8 @@ def build_localization_data(
     `resumed` is what the run has chosen already. `strict` makes every finding in the files an
     error; `decode_all` reads every image first.
     """
-    files, split = _read(config, config.data.train), None
-    val = None if config.data.val is None else _read(config, config.data.val)
+    files, split = _read(config, config.data.train, "data.train"), None
+    val = None if config.data.val is None else _read(config, config.data.val, "data.val")
     if config.data.split is not None:
         stored = resumed.split if resumed else None
         files, val, split = held_out_parts(files, config.data.split, stored)
@@ -57,11 +57,12 @@ def build_localization_val_data(
     `unannotated` accepts test images, whose files have no annotations: all of them are in the set.
     """
     if config.data.split is not None:
-        parts = held_out_parts(_read(config, config.data.train), config.data.split, stored)
+        read = _read(config, config.data.train, "data.train")
+        parts = held_out_parts(read, config.data.split, stored)
         return _check(config, parts[1], strict, is_val=True)
     if config.data.val is None:
         return None
-    read = _read(config, config.data.val)
+    read = _read(config, config.data.val, "data.val")
     return _check(config, read, strict, is_val=True, unannotated=unannotated)
 
 
@@ -69,13 +70,13 @@ def build_localization_train_data(
     config: LocalizationConfig, *, stored: Split | None = None, strict: bool = False
 ) -> DetectionDataset:
     """The training set alone, or what `data.split` leaves of it."""
-    files = _read(config, config.data.train)
+    files = _read(config, config.data.train, "data.train")
     if config.data.split is not None:
         files = held_out_parts(files, config.data.split, stored)[0]
     return _check(config, files, strict)
 
 
-def _read(config: LocalizationConfig, files: SplitConfig) -> AnnotatedImages:
+def _read(config: LocalizationConfig, files: SplitConfig, key: str) -> AnnotatedImages:
     from resdet.data.detection.annotated import read_images
 
     return read_images(
@@ -85,6 +86,7 @@ def _read(config: LocalizationConfig, files: SplitConfig) -> AnnotatedImages:
         classes=config.data.classes,
         outlines=False,
         max_pixels=config.data.max_pixels,
+        key=key,
     )
 
 

@@ -1,7 +1,7 @@
 """Problems in a user's data, in words: the file, the item, the problem and the remedy."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,13 +100,14 @@ Data in COCO format need no layout: give their paths, which start at the working
 datasets/README.md says how to get the data that the shipped configs name."""
 
 
-def missing_data_error(missing: Iterable[str | Path]) -> DataError:
-    """Names the files or folders that are missing, the layout expected and how to get it."""
-    paths = list(dict.fromkeys(str(path) for path in missing))
-    text = "\n".join(paths).lower()
+def missing_data_error(missing: Mapping[str, Sequence[str]]) -> DataError:
+    """Names the files or folders that are missing by the keys that give them, the layout expected
+    and how to get it."""
+    named = [f"{path} ({key})" for key, paths in missing.items() for path in paths]
+    text = "\n".join(named).lower()
     layouts = [layout for name, layout in LAYOUTS.items() if name in text]
     lines = [line for block in (*layouts, OWN_PATHS) for line in block.splitlines()]
-    return DataError(f"no such file or folder: {', '.join(paths)}", *lines)
+    return DataError(f"no such file or folder: {', '.join(dict.fromkeys(named))}", *lines)
 
 
 CLASS_LAYOUT = """\

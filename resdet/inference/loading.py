@@ -59,7 +59,9 @@ def load(
     that do not fit together.
     """
     import_modules(imports)
-    paths = [path] if isinstance(path, str | Path) else list(path)
+    paths = _paths(path)
+    if test is not None and not isinstance(test, Mapping):
+        raise UserError(f"test is {test!r:.60}; give a dict of its keys, such as {{'flip': True}}")
     overrides = [
         f"test.{key}={json.dumps(value, default=partial(_plain, key))}"
         for key, value in (test or {}).items()
@@ -71,6 +73,19 @@ def load(
     name = " + ".join(map(str, paths))
     log.info("%s: precision %s (%s)", name, chosen.name, chosen.reason)
     return model
+
+
+def _paths(given: object) -> list[str | Path]:
+    """The models that `load` was given, as a list; UserError for anything else."""
+    is_list = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    paths: list[Any] = list(given) if is_list else [given]  # type: ignore[call-overload]
+    for path in paths:
+        if not isinstance(path, str | Path) or not str(path).strip():
+            raise UserError(
+                f"{path!r:.60} is not a model; give a run folder, a checkpoint or a published "
+                "name, or a list of them"
+            )
+    return paths
 
 
 USED_KEYS = (

@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -122,10 +123,12 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
         the limit of `max_pixels` in the config. Raises UserError that names the image which cannot
         be used, and its position in the list.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; give at least 1")
-        if score_thresh is not None and not 0 <= score_thresh <= 1:
-            raise UserError(f"score_thresh is {score_thresh}; give a score from 0 to 1")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}; give a whole number from 1")
+        if score_thresh is not None and not (
+            isinstance(score_thresh, Real) and 0 <= score_thresh <= 1
+        ):
+            raise UserError(f"score_thresh is {score_thresh!r}; give a score from 0 to 1")
         if channel_order not in ("rgb", "bgr"):
             raise UserError(f"channel_order is {channel_order!r}; give 'rgb' or 'bgr'")
         is_list = isinstance(images, Sequence) and not isinstance(images, str)

@@ -208,6 +208,25 @@ def test_wrong_data_are_refused_before_anything_is_computed(
         evaluate(runs[:1], out=Path(runs[0]) / "best.pt")
 
 
+@pytest.mark.parametrize(
+    ("key", "folder", "problem"),
+    [
+        ("data.val.root", "none", "no such folder: "),
+        ("data.root", "none", "no such folder: "),
+        ("data.val.root", "empty", "no class folders in it"),
+    ],
+)
+def test_missing_data_name_their_key_line_by_line(
+    runs: list[str], tmp_path: Path, key: str, folder: str, problem: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as caught:
+        evaluate(runs[:1], overrides=[f"{key}={tmp_path / folder}"], out=tmp_path / "out")
+    first, *others = str(caught.value).splitlines()
+    assert first.startswith(f"{runs[0]}: {key}: ") and problem in first
+    assert others[0] == "Images to classify are expected as"
+
+
 def command(*argv: str) -> int:
     parser = argparse.ArgumentParser(prog="eval-cls", allow_abbrev=False)
     fill_eval_cls(parser)

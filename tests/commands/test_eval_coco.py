@@ -146,6 +146,64 @@ def test_a_run_on_its_validation_data(run_folder: Path, capsys: pytest.CaptureFi
     assert "validation loss" in printed and "loss_mask" in printed
 
 
+@pytest.mark.parametrize(
+    ("options", "empty"),
+    [
+        ([], True),
+        (["test.flip=true", "test.scales=[64,96]", "test.merge=wbf"], False),
+        (["test.refine=true"], False),
+    ],
+    ids=["empty outlines", "views", "refine"],
+)
+def test_boxes_of_a_mask_model_on_data_without_masks(
+    run_folder: Path,
+    tmp_path: Path,
+    options: list[str],
+    empty: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    truth = json.loads((run_folder / "two.json").read_text())
+    for annotation in truth["annotations"]:
+        del annotation["segmentation"]
+        annotation.update({"segmentation": []} if empty else {})
+    (tmp_path / "boxes.json").write_text(json.dumps(truth))
+    small = ["data.test_resize.short_edge=64", "data.test_resize.max_size=64", *options]
+    here = [*small, f"data.val.annotations={tmp_path / 'boxes.json'}"]
+
+    def boxes(overrides: list[str], name: str) -> dict[str, Any]:
+        out = tmp_path / name
+        run = {"run": run_folder, "overrides": overrides, "device": "cpu", "out": out}
+        return eval_coco_command(**run, kinds=["bbox"]).summary
+
+    expected = boxes(small, "with")
+    assert "loss_mask" in capsys.readouterr().out
+    assert boxes(here, "without") == expected and list(expected) == ["bbox"]
+    printed = capsys.readouterr().out
+    assert "loss_box" in printed and "loss_mask" not in printed
+    with pytest.raises(UserError, match=r"boxes.json: no object has .*\(--kinds bbox\)"):
+        eval_coco_command(run=run_folder, overrides=here, device="cpu", out=tmp_path / "all")
+
+
+def test_boxes_of_a_file_with_masks_on_data_without_masks(nuclei: Path, tmp_path: Path) -> None:
+    truth = json.loads((nuclei / "annotations" / "val.json").read_text())
+    annotations = truth["annotations"][:40]
+    records = [
+        {key: one[key] for key in ("image_id", "category_id", "bbox", "segmentation")}
+        | {"score": 1}
+        for one in annotations
+    ]
+    bare = [{k: v for k, v in one.items() if k != "segmentation"} for one in annotations]
+    (tmp_path / "boxes.json").write_text(json.dumps({**truth, "annotations": bare}))
+    files = {"detections": tmp_path / "r.json", "annotations": tmp_path / "boxes.json"}
+    for kept in (records, [{k: v for k, v in one.items() if k != "bbox"} for one in records]):
+        files["detections"].write_text(json.dumps(kept))
+        for kinds in (None, ["bbox"]):
+            result = eval_coco_command(**files, kinds=kinds, out=tmp_path / "out")
+            assert list(result.summary) == ["bbox"] and result.summary["bbox"]["AP50"] == 1
+        with pytest.raises(UserError, match=r"boxes.json: no annotation has a segmentation"):
+            eval_coco_command(**files, kinds=["segm"], out=tmp_path / "out")
+
+
 def test_a_checkpoint_with_options(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import is_there, read_file
 from resdet.data.detection.table import AnnotationTable, Source
+from resdet.errors import naming
 from resdet.files.findings import DataError, Finding, missing_data_error
 from resdet.files.image_limits import MAX_PIXELS
 
@@ -27,6 +28,8 @@ class AnnotatedImages:
     """Larger images are left out."""
     left_out: NDArray[np.int64] | None = None
     """`hash_names` of the images that a resumed run left out at its start."""
+    key: str = "data"
+    """The section of the config that names the files, for messages."""
 
 
 def read_images(
@@ -38,6 +41,7 @@ def read_images(
     extras: Sequence[str] = (),
     outlines: bool = True,
     max_pixels: int = MAX_PIXELS,
+    key: str = "data",
 ) -> AnnotatedImages:
     """The content of one or more annotation files.
 
@@ -48,19 +52,34 @@ def read_images(
         extras: keys of further values per object, which become `Target.extra`.
         outlines: whether masks are wanted.
         max_pixels: larger images are left out by `check_dataset`.
+        key: the section of the config that names the files, such as data.train, for messages.
     Raises:
         DataError: files are missing or not in the format, or categories do not agree.
     """
-    folders, files = _paired(images, annotations)
-    missing = [p for p in (*folders, *files) if not is_there(p)]
-    if missing:
-        raise missing_data_error(missing)
+    with naming(key):
+        folders, files = _paired(images, annotations)
+    keys = {"images": folders, "annotations": files}
+    missing = {k: [path for path in paths if not is_there(path)] for k, paths in keys.items()}
+    if any(missing.values()):
+        raise missing_data_error({f"{key}.{k}": paths for k, paths in missing.items() if paths})
+    for folder, file in zip(folders, files, strict=True):
+        if Path(folder).is_file():
+            what = "give the folder of the images"
+            if Path(file).is_dir():
+                what = f"swap it with {key}.annotations, which is a folder"
+            raise DataError(f"{key}.images: {folder}: is a file; {what}")
     findings: list[Finding] = []
     tables = []
-    for folder, file in zip(folders, files, strict=True):
-        source = Source(file, folder, tuple(extras), outlines, classes=tuple(classes or ()))
-        tables.append(read_file(source, format, findings))
-    return AnnotatedImages(merge_tables(tables, classes), folders, findings, max_pixels)
+    with naming(f"{key}.annotations"):
+        for folder, file in zip(folders, files, strict=True):
+            source = Source(
+                *(file, folder, tuple(extras), outlines),
+                classes=tuple(classes or ()),
+                format_key=f"{key}.format",
+            )
+            tables.append(read_file(source, format, findings))
+    table = merge_tables(tables, classes)
+    return AnnotatedImages(table, folders, findings, max_pixels, key=key)
 
 
 def _paired(

@@ -107,8 +107,9 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         if mask_size is not None and objects.any() and not usable.any():
             bad = [each for each in findings if each.remedy.startswith(MASK_FROM_BOX)]
             raise DataError(
-                f"{table.source}: no object has a {'usable ' if bad else ''}segmentation, so masks "
-                "can't be trained; set model.roi.mask_head=null to train boxes only",
+                f"{table.source}: no object has a {'usable ' if bad else ''}segmentation, which "
+                "the mask head needs; train without it (model.roi.mask_head=null), or evaluate "
+                "boxes only (--kinds bbox)",
                 *_indented([], bad),
             )
         self.starts = np.searchsorted(table.image_of[self.rows], self.images)
@@ -369,8 +370,8 @@ def _no_images(read: AnnotatedImages) -> DataError:
     what = f"{source}: none of its images can be used"
     if all(finding.remedy == MISSING for finding in read.findings):
         what = (
-            f"{source}: none of the images is in {', '.join(read.folders)}; check that folders and "
-            "annotation files belong together"
+            f"{source}: none of the images is in {', '.join(read.folders)}; check that "
+            f"{read.key}.images and {read.key}.annotations belong together"
         )
     return DataError(what, *_indented([], read.findings))
 

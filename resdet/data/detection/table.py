@@ -35,6 +35,8 @@ class Source:
     """Only class names and category ids are wanted; a reader may leave out all else."""
     classes: tuple[str, ...] = ()
     """Names that `data.classes` gives, for formats whose files do not list their classes."""
+    format_key: str = "format"
+    """What messages call the key that gives the format."""
 
 
 OBJECT_FIELDS = (

@@ -151,11 +151,16 @@ def test_missing_paths_say_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         dataset(str(tmp_path / "nowhere"), str(tmp_path / "none.json"))
     text = str(caught.value)
-    assert "nowhere" in text and "none.json" in text
+    missing = {
+        "data.images": [str(tmp_path / "nowhere")],
+        "data.annotations": [str(tmp_path / "none.json")],
+    }
     assert "datasets/coco" not in text and "datasets/README.md" in text
     assert "data.train.images=" in text
-    assert text == str(missing_data_error([tmp_path / "nowhere", tmp_path / "none.json"]))
-    assert "datasets/coco/train2017" in str(missing_data_error(["datasets/coco/val2017"]))
+    assert text == str(missing_data_error(missing))
+    assert f"{tmp_path / 'none.json'} (data.annotations)" in text
+    shipped = missing_data_error({"data.val.images": ["datasets/coco/val2017"]})
+    assert "datasets/coco/train2017" in str(shipped)
 
 
 @pytest.mark.parametrize(

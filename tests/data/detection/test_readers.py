@@ -169,7 +169,7 @@ def test_a_format_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with file.open("w", newline="") as out:
         lines = [["1.png", 1, 2, 11, 22, "dog"], ["3.png", 0, 0, 9, 9, "cat"]]
         csv.writer(out).writerows([["image", "x1", "y1", "x2", "y2", "class"], *lines])
-    with pytest.raises(NotRegistered, match=r"no reader for format 'csv'; the choices are coco"):
+    with pytest.raises(NotRegistered, match=r"no reader for 'csv'; the choices are coco"):
         dataset(images, str(file), format="csv")
     __import__("tests.data.csv_reader")
     data = dataset(images, str(file), format="csv", mask_size=None, strict=True)

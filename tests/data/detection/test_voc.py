@@ -329,7 +329,7 @@ def test_wrong_paths(year: Path, listed: str, change, error: str) -> None:
 
 def test_a_forgotten_format_is_named(year: Path) -> None:
     for listed in ("Annotations", "ImageSets/Main/trainval.txt", "Annotations/000001.xml"):
-        with pytest.raises(DataError, match=r"voc, .*: set format beside images and annotations"):
+        with pytest.raises(DataError, match=r"; .*set format to (voc|one of coco, voc)"):
             read_annotations(year / listed, [])
     with pytest.raises(DataError, match="no such file"):
         read_annotations(year / "absent.txt", [])

@@ -8,7 +8,7 @@ from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import coco, imagenet_det, imagenet_loc, voc
 from resdet.data.detection.readers.image_lists import expand
 from resdet.data.detection.table import AnnotationTable, Source
-from resdet.errors import NotRegistered
+from resdet.errors import NotRegistered, first_few
 from resdet.files.findings import DataError, Finding
 
 READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
@@ -23,6 +23,15 @@ file is unusable. A module that a config names in `imports` may add a row."""
 
 OTHERS = (".txt", ".xml", ".csv", ".yaml", ".yml")
 """Suffixes of files that other formats have; YAML is YOLO's."""
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Suffixes by which a folder of images is recognised in messages."""
+
+XML_FORMATS = ("voc", "imagenet_det", "imagenet_loc")
+"""Formats of which no file is JSON."""
+
+MOST_LISTED = 1000
+"""Files of a folder that a message looks at."""
 
 
 def read_annotations(
@@ -48,6 +57,8 @@ def read_annotations(
     """
     if isinstance(source, (str, Path, dict)):
         source = [source]  # type: ignore[list-item]
+    if not isinstance(source, Sequence) or not source:
+        raise DataError(f"the ground truth is {source!r:.60}; give a file, several, or COCO's dict")
     tables = []
     for one in source:
         path, data = ("ground truth", one) if isinstance(one, dict) else (str(one), None)
@@ -65,13 +76,16 @@ def read_file(source: Source, format: str, findings: list[Finding]) -> Annotatio
     """The table of one file, by the reader of its format."""
     if format not in READERS:
         raise NotRegistered(
-            f"{source.path}: no reader for format {format!r}; the choices are {', '.join(READERS)}"
+            f"{source.path}: {source.format_key}: no reader for {format!r}; the choices are "
+            f"{', '.join(READERS)}"
         )
-    if format == "coco" and source.data is None and _is_of_another(Path(source.path)):
+    path = Path(source.path)
+    if format == "coco" and source.data is None and _is_of_another(path):
+        raise DataError(f"{path}: not a JSON file as COCO's are; {_other_format(path, source)}")
+    if format in XML_FORMATS and path.suffix.lower() == ".json" and path.is_file():
         raise DataError(
-            f"{source.path}: not a JSON file as COCO's are; the formats are "
-            f"{', '.join(READERS)} (YOLO's labels have to be converted to COCO): set format beside "
-            "images and annotations, or give a JSON file"
+            f"{path}: a JSON file, and {source.format_key} is {format}; set {source.format_key} to "
+            "coco, or give what this format takes"
         )
     return READERS[format](source, findings)
 
@@ -82,6 +96,27 @@ def _is_of_another(path: Path) -> bool:
         return path.is_dir()
     with path.open("rb") as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")[:1] not in (b"{", b"[")
+
+
+def _other_format(path: Path, source: Source) -> str:
+    """What to do with a file or folder that is not COCO's, by the names in the folder."""
+    files = sorted(path.iterdir())[:MOST_LISTED] if path.is_dir() else [path]
+    suffixes = {file.suffix.lower() for file in files}
+    key = source.format_key
+    if ".xml" in suffixes:
+        folder = "" if path.is_dir() else " and give the folder or a list of image names"
+        return f"it looks like VOC's XML: set {key} to voc{folder}"
+    if path.is_dir() and ".json" in suffixes:
+        names = [file.name for file in files if file.suffix.lower() == ".json"]
+        return f"give a file of this folder: {first_few(names, 3)}"
+    if suffixes & set(OTHERS):
+        return (
+            "YOLO's labels have to be converted to COCO; for lists of images and other formats set "
+            f"{key} to one of {', '.join(READERS)}"
+        )
+    if suffixes & set(IMAGES):
+        return "this is a folder of images; give the JSON file of their annotations"
+    return f"give a JSON file, or set {key} to one of {', '.join(READERS)}"
 
 
 def read_classes(
