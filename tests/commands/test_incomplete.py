@@ -84,6 +84,7 @@ def test_a_classifier(evaluate: Evaluate, tmp_path: Path) -> None:
     check(evaluate, ["eval-cls", str(run)], data / "val/red/0.png", f"{run}: data.val: 1 of 18")
 
 
+@pytest.mark.slow
 def test_a_localizer(
     evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

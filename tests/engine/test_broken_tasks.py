@@ -109,6 +109,7 @@ def test_an_error_ends_the_workers_of_a_localizer(
         assert not (shapes / "new.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_image_of_an_rpn_has_no_proposals(shapes: Path, caplog) -> None:
     """Training leaves it out, and an R-CNN trains with the proposals of the others."""
     file = shapes / "d" / "images" / "1.png"
