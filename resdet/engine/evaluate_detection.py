@@ -31,6 +31,7 @@ from resdet.factory import build_trained, build_val_data
 from resdet.factory.imports import naming_imports
 from resdet.hardware import Precision
 from resdet.inference.combined import CombinedDetector, combine
+from resdet.inference.flips import warn_of_test_flip
 from resdet.inference.sizes import Prepared
 from resdet.interop.weights import read_weights
 from resdet.models.predict import precision_of
@@ -175,6 +176,7 @@ def evaluate_run(
     name_classes(models, dataset, source)
     check_classes(dataset, models[0].class_names, source, fewer=True)
     model = combine(models, sources)
+    warn_of_test_flip(config, models[0].class_names)
     model.to(processes.device)
     chosen = precision_of(model, precision)
     model.place(processes.device, chosen.parameters)

@@ -22,6 +22,7 @@ from resdet.errors import UserError, command_line
 from resdet.factory.localization import build_trained_localizer
 from resdet.factory.localization_data import build_localization_val_data
 from resdet.factory.region_data import build_val_proposals, read_proposals
+from resdet.inference.flips import warn_of_test_flip
 from resdet.inference.localization import (
     Guesser,
     ProposalSource,
@@ -67,6 +68,7 @@ def evaluate_localization_run(
     if is_rpn and proposals:
         raise UserError(f"--proposals is for R-CNNs, and {paths[0]} is an RPN; leave it out")
     config = networks[0].config
+    warn_of_test_flip(config, networks[0].class_names)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
 

@@ -23,7 +23,6 @@ from resdet.engine.data_record import check_data, compare_processes, left_out_of
 from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
-from resdet.engine.flips import warn_of_flips
 from resdet.engine.localization import make_localization_task
 from resdet.engine.resume import check_state, load_optimizer
 from resdet.engine.run_folder import Run
@@ -33,6 +32,7 @@ from resdet.factory.imports import naming_imports
 from resdet.files import checkpoint
 from resdet.files.lock import FolderLock
 from resdet.hardware import Precision
+from resdet.inference.flips import warn_of_flips
 from resdet.ops import kernels
 
 logger = logging.getLogger("resdet")

@@ -16,6 +16,7 @@ from resdet.factory.imports import import_modules
 from resdet.factory.network import evaluated_by
 from resdet.hardware import choose_device
 from resdet.inference.combined import CombinedDetector, combine
+from resdet.inference.flips import warn_of_test_flip
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
 from resdet.models.predict import precision_of
@@ -134,6 +135,7 @@ def load_models(
             if weights.kind == "localizer":
                 localizer = build_trained_localizer(weights, overrides)
                 _check_overrides(overrides)
+                warn_of_test_flip(localizer.config, localizer.class_names)
                 return localizer
             if overrides:
                 raise UserError(
@@ -143,4 +145,5 @@ def load_models(
             return build_trained_classifier(weights)
         detectors.append(build_trained(weights, overrides))
         _check_overrides(overrides)
+    warn_of_test_flip(detectors[0].config, detectors[0].class_names)
     return combine(detectors, [str(path) for path in paths])

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import resdet
 from resdet.config.loading import load_config
-from resdet.engine.flips import ENDS, SIDES, directed, warn_of_flips
+from resdet.inference.flips import ENDS, SIDES, directed, warn_of_flips
+from tests.models.tiny_detector import make_detector, write_checkpoint
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -63,3 +65,21 @@ def test_the_base_for_own_data_is_neutral() -> None:
     assert config.data.augment.vertical_flip_prob == 0
     assert config.model.backbone.weights == "torchvision:resnet50.IMAGENET1K_V1"
     assert config.model.fpn is not None and config.model.roi.mask_head is None
+
+
+@pytest.mark.parametrize(
+    ("names", "flip", "expected"),
+    [
+        (["left hand", "right hand"], True, "test.flip: true flips images"),
+        (["left hand", "right hand"], False, ""),
+        (["hand", "bright"], True, ""),
+    ],
+)
+def test_mirror_images_at_test_time(
+    names: list[str], flip: bool, expected: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_checkpoint(tmp_path / "last.pt", make_detector(), class_names=names)
+    resdet.load(path, test={"flip": flip}, device="cpu")
+    warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert len(warnings) == bool(expected)
+    assert all(expected in warning for warning in warnings)

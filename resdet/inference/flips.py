@@ -1,4 +1,4 @@
-"""A warning for flips of images whose classes have a direction."""
+"""A warning for flips of images whose classes have a direction, in training and at test time."""
 
 import logging
 import re
@@ -33,16 +33,29 @@ SHOWN = 4
 """Classes that a warning names."""
 
 
+Key = tuple[str, str]
+"""A key with its value, and the remedy."""
+
+
 def warn_of_flips(config: AnyConfig, class_names: Sequence[str]) -> None:
     """Logs which keys flip images although the names of classes depend on the direction."""
-    for words, keys in ((SIDES, _mirroring(config)), (ENDS, _upending(config))):
-        names = directed(class_names, words)
-        for key, remedy in keys if names else ():
-            logger.warning(
-                f"{key} flips images, and a flipped object keeps its class, but "
-                f"{first_few([repr(name) for name in names], SHOWN)} depend on the direction; "
-                f"{remedy}"
-            )
+    _warn(_mirroring(config) + _test_flip(config), class_names, SIDES)
+    _warn(_upending(config), class_names, ENDS)
+
+
+def warn_of_test_flip(config: AnyConfig | None, class_names: Sequence[str]) -> None:
+    """As `warn_of_flips`, of a trained model, for the mirror images that it predicts on as well."""
+    if config is not None:
+        _warn(_test_flip(config), class_names, SIDES)
+
+
+def _warn(keys: Sequence[Key], class_names: Sequence[str], words: Sequence[str]) -> None:
+    names = directed(class_names, words) if keys else []
+    for key, remedy in keys if names else ():
+        logger.warning(
+            f"{key} flips images, and a flipped object keeps its class, but "
+            f"{first_few([repr(name) for name in names], SHOWN)} depend on the direction; {remedy}"
+        )
 
 
 def directed(class_names: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -62,17 +75,17 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 
 
-Key = tuple[str, str]
-"""A key with its value, and the remedy."""
-
-
 def _mirroring(config: AnyConfig) -> list[Key]:
     prob, keys = config.data.augment.flip_prob, []
     if prob:
         keys.append((f"data.augment.flip_prob: {prob:g}", "set data.augment.flip_prob=0"))
-    if not isinstance(config, ClassificationConfig) and config.test.flip:
-        keys.append(("test.flip: true", "set test.flip=false"))
     return keys + _named(config, MIRRORING)
+
+
+def _test_flip(config: AnyConfig) -> list[Key]:
+    if isinstance(config, ClassificationConfig) or not config.test.flip:
+        return []
+    return [("test.flip: true", "set test.flip=false")]
 
 
 def _upending(config: AnyConfig) -> list[Key]:
