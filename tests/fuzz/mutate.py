@@ -81,6 +81,8 @@ def _change(rng: random.Random, tree: Any) -> Any:
 def _nudged(rng: random.Random, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value[:1] if isinstance(value, str | list) else nasty(rng)
+    if abs(value) == HUGE:  # no float
+        return value + rng.choice([-1, 1])
     return rng.choice([-value, value + 1, value - 1, value * 1e10, value / 1000, float(value)])
 
 
