@@ -255,6 +255,7 @@ def test_ids_of_an_annotation_file(
 def test_images_that_are_shrunk_too_much_are_named(
     run_folder: Path, tmp_path: Path, model: RCNN, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "resdet")
     write_checkpoint(run_folder / "best.pt", model, seen=[0.5, 40.0])
     images = [
         save(tmp_path / f"{name}.png", size)

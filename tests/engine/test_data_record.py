@@ -207,7 +207,7 @@ def begin(config: Path, folder: Path, given: list[str]) -> None:
     """A run folder as training leaves it before its first step."""
     training = prepare(open_run(load_any_config(config, given), folder), ONE, strict=False)
     folder.mkdir()
-    checkpoint.save(folder / "last.pt", training.state(0))
+    checkpoint.save(folder / "last.pt", training.state())
 
 
 def resume(folder: Path, *given: str) -> Training:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from resdet import cli
 from resdet.config.loading import load_config
@@ -20,9 +21,12 @@ def voc(folder: Path) -> list[str]:
     years = [layouts.small_voc(folder, year=year) for year in ("VOC2007", "VOC2012")]
     images = [f"{year}/JPEGImages" for year in years]
     lists = [f"{year}/ImageSets/Main/trainval.txt" for year in years]
+    test = layouts.small_voc(folder / "test")
+    for image in (test / "JPEGImages").iterdir():  # of its own, not a copy of a training image
+        Image.open(image).rotate(180).save(image)
     return [
         f"data.train={{images: {images}, annotations: {lists}, format: voc}}",
-        f"data.val={{images: {images[0]}, annotations: {years[0]}/Annotations, format: voc}}",
+        f"data.val={{images: {test}/JPEGImages, annotations: {test}/Annotations, format: voc}}",
         "eval.metric=voc07",
     ]
 

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from resdet.files.findings import DataError
 from tests.data.make import SQUARE, annotation, dataset, write_coco
 
+OTHER = [11, 11, 18, 18]
 FAR = [50.0, 30.0, 58.0, 30.0, 58.0, 38.0]
 GOOD_CODE = coco_mask.encode(np.asfortranarray(np.eye(40, 60, dtype=np.uint8)))["counts"].decode()
 
@@ -37,14 +38,14 @@ def rle(**changes: Any) -> dict[str, Any]:
         ({"bbox": [5, 5, 9]}, "not four finite numbers"),
         ({"bbox": "5 5 9 9"}, "not four finite numbers"),
         ({"bbox": None, "segmentation": None}, "has bbox None"),
-        ({"iscrowd": "0"}, "has iscrowd '0', not 0 or 1"),
+        ({"iscrowd": "2"}, "has iscrowd '2', not 0 or 1"),
     ],
 )
 def test_unusable_annotations_are_dropped(
     tmp_path: Path, change: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = annotation(**{"id": 17, **change})
-    source = write_coco(tmp_path, [bad, annotation(id=18)])
+    source = write_coco(tmp_path, [bad, annotation(id=18, bbox=OTHER)])
     with caplog.at_level(logging.WARNING, logger="resdet"):
         data = dataset(*source)
     [finding] = data.findings
@@ -82,7 +83,7 @@ def test_unusable_annotations_are_dropped(
 def test_a_box_stands_in_for_a_broken_outline(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    source = write_coco(tmp_path, [annotation(id=17, **change), annotation(id=18)])
+    source = write_coco(tmp_path, [annotation(id=17, **change), annotation(id=18, bbox=OTHER)])
     data = dataset(*source)
     [finding] = data.findings
     assert finding.item == "annotation 17"
@@ -113,7 +114,8 @@ def test_a_box_stands_in_for_a_broken_outline(
     ],
 )
 def test_repairs_keep_the_object(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    source = write_coco(tmp_path, [annotation(id=18), annotation(**{"id": 17, **change})])
+    objects = [annotation(id=18, bbox=OTHER), annotation(**{"id": 17, **change})]
+    source = write_coco(tmp_path, objects)
     data = dataset(*source)
     [finding] = data.findings
     assert message in finding.what
@@ -156,18 +158,20 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     (folder / "7.PNG").rename(folder / "7.png")
     (folder / "8.png").write_bytes(b"nothing")
     data = dataset(*source)
-    assert data.image_ids == [1, 5, 9]
+    assert data.image_ids == [5, 7, 9]
     assert data.sizes.tolist() == [[40, 60], [40, 60], [40, 60]]
     found = {finding.item: finding.what for finding in data.findings}
-    assert "id of another image" in found["image 1 (2.png)"]
+    assert found["image 1"] == "is the id of 2 images ('1.png', '2.png')"
     assert "no file_name" in found["image 3"]
     assert "no id" in found["images[3] (4.png)"]
     assert "no height and width" in found["image 5 (5.png)"]
     assert "has no file in" in found["image 6 (6.png)"]
-    assert "(but 7.png)" in found["image 7 (7.PNG)"]
+    assert "is 7.png in" in found["image 7 (7.PNG)"]
     assert "can't be read" in found["image 8 (8.png)"]
     assert "no height and width" in found["image 9 (9.png)"]
-    assert len(found) == 8  # and not the annotation of the image that is left out
+    assert found["image 8"] == "has height 0 and width nan"
+    assert found["image 9"] == "has height 1000000000000 and width 60"
+    assert len(found) == 10  # and not the annotation of the image that is left out
 
 
 def test_missing_sizes_follow_exif(tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ def check_repeats(table: AnnotationTable, findings: list[Finding]) -> None:
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(repeated):
         return
-    alike = np.flatnonzero(np.isin(keys, repeated) & ~table.crowd)
+    usable = ~table.crowd & (table.boxes_xywh[:, 2:] > 0).all(axis=1)
+    alike = np.flatnonzero(np.isin(keys, repeated) & usable)
     whole = np.stack([field[alike].astype(np.float64) for field in fields], axis=1)
     _, firsts, which = np.unique(whole, axis=0, return_index=True, return_inverse=True)
     first_of = alike[firsts[which.reshape(-1)]]
