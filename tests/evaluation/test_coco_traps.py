@@ -424,7 +424,7 @@ def test_files_that_are_wrong_are_named_with_their_line(
         evaluate_coco(results, good)
     with pytest.raises(UserError, match=r"gt\.json: detections are a list.*swapped"):
         evaluate_coco(good, good)
-    with pytest.raises(UserError, match=r"not a JSON file.*give a file of this folder: dt\.json, gt\.json"):
+    with pytest.raises(UserError, match=r"not a JSON file.*: dt\.json, gt\.json"):
         evaluate_coco(tmp_path, results)
     results.write_text("[\n{},\n{,\n")
     with pytest.raises(UserError, match=r"dt\.json: line 3, column 2: not valid JSON"):
