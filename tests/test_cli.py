@@ -244,6 +244,15 @@ def test_what_ends_a_command(monkeypatch, capsys, error, code, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_removed_working_folder_is_reported(monkeypatch, capsys, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert cli.main(["predict", "runs/x", "a.png"]) == 2
+    assert "error: the working folder was removed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("ours"), OSError("ours"), ModuleNotFoundError("no", name="resdet.x")]
 )

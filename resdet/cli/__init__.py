@@ -95,6 +95,7 @@ def run_command(command: Command, argv: Sequence[str], prog: str) -> int:
 def _guarded(command: Command, args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Run a command; print errors that the user can fix as one line on stderr."""
     try:
+        _check_working_folder()
         return command.run(args, parser)
     except Reported:
         return USER_ERROR
@@ -124,6 +125,14 @@ def _guarded(command: Command, args: argparse.Namespace, parser: argparse.Argume
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 130
+
+
+def _check_working_folder() -> None:
+    """UserError where the working folder is gone: libraries end the process without it."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError("the working folder was removed; change to one that is there") from error
 
 
 def _report(text: str) -> None:
