@@ -117,11 +117,11 @@ def test_devices_are_checked():
 
 
 def test_a_resumed_run_keeps_its_threads():
-    """The restoring fixture of this folder puts the number back."""
-    assert hardware.set_threads(2, None) == 2
-    assert hardware.set_threads(None, 1) == 1
-    assert hardware.set_threads(None, None) == 1
-    assert hardware.set_threads(2, 1) == 2
+    with hardware.settings_restored():
+        assert hardware.set_threads(2, None) == 2
+        assert hardware.set_threads(None, 1) == 1
+        assert hardware.set_threads(None, None) == 1
+        assert hardware.set_threads(2, 1) == 2
 
 
 def draws() -> tuple:
