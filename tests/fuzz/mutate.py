@@ -37,7 +37,8 @@ def nasty(rng: random.Random) -> Any:
         return rng.choice(SCALARS)
     if kind < 0.95:
         return copy.deepcopy(rng.choice(CONTAINERS))
-    return deep(rng.choice([20, 90, 400]), of_lists=rng.random() < 0.5)
+    # copies of it within another one stay below the recursion limit of copying
+    return deep(rng.choice([20, 90, 130]), of_lists=rng.random() < 0.5)
 
 
 def mutate_tree(rng: random.Random, tree: Any, times: int | None = None) -> Any:
