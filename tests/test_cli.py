@@ -234,7 +234,7 @@ def _failing(error: BaseException) -> cli.Command:
         ),
         (ImportError("libGL.so.1: cannot open shared object file"), 2, "OpenCV does not load"),
         (OSError(36, "File name too long", "a\nb"), 2, "error: a\\nb: File name too long\n"),
-        (PermissionError(13, "Permission denied", "/root"), 2, "error: /root: Permission denied\n"),
+        (PermissionError(13, "Permission denied", "runs"), 2, "error: runs: Permission denied\n"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
     ],
 )

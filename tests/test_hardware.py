@@ -44,10 +44,10 @@ def test_compile_is_off_where_it_is_not_wanted():
 NO_HEADER = """C++ compile error
 
 Command:
-g++ /tmp/x.cpp
+g++ x.cpp
 
 Output:
-/tmp/x.cpp:3:10: fatal error: Python.h: No such file or directory
+x.cpp:3:10: fatal error: Python.h: No such file or directory
 compilation terminated.
 """
 
@@ -55,7 +55,7 @@ compilation terminated.
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (RuntimeError(NO_HEADER), "RuntimeError: /tmp/x.cpp:3:10: fatal error: Python.h: No such"),
+        (RuntimeError(NO_HEADER), "RuntimeError: x.cpp:3:10: fatal error: Python.h: No such"),
         (ModuleNotFoundError("No module named 'triton'"), "No module named 'triton'"),
         (RuntimeError("Found Tesla P100 which is too old\n\nSet TORCHDYNAMO_VERBOSE"), "P100"),
         (AssertionError(), "AssertionError: AssertionError()"),

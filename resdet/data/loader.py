@@ -1,4 +1,4 @@
-"""Batches: which images a step takes, and how they are padded together."""
+"""Batches: which images each step takes, and how they are padded together."""
 
 import multiprocessing
 from collections.abc import Callable, Generator, Iterable, Iterator
