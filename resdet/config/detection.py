@@ -40,9 +40,9 @@ class SplitConfig(Section):
     """Annotation file, or a list of them: a JSON file of coco; a list in ImageSets, such as
     trainval.txt, or the folder of the XML files of voc, imagenet_det and imagenet_loc (which also
     reads Kaggle's LOC_train_solution.csv). imagenet_det takes a pattern such as train_pos_*.txt."""
-    format: str = "coco"
+    format: str | None = None
     """Format of the annotations: coco, voc, imagenet_det, imagenet_loc, or one that a module in
-    `imports` adds."""
+    `imports` adds; null is recognised from what is there."""
 
 
 class ResizeConfig(Section):

@@ -89,7 +89,8 @@ def evaluate_files(
         truth = ground_truth
     else:
         findings: list[Finding] = []
-        truth = read_annotations(ground_truth, findings, outlines=iou_types != ("bbox",))
+        outlines = iou_types != ("bbox",)
+        truth = read_annotations(ground_truth, findings, format="coco", outlines=outlines)
         check_annotations(truth, findings)
         if strict and findings:
             raise strict_error(findings)

@@ -26,7 +26,7 @@ def read_truth(path: str | Path) -> AnnotationTable:
             f"--ids-from {path}: is not a JSON file in COCO format; ids of VOC and ImageNet are "
             "the names of files, which images.json has"
         )
-    return read_annotations(Path(path).expanduser(), [], outlines=False)
+    return read_annotations(Path(path).expanduser(), [], format="coco", outlines=False)
 
 
 def find_ids(table: AnnotationTable, sources: Sequence[Source]) -> dict[Source, int | str | None]:

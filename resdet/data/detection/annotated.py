@@ -36,7 +36,7 @@ def read_images(
     images: str | Sequence[str],
     annotations: str | Sequence[str],
     *,
-    format: str = "coco",
+    format: str | None = None,
     classes: Sequence[str] | None = None,
     extras: Sequence[str] = (),
     outlines: bool = True,
@@ -47,7 +47,7 @@ def read_images(
 
     Args:
         images: an image folder, or several; annotations: files, paired with them by position.
-        format: a key of `resdet.data.detection.readers.READERS`.
+        format: a key of `resdet.data.detection.readers.READERS`; None is recognised.
         classes: category names to keep, in label order; None keeps all.
         extras: keys of further values per object, which become `Target.extra`.
         outlines: whether masks are wanted.

@@ -274,7 +274,7 @@ def read_dataset(
     annotations: str | Sequence[str],
     *,
     transform: Transform,
-    format: str = "coco",
+    format: str | None = None,
     classes: Sequence[str] | None = None,
     extras: Sequence[str] = (),
     keep_empty: bool = True,

@@ -21,41 +21,53 @@ def folder(tmp_path: Path) -> Path:
         "photos/a.jpg": "",
         "coco/train.json": COCO,
         "coco/val.json": COCO,
-        "xml/a.xml": "<annotation/>",
+        "xml/a.xml": "<annotation></annotation>",
         "labels/a.txt": "0 .5 .5 .1 .1",
         "yolo/data.yaml": "names: [a]",
         "ImageSets/Main/val.txt": "a",
+        "all.zip": "PK",
+        "notes": "from the third floor",
     }
+    (tmp_path / "empty").mkdir()
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
 
 
-def message(folder: Path, images: str, annotations: str, format: str = "coco") -> str:
+def message(folder: Path, images: str, annotations: str, format: str | None = "coco") -> str:
     with pytest.raises(UserError) as caught:
         read_images(str(folder / images), str(folder / annotations), format=format, key="data.val")
     return str(caught.value).splitlines()[0].replace(f"{folder}/", "")
 
 
 @pytest.mark.parametrize(
-    ("annotations", "remedy"),
-    [
-        ("labels", "YOLO's labels have to be converted to COCO"),
-        ("labels/a.txt", "YOLO's labels have to be converted to COCO"),
-        ("yolo/data.yaml", "YOLO's labels have to be converted to COCO"),
-        ("yolo", "YOLO's labels have to be converted to COCO"),
-        ("xml", "it looks like VOC's XML: set data.val.format to voc"),
-        ("xml/a.xml", "it looks like VOC's XML: set data.val.format to voc and give the folder"),
-        ("ImageSets/Main/val.txt", "set data.val.format to one of coco, voc, imagenet_det"),
-        ("coco", "give a file of this folder: train.json, val.json"),
-        ("photos", "this is a folder of images; give the JSON file of their annotations"),
-    ],
+    ("annotations", "found"),
+    [("xml", "voc"), ("ImageSets/Main/val.txt", "voc")],
 )
-def test_annotations_of_another_format(folder: Path, annotations: str, remedy: str) -> None:
+def test_annotations_of_another_format(folder: Path, annotations: str, found: str) -> None:
     text = message(folder, "photos", annotations)
     assert text.startswith(f"{ANNOTATIONS}: {annotations}: not a JSON file as COCO's are; ")
-    assert remedy in text
+    assert f"it looks like {found}: set data.val.format to {found}, or to null" in text
+
+
+@pytest.mark.parametrize("format", [None, "coco"])
+@pytest.mark.parametrize(
+    ("annotations", "remedy"),
+    [
+        ("xml/a.xml", "one image's XML file as VOC has them; give the folder of all of them"),
+        ("coco", "give a file of this folder: train.json, val.json"),
+        ("photos", "this is a folder of images; give their annotations"),
+        ("empty", "an empty folder; give the annotations"),
+        ("all.zip", "an archive; unpack it and give what is in it"),
+        ("notes", "it is in no known format; give annotations"),
+    ],
+)
+def test_annotations_of_no_format(
+    folder: Path, annotations: str, remedy: str, format: str | None
+) -> None:
+    text = message(folder, "photos", annotations, format)
+    assert text.startswith(f"{ANNOTATIONS}: {annotations}: {remedy}; or set data.val.format to one")
 
 
 @pytest.mark.parametrize("format", ["voc", "imagenet_det", "imagenet_loc"])

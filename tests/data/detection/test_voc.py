@@ -327,10 +327,13 @@ def test_wrong_paths(year: Path, listed: str, change, error: str) -> None:
         load(year, listed)
 
 
-def test_a_forgotten_format_is_named(year: Path) -> None:
-    for listed in ("Annotations", "ImageSets/Main/trainval.txt", "Annotations/000001.xml"):
-        with pytest.raises(DataError, match=r"; .*set format to (voc|one of coco, voc)"):
-            read_annotations(year / listed, [])
+def test_the_format_is_recognised(year: Path) -> None:
+    for listed in ("Annotations", "ImageSets/Main/trainval.txt"):
+        assert read_annotations(year / listed, []).class_names == list(VOC_CLASSES)
+        with pytest.raises(DataError, match=r"; it looks like voc: set format to voc"):
+            read_annotations(year / listed, [], format="coco")
+    with pytest.raises(DataError, match="give the folder of all of them"):
+        read_annotations(year / "Annotations/000001.xml", [])
     with pytest.raises(DataError, match="no such file"):
         read_annotations(year / "absent.txt", [])
     coco = year / "coco.txt"
