@@ -180,14 +180,22 @@ def set_threads(configured: int | None, recorded: int | None) -> int:
 
 @contextmanager
 def settings_restored() -> Iterator[None]:
-    """What a run sets for the whole program is as before after it: threads, determinism."""
+    """What a run sets for the whole program is as before after it: threads, determinism, the
+    generators' states, the current GPU."""
     threads, wanted = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        random.setstate(generators[0])
+        np.random.set_state(generators[1])
+        torch.set_rng_state(generators[2])
+        if torch.cuda.is_initialized():
+            torch.cuda.set_device(gpu)
         torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
         deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 

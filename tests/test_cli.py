@@ -244,6 +244,32 @@ def test_what_ends_a_command(monkeypatch, capsys, error, code, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("rank", "world", "is_shared", "runs"),
+    [(0, 1, False, True), (0, 4, False, True), (3, 4, False, False), (3, 4, True, True)],
+)
+def test_of_several_processes_one_does_the_work_unless_it_is_shared(
+    monkeypatch, capsys, rank, world, is_shared, runs
+):
+    """Training is shared; everything else would be written once per process."""
+    done = []
+
+    def work(args, parser):
+        done.append(1)
+        return 0
+
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    command = cli.Command("works", lambda parser: None, work, is_shared)
+    monkeypatch.setitem(cli.COMMANDS, "works", command)
+    assert cli.main(["works"]) == 0
+    assert bool(done) is runs
+    note = "resdet works works in one process: the first of the 4 that torchrun started"
+    assert (note in capsys.readouterr().err) is (runs and world > 1 and not is_shared)
+    shared = {name for name, command in cli.COMMANDS.items() if command.is_shared}
+    assert shared - {"works"} == {"train-det", "train-cls"}
+
+
 def test_a_removed_working_folder_is_reported(monkeypatch, capsys, tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()

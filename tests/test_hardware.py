@@ -154,10 +154,15 @@ def test_sync_bn_is_refused_where_it_cannot_work():
 
 def test_a_run_leaves_the_program_as_it_was():
     threads, was = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    hardware.seed_all(1)
+    expected = draws()
+    hardware.seed_all(1)
     with pytest.raises(KeyError), hardware.settings_restored():
         hardware.set_threads(threads + 1, None)
         hardware.set_determinism(not was, torch.device("cpu"))
+        hardware.seed_all(0)
         raise KeyError
+    assert draws() == expected
     assert torch.get_num_threads() == threads
     assert torch.are_deterministic_algorithms_enabled() == was
 

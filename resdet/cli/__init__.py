@@ -37,6 +37,8 @@ class Command:
     summary: str
     fill: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, argparse.ArgumentParser], int]
+    is_shared: bool = False
+    """Whether the processes that torchrun starts share the work; else the first one does it."""
 
 
 def entry() -> None:
@@ -85,6 +87,8 @@ class _Parser(argparse.ArgumentParser):
 
 def run_command(command: Command, argv: Sequence[str], prog: str) -> int:
     """Parse the arguments `argv` of one command and run it; returns the exit code."""
+    if not command.is_shared and _has_others(prog):
+        return 0
     parser = _Parser(
         prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -144,6 +148,22 @@ def _report(text: str) -> None:
         print(f"error: {text}", file=sys.stderr)
 
 
+def _has_others(prog: str) -> bool:
+    """Whether another process of torchrun does the whole work, so that results are written once;
+    the one that does says so."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count == "1":
+        return False
+    if os.environ.get("RANK", "0") != "0":
+        return True
+    print(
+        f"{prog} works in one process: the first of the {count} that torchrun started does all of "
+        "it, and the others end",
+        file=sys.stderr,
+    )
+    return False
+
+
 def _is_first() -> bool:
     """Whether this is the first process that torchrun has started here, or the only one."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
@@ -171,8 +191,12 @@ def _overview() -> str:
 
 
 COMMANDS = {
-    "train-det": Command("train a detector from a config", fill_train_det, run_train_det),
-    "train-cls": Command("train a classifier from a config", fill_train_cls, run_train_cls),
+    "train-det": Command(
+        "train a detector from a config", fill_train_det, run_train_det, is_shared=True
+    ),
+    "train-cls": Command(
+        "train a classifier from a config", fill_train_cls, run_train_cls, is_shared=True
+    ),
     "eval-coco": Command(
         "evaluate a detector, or a file of detections", fill_eval_coco, run_eval_coco
     ),

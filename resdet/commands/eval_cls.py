@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from resdet import hardware
@@ -110,6 +109,7 @@ def _check_runs(specs: Sequence[str], ensemble: bool) -> None:
         check_spec(spec)
 
 
+@hardware.settings_restored()
 def evaluate_classifier(
     spec: str,
     overrides: Sequence[str] = (),
@@ -144,8 +144,7 @@ def evaluate_classifier(
         )
     if folder is not None:
         check_folder(make_folder(folder))
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
+    hardware.set_threads(config.train.threads, None)
     model.to(hardware.choose_device(device, 0))
     model.precision = precision
     chosen = precision_of(model)

@@ -33,6 +33,7 @@ from resdet.hardware import Precision
 from resdet.inference.combined import CombinedDetector, combine
 from resdet.inference.flips import warn_of_test_flip
 from resdet.inference.sizes import Prepared
+from resdet.interop.loaded import are_numbered, without_names
 from resdet.interop.weights import read_weights
 from resdet.models.predict import precision_of
 from resdet.models.rcnn import RCNN
@@ -139,6 +140,7 @@ def make_evaluator(
         return build_evaluator(section.metric, dataset.table, settings)
 
 
+@hardware.settings_restored()
 def evaluate_run(
     path: str | Path | Sequence[str | Path],
     overrides: Sequence[str] = (),
@@ -163,8 +165,7 @@ def evaluate_run(
     del loaded
     config = models[0].config
     processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
+    hardware.set_threads(config.train.threads, None)
     dataset, source = val_data_of_run(
         config,
         paths[0],
@@ -337,6 +338,8 @@ def check_classes(
             )
         return
     extra = [name for name in dataset.class_names if name not in class_names]
+    if are_numbered(class_names):
+        raise UserError(f"{source}: {without_names(class_names, dataset.class_names)}")
     raise UserError(
         f"{source}: its categories are not the model's {len(class_names)} classes"
         + (f"; it lacks {', '.join(missing[:8])}" if missing else "")

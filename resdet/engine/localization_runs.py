@@ -43,6 +43,7 @@ Ask = Callable[[DetectionDataset, list[str]], Wanted]
 M = TypeVar("M", Localizer, RegionClassifier)
 
 
+@hardware.settings_restored()
 def evaluate_localization_run(
     paths: Sequence[str | Path],
     overrides: Sequence[str] = (),
@@ -69,8 +70,7 @@ def evaluate_localization_run(
         raise UserError(f"--proposals is for R-CNNs, and {paths[0]} is an RPN; leave it out")
     config = networks[0].config
     warn_of_test_flip(config, networks[0].class_names)
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
+    hardware.set_threads(config.train.threads, None)
 
     def build(stored: Split | None) -> DetectionDataset | None:
         return build_localization_val_data(

@@ -53,30 +53,29 @@ def train(
     """
     check_arguments(config, overrides)
     leave_unguarded_script()
-    with distributed.joined(device) as processes:
+    with hardware.settings_restored(), distributed.joined(device) as processes:
         start_console(processes.is_main)
-        with hardware.settings_restored():
-            import_modules(imports)
-            folder = choose_folder(config, run_dir)
-            if isinstance(config, str | Path):
-                config, overrides = load_named_config(config, overrides, schema), ()
-            elif config is not None:
-                import_modules(config.imports)
-                config, overrides = override_config(config, overrides, "train(overrides=…)"), ()
-            if check:
-                return check_run(config, folder, processes=processes, strict=strict)
-            with closing(Claim(folder, processes)) as claim, stop_request() as stop:
-                is_new = not resume or not folder.is_dir()
-                if not is_new:  # before it is read: another run may be writing it
-                    claim.take(is_new=False)
-                run = open_run(config, folder, resume=resume, overrides=overrides, schema=schema)
-                # Every process has looked at the folder before the main one makes it.
-                distributed.barrier(processes)
-                if is_new:
-                    claim.take(is_new=True)
-                training = prepare(run, processes, strict=strict)
-                training.lock = claim.lock
-                run_training(run, training, stop)
+        import_modules(imports)
+        folder = choose_folder(config, run_dir)
+        if isinstance(config, str | Path):
+            config, overrides = load_named_config(config, overrides, schema), ()
+        elif config is not None:
+            import_modules(config.imports)
+            config, overrides = override_config(config, overrides, "train(overrides=…)"), ()
+        if check:
+            return check_run(config, folder, processes=processes, strict=strict)
+        with closing(Claim(folder, processes)) as claim, stop_request() as stop:
+            is_new = not resume or not folder.is_dir()
+            if not is_new:  # before it is read: another run may be writing it
+                claim.take(is_new=False)
+            run = open_run(config, folder, resume=resume, overrides=overrides, schema=schema)
+            # Every process has looked at the folder before the main one makes it.
+            distributed.barrier(processes)
+            if is_new:
+                claim.take(is_new=True)
+            training = prepare(run, processes, strict=strict)
+            training.lock = claim.lock
+            run_training(run, training, stop)
     return run.folder
 
 

@@ -1,6 +1,7 @@
 """Classifiers from configs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from resdet.config.loading import diff_configs, override_config
 from resdet.errors import UserError
 from resdet.factory.backbone import make_backbone
 from resdet.factory.network import build_stored, check_kind, stored_config
-from resdet.interop.loaded import LoadedWeights
+from resdet.interop.loaded import LoadedWeights, are_numbered
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
 
@@ -76,8 +77,9 @@ def make_head(backbone: nn.Module, num_classes: int, dropout: float | None) -> n
 def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = ()) -> Classifier:
     """The classifier that a checkpoint holds, on the CPU, in evaluation mode.
 
-    `overrides` change its own config. Raises UserError if the file is not a checkpoint of a run,
-    or if the overrides change the network.
+    `overrides` change its own config; data.classes names the classes of a file of another toolkit
+    that has no names. Raises UserError if the file is not a checkpoint of a run, or if the
+    overrides change the network.
     """
     check_kind(weights, "classifier")
     config = stored_config(weights, ClassificationConfig)
@@ -87,7 +89,20 @@ def build_trained_classifier(weights: LoadedWeights, overrides: Sequence[str] = 
         if pixels := [key for key in keys if key.startswith("model.pixel_")]:
             raise UserError(f"{pixels[0]}: it comes with the weights of {weights.source}")
         config = changed
+        if weights.is_imported and are_numbered(weights.class_names) and config.data.classes:
+            weights = replace(weights, class_names=_named(weights, config.data.classes))
     return build_stored(weights, config, _build)
+
+
+def _named(weights: LoadedWeights, names: Sequence[str]) -> list[str]:
+    """The user's names of the classes; UserError for another number of them."""
+    count = len(weights.class_names)
+    if len(names) != count:
+        raise UserError(
+            f"{weights.source}: data.classes names {len(names)} classes, and the file has {count} "
+            "without names; name each of them, in the order of its labels"
+        )
+    return list(names)
 
 
 def _build(config: ClassificationConfig, weights: LoadedWeights) -> Classifier:

@@ -22,6 +22,7 @@ from resdet.data.classification.transforms import (
 )
 from resdet.data.plausibility import check_sets
 from resdet.errors import UserError, naming
+from resdet.interop.loaded import are_numbered, without_names
 
 Data = CifarData | ClassificationDataset
 Format = Literal["auto", "folder", "shards", "cifar10", "cifar100"]
@@ -124,6 +125,8 @@ def build_classification_val_data(
     with naming(_root_key(config, "val")):
         data = _cifar(config, kind, root, train=False)
     if list(data.class_names) != list(classes):
+        if are_numbered(classes):
+            raise UserError(f"{root}: {without_names(classes, data.class_names)}")
         raise UserError(
             f"{root}: its classes are {', '.join(data.class_names[:8])}, the model's "
             f"{', '.join(list(classes)[:8])}; give data.val.root with the model's classes"

@@ -19,6 +19,7 @@ from resdet.evaluation.imagenet_files import GUESSES
 from resdet.files.findings import DataError
 from resdet.files.images import read_image
 from resdet.inference.test_time import log_mean_softmax, score_images
+from resdet.interop.loaded import are_numbered
 from resdet.models.classifier import Classifier
 from resdet.models.predict import inference_mode
 from resdet.models.views import Views
@@ -76,6 +77,11 @@ def class_guesses(
             )
     known = {name: label for label, name in enumerate(class_names)}
     absent = [name for name in names if name not in known]
+    if absent and are_numbered(names):
+        raise UserError(
+            f"--classifier: its file has no names for its {len(names)} classes, which the "
+            "localizer needs; give a run, whose checkpoint has them"
+        )
     if absent:
         raise UserError(
             f"--classifier: {len(absent)} of its {len(names)} classes are unknown to the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict
-from resdet.errors import UserError
+from resdet.errors import UserError, first_few
 from resdet.files.scale import Seen
 
 CONVENTIONS: dict[str, Any] = yaml.safe_load(
@@ -63,6 +63,20 @@ class LoadedWeights:
 def numbered_classes(count: int) -> list[str]:
     """Names for classes that nobody named: class 1, class 2, …"""
     return [f"class {number}" for number in range(1, count + 1)]
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """Whether these are `numbered_classes`, of a file without class names."""
+    return list(names) == numbered_classes(len(names))
+
+
+def without_names(names: Sequence[str], theirs: Sequence[str]) -> str:
+    """What is wrong where a model's classes are numbered and those of the data have names."""
+    return (
+        f"the model's file has no names for its {len(names)} classes, and the data has "
+        f"{len(theirs)} ({first_few(theirs, 4)}); give data.classes=[NAME,…], the {len(names)} "
+        "names in the order of the model's labels"
+    )
 
 
 @dataclass(frozen=True)

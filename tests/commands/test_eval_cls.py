@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor
 
@@ -150,8 +151,12 @@ def test_crops_and_scales(runs: list[str], crops: str, scales: list[int] | None)
 
 
 def test_overrides_apply_to_each_run(runs: list[str], data: Path, tmp_path: Path) -> None:
+    """And no longer than it is evaluated: threads are as many as before."""
+    threads = torch.get_num_threads()
     shutil.copytree(data / "val" / "bees", tmp_path / "other" / "bees")
-    numbers = evaluate(runs, overrides=[f"data.val.root={tmp_path / 'other'}"], out=tmp_path / "o")
+    changes = [f"data.val.root={tmp_path / 'other'}", f"train.threads={threads + 1}"]
+    numbers = evaluate(runs, overrides=changes, out=tmp_path / "o")
+    assert torch.get_num_threads() == threads
     assert [each["num_images"] for each in numbers.values()] == [6, 6]
     assert [each["num_broken"] for each in numbers.values()] == [1, 1]
 
@@ -206,6 +211,26 @@ def test_wrong_data_are_refused_before_anything_is_computed(
     assert not out.exists()
     with pytest.raises(UserError, match="cannot be made a folder"):
         evaluate(runs[:1], out=Path(runs[0]) / "best.pt")
+
+
+def test_a_file_without_class_names_gets_them_from_the_user(data: Path, tmp_path: Path) -> None:
+    """In half precision; by position, in the order that is given."""
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(num_classes=2).state_dict()
+    path, out = tmp_path / "half.pth", tmp_path / "out"
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, path)
+    val = f"data.val.root={data / 'val'}"
+    with pytest.raises(
+        UserError, match=r"half\.pth: .*no names for its 2 classes, and the data has 2 \(ants, bees"
+    ):
+        evaluate([str(path)], overrides=[val], out=out)
+    with pytest.raises(UserError, match="names 1 classes, and the file has 2 without names"):
+        evaluate([str(path)], overrides=[val, "data.classes=[ants]"], out=out)
+    one, other = (
+        evaluate([str(path)], overrides=[val, f"data.classes={names}"], out=out)["top1_percent"]
+        for names in ("[ants,bees]", "[bees,ants]")
+    )
+    assert one + other == pytest.approx(100)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import resdet
 from resdet.cli import main
@@ -134,6 +135,14 @@ def test_options_of_localization_need_a_run_and_their_task(folder: Path) -> None
         eval_imagenet_command(task="det", run=folder / "rcnn", loc=loc)
     with pytest.raises(UserError, match="--oracle needs a run"):
         eval_imagenet_command(task="loc", detections="p.txt", annotations="a.json", loc=loc)
+
+
+def test_the_programs_threads_are_as_many_as_before(folder: Path) -> None:
+    threads = torch.get_num_threads()
+    loc, changes = LocOptions(oracle=True), [f"train.threads={threads + 1}"]
+    run, out = folder / "rcnn", folder / "threads"
+    eval_imagenet_command(task="loc", run=run, overrides=changes, loc=loc, out=out, device="cpu")
+    assert torch.get_num_threads() == threads
 
 
 def test_a_classifier_of_other_classes_is_refused(folder: Path) -> None:

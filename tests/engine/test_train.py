@@ -187,7 +187,10 @@ def test_validation_may_number_the_classes_otherwise(finished, tiny, tmp_path):
 
 
 def test_a_run_in_fp16_evaluates_without_a_gpu(finished):
-    config, found = evaluate_run(finished, ["train.precision=fp16"], device="cpu")
+    threads = torch.get_num_threads()
+    overrides = ["train.precision=fp16", f"train.threads={threads + 1}"]
+    config, found = evaluate_run(finished, overrides, device="cpu")
+    assert torch.get_num_threads() == threads, "its own are for the evaluation alone"
     assert config.train.precision == "fp16"
     assert found.result.summary["bbox"]["AP"] >= 0
 

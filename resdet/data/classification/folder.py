@@ -20,6 +20,7 @@ from resdet.files.findings import DataError, Finding, missing_images_error
 from resdet.files.images import SUFFIXES, is_image
 from resdet.files.regular import open_regular
 from resdet.files.walk import is_listed, list_files
+from resdet.interop.loaded import are_numbered, without_names
 
 logger = logging.getLogger("resdet")
 
@@ -133,6 +134,8 @@ def label_order(
             raise DataError(f"{where}: no class {some(missing)}, which data.classes names; {hint}")
         return list(present if classes is None else classes)
     strange = sorted(set(present) - set(train_classes))
+    if strange and are_numbered(train_classes):
+        raise DataError(f"{where}: {without_names(train_classes, every)}")
     if strange:
         raise DataError(
             f"{where}: {len(strange)} class(es) that training lacks: {some(strange)}; training "
