@@ -12,14 +12,21 @@ from resdet.analysis.counts import NetworkCount, count_network
 from resdet.backbones import build_backbone, list_backbones
 from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
-from resdet.config.find import find_config
-from resdet.config.loading import ConfigError, override_config
+from resdet.config.find import find_config, holds_run, own_path
+from resdet.config.loading import (
+    AnyConfig,
+    ConfigError,
+    config_from_dict,
+    load_any_config,
+    override_config,
+)
 from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError, did_you_mean
 from resdet.factory.backbone import make_backbone
 from resdet.factory.classification import build_classifier
-from resdet.factory.imports import load_named_config
+from resdet.factory.imports import load_named_config, naming_imports
 from resdet.factory.network import resolve_config
+from resdet.interop.weights import read_weights
 
 SMALL_STRIDE = 8
 """A network whose last map has at most this stride is made for CIFAR's 32×32 pixels."""
@@ -43,7 +50,8 @@ class Network:
 def count_named(
     name: str, overrides: Sequence[str] = (), image_size: tuple[int, int] | None = None
 ) -> Network:
-    """Count a registry name or a config file, with `key=value` overrides, for one image.
+    """Count a registry name, a config file, or the network of a run folder or checkpoint, with
+    `key=value` overrides, for one image.
 
     A registry name has a head of 1000 classes and 224×224 pixels, CIFAR's networks one of 10 and
     32×32; a classification config its own classes (1000 where they come from the data) and
@@ -55,15 +63,40 @@ def count_named(
     if name in list_backbones():
         own = override_config(_config_of(name, {}), overrides, name)
         return _count_classifier(name, own, image_size)
+    if holds_run(name):
+        shown, config = name, _config_of_run(name, overrides)
+    else:
+        shown, config = Path(name).stem, _named_config(name, overrides)
+    with naming_imports(config):
+        if isinstance(config, ClassificationConfig):
+            return _count_classifier(shown, config, image_size)
+        return _count_backbone(shown, config, image_size)
+
+
+def _named_config(name: str, overrides: Sequence[str]) -> AnyConfig:
     try:
         find_config(name)
     except ConfigError as error:
         hint = did_you_mean(name, list_backbones(), "see resdet.list_backbones() for other names")
         raise UserError(f"{error}; as a backbone, {hint}") from None
-    config = load_named_config(name, overrides)
-    if isinstance(config, ClassificationConfig):
-        return _count_classifier(Path(name).stem, config, image_size)
-    return _count_backbone(Path(name).stem, config, image_size)
+    return load_named_config(name, overrides)
+
+
+def _config_of_run(run: str, overrides: Sequence[str]) -> AnyConfig:
+    """The config of a run's checkpoint with as many classes as that has; before there is one, its
+    config.yaml."""
+    folder = own_path(run)
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("best.pt", "last.pt")):
+        return load_any_config(folder / "config.yaml", overrides)
+    weights = read_weights(run)
+    if weights.config is None:
+        raise UserError(
+            f"{weights.source}: holds weights without a config, which names the network; give a "
+            "run, a config or the name of a backbone"
+        )
+    known = [f"model.num_classes={len(weights.class_names)}"] if weights.class_names else []
+    config = config_from_dict(weights.config, weights.source)
+    return override_config(config, [*known, *overrides], weights.source)
 
 
 def count_with_head(name: str, options: dict[str, Any]) -> Network:

@@ -136,7 +136,7 @@ def run_responses(spec: str, *, name: str, num_images: int, device: torch.device
     `num_images` of them are taken, evenly spread over the set; images that can't be read are left
     out. Raises UserError if `spec` is not a classifier or has no validation images to read.
     """
-    model = load_classifier(spec)
+    model = load_classifier(spec, option="--responses")
     assert model.config is not None, "a run's classifier carries its config"
     data = build_classification_val_data(model.config, classes=model.class_names)
     model.place(device)

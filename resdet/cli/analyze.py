@@ -31,7 +31,7 @@ def _percent(text: str) -> float:
 
 def fill_analyze(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "%(prog)s NAME_OR_CONFIG … [key=value …] [--layers] [--image-size H[xW]] [--out DIR]\n"
+        "%(prog)s NAME_CONFIG_OR_RUN … [key=value …] [--layers] [--image-size H[xW]] [--out DIR]\n"
         "       %(prog)s --compare | --responses RUN … | --curves RUN … [--out DIR]"
     )
     parser.description = (
@@ -49,9 +49,10 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "arguments",
         nargs="*",
-        metavar="NAME_OR_CONFIG … [key=value …]",
-        help="backbones (resdet.list_backbones()), YAML files, or names of included configs; for a "
-        "detector, its backbone is counted. key=value sets a config key in each of them",
+        metavar="NAME_CONFIG_OR_RUN … [key=value …]",
+        help="backbones (resdet.list_backbones()), YAML files, names of included configs, run "
+        "folders or checkpoints; for a detector, its backbone is counted. key=value sets a config "
+        "key in each of them",
     )
     _fill_figures(parser)
     parser.add_argument(
@@ -120,12 +121,12 @@ def _fill_figures(parser: argparse.ArgumentParser) -> None:
 def run_analyze(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     names, overrides = split_arguments(args.arguments)
     if not (names or args.compare or args.responses or args.curves):
-        parser.error("give a NAME_OR_CONFIG, or --compare, --responses RUN … or --curves RUN …")
+        parser.error("give a NAME_CONFIG_OR_RUN, or --compare, --responses RUN … or --curves RUN …")
     if not names:
         needless = [*overrides, *(["--layers"] if args.layers else [])]
         needless += ["--image-size"] if args.image_size else []
         if needless:
-            parser.error(f"{needless[0]} needs a NAME_OR_CONFIG")
+            parser.error(f"{needless[0]} needs a NAME_CONFIG_OR_RUN")
     if args.max_error is not None and not args.curves:
         parser.error("--max-error needs --curves")
     if not args.responses and args.device is not None:

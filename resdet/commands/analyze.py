@@ -38,8 +38,9 @@ def analyze_command(
 ) -> list[Path]:
     """Print the tables that are asked for, draw their figures, and return the files written.
 
-    `names` are registry names or configs (with `overrides`, at `image_size` (height, width)), which
-    are written to `out` only where that is given; the others write there, or to runs/analysis.
+    `names` are registry names, configs or runs (with `overrides`, at `image_size` (height,
+    width)), which are written to `out` only where that is given; the others write there, or to
+    runs/analysis.
     Raises UserError for what a user can fix.
     """
     folder = Path(out) if out is not None else DEFAULT_OUT

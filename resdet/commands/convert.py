@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from resdet.config.find import holds_run
 from resdet.errors import UserError
 from resdet.files.writing import open_atomic, write_text
 from resdet.interop.convert import (
@@ -20,7 +21,7 @@ from resdet.interop.convert import (
     to_resdet,
     to_torchvision,
 )
-from resdet.interop.weights import read_weights
+from resdet.interop.weights import is_published, read_weights
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "resdet": (".pt",),
@@ -47,6 +48,8 @@ def convert(
     no network for, and what `read_weights` refuses.
     """
     path = Path(out).expanduser()
+    if holds_run(path) and not (is_published(spec) or Path(spec).expanduser().exists()):
+        raise UserError(f"{spec}: no such file, and {out} is one; give IN first, then OUT")
     target = choose_target(path, target)
     beside = path.with_suffix(".yaml") if target == "detectron2" else None
     _check_outputs(spec, path, beside)

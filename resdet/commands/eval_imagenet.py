@@ -93,7 +93,7 @@ def eval_imagenet_command(
         result, folder = evaluate(run, changes, **on)
     else:
         assert detections is not None and annotations is not None
-        truth, notes = read_truth(annotations, format or FORMATS[task], strict=strict)
+        truth, notes = read_truth(annotations, format or FORMATS[task], detections, strict=strict)
         if task == "det":
             result = _evaluate_det_file(truth, detections, blacklist)
         else:

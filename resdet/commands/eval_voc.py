@@ -71,7 +71,7 @@ def eval_voc_command(
         )
     else:
         assert detections is not None and annotations is not None
-        truth, notes = read_truth(annotations, format or "voc", strict=strict)
+        truth, notes = read_truth(annotations, format or "voc", detections, strict=strict)
         boxes = read_results(detections, truth)
         metric = _metric(year or _year_of(truth))
         result = evaluate_voc(truth, boxes, metric, overlap=overlap or "inclusive")

@@ -18,7 +18,7 @@ from resdet.errors import Incomplete, UserError
 from resdet.evaluation import Result
 from resdet.evaluation.conventions import XYWH, XYXY, describe_results
 from resdet.evaluation.inclusive import PixelDetections
-from resdet.files.findings import Finding, strict_error, summarize_findings
+from resdet.files.findings import DataError, Finding, strict_error, summarize_findings
 from resdet.files.lock import held_by
 from resdet.files.writing import check_folder
 
@@ -116,9 +116,16 @@ def check_sources(
 
 
 def read_truth(
-    annotations: str | Path | Sequence[str | Path], format: str, *, strict: bool
+    annotations: str | Path | Sequence[str | Path],
+    format: str,
+    detections: str | Path,
+    *,
+    strict: bool,
 ) -> tuple[AnnotationTable, list[str]]:
-    """Ground truth without outlines, and notes on what was left out of it."""
+    """Ground truth without outlines, and notes on what was left out of it.
+
+    `detections` are looked at where it can't be read: the two may be swapped.
+    """
     files = [annotations] if isinstance(annotations, str | Path) else list(annotations)
     for file in (file for file in files if files.count(file) > 1):
         raise UserError(
@@ -126,13 +133,33 @@ def read_truth(
             "each file once"
         )
     findings: list[Finding] = []
-    truth = read_annotations(annotations, findings, format=format, outlines=False)
+    try:
+        truth = read_annotations(annotations, findings, format=format, outlines=False)
+    except DataError:
+        if _is_truth(Path(detections)):
+            raise UserError(
+                f"--detections {detections} looks like ground truth, and --annotations {files[0]} "
+                "can't be read as it; swap the two"
+            ) from None
+        raise
     check_annotations(truth, findings)
     if strict and findings:
         raise strict_error(findings)
     if not len(truth.image_ids):
         raise UserError(f"{truth.source}: it lists no images, so there is nothing to evaluate")
     return truth, summarize_findings(findings)
+
+
+def _is_truth(path: Path) -> bool:
+    """Whether a file or folder looks like XML annotations, or an object of COCO's, and not like
+    detections."""
+    if path.is_dir():
+        return next(path.glob("*.xml"), None) is not None
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+    return path.suffix.lower() == ".xml" or (path.suffix == ".json" and start[:1] == b"{")
 
 
 def finish_files(

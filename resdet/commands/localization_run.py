@@ -55,6 +55,10 @@ def evaluate_loc_runs(
     if oracle and (crops != "1" or scales):
         raise UserError("--crops and --scales belong to --classifier; leave them out with --oracle")
     for spec in [*map(str, runs), *classifiers]:
+        if Path(spec).suffix == ".npz":
+            raise UserError(
+                f"{spec}: is a proposals file; give it as --proposals, beside the run of an R-CNN"
+            )
         check_spec(spec)
     asking = None
     if classifiers:
@@ -95,7 +99,7 @@ class _Asking:
         self.views: list[Views] = []
         target = hardware.choose_device(device, 0)
         for spec in self.specs:
-            model = load_classifier(spec)
+            model = load_classifier(spec, option="--classifier")
             self.views.append(
                 make_views(
                     crops,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
+from resdet.config.find import holds_run
 from resdet.errors import UserError, first_few, printable
 from resdet.files.findings import SHOWN
 from resdet.files.lock import locked
@@ -32,6 +33,7 @@ from resdet.inference.sources import (
     list_sources,
     read_pictures,
 )
+from resdet.interop.weights import is_published
 from resdet.memory import is_out_of_memory
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
@@ -79,6 +81,7 @@ def predict_command(
     folder = Path(out).expanduser().resolve()
     if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"--out {out}: is a file; give a folder for the results")
+    _check_order(run, inputs)
     sources = list_sources(inputs, folder)
     if sources.others:
         what = "%d files are neither image nor video and were skipped (%s)"
@@ -106,6 +109,18 @@ def predict_command(
             max_pixels=max_pixels,
         )
     return _report(done, sources, out, classifies=isinstance(model, Classifier))
+
+
+def _check_order(run: str | Path, inputs: Sequence[str | Path]) -> None:
+    """UserError where the model stands among the images, and an image in its place."""
+    if holds_run(run) or is_published(str(run)):
+        return
+    for given in inputs:
+        if holds_run(given):
+            raise UserError(
+                f"{run}: is not a run or checkpoint, and the input {given} is one; give it first, "
+                "then the images"
+            )
 
 
 def _report(done: "Done", sources: Sources, out: str | Path, *, classifies: bool) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resdet import hardware
+from resdet.config.find import holds_run
 from resdet.config.localization import LocalizationConfig
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.split import Split
@@ -55,6 +56,11 @@ def propose_command(
     written, for more broken images than data.max_broken allows.
     """
     if Path(out).suffix != ".npz":  # by which eval-imagenet tells files from runs
+        if holds_run(out) and not holds_run(run):
+            raise UserError(
+                f"--proposals {out}: is a run, which comes first; give {command_line('predict')} "
+                f"{out} --proposals FILE.npz"
+            )
         raise UserError(f"--proposals {out}: is not the name of an npz file; give {out}.npz")
     model = _load(run, overrides)
     config = model.config

@@ -55,6 +55,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def holds_run(given: str | Path) -> bool:
+    """Whether this is a run folder, or a checkpoint by its suffix."""
+    path = own_path(given)
+    if is_file(path):
+        return path.suffix in CHECKPOINTS
+    return any(is_file(path / name) for name in ("best.pt", "last.pt", "config.yaml"))
+
+
 def find_shipped(path: Path) -> Path | None:
     """The shipped config that `x`, `x.yaml` or `configs/x.yaml` names, or None."""
     shipped = shipped_configs() / _with_suffix(path.name)
@@ -109,6 +117,11 @@ def _not_found(given: Path) -> str:
         reason = "is a folder, a config is a YAML file"
     else:
         reason = "no such config file"
+    if is_file(given / "config.yaml"):
+        return (
+            f"{given}: is a run folder; give {given / 'config.yaml'} for another run with its "
+            f"settings, or --resume --run-dir {given} to continue it"
+        )
     near: list[str] = []
     for folder in folders:
         if not near:

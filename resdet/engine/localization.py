@@ -41,7 +41,9 @@ class ClassRPNTask(LocalizationTask):
         pictures.draw_batch(micro_batches, self.model.class_names, path)
 
     def small_batch(self) -> tuple[Batch, int]:
-        return self.collate([self.train_data[self.plan.batch(0)[0]]]), self.largest_area()
+        # two images, as batch norm has no statistics of one pixel
+        batch = self.collate([self.train_data[key] for key in self.plan.batch(0)[:2]])
+        return batch, self.largest_area()
 
 
 LOCALIZATION_TASKS: dict[str, Callable[..., Task]] = {

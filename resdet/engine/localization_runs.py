@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ from resdet.inference.localization import (
     RPNProposals,
     StoredProposals,
 )
+from resdet.interop.loaded import LoadedWeights
 from resdet.interop.weights import read_weights
 from resdet.models.localizer import Localizer
 from resdet.models.predict import precision_of
@@ -67,7 +69,7 @@ def evaluate_localization_run(
     of_rpn, of_others = split_overrides(overrides)
     is_rpn, networks = _load(paths, overrides, of_others, target, precision)
     if is_rpn and proposals:
-        raise UserError(f"--proposals is for R-CNNs, and {paths[0]} is an RPN; leave it out")
+        raise _needless(paths[0], proposals[0])
     config = networks[0].config
     warn_of_test_flip(config, networks[0].class_names)
     hardware.set_threads(config.train.threads, None)
@@ -105,6 +107,26 @@ def evaluate_localization_run(
     return config, judge(validation, len(dataset), config.data, strict=strict)
 
 
+def _needless(rpn: str | Path, proposals: str | Path) -> UserError:
+    """The error of --proposals for an RPN, which may be those of an R-CNN the wrong way round."""
+    other = None
+    if Path(proposals).suffix != ".npz":
+        with suppress(UserError):
+            other = _type_of(read_weights(str(proposals)))
+    if other == "rcnn":
+        return UserError(
+            f"{rpn} is an RPN and --proposals {proposals} an R-CNN; swap them: RUN is the R-CNN, "
+            "--proposals the RPN"
+        )
+    return UserError(f"--proposals is for R-CNNs, and {rpn} is an RPN; leave it out")
+
+
+def _type_of(weights: LoadedWeights) -> str | None:
+    """rpn or rcnn, of a localizer."""
+    kind: str | None = ((weights.config or {}).get("model") or {}).get("type")
+    return kind if weights.kind == "localizer" else None
+
+
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """key=value texts: those that only an RPN takes, and the others."""
     own = [
@@ -129,8 +151,7 @@ def _load(
     networks: list[AnyLocalizer] = []
     for path in paths:
         weights = read_weights(str(path))
-        stored = ((weights.config or {}).get("model") or {}).get("type")
-        own = of_others if stored == "rcnn" else overrides
+        own = of_others if _type_of(weights) == "rcnn" else overrides
         networks.append(_placed(build_trained_localizer(weights, own), device, precision))
     return isinstance(networks[0], Localizer), networks
 
@@ -177,14 +198,15 @@ def _proposals(
     if given and not files:
         rpns = []
         for path in given:
-            rpn = _placed(
-                build_trained_localizer(read_weights(str(path)), of_rpn), device, precision
-            )
-            if not isinstance(rpn, Localizer):
+            weights = read_weights(str(path))
+            if _type_of(weights) != "rpn":
+                what = "an R-CNN" if weights.kind == "localizer" else f"a {weights.kind}"
                 raise UserError(
-                    f"--proposals {path}: is an R-CNN; give a run of model.type rpn or a file "
-                    f"that {command_line('predict')} RPN_RUN --proposals writes"
+                    f"--proposals {path}: is {what}; give a run of model.type rpn or a file that "
+                    f"{command_line('predict')} RPN_RUN --proposals writes"
                 )
+            rpn = _placed(build_trained_localizer(weights, of_rpn), device, precision)
+            assert isinstance(rpn, Localizer), "its type says so"
             rpns.append(rpn.eval())
         return RPNProposals(rpns, limit, network.class_names)
     if of_rpn:

@@ -178,6 +178,8 @@ class Claim:
 def choose_folder(config: object, run_dir: str | Path | None) -> Path:
     """--run-dir, else runs/<stem of the config file> below the current folder."""
     if run_dir is not None:
+        if Path(run_dir).is_file():
+            raise UserError(f"--run-dir {run_dir}: is a file; give a folder for the run")
         return Path(run_dir)
     if not isinstance(config, str | Path):
         raise UserError("no run folder is given; give --run-dir DIR, or the file of its CONFIG")

@@ -110,6 +110,14 @@ def _build(config: ClassificationConfig, weights: LoadedWeights) -> Classifier:
     return build_classifier(config, class_names=weights.class_names, pixel_mean=mean)
 
 
-def load_classifier(spec: str, overrides: Sequence[str] = ()) -> Classifier:
-    """The classifier of a run folder, a checkpoint or a published name, on the CPU."""
-    return build_trained_classifier(read_weights(spec), overrides)
+def load_classifier(
+    spec: str, overrides: Sequence[str] = (), *, option: str | None = None
+) -> Classifier:
+    """The classifier of a run folder, a checkpoint or a published name, on the CPU.
+
+    `option` is that of a command which takes classifiers beside or in place of other networks.
+    """
+    weights = read_weights(spec)
+    if option is not None and weights.kind in ("detector", "localizer"):
+        raise UserError(f"{option} {spec}: is a {weights.kind}; give the run of a classifier there")
+    return build_trained_classifier(weights, overrides)

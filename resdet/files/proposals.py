@@ -57,6 +57,8 @@ class ProposalFile:
     def __init__(self, path: str | Path, *, check: bool = True) -> None:
         """`check` looks at every box, which reads the whole file once."""
         self.path = str(path)
+        if Path(path).is_dir():
+            raise self._no_proposals("is a folder")
         arrays = map_npz(path, WHAT)
         self._check_columns(arrays)
         self.class_names: list[str] = arrays["class_names"].tolist()
@@ -78,6 +80,10 @@ class ProposalFile:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def _no_proposals(self, what: str) -> DataError:
+        command = f"{command_line('predict')} RPN_RUN --proposals FILE.npz"
+        return DataError(f"{self.path}: {what}; give a file that {command} writes")
+
     def _error(self, what: str) -> DataError:
         command = f"{command_line('predict')} RUN --proposals {Path(self.path).name}"
         return DataError(f"{self.path}: {what}; write it again, as with {command}")
@@ -85,7 +91,7 @@ class ProposalFile:
     def _check_columns(self, arrays: dict[str, NDArray[Any]]) -> None:
         version = arrays.get("format")
         if version is None or version.shape != () or version.dtype.kind not in "iu":
-            raise self._error("not a proposals file: it has no array `format`")
+            raise self._no_proposals("not a proposals file: it has no array `format`")
         if int(version) != FORMAT:
             raise self._error(f"has format {int(version)}, and this resdet reads {FORMAT}")
         missing = [key for key in COLUMNS if key not in arrays]

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from resdet.config.find import own_path
+from resdet.config.find import holds_run, own_path
 from resdet.errors import UserError, did_you_mean
 from resdet.files import checkpoint
 from resdet.files.scale import Seen
@@ -111,9 +111,10 @@ def checkpoint_path(spec: str | Path) -> Path:
     try:
         if path.is_file():
             if path.suffix in CONFIG_SUFFIXES:
+                run = f"the run folder {path.parent}" if holds_run(path.parent) else "a run folder"
                 raise UserError(
-                    f"{path} is a config or annotations and has no weights; give the run folder "
-                    f"({path.parent}), its best.pt, or another checkpoint"
+                    f"{path} is a config or annotations and has no weights; give {run} or another "
+                    "checkpoint"
                 )
             return path
         if path.is_dir():

@@ -58,9 +58,9 @@ def test_a_note_on_auxiliary_classifiers(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "give a NAME_OR_CONFIG, or --compare"),
-        (["--layers", "--compare"], "--layers needs a NAME_OR_CONFIG"),
-        (["--compare", "--image-size", "32"], "--image-size needs a NAME_OR_CONFIG"),
+        ([], "give a NAME_CONFIG_OR_RUN, or --compare"),
+        (["--layers", "--compare"], "--layers needs a NAME_CONFIG_OR_RUN"),
+        (["--compare", "--image-size", "32"], "--image-size needs a NAME_CONFIG_OR_RUN"),
         (["--curves", "a", "--image-size", "0"], "'0': pixels, such as 224"),
         (["resnet18", "--max-error", "5"], "--max-error needs --curves"),
         (["--curves", "a", "--max-error", "101"], "percent above 0, at most 100"),

@@ -137,6 +137,116 @@ def test_options_of_localization_need_a_run_and_their_task(folder: Path) -> None
         eval_imagenet_command(task="loc", detections="p.txt", annotations="a.json", loc=loc)
 
 
+SWAPPED = [
+    (
+        "eval-imagenet --task loc rpn --oracle --proposals rcnn",
+        "rpn is an RPN and --proposals rcnn an R-CNN; swap them",
+    ),
+    (
+        "eval-imagenet --task loc rpn --oracle --proposals p.npz",
+        "--proposals is for R-CNNs, and rpn is an RPN; leave it out",
+    ),
+    (
+        "eval-imagenet --task loc rcnn --oracle --proposals cls",
+        "--proposals cls: is a classifier; give a run of model.type rpn or a file",
+    ),
+    (
+        "eval-imagenet --task loc cls --classifier rcnn",
+        "--classifier rcnn: is a localizer; give the run of a classifier there",
+    ),
+    (
+        "eval-imagenet --task loc p.npz --oracle --proposals rcnn",
+        "p.npz: is a proposals file; give it as --proposals",
+    ),
+    (
+        "eval-imagenet --task loc --detections xml --annotations dets.txt",
+        "--detections xml looks like ground truth, and --annotations dets.txt can't be read",
+    ),
+    (
+        "eval-imagenet --task det --detections d/a.json --annotations dets.txt",
+        "--detections d/a.json looks like ground truth, and --annotations dets.txt",
+    ),
+    ("predict p2.npz --proposals rpn", "--proposals rpn: is a run, which comes first"),
+    ("predict rpn --proposals rcnn", "--proposals rcnn: is not the name of an npz file"),
+    (
+        "predict d/images rpn --out o",
+        "d/images: is not a run or checkpoint, and the input rpn is one",
+    ),
+    ("predict d/images/1.png cls/last.pt --out o", "the input cls/last.pt is one; give it first"),
+    ("convert out.pth rpn", "out.pth: no such file, and rpn is one; give IN first"),
+    ("convert out.pth rpn/best.pt", "out.pth: no such file, and rpn/best.pt is one"),
+    ("analyze --responses rpn", "--responses rpn: is a localizer; give the run of a classifier"),
+    ("train-det rpn", "rpn: is a run folder; give rpn/config.yaml for another run"),
+    ("train-cls cls", "--resume --run-dir cls to continue it"),
+    ("train-det rpn.yaml --run-dir p.npz", "--run-dir p.npz: is a file; give a folder"),
+    ("eval-cls d/a.json", "has no weights; give a run folder or another checkpoint"),
+    ("eval-cls cls/config.yaml", "has no weights; give the run folder cls or another checkpoint"),
+    (
+        "train-det rcnn.yaml --run-dir x data.proposals.train=rpn",
+        "rpn: is a folder; give a file that",
+    ),
+    (
+        "train-det rcnn.yaml --run-dir x data.proposals.train=rpn/last.pt",
+        "rpn/last.pt: not a proposals file",
+    ),
+    (
+        "train-det rpn.yaml --run-dir x data.train.images=xml data.train.annotations=d/images "
+        "data.train.format=imagenet_loc",
+        "d/images: holds no annotations, and data.train.images, xml, has xml/n1.xml; swap the two",
+    ),
+    (
+        "train-det rpn.yaml --run-dir x data.val.images=d data.val.annotations=empty",
+        "data.val.images, d, has d/a.json; swap the two",
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), SWAPPED)
+def test_swapped_arguments_are_named(
+    folder: Path,
+    command: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of every command: what is right in itself, and stands in another one's place."""
+    monkeypatch.chdir(folder)
+    (folder / "xml").mkdir(exist_ok=True)
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "xml/n1.xml").write_text("<annotation></annotation>")
+    (folder / "dets.txt").write_text("1 2 3 20 30\n")
+    (folder / "p2.npz").unlink(missing_ok=True)
+    assert main(command.split()) == 2
+    assert words in capsys.readouterr().err
+    assert "cls" in {path.name for path in folder.iterdir() if (path / "last.pt").is_file()}
+
+
+@pytest.mark.parametrize("run", ["cls", "cls/last.pt", "rpn", "new"])
+def test_networks_of_runs_are_counted(
+    folder: Path, run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the classes of the data, which the config leaves open; also before a checkpoint."""
+    monkeypatch.chdir(folder)
+    (folder / "new").mkdir(exist_ok=True)
+    (folder / "new/config.yaml").write_text((folder / "rpn/config.yaml").read_text())
+    assert main(["analyze", run]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    if "cls" in run:
+        assert row[:5] == [run, "32×32", "2", "20", "269,202"]
+    else:
+        assert row[:3] == [f"{run},", "backbone", "48×48"]
+
+
+def test_a_check_estimates_memory_of_maps_of_one_pixel(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Batch norm has no statistics of one image there."""
+    with caplog.at_level("INFO", "resdet"):
+        overrides = ["data.size=32"]
+        resdet.train(folder / "rpn.yaml", overrides, run_dir=folder / "c", device="cpu", check=True)
+    assert "memory: about" in caplog.text
+
+
 def test_the_programs_threads_are_as_many_as_before(folder: Path) -> None:
     threads = torch.get_num_threads()
     loc, changes = LocOptions(oracle=True), [f"train.threads={threads + 1}"]

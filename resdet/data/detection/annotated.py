@@ -1,14 +1,16 @@
 """The content of annotation files with their image folders, before a look at the images."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resdet.data.detection.merge import merge_tables
-from resdet.data.detection.readers import is_there, read_file
+from resdet.data.detection.readers import MOST_LISTED, is_there, read_file
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import naming
 from resdet.files.findings import DataError, Finding, missing_data_error
@@ -77,9 +79,32 @@ def read_images(
                 classes=tuple(classes or ()),
                 format_key=f"{key}.format",
             )
-            tables.append(read_file(source, format, findings))
+            try:
+                tables.append(read_file(source, format, findings))
+            except DataError:
+                if found := _annotations_in(folder, file):
+                    raise DataError(
+                        f"{file}: holds no annotations, and {key}.images, {folder}, has {found}; "
+                        "swap the two"
+                    ) from None
+                raise
     table = merge_tables(tables, classes)
     return AnnotatedImages(table, folders, findings, max_pixels, key=key)
+
+
+def _annotations_in(folder: str, file: str) -> str | None:
+    """An annotation file in the folder of images, where the annotations are a folder without."""
+    suffixes = (".xml", ".json")
+    if not Path(file).is_dir() or _some_file(file, suffixes):
+        return None
+    return _some_file(folder, suffixes)
+
+
+def _some_file(folder: str, suffixes: tuple[str, ...]) -> str | None:
+    """One of the first files below a folder that has one of the suffixes."""
+    below = (str(Path(*place[:1], name)) for *place, _, names in os.walk(folder) for name in names)
+    first = islice(below, MOST_LISTED)
+    return next((name for name in first if name.lower().endswith(suffixes)), None)
 
 
 def _paired(
