@@ -1,16 +1,15 @@
 """The content of annotation files with their image folders, before a look at the images."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resdet.data.detection.merge import merge_tables
-from resdet.data.detection.readers import MOST_LISTED, is_there, read_file
+from resdet.data.detection.readers import is_there, read_file
+from resdet.data.detection.readers.recognize import ANNOTATIONS, Seen
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import naming
 from resdet.files.findings import DataError, Finding, missing_data_error
@@ -94,17 +93,11 @@ def read_images(
 
 def _annotations_in(folder: str, file: str) -> str | None:
     """An annotation file in the folder of images, where the annotations are a folder without."""
-    suffixes = (".xml", ".json")
-    if not Path(file).is_dir() or _some_file(file, suffixes):
+    here, there = Seen(Path(file), None), Seen(Path(folder), None)
+    if not here.is_folder or here.named(*ANNOTATIONS):
         return None
-    return _some_file(folder, suffixes)
-
-
-def _some_file(folder: str, suffixes: tuple[str, ...]) -> str | None:
-    """One of the first files below a folder that has one of the suffixes."""
-    below = (str(Path(*place[:1], name)) for *place, _, names in os.walk(folder) for name in names)
-    first = islice(below, MOST_LISTED)
-    return next((name for name in first if name.lower().endswith(suffixes)), None)
+    found = there.named(*ANNOTATIONS)
+    return str(there.path / found[0]) if found else None
 
 
 def _paired(
