@@ -28,7 +28,14 @@ def detection_classes(
     annotations = config.data.train.annotations
     first = Path(annotations if isinstance(annotations, str) else annotations[0])
     if first.exists():
-        names, ids = read_classes(str(first), config.data.train.format, config.data.classes)
+        given = config.data.train.images
+        images = given if isinstance(given, str) else given[0]
+        names, ids = read_classes(
+            str(first),
+            config.data.train.format,
+            config.data.classes,
+            images if Path(images).is_dir() else None,
+        )
         # a count that contradicts the file means other classes, which have no names here
         if count in (None, len(names)):
             return names, ids

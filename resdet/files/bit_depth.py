@@ -84,7 +84,7 @@ def decode_deep(header: Header, data: bytes) -> NDArray[np.uint8] | None:
     if image is None:
         return _rgb_of_bgr(_decode_with_opencv(data))
     if image.format == "PNG" and data[24:25] == b"\x10" and data[25] != 0:
-        _check_chunks(data)
+        check_chunks(data)
         return _rgb_of_bgr(_decode_with_opencv(data))
     if image.format == "JPEG2000" and len(image.getbands()) > 1 and _precision(data) == 16:
         return _rgb_of_bgr(_decode_with_opencv(data))
@@ -130,7 +130,7 @@ def _rgb_of_bgr(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(to_8_bits(values[:, :, 2::-1]))
 
 
-def _check_chunks(data: bytes) -> None:
+def check_chunks(data: bytes) -> None:
     """ImageError unless every chunk of a PNG file is whole: libpng would print what is wrong."""
     view, kind = memoryview(data), b""
     for kind, start, length in png_chunks(io.BytesIO(data)):

@@ -58,14 +58,14 @@ def read_header(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Header:
     image: ImageFile.ImageFile | None = None
     if layout is not None and layout.is_deep:
         height, width = layout.height, layout.width
-        _check_pixels(height, width, max_pixels, sum(layout.bits) / 8)
+        check_pixels(height, width, max_pixels, sum(layout.bits) / 8)
     else:
         size = _size_of_others(prefix, file)
         if size is None:
             image = open_with_pillow(file, prefix)
             size = image.height, image.width
         height, width = size
-        _check_pixels(height, width, max_pixels)
+        check_pixels(height, width, max_pixels)
     orientation = 1
     if image is None and layout is not None:
         orientation = _tiff_orientation(layout)
@@ -75,7 +75,8 @@ def read_header(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Header:
     return Header((width, height) if turned else (height, width), orientation, image, layout)
 
 
-def _check_pixels(height: int, width: int, most: int, bytes_per_pixel: float = 3) -> None:
+def check_pixels(height: int, width: int, most: int, bytes_per_pixel: float = 3) -> None:
+    """ImageError for no pixels, or more than `most`."""
     if height <= 0 or width <= 0:
         raise ImageError("has no pixels; replace it")
     # 8 bytes are four bands of 16 bits; many bands of many bits count as so many pixels more

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -74,7 +74,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> EncodedImage:
     Raises:
         DataError: the file is missing, no image, or larger than `max_pixels`; it names the file.
     """
-    with _named_errors(str(path)), open_regular(path) as file:
+    with named_errors(str(path)), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MOST_BYTES + 8 * max_pixels:
             raise ImageError(f"has {size:,} bytes, more than an image needs; replace it")
@@ -88,7 +88,7 @@ def read_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
     Raises:
         DataError: the file is missing, no image, or larger than `max_pixels`; it names the file.
     """
-    with _named_errors(str(path)), open_regular(path) as file:
+    with named_errors(str(path)), open_regular(path) as file:
         return read_header(file, max_pixels).size
 
 
@@ -122,9 +122,9 @@ class EncodedImage:
     def __init__(self, data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
         self.data = data
         self.name = name
-        with _named_errors(name):
-            self._header = read_header(io.BytesIO(data), max_pixels)
-        self.size = self._header.size
+        with named_errors(name):
+            self.header = read_header(io.BytesIO(data), max_pixels)
+        self.size = self.header.size
         """(height, width) upright, in pixels."""
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -133,8 +133,8 @@ class EncodedImage:
         Raises:
             DataError: the file is damaged or cut short.
         """
-        header = self._header
-        with _named_errors(self.name):
+        header = self.header
+        with named_errors(self.name):
             pixels = decode_deep(header, self.data)
             if pixels is None:
                 assert header.image is not None
@@ -160,11 +160,11 @@ class EncodedImage:
             except cv2.error:  # more pixels than OpenCV has as its own limit
                 array = None
             if array is not None:
-                return turn_upright(np.asarray(array, np.uint8), self._header.orientation)
-        header = self._header
+                return turn_upright(np.asarray(array, np.uint8), self.header.orientation)
+        header = self.header
         if reduce == 1 or header.image is None or header.image.format not in ("JPEG", "MPO"):
             return self.pixels()
-        with _named_errors(self.name):
+        with named_errors(self.name):
             image = read_header(io.BytesIO(self.data), self.size[0] * self.size[1]).image
             assert image is not None
             image.draft(None, (image.width // reduce, image.height // reduce))
@@ -172,7 +172,7 @@ class EncodedImage:
 
     def _is_plain_jpeg(self) -> bool:
         """Whether OpenCV reads it as Pillow does: CMYK, for one, it converts otherwise."""
-        image = self._header.image
+        image = self.header.image
         return (
             image is not None
             and image.format in ("JPEG", "MPO")
@@ -195,7 +195,7 @@ def _gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(gray[:, :, None], 3, axis=2)
 
 
-_TURNS: dict[int, Callable[[NDArray[np.uint8]], object]] = {
+_TURNS: dict[int, Callable[[NDArray[Any]], object]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -206,10 +206,10 @@ _TURNS: dict[int, Callable[[NDArray[np.uint8]], object]] = {
 }
 
 
-def turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """(H, W, 3) as stored, turned or mirrored by its EXIF orientation, 1 to 8."""
+def turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """(H, W, …) as stored, turned or mirrored by its EXIF orientation, 1 to 8."""
     turn = _TURNS.get(orientation)
-    return pixels if turn is None else np.asarray(turn(pixels), np.uint8)
+    return pixels if turn is None else np.asarray(turn(pixels), pixels.dtype)
 
 
 def check_image(file: BinaryIO, name: str, *, whole: bool, max_pixels: int = MAX_PIXELS) -> None:
@@ -218,7 +218,7 @@ def check_image(file: BinaryIO, name: str, *, whole: bool, max_pixels: int = MAX
     Raises:
         DataError: it can't be read.
     """
-    with _named_errors(name):
+    with named_errors(name):
         if whole:
             EncodedImage(file.read(), name, max_pixels).pixels()
         else:
@@ -226,7 +226,7 @@ def check_image(file: BinaryIO, name: str, *, whole: bool, max_pixels: int = MAX
 
 
 @contextmanager
-def _named_errors(name: str) -> Iterator[None]:
+def named_errors(name: str) -> Iterator[None]:
     """Whatever a decoder raises as a DataError that names the file."""
     try:
         yield
@@ -335,7 +335,7 @@ def to_rgb(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def _from_pillow(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
     name = str(getattr(image, "filename", "") or "the Pillow image")
-    with _named_errors(name):
+    with named_errors(name):
         if (data := _unread_file(image)) is not None:
             return EncodedImage(data, name, max_pixels).pixels()
         if 0 in image.size or image.width * image.height > max_pixels:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,54 @@ def is_polygon(part: Any) -> bool:
     """Whether this is a flat list of three or more points within `MAX_COORDINATE`."""
     whole = isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0
     return whole and all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in part)
+
+
+def encode_runs(starts: NDArray[np.int64], ends: NDArray[np.int64], size: Sequence[int]) -> bytes:
+    """The compressed code of a mask of (height, width) `size` whose pixels, counted down the
+    columns, are set from each of (n,) `starts` up to its end; sorted, without overlap."""
+    height, width = size
+    bounds = np.empty(2 * len(starts), np.int64)
+    bounds[::2], bounds[1::2] = starts, ends
+    counts = np.diff(bounds, prepend=0, append=height * width)
+    if counts[-1] == 0:
+        counts = counts[:-1]
+    runs = {"size": [height, width], "counts": counts.tolist()}
+    code: bytes = mask_utils.frPyObjects(runs, height, width)["counts"]
+    return code
+
+
+def encode_bitmap(bitmap: NDArray[Any], top: int, left: int, size: Sequence[int]) -> bytes:
+    """The compressed code of a bitmap (h, w), not 0 where set, whose corner is at
+    (top, left) in an image of (height, width) `size`; what passes the border is cut off.
+
+    Costs time by the size of the bitmap, not of the image.
+    """
+    height, width = size
+    inside = bitmap[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
+    columns, rows = np.nonzero(inside.T)
+    places = (columns + max(left, 0)) * height + rows + max(top, 0)
+    breaks = np.flatnonzero(np.diff(places) > 1)
+    starts = places[np.concatenate([[0], breaks + 1])] if len(places) else places
+    ends = places[np.concatenate([breaks, [-1]])] + 1 if len(places) else places
+    return encode_runs(starts, ends, size)
+
+
+def encode_labels(labels: NDArray[Any]) -> tuple[list[int], list[bytes]]:
+    """The values of a label image (H, W) but 0, ascending, and the compressed code of each."""
+    flat = labels.T.reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    values = flat[starts]
+    order = np.argsort(values, kind="stable")
+    order = order[np.searchsorted(values[order], 0, side="right") :]
+    starts, ends, values = starts[order], ends[order], values[order]
+    heads = np.flatnonzero(np.diff(values, prepend=0))
+    bounds = [*heads.tolist(), len(values)]
+    codes = [
+        encode_runs(starts[first:last], ends[first:last], labels.shape)
+        for first, last in pairwise(bounds)
+    ]
+    return values[heads].tolist(), codes
 
 
 _CONTINUES = 0x20

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.errors import UserError, did_you_mean, first_few
+from resdet.files.cache import cache_folder
 from resdet.interop import download
 from resdet.interop.files import count_names
 from resdet.interop.loaded import LoadedWeights, numbered_classes, value_at
@@ -60,7 +61,7 @@ def fetch(name: str) -> Path:
     """
     name = check_name(name)
     file = f"{name}-{HASHES[name]}.th"
-    path = download.cache_folder() / "cifar" / file
+    path = cache_folder() / "cifar" / file
     return download.fetch(ADDRESS.format(file), path, sha256=HASHES[name], spec=PREFIX + name)
 
 

@@ -36,13 +36,6 @@ PAGE = re.compile(rb"\s*<(!doctype\s+html|html|head|\?xml)", re.IGNORECASE)
 """How web pages begin, and no file of weights."""
 
 
-def cache_folder() -> Path:
-    """Where published files are kept: RESDET_CACHE, else ~/.cache/resdet (XDG_CACHE_HOME)."""
-    given = os.environ.get("RESDET_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return (Path(given) if given else home / "resdet").expanduser()
-
-
 def fetch(url: str, path: Path, *, sha256: str | None, spec: str) -> Path:
     """The file of `url` at `path`, downloaded if it is not there yet.
 

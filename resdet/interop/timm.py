@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from resdet.errors import UserError, did_you_mean
+from resdet.files.cache import cache_folder
 from resdet.interop import download
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.torchvision.classifiers import Preparation, as_classifier, network_of
@@ -63,7 +64,7 @@ def fetch(name: str) -> Path:
     Raises UserError as `check_name` and `download.fetch`.
     """
     name = ".".join(check_name(name))
-    path = download.cache_folder() / "timm" / f"{name}.safetensors"
+    path = cache_folder() / "timm" / f"{name}.safetensors"
     return download.fetch(ADDRESS.format(name), path, sha256=None, spec=PREFIX + name)
 
 

@@ -352,7 +352,7 @@ def test_whatever_a_decoder_raises_names_the_file(
         raise error
 
     image = EncodedImage(MADE["webp"], "photos/a.webp")
-    monkeypatch.setattr(type(image._header.image), "load", fail)
+    monkeypatch.setattr(type(image.header.image), "load", fail)
     with pytest.raises(DataError, match=r"^photos/a\.webp: .+; "):
         image.pixels()
 

@@ -18,7 +18,7 @@ import pytest
 
 from resdet.errors import UserError
 from resdet.interop import download
-from resdet.interop.download import cache_folder, fetch
+from resdet.interop.download import fetch
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -289,16 +289,6 @@ def test_progress_is_shown_in_a_terminal(
     monkeypatch.setenv("TERM", "xterm-256color")
     fetch(url(server), tmp_path / "w.bin", sha256=None, spec="x")
     assert "w.bin" in stderr.getvalue() and "MB" in stderr.getvalue()
-
-
-def test_the_cache_can_be_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("RESDET_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == Path.home() / ".cache" / "resdet"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "resdet"
-    monkeypatch.setenv("RESDET_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
 
 
 @pytest.mark.parametrize("sha256", [None, SHA256])

@@ -17,6 +17,7 @@ from torch import Tensor
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.errors import UserError, did_you_mean
+from resdet.files.cache import cache_folder
 from resdet.interop import download
 from resdet.interop.coco_classes import CITYSCAPES_CATEGORIES, COCO_CATEGORIES, VOC_CATEGORIES
 from resdet.interop.detectron2 import zoo
@@ -41,7 +42,7 @@ def fetch(name: str) -> Path:
     """The local file of zoo model `name`, downloaded once; UserError as `check_name`."""
     name = check_name(name)
     end = zoo.BACKBONES.get(name) or f"{name}/{zoo.FILES[name]}"
-    path = download.cache_folder() / "detectron2" / end
+    path = cache_folder() / "detectron2" / end
     return download.fetch(zoo.ADDRESS + end, path, sha256=None, spec=PREFIX + name)
 
 

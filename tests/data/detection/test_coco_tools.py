@@ -104,7 +104,6 @@ def test_outlines_that_none_can_use(tmp_path: Path) -> None:
     [
         ([{"id": 1, "data": {"image": "a.jpg"}, "annotations": []}], "Label Studio's own"),
         ([{"image": "a.jpg", "annotations": [{"label": "x"}]}], "CreateML"),
-        ({"shapes": [], "imagePath": "a.jpg"}, "labelme"),
         ({"a.jpg123": {"filename": "a.jpg", "regions": []}}, "VGG Image Annotator"),
         ({"info": {}, "categories": {}, "items": []}, "Datumaro"),
         ({"type": "FeatureCollection", "features": []}, "GeoJSON"),

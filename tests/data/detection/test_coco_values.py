@@ -408,7 +408,7 @@ def test_a_set_of_which_no_image_is_left_names_the_cause(tmp_path: Path) -> None
         (b'{"images": []}\n{"images": []}\n', "line 2, column 1: not valid JSON.*one object per"),
         (b'{"images": [{"id": 1', "was the file cut short"),
         (b'[{"image_id": 1}]', "this is a list, as detections are"),
-        (b'{"shapes": []}', "not a COCO annotation file: no list 'images'"),
+        (b'{"things": []}', "not a COCO annotation file: no list 'images'"),
         (b'{"images": {}, "categories": []}', "images is {}, not a list"),
         (b'"images"', "not a COCO annotation file: 'images'"),
         (b"NaN", "not a COCO annotation file: nan"),

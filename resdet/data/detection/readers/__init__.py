@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from resdet.data.detection.merge import merge_tables
-from resdet.data.detection.readers import coco, imagenet_det, imagenet_loc, voc
+from resdet.data.detection.readers import (
+    class_masks,
+    coco,
+    cvat,
+    imagenet_det,
+    imagenet_loc,
+    label_masks,
+    labelme,
+    object_masks,
+    voc,
+)
 from resdet.data.detection.readers.image_lists import expand
 from resdet.data.detection.readers.recognize import Seen, only_coco, recognize
 from resdet.data.detection.table import AnnotationTable, Source
@@ -21,6 +31,12 @@ READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
     "voc": voc.read,
     "imagenet_det": imagenet_det.read,
     "imagenet_loc": imagenet_loc.read,
+    "labelme": labelme.read,
+    "cvat": cvat.read,
+    "object_masks": object_masks.read,
+    "label_masks": label_masks.read,
+    "class_masks": class_masks.read,
+    "cityscapes": label_masks.read_cityscapes,
 }
 """By the name that `data.train.format` gives. A reader takes a `Source` and a list, to which it
 adds a `Finding` for each object that it drops or repairs; it raises `DataError` where the whole
@@ -106,13 +122,17 @@ def _coco_file(source: Source, images: Path | None) -> Source:
 
 
 def read_classes(
-    path: str, format: str | None, classes: Sequence[str] | None
+    path: str,
+    format: str | None,
+    classes: Sequence[str] | None,
+    images: str | None = None,
 ) -> tuple[list[str], list[int]]:
-    """Names and category ids of a file's classes in label order; `classes` as `read_annotations`.
+    """Names and category ids of a file's classes in label order; `classes` as `read_annotations`,
+    `images` the folder of the images where it is known.
 
     Raises:
         DataError: the file is not in this format, or lacks one of `classes`.
     """
-    source = Source(path, classes_only=True, classes=tuple(classes or ()))
+    source = Source(path, images, classes_only=True, classes=tuple(classes or ()))
     table = merge_tables([read_file(source, format, [])], classes)
     return table.class_names, table.category_ids

@@ -29,7 +29,6 @@ OTHER_TOOLS = (
     ("Label Studio's own JSON", {"data", "completions"}),
     ("Label Studio's own JSON", {"annotation_id", "annotator"}),
     ("CreateML's JSON", {"image", "annotations"}),
-    ("labelme's JSON of one image", {"shapes", "imagePath"}),
     ("VGG Image Annotator's JSON", {"_via_img_metadata"}),
     ("VGG Image Annotator's JSON", {"filename", "regions"}),
     ("Datumaro's JSON", {"items", "categories"}),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resdet.data.detection.readers.xml_files import Report
 from resdet.files.findings import DataError, log_findings
-from resdet.files.images import SUFFIXES
+from resdet.files.images import SUFFIXES, read_sizes
 from resdet.files.walk import is_listed, list_files
 
 # 1, 0, -1 in VOC's lists per class and DET's training lists; an index in val.txt
@@ -135,6 +135,18 @@ class ImageFiles:
         if chosen is None:
             chosen = files.get(base, choices)[0]
         return f"{directory}{slash}{chosen}"
+
+    def has(self, file_name: str) -> bool:
+        """Whether there is an image of this name below the folder."""
+        directory, _, base = file_name.rpartition("/")
+        return base in self._files(directory).get(_stem(base), ())
+
+    def size(self, file_name: str) -> tuple[int, int]:
+        """(height, width) of an image from its header; (0, 0) where it can't be read."""
+        if self.folder is None:
+            return 0, 0
+        height, width = read_sizes(self.folder, [file_name])[0].tolist()
+        return height, width
 
     def _files(self, directory: str) -> dict[str, list[str]]:
         """Names of images by stem."""

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from resdet.data.detection.readers import cvat, labelme
+from resdet.data.detection.readers.class_masks import CLASS_FOLDER
 from resdet.data.detection.readers.image_lists import expand
+from resdet.data.detection.readers.mask_marks import recognize_masks
 from resdet.errors import first_few
 from resdet.files.findings import DataError
 from resdet.files.images import is_image
@@ -65,6 +68,11 @@ class Seen:
     def named(self, *suffixes: str) -> list[str]:
         """The `files` with one of these suffixes, which are in lower case."""
         return [name for name in self.files if name.lower().endswith(suffixes)]
+
+    @cached_property
+    def masks(self) -> str | None:
+        """Which of the formats of masks as image files it is."""
+        return recognize_masks(self)
 
     def head(self, name: str | None = None) -> bytes:
         """The first bytes of one of `files`, or of the path; none of what can't be read."""
@@ -138,7 +146,7 @@ def _is_json(seen: Seen, name: str | None = None) -> bool:
 def _is_coco(seen: Seen) -> bool:
     """A JSON file, or a folder with one that has COCO's list of images."""
     if not seen.is_folder:
-        return _is_json(seen)
+        return _is_json(seen) and not labelme.looks_like(seen)
     return only_coco(seen) is not None
 
 
@@ -165,7 +173,9 @@ def _xml(seen: Seen) -> str | None:
         files = seen.named(".xml")
         head = seen.head(files[0]) if files else b""
         if b"<annotation" not in head or b"<annotations" in head:
-            return "voc" if {"ImageSets", "Annotations"} & _folders(seen) else None
+            folders = _folders(seen)
+            of_masks = CLASS_FOLDER in folders and "Annotations" not in folders  # CVAT's export
+            return "voc" if {"ImageSets", "Annotations"} & folders and not of_masks else None
         if not WNID.search(head):
             return "voc"
     elif seen.path.suffix.lower() not in (".txt", "") or not _has_xml_near(seen):
@@ -201,6 +211,12 @@ MARKS: list[tuple[str, Mark]] = [
     ("voc", lambda seen: _xml(seen) == "voc"),
     ("imagenet_det", lambda seen: _xml(seen) == "imagenet_det"),
     ("imagenet_loc", lambda seen: _xml(seen) == "imagenet_loc" or _is_kaggle(seen)),
+    ("labelme", labelme.looks_like),
+    ("cvat", cvat.looks_like),
+    ("object_masks", lambda seen: seen.masks == "object_masks"),
+    ("label_masks", lambda seen: seen.masks == "label_masks"),
+    ("class_masks", lambda seen: seen.masks == "class_masks"),
+    ("cityscapes", lambda seen: seen.masks == "cityscapes"),
 ]
 """By key of `READERS`, in rows: a format may have several marks. At most one row may hold for a
 path; where two do, the user is asked."""

@@ -116,7 +116,7 @@ def read_xml_files(
         extras: elements of an object that hold a number.
     """
     rows, columns = _Rows(report, extras), _Columns(extras)
-    for file, content in _contents(folder, files):
+    for file, content in read_ahead(folder, files):
         rows.add(file, content)
         if len(rows.usable) == CHUNK:
             columns.take(rows)
@@ -124,8 +124,8 @@ def read_xml_files(
     return columns.finish(list(rows.position))
 
 
-def _contents(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, bytes | OSError]]:
-    """Each file and its bytes, read ahead."""
+def read_ahead(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, bytes | OSError]]:
+    """Each file below a folder and its bytes, read ahead; an empty name has none."""
 
     def read(chunk: Sequence[str]) -> list[bytes | OSError]:
         contents: list[bytes | OSError] = []
@@ -296,10 +296,29 @@ Elements = dict[str, ElementTree.Element]
 def parse_xml(content: bytes | OSError) -> tuple[Elements, list[Elements]]:
     """The elements of an annotation, and those of each of its objects.
 
+    Raises:
+        BrokenXml: it is not such a file.
+    """
+    root = parse_root(content)
+    if root.tag != "annotation":
+        raise BrokenXml(f"has the root element <{root.tag:.40}>, not <annotation>")
+    top: Elements = {}
+    objects = []
+    for child in root:
+        if child.tag == "object":
+            objects.append({element.tag: element for element in child})
+        else:
+            top[child.tag] = child
+    return top, objects
+
+
+def parse_root(content: bytes | OSError) -> ElementTree.Element:
+    """The root element of an XML file.
+
     Entities are refused rather than expanded, and nothing outside the file is ever read.
 
     Raises:
-        BrokenXml: it is not such a file.
+        BrokenXml: it can't be read, or is not XML.
     """
     if isinstance(content, OSError):
         raise BrokenXml(f"can't be read ({content.strerror or content})")
@@ -316,16 +335,7 @@ def parse_xml(content: bytes | OSError) -> tuple[Elements, list[Elements]]:
         raise BrokenXml(what) from None
     if root is None:
         raise BrokenXml("defines entities, which annotations do not need")
-    if root.tag != "annotation":
-        raise BrokenXml(f"has the root element <{root.tag:.40}>, not <annotation>")
-    top: Elements = {}
-    objects = []
-    for child in root:
-        if child.tag == "object":
-            objects.append({element.tag: element for element in child})
-        else:
-            top[child.tag] = child
-    return top, objects
+    return root
 
 
 def _as_text(content: bytes) -> str | None:
