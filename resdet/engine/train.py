@@ -31,14 +31,14 @@ logger = logging.getLogger("resdet")
 
 def train(
     config: str | Path | AnyConfig | None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str] | None = None,
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
     device: str | None = None,
     check: bool = False,
     strict: bool = False,
-    imports: Sequence[str] = (),
+    imports: Sequence[str] | None = None,
     schema: Schema | None = None,
 ) -> Path:
     """Train a detector, localizer or classifier, by the config's `task`; returns the run folder.
@@ -51,7 +51,7 @@ def train(
     Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM,
     SIGINT or SIGHUP, once the state has been saved.
     """
-    check_arguments(config, overrides)
+    overrides = check_arguments(config, overrides)
     leave_unguarded_script()
     with hardware.settings_restored(), distributed.joined(device) as processes:
         start_console(processes.is_main)

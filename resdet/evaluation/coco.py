@@ -42,8 +42,8 @@ def evaluate_coco(
     detections: str | Path | Sequence[dict[str, Any]],
     *,
     kinds: Sequence[str] | None = None,
-    backend: str = "fast",
-    max_dets: Sequence[int] = MAX_DETS,
+    backend: str | None = None,
+    max_dets: Sequence[int] | None = None,
 ) -> dict[str, dict[str, float]]:
     """The 12 COCO numbers per kind, bbox and segm; `evaluate_coco_full` explains the arguments."""
     return evaluate_coco_full(
@@ -56,20 +56,23 @@ def evaluate_coco_full(
     detections: str | Path | Sequence[dict[str, Any]],
     *,
     kinds: Sequence[str] | None = None,
-    backend: str = "fast",
-    max_dets: Sequence[int] = MAX_DETS,
+    backend: str | None = None,
+    max_dets: Sequence[int] | None = None,
     strict: bool = False,
 ) -> Result:
     """Summary, table per class, precision-recall curves and notes.
 
     `ground_truth` is a COCO annotation file or dict, `detections` COCO result records or a file of
     them; neither is changed. `kinds` are bbox and segm; None means bbox, and segm where both sides
-    have masks. `backend` is fast (hotcoco) or pycocotools. `max_dets` are three ascending
-    limits on the detections per image and class; AP uses the last. `strict` raises an error if
+    have masks. `backend` is fast (hotcoco) or pycocotools; None means fast. `max_dets` are three
+    ascending limits on the detections per image and class, by default 1, 10 and 100; AP uses the
+    last. `strict` raises an error if
     anything in the ground truth would be repaired or left out. Raises UserError for input that
     cannot be evaluated, naming file, item and remedy.
     """
-    evaluate = partial(evaluate_tables, backend=backend, max_dets=check_max_dets(max_dets))
+    evaluate = partial(
+        evaluate_tables, backend=backend or "fast", max_dets=check_max_dets(max_dets)
+    )
     return evaluate_files(ground_truth, detections, kinds, evaluate, strict=strict)
 
 
@@ -151,7 +154,7 @@ class CocoEvaluator:
         self.truth = truth
         self.backend = settings.backend
         self.iou_types = check_iou_types(settings.iou_types)
-        self.max_dets = check_max_dets(settings.max_dets or MAX_DETS)
+        self.max_dets = check_max_dets(settings.max_dets)
         check_masks(truth, self.iou_types)
         self._rows = {image: row for row, image in enumerate(truth.image_ids)}
         self._labels = {category: label for label, category in enumerate(truth.category_ids)}
@@ -237,9 +240,15 @@ def summarize(evaluation: Evaluation, max_dets: Sequence[int]) -> dict[str, floa
     return numbers | {f"AR{AREAS[area]}": mean(recall[..., area, -1]) for area in (1, 2, 3)}
 
 
-def check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:
-    """The three caps; UserError where they are not three ascending numbers from 1."""
-    caps = tuple(int(cap) for cap in max_dets)
+def check_max_dets(max_dets: Sequence[int] | None) -> tuple[int, ...]:
+    """The three caps, for None the usual ones; UserError where they are not three ascending numbers
+    from 1."""
+    try:
+        caps = MAX_DETS if max_dets is None else tuple(int(cap) for cap in max_dets)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(
+            f"max_dets is {max_dets!r:.60}; give three ascending numbers from 1, such as 1,10,100"
+        ) from None
     if len(caps) != 3 or caps[0] < 1 or list(caps) != sorted(set(caps)):
         raise UserError(f"max_dets {caps}: give three ascending numbers from 1, such as 1,10,100")
     return caps

@@ -33,7 +33,9 @@ from resdet.models.region_classifier import AnyLocalizer
 Model = RCNN | Classifier | AnyLocalizer
 
 
-def build(config: str | Path, weights: str | None = None, overrides: Sequence[str] = ()) -> Model:
+def build(
+    config: str | Path, weights: str | None = None, overrides: Sequence[str] | None = None
+) -> Model:
     """A detector, a classifier or a localizer from a config file, on the CPU, in evaluation mode.
 
     `weights` None loads and downloads nothing; "config" loads those that the config names; any
@@ -42,7 +44,7 @@ def build(config: str | Path, weights: str | None = None, overrides: Sequence[st
     names one of these, else `model.num_classes` numbered ones.
     Raises UserError for what the user can fix.
     """
-    check_arguments(config, overrides)
+    overrides = check_arguments(config, overrides)
     named = load_named_config(config, overrides)
     if weights not in (None, "config"):
         named = override_config(named, [f"model.weights={weights}"], "build(weights=…)")

@@ -16,7 +16,7 @@ from resdet.config.loading import AnyConfig, Schema, load_any_config, load_confi
 from resdet.errors import NotRegistered, UserError, is_texts
 
 
-def import_modules(names: Sequence[str], folder: str | Path | None = None) -> None:
+def import_modules(names: Sequence[str] | None, folder: str | Path | None = None) -> None:
     """Import modules found in `folder` (the config's), the current folder or on `sys.path`.
 
     Both folders stay on the path, where loader processes look for the modules too. UserError for a
@@ -52,15 +52,17 @@ def load_named_config(
     return config
 
 
-def check_arguments(config: object, overrides: object) -> None:
-    """UserError for arguments of the Python API that are of another type: `config` is a file or a
-    config, or None to resume a run."""
+def check_arguments(config: object, overrides: Sequence[str] | None) -> Sequence[str]:
+    """The overrides, () for None; UserError for arguments of the Python API that are of another
+    type: `config` is a file or a config, or None to resume a run."""
     if config is not None and not isinstance(config, str | Path | AnyConfig):
         raise UserError(f"config is {config!r:.60}; give a YAML file or the name of a config")
+    overrides = () if overrides is None else overrides
     if not is_texts(overrides):
         raise UserError(
             f"overrides is {overrides!r:.60}; give a list of key=value, such as ['optim.lr=0.01']"
         )
+    return overrides
 
 
 @contextmanager

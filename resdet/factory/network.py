@@ -9,10 +9,10 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict
 from resdet.config.localization import LocalizationConfig
-from resdet.errors import UserError, command_line, first_few
+from resdet.errors import UserError, command_line
 from resdet.factory.imports import naming_imports
+from resdet.interop.architecture import architecture_of, described, remedy
 from resdet.interop.convert import describe_network
-from resdet.interop.files import has_known_parts
 from resdet.interop.fitting import load_exactly, refuse_classifier
 from resdet.interop.loaded import LoadedWeights
 from resdet.interop.weights import read_weights
@@ -72,16 +72,15 @@ def check_kind(weights: LoadedWeights, kind: str) -> None:
             f"{weights.source} is a {weights.kind}, not a {kind}; evaluate it with "
             f"{evaluated_by(weights.kind)}"
         )
-    if weights.kind == "backbone" and weights.state and not has_known_parts(weights.state):
-        names = first_few([repr(name) for name in weights.state], 3)
+    if weights.kind == "backbone" and weights.state and architecture_of(weights.state) is None:
         raise UserError(
-            f"{weights.source} holds the tensors {names}, which no {kind} of resdet has; give a "
-            "run folder, its best.pt, or a file of Detectron2, torchvision or timm"
+            f"{weights.source} holds {described(weights)}; give a run folder, its best.pt, or a "
+            "file of Detectron2, torchvision or timm"
         )
     if weights.kind == "backbone":
         raise UserError(
-            f"{weights.source} holds a backbone, not a {kind}; set it as model.backbone.weights "
-            "of a config to train"
+            f"{weights.source} holds {described(weights)}, not a {kind} of resdet; "
+            + remedy(weights, "set it as model.backbone.weights of a config to train")
         )
     if weights.config is None or not weights.class_names:
         source = ", or for a file of another toolkit its source, such as torchvision:resnet50"
@@ -136,8 +135,8 @@ def resolve_config(config: C) -> Resolved[C]:
     weights = read_weights(spec)
     if weights.kind != kind:
         raise UserError(
-            f"model.weights: {weights.source} holds a {weights.kind}, not a {kind}; it belongs "
-            "to model.backbone.weights, beside model.backbone.name"
+            f"model.weights: {weights.source} holds {described(weights)}, not a {kind} of resdet; "
+            + remedy(weights, "it belongs to model.backbone.weights, beside model.backbone.name")
         )
     theirs = weights.config or {}
     if not isinstance(theirs.get("model"), Mapping):

@@ -35,7 +35,7 @@ def load(
     precision: str | None = None,
     *,
     test: Mapping[str, Any] | None = None,
-    imports: Sequence[str] = (),
+    imports: Sequence[str] | None = None,
 ) -> Model:
     """A trained detector, classifier or localizer in evaluation mode, with its config and class
     names.

@@ -17,9 +17,14 @@ from resdet.errors import UserError, did_you_mean, first_few
 from resdet.files.cache import cache_folder
 from resdet.interop import download
 from resdet.interop.files import count_names
-from resdet.interop.loaded import LoadedWeights, numbered_classes, value_at
+from resdet.interop.loaded import (
+    BACKBONE_PREFIX,
+    HEAD_PREFIX,
+    LoadedWeights,
+    numbered_classes,
+    value_at,
+)
 from resdet.interop.torchvision.classifiers import Preparation
-from resdet.interop.weights import BACKBONE_PREFIX, HEAD_PREFIX
 
 PREFIX = "cifar:"
 ADDRESS = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/{}"

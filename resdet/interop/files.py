@@ -3,7 +3,6 @@ them."""
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,14 @@ from torch import Tensor
 
 from resdet.errors import UserError, first_few
 from resdet.files.torch_files import Foreign
+from resdet.interop.wrappers import AVERAGED, Unwrapped, chosen, has_known_parts, unwrap
 
 log = logging.getLogger("resdet")
 
 CONTAINERS = ("model", "state_dict", "model_state_dict", "blobs")
 """Keys under which most programs store the tensors, the first one counts; blobs is Caffe2's."""
-AVERAGED = re.compile(r"(^|_)ema(_|$)|averaged?(_|$)|shadow")
-"""Keys of averaged weights: model_ema (torchvision), state_dict_ema (timm), and others."""
 # Caffe2 stores the optimizer's state next to each blob.
 MOMENTUM = "_momentum"
-COMPILED = "_orig_mod."
-"""What torch.compile puts before the names inside of a module."""
-PARALLEL = "module."
-"""What DistributedDataParallel and DataParallel put before all names."""
-LANDMARKS = {
-    *("backbone", "rpn", "roi_heads", "proposal_generator", "features", "stem", "conv1"),
-    *(f"layer{stage}" for stage in range(1, 5)),
-    *(f"res{stage}" for stage in range(2, 6)),
-}
-"""Parts of known networks; what is before them in a name was put there by a wrapper, such as
-model. by modules of Lightning."""
 DTYPES = {
     torch.bool,
     torch.uint8,
@@ -44,25 +31,25 @@ DTYPES = {
 
 def flat_state(values: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of `read_state`, without what was before their names."""
-    return read_state(values, path)[0]
+    return read_state(values, path).state
 
 
-def read_state(values: Any, path: Path) -> tuple[dict[str, Tensor], str]:
-    """Names and tensors, out of their container and without the prefixes of wrappers, and the
-    prefix that was before all names; averaged tensors take the place of the others.
+def read_state(values: Any, path: Path) -> Unwrapped:
+    """Names and tensors, out of their container and without the prefixes of wrappers; averaged
+    tensors take the place of the others.
 
     Arrays become tensors. Raises UserError for other values, and for tensors that no network has:
     sparse, quantized, complex, or larger than the file.
     """
     tensors, averaged = _contained(values, path)
-    state, prefix = _unwrap(named_tensors(tensors, path), path)
+    network = unwrap(named_tensors(tensors, path), path)
     if averaged is not None:
         key, content = averaged
-        means, _ = _unwrap(named_tensors(content, path), path)
-        fits = means.keys() <= state.keys()
+        means = unwrap(named_tensors(content, path), path).state
+        fits = means.keys() <= network.state.keys()
         log.info("%s: the averaged weights, %r, are %s", path, key, "taken" if fits else "left out")
-        state |= means if fits else {}
-    return state, prefix
+        network.state.update(means if fits else {})
+    return network
 
 
 def _contained(
@@ -70,27 +57,36 @@ def _contained(
 ) -> tuple[Mapping[Any, Any], tuple[str, Mapping[Any, Any]] | None]:
     """The mapping that has the tensors, and the key and mapping of averages beside it."""
     averaged = None
-    # numbers beside the container may be tensors too, as is the accuracy of torch's examples
-    while isinstance(values, Mapping) and not any(
-        _is_tensor(v) and v.ndim for v in values.values()
-    ):
+    while isinstance(values, Mapping) and not any(map(_is_array, values.values())):
         inside = {key: each for key, each in values.items() if isinstance(each, Mapping)}
-        with_tensors = [k for k, each in inside.items() if any(map(_is_tensor, each.values()))]
-        means = [key for key in with_tensors if AVERAGED.search(str(key))]
-        others = [key for key in CONTAINERS if key in inside]
-        others += [key for key in with_tensors if key not in means and key not in others]
-        chosen = others[0] if others else means[0] if means else None
-        if chosen is None:
+        with_tensors = [
+            key
+            for key, each in inside.items()
+            if isinstance(key, str) and any(map(_is_tensor, each.values()))
+        ]
+        means = [key for key in with_tensors if AVERAGED.search(key)]
+        others = [key for key in with_tensors if key not in means]
+        if networks := [key for key in others if has_known_parts(map(str, inside[key]))]:
+            others = networks
+        container = next((key for key in CONTAINERS if key in inside), None)
+        if container is not None:
+            key = container
+        elif others:
+            names = [name for key in others for name in map(str, inside[key])]
+            key = chosen(others, names, path, "'{}'")
+            if len(others) > 1:
+                left_out = first_few([repr(other) for other in others if other != key])
+                log.info(
+                    "%s: the tensors of %r are taken, and not those of %s", path, key, left_out
+                )
+        elif means:
+            key = means[0]
+        else:
             break
-        if others[:1] and others[0] not in CONTAINERS and len(others) > 1:
-            raise UserError(
-                f"{path} holds several networks, {first_few([repr(key) for key in others])}; save "
-                "the state dict of one of them in a file of its own"
-            )
-        if means and chosen != means[0]:
-            averaged = str(means[0]), inside[means[0]]
-        values = inside[chosen]
-        if chosen == "blobs":
+        if means and key != means[0]:
+            averaged = means[0], inside[means[0]]
+        values = inside[key]
+        if key == "blobs":
             values = {k: v for k, v in values.items() if not str(k).endswith(MOMENTUM)}
     return _mapping(values, path), averaged
 
@@ -139,40 +135,6 @@ def named_tensors(values: Any, path: Path) -> dict[str, Tensor]:
         _check_tensor(tensor, size, f"{path}: {name}")
         state[key] = tensor
     return state
-
-
-def _unwrap(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
-    """Without what wrappers put before all names, which comes too, and without tensors outside."""
-    state = {key.replace(COMPILED, ""): value for key, value in state.items()}
-    removed = ""
-    while all(key.startswith(PARALLEL) for key in state):
-        state = {key.removeprefix(PARALLEL): value for key, value in state.items()}
-    found = Counter(prefix for key in state if (prefix := _prefix_of(key)) is not None)
-    if not found or "" in found:
-        return state, removed
-    (removed, count), *others = found.most_common()
-    if others and others[0][1] == count:
-        raise UserError(
-            f"{path} holds several networks, {first_few(list(found))}; save the state dict of one "
-            "of them in a file of its own"
-        )
-    if outside := [key for key in state if not key.startswith(removed)]:
-        log.info("%s: the tensors of %s are taken, and not %s", path, removed, first_few(outside))
-    inside = {key: value for key, value in state.items() if key.startswith(removed)}
-    return {key.removeprefix(removed): value for key, value in inside.items()}, removed
-
-
-def has_known_parts(state: Mapping[str, Any]) -> bool:
-    """Whether any tensor is named as those of a network that resdet knows; Caffe2's names have
-    underscores."""
-    return any(_prefix_of(key) is not None or key.partition("_")[0] in LANDMARKS for key in state)
-
-
-def _prefix_of(key: str) -> str | None:
-    """What is before the first part of a network that is known; None where there is none."""
-    parts = key.split(".")
-    known = next((place for place, part in enumerate(parts[:-1]) if part in LANDMARKS), None)
-    return None if known is None else "".join(f"{part}." for part in parts[:known])
 
 
 def _from_array(value: np.ndarray[Any, Any] | np.generic, what: str) -> Tensor:

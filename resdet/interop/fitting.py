@@ -7,17 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from resdet.errors import UserError, first_few
+from resdet.interop.architecture import backbone_tensors, described, mismatch, remedy
 from resdet.interop.classes import fit_branches, fit_classes, fit_context
-from resdet.interop.loaded import LoadedWeights, Reading, check_reading, other_conventions
+from resdet.interop.loaded import (
+    HEAD_PREFIX,
+    LoadedWeights,
+    Reading,
+    check_reading,
+    other_conventions,
+)
 from resdet.interop.torchvision.classifiers import CLASSIFIERS
-from resdet.interop.weights import BACKBONE_PREFIX, HEAD_PREFIX, read_weights
+from resdet.interop.weights import read_weights
 
 # The last layers of classifiers, which a detector does not use.
 CLASSIFIER_PREFIXES = ("fc.", "classifier.", "aux1.", "aux2.", HEAD_PREFIX)
 # Of our classifiers: the normalisation of pixels.
 PIXELS = ("pixel_mean", "pixel_std")
-RES5_PREFIX = "roi_heads.res5."
 COUNTER = "num_batches_tracked"
+MAX_LISTED = 3
+"""Tensors that a message lists of each problem."""
 CLASS_LAYERS = ("rpn.logits.", "rpn.deltas.", "cls_score.", "bbox_pred.")
 """Of localizers: what has filters for each class."""
 
@@ -45,17 +53,7 @@ def load_backbone(
     if weights.kind != "backbone":
         others = [key for key in state if key.startswith(HEAD_PREFIX)]
         lines += _pixel_lines(weights, state)
-        state = {
-            key.removeprefix(BACKBONE_PREFIX): value
-            for key, value in state.items()
-            if key.startswith(BACKBONE_PREFIX)
-        }
-        # the last stage, which a C4 detector keeps in its head
-        state |= {
-            f"layer4.{key.removeprefix(RES5_PREFIX)}": value
-            for key, value in weights.state.items()
-            if key.startswith(RES5_PREFIX)
-        }
+        state = backbone_tensors(state)
         if weights.kind != "classifier":
             lines.append(f"only the backbone of the {weights.kind} is used")
         elif others := [key for key in others if key not in elsewhere]:
@@ -64,7 +62,12 @@ def load_backbone(
     if unused := [key for key in head if key not in elsewhere]:
         lines.append(f"left out, the classifier: {', '.join(unused)}")
     state = {key: value for key, value in state.items() if key not in head}
-    _load(backbone, own, state, weights.source)
+    parts = {key.partition(".")[0] for key in own}
+    others = [key for key in state if key.partition(".")[0] not in parts]
+    if others and _has_all(own, state):
+        lines.append(f"left out, {len(others)} tensors beside the backbone: {first_few(others, 3)}")
+        state = {key: value for key, value in state.items() if key not in others}
+    _load(backbone, own, state, weights)
     return lines
 
 
@@ -83,8 +86,8 @@ def load_classifier_weights(
     names_there = weights.class_names
     if weights.kind != "classifier":
         raise UserError(
-            f"{weights.source} holds a {weights.kind}, not a classifier; for its backbone set "
-            "model.backbone.weights"
+            f"{weights.source} holds {described(weights)}, not a classifier of resdet; "
+            + remedy(weights, "for its backbone set model.backbone.weights")
         )
     lines = [f"classifier weights: {weights.source}", *_pixel_lines(weights, state)]
     # the images are normalised by the run's own mean and deviation
@@ -104,7 +107,7 @@ def load_classifier_weights(
             f"class names differ: {first_few(names_there)} there, {first_few(own_names)} here, "
             "taken by position"
         )
-    _load(model, own, state, weights.source)
+    _load(model, own, state, weights)
     return lines
 
 
@@ -124,8 +127,8 @@ def load_detector(
     weights = _read(spec, refuse_classifier)
     if weights.kind != "detector":
         raise UserError(
-            f"{weights.source} holds a {weights.kind}, not a detector; it belongs to "
-            "model.backbone.weights"
+            f"{weights.source} holds {described(weights)}, not a detector of resdet; "
+            + remedy(weights, "it belongs to model.backbone.weights")
         )
     lines = [f"detector weights: {weights.source}"]
     if weights.config is not None and section:
@@ -138,7 +141,7 @@ def load_detector(
         own, state, getattr(model, "class_names", []), weights, section.get("class_map") or {}
     )
     lines += branch_lines + context_lines + class_lines
-    _load(model, own, state, weights.source)
+    _load(model, own, state, weights)
     return lines
 
 
@@ -155,8 +158,8 @@ def load_localizer(
     check_reading(_reading_of(weights), reading, weights.source)
     if weights.kind != "localizer":
         raise UserError(
-            f"{weights.source} holds a {weights.kind}, not a localizer; for its backbone set "
-            "model.backbone.weights"
+            f"{weights.source} holds {described(weights)}, not a localizer of resdet; "
+            + remedy(weights, "for its backbone set model.backbone.weights")
         )
     lines = [f"localizer weights: {weights.source}"]
     own, state = model.state_dict(), weights.state
@@ -169,7 +172,7 @@ def load_localizer(
             f"{', '.join(new)}"
         )
         state = {key: own[key] if key in new else value for key, value in state.items()}
-    _load(model, own, state, weights.source)
+    _load(model, own, state, weights)
     return lines
 
 
@@ -196,7 +199,7 @@ def refuse_classifier(spec: str) -> None:
 
 def load_exactly(model: nn.Module, weights: LoadedWeights) -> None:
     """Load `weights` into the `model` of their own config; UserError lists any difference."""
-    _load(model, model.state_dict(), weights.state, weights.source)
+    _load(model, model.state_dict(), weights.state, weights)
 
 
 def _reading_of(weights: LoadedWeights) -> Reading | None:
@@ -224,9 +227,14 @@ def _check_norms(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source:
 
 
 def _load(
-    module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor], source: str
+    module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor], weights: LoadedWeights
 ) -> None:
-    """Copy `state` into `module`, whose state dict is `own`; all of it or nothing."""
+    """Copy `state`, tensors of `weights`, into `module`, whose state dict is `own`; all of it or
+    nothing."""
+    source = weights.source
+    fits = _has_all(own, state) and all(key in own for key in state if not key.endswith(COUNTER))
+    if not fits and (other := mismatch(own, state, weights)):
+        raise UserError(other)
     _check_norms(own, state, source)
     # Batch norm counts its batches, frozen batch norm does not; neither uses the count.
     state = {key: value for key, value in state.items() if key in own or not key.endswith(COUNTER)}
@@ -243,7 +251,7 @@ def _load(
         if key in own and own[key].is_floating_point() != value.is_floating_point()
     ]
     problems = [
-        f"{len(keys)} {what}: {first_few(keys)}"
+        f"{len(keys)} {what}: {first_few(keys, MAX_LISTED)}"
         for what, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -258,6 +266,15 @@ def _load(
     if bad:
         raise UserError(f"{source} holds NaN or infinite values: {first_few(bad)}")
     module.load_state_dict(state, strict=False)
+
+
+def _has_all(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    """Whether `state` has all tensors of the state dict `own` in their shapes."""
+    return all(
+        key in state and state[key].shape == value.shape
+        for key, value in own.items()
+        if not key.endswith(COUNTER)
+    )
 
 
 def _pixel_lines(weights: LoadedWeights, state: Mapping[str, Tensor]) -> list[str]:

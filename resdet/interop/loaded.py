@@ -16,6 +16,8 @@ from resdet.config.loading import config_from_dict
 from resdet.errors import UserError, first_few
 from resdet.files.scale import Seen
 
+BACKBONE_PREFIX = "backbone."
+HEAD_PREFIX = "head."
 CONVENTIONS: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8")
 )

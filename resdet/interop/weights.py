@@ -17,13 +17,13 @@ from resdet.errors import UserError, did_you_mean
 from resdet.files import checkpoint
 from resdet.files.scale import Seen
 from resdet.files.tensor_files import read_tensor_file
+from resdet.interop.architecture import with_last_layer
 from resdet.interop.files import flat_state, named_tensors, read_state
 from resdet.interop.loaded import LoadedWeights
+from resdet.interop.wrappers import PIXELS, is_whole
 
 logger = logging.getLogger("resdet")
 
-BACKBONE_PREFIX = "backbone."
-HEAD_PREFIX = "head."
 # Toolkits, and the modules that know their networks; imported where they are needed.
 ORIGINS = {
     "detectron2": ("detectron2.weights",),
@@ -75,7 +75,8 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
         if source is not None:
             raise UserError(f"{path} is a checkpoint of resdet: leave out source={source!r}")
         return _from_checkpoint(values, path)
-    state, prefix = read_state(values, path)
+    network = read_state(values, path)
+    state = with_last_layer(network.state, network.beside, str(path))
     if source is not None:
         return _import_as(source, state, path)
     for modules in ORIGINS.values():
@@ -83,10 +84,9 @@ def read_weights(spec: str, source: str | None = None) -> LoadedWeights:
             if module.recognises(state):
                 return module.imported(state, None, str(path))
     kind: WeightKind = "backbone"
-    if any(key.startswith(BACKBONE_PREFIX) for key in state):
-        is_classifier = any(key.startswith(HEAD_PREFIX) for key in state)
-        kind = "classifier" if is_classifier else "detector"
-    return LoadedWeights(state, kind, None, str(path), prefix=prefix)
+    if is_whole(state):
+        kind = "classifier" if PIXELS in state else "detector"
+    return LoadedWeights(state, kind, None, str(path), prefix=network.prefix)
 
 
 def is_published(spec: str) -> bool:

@@ -34,18 +34,18 @@ def draw(
     image: str | Path | Image.Image | np.ndarray,
     detections: Detections | Classification,
     *,
-    score_thresh: float = 0.0,
+    score_thresh: float | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Draw the detections that score above `score_thresh`, which `predict` keeps, on `image`;
-    returns RGB of its size. A `Classification` is drawn as a panel of classes below the image.
+    """Draw the detections that score above `score_thresh` (None is 0), which `predict` keeps, on
+    `image`; returns RGB of its size. A `Classification` is drawn as a panel of classes below it.
 
     Masks and their outlines are coloured by instance, boxes without masks by class. Labels are
     "class score"; `class_names` replaces those of the detections. If there is only one class,
     small boxes have no label. `image` is a path, a Pillow image, or an (H, W, 3) uint8 RGB array.
     Raises UserError if the image has another size than the detections.
     """
-    pixels = to_rgb(image)
+    pixels, score_thresh = to_rgb(image), score_thresh or 0.0
     if not isinstance(detections, Detections):
         return draw_classification(pixels, detections.above(score_thresh))
     if pixels.shape[:2] != tuple(detections.image_size):

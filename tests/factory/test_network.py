@@ -122,7 +122,10 @@ def test_a_mask_head_of_ones_own_on_boxes(own, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"kind": "classifier"}, r"holds a classifier, not a detector; .*model\.backbone\.weights"),
+        (
+            {"kind": "classifier"},
+            r"holds a classifier, not a detector of .*model\.backbone\.weights",
+        ),
         ({"config": None}, "does not name its network; give model.backbone.name as well"),
         ({"config": {"train": {"epochs": 1}}}, "does not name its network"),
     ],
@@ -181,7 +184,11 @@ def test_build_takes_the_network_of_its_weights(own, tmp_path):
             "is a localizer, not a classifier; .*eval.imagenet.* --task loc",
         ),
         ("detector", "localizer", "is a detector, not a localizer; .*eval.coco"),
-        ("backbone", "localizer", "a backbone, not a localizer; set it as model.backbone.weights"),
+        (
+            "backbone",
+            "localizer",
+            "a backbone, not a localizer of resdet; set it as model.backbone.w",
+        ),
         ("classifier", "classifier", "not a checkpoint of a resdet run; .*torchvision:resnet50"),
     ],
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import io
 import pickle
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +116,40 @@ CONTAINERS: dict[str, Any] = {
     "torchvision's references": {
         "model": NET,
         "optimizer": {"state": {0: {"momentum_buffer": BIAS}}, "param_groups": [{"lr": 0.1}]},
-        "args": argparse.Namespace(output_dir=Path("x"), lr=0.1),
+        "lr_scheduler": {"milestones": Counter({30: 1}), "_get_lr_called_within_step": False},
+        "args": argparse.Namespace(output_dir=Path("x"), start=datetime.datetime(2026, 1, 1)),
         "epoch": 89,
+        "scaler": {"scale": 65536.0, "_growth_tracker": 0},
     },
     "torch's examples": {"state_dict": NET, "best_acc1": torch.tensor(71.2), "arch": "resnet50"},
-    "timm's": {"state_dict": NET, "metric": np.float64(71.2), "args": argparse.Namespace()},
+    # as timm 1.0.31 writes it
+    "timm's": {
+        "epoch": 0,
+        "arch": "resnet18",
+        "optimizer": {"state": {0: {"momentum_buffer": BIAS}}, "param_groups": [{"lr": 0.1}]},
+        "version": 2,
+        "args": argparse.Namespace(data_dir=Path("x"), input_size=(3, 224, 224)),
+        "amp_scaler": {"scale": 65536.0, "_growth_tracker": 0},
+        "state_dict": NET,
+        "metric": np.float64(71.2),
+        "saver": {"checkpoint_files": [("checkpoint-0.pth.tar", 71.2)], "best_epoch": 0},
+    },
+    # as Lightning 2.6.6 writes it
     "Lightning's": {
+        "epoch": 0,
+        "pytorch-lightning_version": "2.6.6",
         "state_dict": {f"model.{k}": v for k, v in NET.items()} | {"loss.weight": BIAS},
-        "hyper_parameters": {"path": Path("x")},
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 1}}}},
         "callbacks": {"ModelCheckpoint{'monitor': None}": {"best": torch.tensor(1.0)}},
+        "optimizer_states": [{"state": {0: {"exp_avg": BIAS, "step": torch.tensor(1.0)}}}],
+        "lr_schedulers": [{"step_size": 1, "base_lrs": [0.001]}],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"path": Path("x")},
+    },
+    "Lightning's with averages, which it stores as state_dict": {
+        "state_dict": {f"model.{k}": v for k, v in NET.items()},
+        "current_model_state": {f"model.{k}": v + 1 for k, v in NET.items()},
+        "averaging_state": {"n_averaged": torch.tensor(2)},
     },
     "a compiled module in Lightning's": {
         "state_dict": {f"net._orig_mod.{k}": v for k, v in NET.items()}

@@ -240,7 +240,10 @@ CHANGES: dict[str, Callable[[str, State], State]] = {
 def test_changed_tensors(sample: Sample, tmp_path: Path, change: str) -> None:
     state = CHANGES[change](first(sample.state), sample.state)
     path = sample.make(tmp_path, state)
-    refusal(lambda: sample.load(path), path)
+    if change == "one more" and sample.backbone is not None:
+        sample.load(path)  # what is beside a backbone is left out
+    else:
+        refusal(lambda: sample.load(path), path)
 
 
 class Calls:

@@ -17,8 +17,13 @@ from resdet.config.loading import config_from_dict, config_to_dict
 from resdet.config.model import BackboneConfig
 from resdet.errors import UserError, did_you_mean, first_few
 from resdet.interop import download
-from resdet.interop.loaded import LoadedWeights, numbered_classes, value_at
-from resdet.interop.weights import BACKBONE_PREFIX, HEAD_PREFIX
+from resdet.interop.loaded import (
+    BACKBONE_PREFIX,
+    HEAD_PREFIX,
+    LoadedWeights,
+    numbered_classes,
+    value_at,
+)
 
 PREFIX = "torchvision:"
 COUNTER = "num_batches_tracked"
@@ -63,6 +68,8 @@ DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
 CONVOLUTIONS = {13: "vgg16", 16: "vgg19"}
 SHAPES = {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv2.weight": (64, 64, 3, 3)}
 """Shapes that distinguish ResNets from ResNeXts and wide ones, whose tensor names are the same."""
+RESNET_NAME = re.compile(r"(conv1|bn1|layer\d\.\d+\.((conv|bn)\d|downsample\.[01]))\.\w+|fc\..+")
+"""Names of a ResNet's tensors; timm's variants have others, such as conv1.0.weight in resnet50d."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,8 @@ def network_of(state: Mapping[str, Any]) -> str | None:
         name = DEPTHS.get(("layer1.0.conv3.weight" in state, blocks), "")
     if not name:
         return None
+    if name.startswith("resnet"):
+        return name if all(map(RESNET_NAME.fullmatch, state)) else None
     head, rest = prefixes_of(name)
     known = (*head, *rest)
     return name if all(key.startswith(known) for key in state) else None

@@ -377,7 +377,7 @@ def test_a_config_beside_the_file(fixture: Fixture, tmp_path: Path) -> None:
     read = detectron2.imported(dict(state), None, source)
     assert read.config is not None and read.config["model"]["channel_order"] == "rgb"
     (tmp_path / "model_final.yaml").write_text("INPUT: {FORMAT: BGR}\nMODEL: {MASK_ON: true}\n")
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="holds resnet18, and its source or config is of resnet50"):
         resdet.load(save(state, source))
 
 

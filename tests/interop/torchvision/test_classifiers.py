@@ -229,7 +229,9 @@ def test_a_file_with_its_source(tmp_path: Path) -> None:
         assert (model.class_names, model.test_resize) == (["class 1", "class 2", "class 3"], 256)
         (logits,) = model(model.normalize(images))
         torch.testing.assert_close(logits, theirs.eval()(inputs), rtol=1e-4, atol=1e-4)
-    with pytest.raises(UserError, match=r"w\.pth does not fit the model; .* missing"):
+    with pytest.raises(
+        UserError, match=r"w\.pth holds resnet18, and its source or config is of resnet34"
+    ):
         resdet.load(path, source="torchvision:resnet34")
     with pytest.raises(UserError, match="no network for torchvision's 'resnet19'; did you mean"):
         resdet.load(path, source="torchvision:resnet19")
@@ -259,7 +261,7 @@ def test_a_backbone_with_its_source(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pth")
     weights = read_weights(str(tmp_path / "w.pth"), "torchvision")
     assert (weights.kind, set(weights.state)) == ("backbone", set(state))
-    with pytest.raises(UserError, match="holds a backbone, not a classifier"):
+    with pytest.raises(UserError, match="holds a backbone, resnet18 without a head, not a c"):
         build_trained_classifier(weights)
 
 
