@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 # set before torch, matplotlib and albumentations are imported, and inherited by subprocesses
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,8 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 import pytest
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from resdet.models.rcnn import RCNN
 
 REPO = Path(__file__).resolve().parent.parent
@@ -39,6 +42,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set RESDET_SHARED_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Figures are built and written as one white pixel: drawing them is half of a short run."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def save(self: Figure, file: IO[bytes], **options: object) -> None:
+        Image.new("RGB", (1, 1), "white").save(file, "png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from resdet.files import checkpoint
+from tests.engine.kill_server import KillServer
 
 YAML = """
 model:
@@ -90,6 +91,19 @@ def write_backbone(path: Path) -> Path:
             backbone(torch.randn(2, 3, 64, 64))
     torch.save(backbone.state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def server(repo: Path) -> Iterator[KillServer]:
+    """Starts commands in processes of their own."""
+    server = KillServer(repo)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures(blank_figures: None) -> None:
+    """A file some of whose figures are drawn has its own fixture of this name."""
 
 
 @pytest.fixture(autouse=True)

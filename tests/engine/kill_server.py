@@ -1,9 +1,10 @@
 """Forks commands from a process that has imported everything: most of a short run is its start.
 
-Run as a program it reads lines of JSON, {"argv": […], "output": PATH}, and answers each by two
-lines: the process id at once, and the exit code of the command at its end (−9 where it was killed).
-The process imports what a command of the same output has imported. It runs none itself: pools of
-threads, such as that of the metrics, do not work in a process that is forked after their start.
+Run as a program it reads lines of JSON. {"argv": […], "output": PATH, "env": {…}} starts a command
+and is answered by its process id; {"wait": ID} by its exit code at its end (−9 where it was
+killed). The process imports what a command of the same output has imported. It runs none itself:
+pools of threads, such as that of the metrics, do not work in a process that is forked after their
+start.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 
 class KillServer:
@@ -34,6 +36,14 @@ class KillServer:
             env=env,
         )
 
+    def start(self, argv: Sequence[str], output: Path, env: Mapping[str, str] | None = None) -> int:
+        """The process id of a command that begins; `env` is added to its environment."""
+        return self._ask({"argv": list(argv), "output": str(output), "env": dict(env or {})})
+
+    def wait(self, number: int) -> int:
+        """The exit code of a command, at its end."""
+        return self._ask({"wait": number})
+
     def run(
         self,
         argv: Sequence[str],
@@ -43,16 +53,16 @@ class KillServer:
     ) -> int:
         """The exit code of a command. `kill_at` is called with its process id, and SIGKILL ends it
         when that returns; None kills nothing."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        request = {"argv": list(argv), "output": str(output)}
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        number = int(self.process.stdout.readline())
+        number = self.start(argv, output)
         if kill_at is not None:
             kill_at(number)
             # it is no other process's: the server waits for it only when it is asked to
             os.kill(number, 9)
-        self.process.stdin.write("wait\n")
+        return self.wait(number)
+
+    def _ask(self, request: Mapping[str, object]) -> int:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -76,38 +86,46 @@ def import_module(name: str) -> None:
 
 
 def serve() -> None:
+    import resdet.engine.train  # noqa: F401  what every command imports
     import tests.golden.tiny_backbone  # noqa: F401  registers the backbone
-    from resdet import cli
 
     for line in sys.stdin:
         request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+            continue
         modules = Path(request["output"]).with_suffix(".modules")
         if modules.exists():
             for name in modules.read_text().splitlines():
                 import_module(name)
         number = os.fork()
         if number == 0:
-            code = 70
-            try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-                output = os.open(request["output"], flags, 0o666)
-                for stream, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output)):
-                    os.dup2(file, stream)
-                os.dup2(output, 2)
-                code = cli.main(request["argv"])
-                names = [name for name in sys.modules if name != "__main__"]
-                modules.write_text("\n".join(names))
-            except SystemExit as error:
-                code = int(error.code or 0)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+            os.environ.update(request["env"])
+            execute(request["argv"], request["output"], modules)
         print(number, flush=True)
-        sys.stdin.readline()
-        print(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), flush=True)
+
+
+def execute(argv: list[str], output: str, modules: Path) -> NoReturn:
+    """Run a command in this process, which ends with it."""
+    from resdet import cli
+
+    code = 70
+    try:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        for stream, target in ((0, os.open(os.devnull, os.O_RDONLY)), (1, file), (2, file)):
+            os.dup2(target, stream)
+        code = cli.main(argv)
+        names = [name for name in sys.modules if name != "__main__"]
+        modules.write_text("\n".join(names))
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import yaml
 import resdet
 from resdet.data.detection import checks
 from resdet.data.loader import TrainPlan
-from resdet.engine import pictures
 from resdet.engine import train as module
 from resdet.engine.broken import BrokenImages
 from resdet.engine.distributed import Processes
@@ -23,18 +22,10 @@ from resdet.engine.step import divisors
 from resdet.errors import UserError
 from resdet.files import checkpoint
 from resdet.models.rcnn import RCNN
-from resdet.viz import plots
 from tests.engine.conftest import Tiny, assert_same_end, log_of, losses_of
 from tests.engine.test_distributed import torchrun
 
 ALONE = Processes(0, 1, 1, torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are half of the time of such short runs."""
-    monkeypatch.setattr(pictures, "draw_curves", lambda folder: None)
-    monkeypatch.setattr(plots, "plot_pr_curves", lambda precision, path, title: path)
 
 
 def copied(tiny: Tiny, folder: Path, count: int = 4) -> tuple[Path, list[str]]:

@@ -27,11 +27,6 @@ from tests.engine.test_broken import cut
 QUICK = ["train.max_steps=1", "data.workers=2"]
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "draw_curves", lambda folder: None)
-
-
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """The config of a classifier; its data are in data/."""

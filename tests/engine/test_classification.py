@@ -38,6 +38,11 @@ def finished(cifar, tmp_path_factory):
     return resdet.train(cifar, ["log.tensorboard=true"], run_dir=folder, device="cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def figures(finished, blank_figures):
+    """The first run's are drawn, as for users."""
+
+
 def test_the_folder_holds_what_was_promised(finished):
     names = {path.name for path in finished.iterdir()}
     assert names >= {"config.yaml", "log.jsonl", "tensorboard", "last.pt", "best.pt", "eval.json"}

@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,6 @@ def folder(repo) -> Path:
             shutil.rmtree(other)
     kept.mkdir(parents=True, exist_ok=True)
     return kept
-
-
-@pytest.fixture(scope="module")
-def server(repo) -> Iterator[KillServer]:
-    server = KillServer(repo)
-    yield server
-    server.close()
 
 
 def config_of(task: str, folder: Path, nuclei: Path) -> Path:

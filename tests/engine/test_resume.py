@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import resdet
 from resdet.config.loading import load_config
 from resdet.files import checkpoint
 from tests.engine.conftest import assert_same_end, log_of
+from tests.engine.kill_server import KillServer
 
 OVERRIDES = [
     "train.max_steps=5",
@@ -41,16 +42,17 @@ def started(
         process.communicate()
 
 
-def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
+def reaches(step: int, run: Path, is_running: Callable[[], bool]) -> bool:
+    """Wait until a run has made a step; false if it ends before."""
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         log = run / "log.jsonl"
         if log.is_file() and f'"step": {step},' in log.read_text():
-            return
-        if process.poll() is not None:
+            return True
+        if not is_running():
             break
         time.sleep(0.01)
-    pytest.fail(f"step {step} was not reached: {process.communicate()[0]}")
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -61,28 +63,30 @@ def whole(tiny, tmp_path_factory) -> Path:
 
 
 def kill_and_resume(
-    repo: Path, config: Path, run: Path, *, step: int, delay: float = 0.0, workers: int = 0
+    server: KillServer, config: Path, run: Path, *, step: int, delay: float = 0.0, workers: int = 0
 ) -> None:
-    overrides = [*OVERRIDES, f"data.workers={workers}"]
-    with started(repo, config, run, overrides) as process:
-        wait_for_step(process, run, step)
+    output = run.with_suffix(".txt")
+    argv = ["train-det", str(config), *OVERRIDES, f"data.workers={workers}"]
+
+    def wait(number: int) -> None:
+        assert reaches(step, run, lambda: server.is_running(number)), output.read_text()
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+
+    server.run([*argv, "--run-dir", str(run), "--device", "cpu"], output, kill_at=wait)
     resdet.train(None, [], run_dir=run, resume=True, device="cpu")
 
 
-def test_killed_and_resumed_is_equal_to_the_last_bit(repo, tiny, whole, tmp_path):
-    kill_and_resume(repo, tiny.config, tmp_path / "run", step=3, workers=1)
+def test_killed_and_resumed_is_equal_to_the_last_bit(server, tiny, whole, tmp_path):
+    kill_and_resume(server, tiny.config, tmp_path / "run", step=3, workers=1)
     assert_same_end(whole, tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
-def test_killed_anywhere(repo, tiny, whole, tmp_path, step, workers):
+def test_killed_anywhere(server, tiny, whole, tmp_path, step, workers):
     delay = 0.05 * (step + workers)
-    kill_and_resume(repo, tiny.config, tmp_path / "run", step=step, delay=delay, workers=workers)
+    kill_and_resume(server, tiny.config, tmp_path / "run", step=step, delay=delay, workers=workers)
     assert_same_end(whole, tmp_path / "run")
 
 
@@ -113,7 +117,7 @@ def test_killed_before_the_first_checkpoint_starts_over(tiny, whole, tmp_path):
 def test_a_stop_request_saves_and_says_how_to_go_on(repo, tiny, whole, tmp_path, number, code):
     run = tmp_path / "run"
     with started(repo, tiny.config, run, [*OVERRIDES, "data.workers=1"]) as process:
-        wait_for_step(process, run, 1)
+        assert reaches(1, run, lambda: process.poll() is None), process.communicate()[0]
         process.send_signal(number)
         output = process.communicate(timeout=120)[0]
     assert process.returncode == code, output
@@ -130,7 +134,8 @@ def test_two_threads_are_as_exact(repo, tiny, tmp_path):
     overrides = [*OVERRIDES, "train.threads=2"]
     whole = resdet.train(tiny.config, overrides, run_dir=tmp_path / "whole", device="cpu")
     with started(repo, tiny.config, tmp_path / "run", overrides) as process:
-        wait_for_step(process, tmp_path / "run", 3)
+        run = tmp_path / "run"
+        assert reaches(3, run, lambda: process.poll() is None), process.communicate()[0]
         process.kill()
     resdet.train(None, [], run_dir=tmp_path / "run", resume=True, device="cpu")
     assert_same_end(whole, tmp_path / "run")

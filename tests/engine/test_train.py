@@ -26,6 +26,11 @@ def finished(tiny, tmp_path_factory):
     return resdet.train(tiny.config, [*FULL, "log.tensorboard=true"], run_dir=folder, device="cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def figures(finished, blank_figures):
+    """The first run's are drawn, as for users."""
+
+
 def test_the_folder_holds_what_was_promised(finished):
     names = {path.name for path in finished.iterdir()}
     assert names >= {"config.yaml", "log.jsonl", "tensorboard", "last.pt", "best.pt", "eval.json"}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import resdet
+from resdet import backbones
+from resdet.config import config_to_dict
 from resdet.errors import UserError
 from resdet.factory.imports import import_modules
+from resdet.files import checkpoint
 
 BACKBONE = """
 import resdet
@@ -48,39 +49,21 @@ def test_a_named_config_imports_what_lies_beside_it(tmp_path: Path) -> None:
 def test_a_checkpoint_imports_nothing_and_names_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In other processes, where the module was not imported before."""
-    (tmp_path / "own_stored.py").write_text(BACKBONE.replace("NAME", "own_stored"))
-    write_config(tmp_path, "own_stored")
-    make = (
-        "import resdet, torch\nfrom pathlib import Path\nfrom resdet.files import checkpoint\n"
-        "from resdet.config import config_to_dict\n"
-        "model = resdet.build('own_stored.yaml')\n"
-        "config = config_to_dict(model.config)\n"
-        "checkpoint.save(Path('w.pt'), checkpoint.contents('detector', config, ['a', 'b'], [1, 2],"
-        " 0, model.state_dict()))\n"
+    """Where the module was not imported before, though it can be."""
+    name, path = "own_stored", tmp_path / "w.pt"
+    (tmp_path / f"{name}.py").write_text(BACKBONE.replace("NAME", name))
+    model = resdet.build(write_config(tmp_path, name))
+    contents = checkpoint.contents(
+        "detector", config_to_dict(model.config), ["a", "b"], [1, 2], 0, model.state_dict()
     )
-    load = (
-        "import sys, resdet\n"
-        "try:\n    resdet.load('w.pt', device='cpu')\n"
-        "except resdet.errors.UserError as error:\n    print(error)\n"
-        "assert 'own_stored' not in sys.modules\n"
-        "print(resdet.load('w.pt', device='cpu', imports=['own_stored']).num_classes)\n"
-    )
-    outputs = []
-    for code in (make, load):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-    lines = outputs[1].splitlines()
-    assert "no backbone 'own_stored'" in lines[0]
-    assert "pass --imports own_stored" in lines[0]
-    assert lines[-1] == "2"
+    checkpoint.save(path, contents)
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(backbones._BUILDERS, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=f"no backbone '{name}'.*pass --imports {name}"):
+        resdet.load(path, device="cpu")
+    assert name not in sys.modules
+    assert resdet.load(path, device="cpu", imports=[name]).num_classes == 2
 
 
 @pytest.mark.parametrize(
