@@ -10,19 +10,15 @@ import pytest
 
 import resdet
 from resdet.cli import main
-from resdet.viz import plots
 from tests.engine.cls_data import FOLDER_YAML, write_folders
 from tests.engine.conftest import write_tiny
 from tests.engine.loc_data import write_config, write_shapes
 from tests.engine.test_broken import cut
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Evaluate = Callable[[Sequence[str]], tuple[int, str, dict]]
 """Runs a command with its options: exit code, standard error and eval.json."""
-
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "plot_pr_curves", lambda precision, path, title: path)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from resdet.data.detection.readers import READERS
 from resdet.evaluation import METRICS
 from resdet.models.branches import BRANCHES
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE))

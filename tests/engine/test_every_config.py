@@ -12,11 +12,20 @@ from tests.engine.cls_data import write_cifar10, write_folders
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 DEEP = ("101", "152", "110", "1202", "vgg")
+# each recipe takes its step with ResNet-18
+RECIPES = ("_a1", "_a2", "_a3", "_tv1", "_tv2")
+
 
 COMMON = ["train.max_steps=1", "train.accumulate=1", "train.precision=fp32", "train.threads=1"]
 COMMON += ["log.tensorboard=false", "log.every=1", "eval.batch_size=8"]
 FOLDERS = ["train.batch_size=4", "data.size=64", "data.test_size=64", "data.test_resize=64"]
 FOLDERS += ["data.progressive=[]", "data.augment.short_edges=[64, 80]", "data.workers=0"]
+
+
+def takes_long(name: str) -> bool:
+    return any(part in name for part in DEEP) or (
+        name.startswith(("imagenet_resnet34", "imagenet_resnet50")) and name.endswith(RECIPES)
+    )
 
 
 def classifiers(prefix: str) -> list:
@@ -25,7 +34,7 @@ def classifiers(prefix: str) -> list:
         pytest.param(
             path,
             id=path.stem,
-            marks=pytest.mark.slow if any(name in path.stem for name in DEEP) else (),
+            marks=pytest.mark.slow if takes_long(path.stem) else (),
         )
         for path in CONFIGS
         if path.stem.startswith(prefix)

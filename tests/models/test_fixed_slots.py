@@ -54,7 +54,13 @@ class Detect(nn.Module):
         return found.boxes, found.scores, found.labels, found.images, found.extra["mask_probs"]
 
 
-@pytest.mark.parametrize("changes", [{}, CASCADE, TORCHVISION, POOL])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, CASCADE, *(pytest.param(pooling, marks=SLOW) for pooling in (TORCHVISION, POOL))],
+)
 def test_it_exports(changes: dict, nuclei: Path) -> None:
     model = tiny_model({"score_thresh": 0.3} | changes).eval()
     model.set_fixed_slots(True)

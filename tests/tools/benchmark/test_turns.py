@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+
+import torch
 
 from tools.benchmark.report import Row, report
 from tools.benchmark.turns import Contender, take_turns
@@ -10,7 +13,11 @@ from tools.benchmark.turns import Contender, take_turns
 WORK = "tests.tools.benchmark.work"
 
 
-def test_they_alternate_and_failures_are_told(tmp_path, capsys) -> None:
+def test_they_alternate_and_failures_are_told(tmp_path, capsys, monkeypatch) -> None:
+    # processes that need not import torch, each for itself
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tools.benchmark.turns"])
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda method: context)
     log = tmp_path / "log.txt"
     contenders = [
         Contender("first", f"{WORK}:make", {"log": str(log), "name": "first"}),
