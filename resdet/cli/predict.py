@@ -39,9 +39,10 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ids-from",
-        metavar="GT.json",
-        help="take the image ids of detections.json from a COCO file, by file name, so that "
-        "eval-coco accepts it; images without an id there are named and have no records",
+        metavar="ANNOTATIONS",
+        help="take the image ids of detections.json from annotations in any format that training "
+        "reads, by file name, so that evaluation accepts it; images without an id there are named "
+        "and have no records",
     )
     parser.add_argument(
         "--batch-size",

@@ -71,7 +71,7 @@ def predict_command(
     classifier, predictions.json (the same, and the best five classes with label, name, words and
     score). These are written picture by picture and are whole at any time. Scores at or below
     `score_thresh` are left out; None is .5 for a detector, and leaves a classifier its five
-    classes. Ids count from 1, or with `ids_from` are those that a COCO file gives images of the
+    classes. Ids count from 1, or with `ids_from` are those that annotations give images of the
     same file name. Detectors in `ensemble` predict together with that of `run`; `overrides` go on
     top of every detector's config. `precision` as in `resdet.load`. `max_pixels` as in `predict`.
     Exit code 0; 1 when some inputs could not be read or drawn: each is named, the others are done.

@@ -4,11 +4,12 @@ import logging
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from resdet.config.find import own_path
 from resdet.data.detection.readers import read_annotations
 from resdet.data.detection.table import AnnotationTable
-from resdet.errors import UserError, first_few
+from resdet.errors import UserError, first_few, naming
 from resdet.files.findings import Finding, log_findings
 from resdet.inference.sources import Source
 
@@ -20,13 +21,10 @@ EXACT, PATH, BASE = range(3)
 
 
 def read_truth(path: str | Path) -> AnnotationTable:
-    """The images and categories of a COCO file; UserError for another file."""
-    if Path(path).suffix.lower() != ".json":
-        raise UserError(
-            f"--ids-from {path}: is not a JSON file in COCO format; ids of VOC and ImageNet are "
-            "the names of files, which images.json has"
-        )
-    return read_annotations(Path(path).expanduser(), [], format="coco", outlines=False)
+    """The images and categories of annotations in any format of `READERS`, which is recognised;
+    UserError for others. Ids of VOC and ImageNet are the names of files without suffix."""
+    with naming("--ids-from"):
+        return read_annotations(own_path(path), [], outlines=False)
 
 
 def find_ids(table: AnnotationTable, sources: Sequence[Source]) -> dict[Source, int | str | None]:
@@ -63,7 +61,7 @@ def find_ids(table: AnnotationTable, sources: Sequence[Source]) -> dict[Source, 
 def check_categories(
     table: AnnotationTable, class_names: Sequence[str], ids: Sequence[int]
 ) -> None:
-    """Warn of classes to which the COCO file gives another category id than the model does."""
+    """Warn of classes to which the annotations give another category id than the model does."""
     theirs = dict(zip(table.class_names, table.category_ids, strict=True))
     own = dict(zip(class_names, ids, strict=False))
     wrong = [
@@ -84,6 +82,10 @@ def check_categories(
 def _rows(table: AnnotationTable, sources: Sequence[Source]) -> tuple[list[list[int]], list[int]]:
     """The rows of the images that fit each source best, and how."""
     names = [_normal(name) for name in table.file_names]
+    bare = [_without_suffix(name) for name in names]
+    # XML files name images by their ids, whatever the suffix of the pictures
+    is_bare = bare == [_normal(str(image_id)) for image_id in table.image_ids]
+    names = bare if is_bare else names
     whole: dict[str, list[int]] = defaultdict(list)
     last: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(names):
@@ -92,9 +94,10 @@ def _rows(table: AnnotationTable, sources: Sequence[Source]) -> tuple[list[list[
             last[name.rpartition("/")[2]].append(row)
     found, levels = [], []
     for source in sources:
-        own = _normal(source.name)
+        own, path = _normal(source.name), _normal(source.path.resolve().as_posix())
+        if is_bare:
+            own, path = _without_suffix(own), _without_suffix(path)
         same = last.get(own.rpartition("/")[2], [])
-        path = _normal(source.path.resolve().as_posix())
         ends = [row for row in same if "/" in names[row] and path.endswith(f"/{names[row]}")]
         options = ((EXACT, whole.get(own, [])), (PATH, ends), (BASE, same))
         level, rows = next((each for each in options if each[1]), (BASE, []))
@@ -143,3 +146,7 @@ def _ids(
 def _normal(name: str) -> str:
     """One form of names that are equal to people: composed, with `/`."""
     return unicodedata.normalize("NFC", name).replace("\\", "/")
+
+
+def _without_suffix(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if name else name

@@ -13,7 +13,7 @@ import numpy as np
 from resdet.errors import UserError
 from resdet.files.records import RecordFile, holds_records
 from resdet.files.writing import WriteError, is_full
-from resdet.inference.sources import Picture
+from resdet.inference.sources import Picture, is_utf8
 from resdet.inference.targets import (
     DETECTIONS,
     IMAGES,
@@ -41,7 +41,8 @@ class VideoFile:
         """`stem` is the path without suffix, `size` is (width, height) in pixels."""
         self.path: Path | None = None
         self._size = size
-        for codec, suffix in CODECS:
+        # a path that is not UTF-8 crashes OpenCV
+        for codec, suffix in CODECS if is_utf8(stem) else ():
             path = stem.with_name(stem.name + suffix)
             if is_drawing(path):
                 path.unlink()
@@ -49,7 +50,7 @@ class VideoFile:
             if writer.isOpened():
                 self._writer, self.path = writer, path
                 return
-        log.warning("%s: no video codec available; its frames are written as images", stem)
+        log.warning("%s: no video can be written here; its frames are written as images", stem)
 
     def add(self, pixels: np.ndarray) -> None:
         """One frame (H, W, 3) uint8 RGB."""

@@ -22,8 +22,15 @@ from resdet.inference.targets import Targets, is_drawing
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".ts", ".3gp", ".mts"),
+    *(".ts", ".3gp", ".mts", ".m2ts", ".ogv", ".vob", ".asf"),
 )
+OTHER_PICTURES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".j2k", ".jpx", ".psd", ".tga", ".dds", ".blp"),
+    *(".pcx", ".sgi", ".hdr", ".exr", ".svg", ".ico", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
+    *(".orf", ".rw2", ".raf"),
+)
+"""Suffixes of pictures of which many can't be read: in a folder they are inputs too, so that each
+is either predicted or named as a failure."""
 T = TypeVar("T")
 log = logging.getLogger("resdet")
 
@@ -98,7 +105,7 @@ def list_sources(inputs: Sequence[str | Path], out: Path) -> Sources:
             problems += [f"{path}: {place}: {why}" for place, why in listing.unreadable]
             inside = [name for name in listing.files if not _is_own(path, name, out)]
             for name in inside:
-                if _suffix(name) in SUFFIXES + VIDEO_SUFFIXES:
+                if _suffix(name) in SUFFIXES + VIDEO_SUFFIXES + OTHER_PICTURES:
                     files.append((path / name, name))
                 else:
                     others.append(name)
@@ -203,13 +210,18 @@ def _unreadable(source: Source, error: Exception) -> Unreadable:
 def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray]]:
     """(number, frames per second, (H, W, 3) uint8 RGB) of each frame.
 
-    UserError without a single frame.
+    UserError without a single frame, and after the last one where the video ends too early.
     """
+    if not is_utf8(source.path):
+        raise UserError(
+            f"{source.path}: the name of a video has to be UTF-8; rename it (images are read "
+            "whatever their names)"
+        )
     capture = cv2.VideoCapture(str(source.path))
     try:
         fps = capture.get(cv2.CAP_PROP_FPS)
         fps = fps if 0 < fps < 1000 else 25.0
-        number = 0
+        number, last_ms = 0, 0.0
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         while True:
             good, frame = capture.read()
@@ -217,15 +229,31 @@ def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray]]:
                 break
             yield number, fps, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
             number += 1
+            last_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
         if number == 0:
             raise UserError(
                 f"{source.path}: no frame can be read; it is damaged or of an unknown codec: "
                 "convert it to .mp4"
             )
-        if number < announced - 1:
+        frame_ms = 1000 / fps
+        if number < announced - 1 and last_ms + 2 * frame_ms < 0.98 * announced * frame_ms:
+            raise UserError(
+                f"{source.path}: ends after {number} of {announced:.0f} frames, which are done: it "
+                "was cut short or is damaged there; replace it"
+            )
+        if number < announced - 1:  # of a varying rate the number is an estimate
             log.warning("%s: %d of %d frames could be read", source.path, number, announced)
     finally:
         capture.release()
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether OpenCV takes the path of a video; others end the process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def run_ahead(tasks: Iterator[Callable[[], T]], workers: int) -> Generator[Future[T]]:

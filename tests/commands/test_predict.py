@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -157,6 +158,56 @@ def test_a_broken_video_is_a_failure(run_folder: Path, images: Path, tmp_path: P
     (images / "film.mp4").write_bytes(b"no film")
     assert run(run_folder, [images], tmp_path / "out") == 1
     assert len(read(tmp_path / "out")[1]) == 4
+
+
+@pytest.mark.parametrize("codec", ["MJPG", "mp4v"])
+def test_a_video_that_is_cut_short_is_a_failure_after_its_frames(
+    run_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, codec: str
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = folder / ("clip.avi" if codec == "MJPG" else "clip.mkv")
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (64, 48))
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    for shift in range(12):
+        writer.write(np.roll(image, shift, 1))
+    writer.release()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    Image.fromarray(image).save(folder / "z.png")
+    assert run(run_folder, [folder], tmp_path / "out", score_thresh=0.0) == 1
+    frames = [entry["frame"] for entry in read(tmp_path / "out")[1]]
+    assert 2 < len(frames) < 12 and frames == [*range(len(frames) - 1), None]
+    assert f"ends after {len(frames) - 1} of 12 frames, which are done" in caplog.text
+    assert "1 of 2 inputs could not be read" in caplog.text
+
+
+def test_pictures_of_formats_that_are_not_read_are_failures(
+    run_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a folder too; one that Pillow reads is predicted, notes are passed over."""
+    (images / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (images / "drawing.svg").write_text("<svg/>")
+    Image.new("RGB", (40, 30)).save(images / "old.tga")
+    assert run(run_folder, [images], tmp_path / "out") == 1
+    names = [entry["file_name"] for entry in read(tmp_path / "out")[1]]
+    assert names == ["a.jpg", "a.webp", "b.png", "old.tga", "sub/b.png"]
+    assert "IMG_1.HEIC" in caplog.text and "drawing.svg" in caplog.text
+    assert "2 of 7 inputs could not be read" in caplog.text
+
+
+def test_names_of_videos_that_are_not_utf8(
+    run_folder: Path, video: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OpenCV takes none: the others are done, and a folder of that name gets the frames alone."""
+    odd = images / os.fsdecode(b"clip\xff.avi")
+    shutil.copy(video, odd)
+    out = images.parent / os.fsdecode(b"out\xff")
+    assert run(run_folder, [images, video], out, score_thresh=0.0) == 1
+    assert len(read(out)[1]) == 4 + 5
+    assert "the name of a video has to be UTF-8" in caplog.text
+    assert "1 of 6 inputs could not be read" in caplog.text
+    assert len(list((out / "clip").glob("frame_*.jpg"))) == 5
 
 
 def test_sources_are_never_overwritten(run_folder: Path, images: Path, video: Path) -> None:

@@ -145,16 +145,19 @@ def test_a_killed_process_ends_the_others_with_one_line(repo, tiny, tmp_path, ki
     with subprocess.Popen(
         command, cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
-        log = tmp_path / "run" / "log.jsonl"
-        deadline = time.monotonic() + 180
-        while not (log.is_file() and '"step": 2,' in log.read_text()):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.01)
+        wait_for_step_2(process, tmp_path / "run" / "log.jsonl")
         os.kill(child_of_rank(process.pid, killed), signal.SIGKILL)
         errors = process.communicate(timeout=60)[1]
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: process {killed} ended without a message")
     assert "resdet/engine" not in errors
+
+
+def wait_for_step_2(process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while not (log.is_file() and '"step": 2,' in log.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
 
 
 def child_of_rank(parent: int, rank: int) -> int:
@@ -182,11 +185,7 @@ def test_a_stopped_torchrun_goes_on_exactly(repo, tiny, tmp_path):
     with subprocess.Popen(
         command, cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        log = tmp_path / "run" / "log.jsonl"
-        deadline = time.monotonic() + 180
-        while not (log.is_file() and '"step": 2,' in log.read_text()):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.01)
+        wait_for_step_2(process, tmp_path / "run" / "log.jsonl")
         process.send_signal(signal.SIGTERM)
         output = process.communicate(timeout=120)[0]
     assert "--resume --run-dir" in output

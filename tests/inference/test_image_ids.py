@@ -62,10 +62,40 @@ def test_files_that_give_no_ids(tmp_path: Path) -> None:
     path = truth(tmp_path / "gt.json", {1: "a.jpg"})
     with pytest.raises(UserError, match=r"none of the 1 inputs \(b\.jpg, …\) has the file_name"):
         find_ids(read_truth(path), [source(tmp_path, "b.jpg")])
-    with pytest.raises(UserError, match="is not a JSON file in COCO format"):
-        read_truth(tmp_path / "val.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"--ids-from: .*: an empty folder; give the annotations"):
+        read_truth(tmp_path / "empty")
     with pytest.raises(UserError, match="no such file"):
         read_truth(tmp_path / "absent.json")
+
+
+XML = (
+    "<annotation><filename>{0}</filename><size><width>9</width><height>9</height></size><object>"
+    "<name>{1}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+    "</object></annotation>"
+)
+
+
+@pytest.mark.parametrize("name", ["cat", "n02129604"])
+def test_ids_of_xml_files_are_the_names_of_pictures(tmp_path: Path, name: str) -> None:
+    """PASCAL VOC's and ImageNet's, whatever the suffix of the pictures; of a list its own."""
+    folder = tmp_path / "VOC2007" / "Annotations"
+    folder.mkdir(parents=True)
+    for image in ("000001", "000002", "000003"):
+        (folder / f"{image}.xml").write_text(XML.format(f"{image}.jpg", name))
+    given = [source(tmp_path, each) for each in ("000002.png", "x/000001.JPEG", "000009.jpg")]
+    assert ids(folder, given) == ["000002", "000001", None]
+    lists = tmp_path / "VOC2007" / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("000002\n")
+    assert ids(lists / "val.txt", given) == ["000002", None, None]
+
+
+def test_ids_of_kaggles_table_are_the_names_of_pictures(tmp_path: Path) -> None:
+    table = tmp_path / "LOC_val_solution.csv"
+    table.write_text("ImageId,PredictionString\nILSVRC2012_val_00000007,n01440764 1 2 20 30 \n")
+    image = source(tmp_path, "ILSVRC2012_val_00000007.JPEG")
+    assert ids(table, [image]) == ["ILSVRC2012_val_00000007"]
 
 
 def test_other_category_ids_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -283,6 +283,7 @@ def read_dataset(
     seed: int = 0,
     strict: bool = False,
     decode_all: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> DetectionDataset:
     """Reads annotation files and checks them and their images, once.
 
@@ -298,6 +299,7 @@ def read_dataset(
         classes=classes,
         extras=extras,
         outlines=mask_size is not None,
+        max_pixels=max_pixels,
     )
     return check_dataset(
         read,

@@ -260,3 +260,12 @@ def test_a_flipped_image_of_one_pixel(tmp_path: Path) -> None:
     transform = TrainTransform(resize=ShortEdge([40], 1000), flip_prob=1, crop=(1, 1))
     data = dataset(*write_coco(tmp_path, [annotation()]), transform=transform)
     assert data[(0, 0)].image.shape == (3, 1, 1)
+
+
+def test_images_above_the_limit_of_pixels_are_left_out(shared_data: Path) -> None:
+    source, transform = coco_paths(shared_data), TestTransform(short_edge=1, max_size=1)
+    every = read_dataset(*source, transform=transform)
+    limit = int(np.median(every.sizes.prod(axis=1))) - 1
+    small = read_dataset(*source, transform=transform, max_pixels=limit)
+    assert 0 < len(small) < len(every)
+    assert small.max_pixels == limit and (small.sizes.prod(axis=1) <= limit).all()
