@@ -105,7 +105,11 @@ def check_state(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> None:
-    """Load a state that `check_state` let pass; hyperparameters are the config's."""
+    """Load a state that `check_state` let pass; hyperparameters are the config's.
+
+    Where only some parameters have a momentum, the others get one of 0, from which they continue as
+    without any: fused updates take momenta of all of them, or of none.
+    """
     groups = [
         own | {key: there[key] for key in OWN_KEYS if key in own and key in there}
         for own, there in zip(
@@ -113,6 +117,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) 
         )
     ]
     optimizer.load_state_dict({"state": stored["state"], "param_groups": groups})
+    if optimizer.defaults.get("momentum") and optimizer.state:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter].setdefault(
+                    "momentum_buffer", torch.zeros_like(parameter)
+                )
 
 
 def _plain_problems(state: Mapping[str, Any]) -> Iterator[str]:
@@ -267,8 +277,8 @@ def _optimizer_problems(
         if set(values) - {"momentum_buffer"} != set(keeps) - {"momentum_buffer"}:
             return [f"optimizer: state {index} is not that of {name}"]
         for key, value in values.items():
-            if value is None and key == "momentum_buffer":
-                continue  # of a parameter without a gradient so far, or without momentum
+            if value is None and key == "momentum_buffer" and not keeps:
+                continue
             like = torch.zeros(()) if key == "step" else parameters[index].detach()
             problem = _problem_of(like, value)
             if problem is None and key in ("step", "exp_avg_sq") and bool((value < 0).any()):

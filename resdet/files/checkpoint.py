@@ -109,15 +109,29 @@ def check(values: Mapping[str, Any], path: Path) -> None:
             f"{path}: has checkpoint format {version!r}, written by resdet "
             f"{values.get('resdet_version')}, and this resdet reads up to {FORMAT}; update resdet"
         )
-    names, ids = values.get("class_names") or [], values.get("category_ids") or []
     if (
         not isinstance(values.get("config"), dict | None)
-        or not isinstance(names, list | tuple)
-        or not isinstance(ids, list | tuple)
-        or not all(isinstance(name, str) for name in names)
-        or not all(isinstance(number, int) for number in ids)
+        or not _is_plain(values.get("config"))
+        or not _is_list_of(str, values.get("class_names"))
+        or not _is_list_of(int, values.get("category_ids"))
     ):
         raise UserError(
             f"{path}: damaged checkpoint: its config, class_names or category_ids have the wrong "
             "type; use another checkpoint"
         )
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    """Whether this is a list of such values; there may be none at all."""
+    return value is None or (
+        isinstance(value, list | tuple) and all(isinstance(each, kind) for each in value)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this consists of what YAML has: no tensor in a config."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

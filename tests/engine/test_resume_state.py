@@ -210,6 +210,9 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "ids": (put("category_ids", [7]), "its classes are not those of data.train"),
     "config": (put("config", {"train": {"max_steps": "a"}}), "train.max_steps: expected"),
     "config of numbers": (put("config", 3), "have the wrong type"),
+    "config of tensors": (put("config", "data", torch.ones(2)), "have the wrong type"),
+    "classes of a tensor": (put("class_names", torch.ones(2)), "have the wrong type"),
+    "ids of a tensor": (put("category_ids", torch.ones(3, 3)), "have the wrong type"),
     "model of a list": (put("model", [1]), "model is a list"),
     "empty model": (put("model", {}), "model lacks"),
     "a weight's shape": (put("model", 0, torch.ones(3)), "has shape \\(3,\\)"),
@@ -304,3 +307,29 @@ def test_hyperparameters_are_the_configs(tmp_path: Path, name: str) -> None:
     after = made.optimizer.state_dict()
     assert before["param_groups"] == after["param_groups"]
     assert str(before["state"]) == str(after["state"])
+
+
+def test_a_momentum_of_nothing_is_refused(tmp_path: Path) -> None:
+    made = Parts("sgd")
+    edited = copy.deepcopy(made.state)
+    edited["optimizer"]["state"][1]["momentum_buffer"] = None
+    torch.save(edited, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="momentum_buffer of parameter 1 is None, not a tensor"):
+        made.check(tmp_path / "last.pt")
+
+
+def test_parameters_without_a_momentum_go_on_as_before(tmp_path: Path) -> None:
+    """One had no gradient before the checkpoint; later all have one."""
+    made = Parts("sgd")
+    edited = copy.deepcopy(made.state)
+    del edited["optimizer"]["state"][1]
+    torch.save(edited, tmp_path / "last.pt")
+    load_optimizer(made.optimizer, made.check(tmp_path / "last.pt")["optimizer"])
+    weight = made.optimizer.param_groups[0]["params"][1]
+    before = weight.detach().clone()
+    for parameter in made.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    made.optimizer.step()
+    group = made.optimizer.param_groups[0]
+    first_update = group["lr"] * (1 + group["weight_decay"] * before)
+    torch.testing.assert_close(weight, before - first_update)
