@@ -28,7 +28,7 @@ from resdet.config.fields import (
     ThreeNumbers,
     ThreePositives,
     Workers,
-    check_plateau,
+    check_validations,
 )
 from resdet.config.model import BackboneConfig
 from resdet.files.image_limits import MAX_PIXELS
@@ -41,6 +41,9 @@ class ClassificationModelConfig(Section):
     """Start weights of the whole classifier: a checkpoint, a run folder, or a published name such
     as torchvision:resnet50.IMAGENET1K_V2 or timm:resnet50.a1_in1k; with another number of classes,
     the last layer keeps its random start."""
+    freeze: list[str] = []
+    """Patterns of parameter names to freeze, such as [backbone.*, rpn.*]: * is any text, ? and [ab]
+    are single characters. Batch norms that match whole keep their statistics."""
     backbone: BackboneConfig = BackboneConfig()
     dropout: Fraction | None = None
     """Dropout before the last layer; null is the network's own."""
@@ -221,7 +224,17 @@ class ClassificationConfig(Section):
 
     @model_validator(mode="after")
     def _parts_together(self) -> ClassificationConfig:
-        check_plateau(self.optim.schedule, self.data.val is not None, self.eval.every)
+        check_validations(
+            self.optim.schedule,
+            stops_early=self.train.early_stop is not None,
+            has_val=self.data.val is not None,
+            every=self.eval.every,
+        )
+        if self.train.early_stop and self.train.precise_bn_images:
+            raise ValueError(
+                "train.early_stop: may end the run at any validation, and train.precise_bn_images "
+                "computes statistics after its last step; set one of them to null or 0"
+            )
         points = self.data.progressive
         if any(early[0] >= late[0] for early, late in pairwise(points)):
             raise ValueError("data.progressive: give the points by ascending epoch")

@@ -25,7 +25,7 @@ from resdet.config.fields import (
     Section,
     Seed,
     Workers,
-    check_plateau,
+    check_validations,
     split_replaces_val,
 )
 from resdet.config.model import ModelConfig
@@ -141,6 +141,9 @@ class OptimConfig(Section):
     """Weight decay of norm layers' scale and shift."""
     bias_weight_decay: NonNegativeFloat | None = None
     """Weight decay of other layers' biases; null is `weight_decay`."""
+    layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Multiplies the rate once for each stage of the backbone between a parameter and the heads:
+    of .7, res5 has .7 of the rate, res4 .49, and the stem .17. Null gives all the same rate."""
     clip_norm: PositiveFloat | None = None
     """Largest total gradient norm; null does not clip (lamb clips at 1 by itself)."""
     schedule: Literal["multistep", "cosine", "plateau"] = "multistep"
@@ -171,11 +174,23 @@ class OptimConfig(Section):
         return self
 
 
+class EarlyStopConfig(Section):
+    """End a run whose validations no longer get better. best.pt is of its best one."""
+
+    patience: Positive = 10
+    """Validations without a better metric after which the run ends."""
+
+
 class TrainConfig(Section):
     epochs: PositiveFloat | None = None
     """Passes over the training set; set this or `max_steps`."""
     max_steps: Positive | None = None
     """Optimizer updates; set this or `epochs`."""
+    early_stop: EarlyStopConfig | None = None
+    """Null never ends a run early."""
+    max_hours: PositiveFloat | None = None
+    """Hours of training and validation, all resumes together, after which a run saves and ends;
+    `--resume` with more hours continues it exactly. Null sets no limit."""
     batch_size: Images = 16
     """Images per update, over all processes and micro-batches."""
     accumulate: Images = 1
@@ -255,7 +270,12 @@ class DetectionConfig(Section):
 
     @model_validator(mode="after")
     def _parts_together(self) -> DetectionConfig:
-        check_plateau(self.optim.schedule, self.data.val_files is not None, self.eval.every)
+        check_validations(
+            self.optim.schedule,
+            stops_early=self.train.early_stop is not None,
+            has_val=self.data.val_files is not None,
+            every=self.eval.every,
+        )
         if self.model.backbone.name is not None:  # else the network is another config's
             self.test.check(self.model.fpn is not None)
         return self

@@ -121,10 +121,15 @@ def check_positives(num_samples: int, positive_fraction: float) -> None:
         )
 
 
-def check_plateau(schedule: str, has_val: bool, every: int | None) -> None:
-    """ValueError for a rate that waits for validations which are never made."""
-    if schedule == "plateau" and (not has_val or every == 0):
-        raise ValueError(
-            "optim.schedule: plateau drops the rate by validations; give data.val, and eval.every "
-            "above 0 or null"
-        )
+def check_validations(
+    schedule: str, *, stops_early: bool, has_val: bool, every: int | None
+) -> None:
+    """ValueError for what waits for validations in a run that makes none."""
+    if has_val and every != 0:
+        return
+    for is_so, what in (
+        (schedule == "plateau", "optim.schedule: plateau drops the rate by validations"),
+        (stops_early, "train.early_stop: ends the run by validations"),
+    ):
+        if is_so:
+            raise ValueError(f"{what}; give data.val, and eval.every above 0 or null")

@@ -41,8 +41,8 @@ from resdet.config.fields import (
     ThreePositives,
     Workers,
     check_anchor_ious,
-    check_plateau,
     check_positives,
+    check_validations,
     split_replaces_val,
 )
 from resdet.config.model import BackboneConfig
@@ -94,6 +94,9 @@ class LocalizationModelConfig(Section):
     weights: str | None = None
     """Start weights of the whole network: a checkpoint or a run folder of this task; with another
     number of classes, the layers that depend on it keep their random start."""
+    freeze: list[str] = []
+    """Patterns of parameter names to freeze, such as [backbone.*, rpn.*]: * is any text, ? and [ab]
+    are single characters. Batch norms that match whole keep their statistics."""
     backbone: BackboneConfig = BackboneConfig()
     rpn: ClassRPNConfig = ClassRPNConfig()
     """Of type rpn."""
@@ -250,7 +253,12 @@ class LocalizationConfig(Section):
 
     @model_validator(mode="after")
     def _parts_together(self) -> LocalizationConfig:
-        check_plateau(self.optim.schedule, self.data.val_files is not None, self.eval.every)
+        check_validations(
+            self.optim.schedule,
+            stops_early=self.train.early_stop is not None,
+            has_val=self.data.val_files is not None,
+            every=self.eval.every,
+        )
         self._check_type()
         augment, data = self.data.augment, self.data
         is_cropped = self.model.type == "rpn" and augment.crop == "scale_jitter"

@@ -232,6 +232,9 @@ class ModelConfig(Section):
     class_map: dict[str, str] = {}
     """Maps classes of this run to the classes of `model.weights` whose predictors they start from;
     classes of the same name need no entry."""
+    freeze: list[str] = []
+    """Patterns of parameter names to freeze, such as [backbone.*, rpn.*]: * is any text, ? and [ab]
+    are single characters. Batch norms that match whole keep their statistics."""
     backbone: BackboneConfig = BackboneConfig()
     fpn: FPNConfig | None = FPNConfig()
     """Null: no pyramid; the heads use c4 (box_head.type res5 or vgg) or c5 (DC5, with

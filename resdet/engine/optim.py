@@ -1,15 +1,22 @@
 """Learning rate as a function of the step, and optimizers by name."""
 
+import copy
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
+from resdet.backbones import Backbone
 from resdet.config.detection import OptimConfig
 from resdet.engine.lamb import Lamb
+from resdet.errors import UserError
+
+NUM_STAGES = 5
+"""The stem and res2 to res5, as `freeze_stages` counts; a backbone may have fewer."""
 
 NORM_LAYERS = (
     nn.modules.batchnorm._BatchNorm,
@@ -121,17 +128,17 @@ def parameter_groups(
     weight_decay: float,
     norm_weight_decay: float,
     bias_weight_decay: float | None = None,
+    layer_decay: float | None = None,
 ) -> list[dict]:
     """Trained parameters by their decay: weights, norms, other layers' biases, slopes.
 
     Biases decay like weights where `bias_weight_decay` is None, as in Detectron2. Slopes of PReLUs
-    never decay, which would pull them to ReLU (He et al. 2015, 2). The order is that of the
-    modules, so that optimizer states fit from run to run.
+    never decay, which would pull them to ReLU (He et al. 2015, 2). With `layer_decay` each stage of
+    the backbone has groups of its own, whose `rate` multiplies the learning rate. The order is that
+    of the modules, so that optimizer states fit from run to run.
     """
-    decayed: list[nn.Parameter] = []
-    norms: list[nn.Parameter] = []
-    biases: list[nn.Parameter] = []
-    slopes: list[nn.Parameter] = []
+    depths = depths_below_heads(model) if layer_decay is not None else {}
+    groups: dict[tuple[int, int], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -139,30 +146,61 @@ def parameter_groups(
                 continue
             seen.add(parameter)
             if isinstance(module, NORM_LAYERS):
-                norms.append(parameter)
+                kind = 1
             elif isinstance(module, nn.PReLU):
-                slopes.append(parameter)
-            elif bias_weight_decay is not None and name == "bias":
-                biases.append(parameter)
+                kind = 3
             else:
-                decayed.append(parameter)
-    assert decayed or norms or biases or slopes, "the model has no parameter that trains"
-    groups: list[dict] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": norms, "weight_decay": norm_weight_decay},
-        {"params": biases, "weight_decay": bias_weight_decay},
-        {"params": slopes, "weight_decay": 0.0},
+                kind = 2 if bias_weight_decay is not None and name == "bias" else 0
+            groups.setdefault((depths.get(parameter, 0), kind), []).append(parameter)
+    assert groups, "the model has no parameter that trains"
+    decays = (weight_decay, norm_weight_decay, bias_weight_decay, 0.0)
+    return [
+        {"params": groups[depth, kind], "weight_decay": decays[kind]}
+        | ({"rate": layer_decay**depth} if layer_decay is not None else {})
+        for depth, kind in sorted(groups)
     ]
-    return [group for group in groups if group["params"]]
+
+
+def depths_below_heads(model: nn.Module) -> dict[nn.Parameter, int]:
+    """Stages from each trained parameter of `model.backbone` to the heads: 1 for the last one, and
+    one more for each before it, as its `freeze_stages` counts them.
+
+    Layer-wise decay by stages, as for other convolutional networks (Liu et al. 2022, A.2).
+    """
+    backbone = model.backbone
+    assert isinstance(backbone, nn.Module)
+    stage_of: dict[str, int] = {}
+    for stage in range(1, NUM_STAGES + 1):
+        copied = copy.deepcopy(backbone)
+        cast(Backbone, copied).freeze_stages(stage)
+        left = {name for name, value in copied.named_parameters() if value.requires_grad}
+        for name, _ in backbone.named_parameters():
+            if name not in left:
+                stage_of.setdefault(name, stage)
+    last = max(stage_of.values(), default=0)
+    return {
+        parameter: last + 1 - stage_of[name]
+        for name, parameter in backbone.named_parameters()
+        if name in stage_of
+    }
 
 
 def make_optimizer(section: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """sgd or adamw in torch's fused form (one kernel for all, the same numbers), or lamb."""
+    """sgd or adamw in torch's fused form (one kernel for all, the same numbers), or lamb.
+
+    UserError for a rate per stage of a backbone without stages.
+    """
+    if section.layer_decay is not None and not hasattr(model.backbone, "freeze_stages"):
+        raise UserError(
+            "optim.layer_decay: the backbone has no freeze_stages(freeze_at), which tells its "
+            "stages apart; set it to null"
+        )
     groups = parameter_groups(
         model,
         weight_decay=section.weight_decay,
         norm_weight_decay=section.norm_weight_decay,
         bias_weight_decay=section.bias_weight_decay,
+        layer_decay=section.layer_decay,
     )
     lr, betas = section.lr, (section.betas[0], section.betas[1])
     if section.name == "lamb":
@@ -174,8 +212,9 @@ def make_optimizer(section: OptimConfig, model: nn.Module) -> torch.optim.Optimi
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The rate of the next update, lower for groups with a `rate` of their own."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("rate", 1.0)
 
 
 def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -183,6 +183,17 @@ def _is_recent(value: Any) -> bool:
     )
 
 
+def _is_ending(value: Any) -> bool:
+    """{"waited": validations, "seconds": of training}."""
+    return (
+        isinstance(value, dict)
+        and set(value) == {"waited", "seconds"}
+        and _is_count(value["waited"])
+        and _is_number(value["seconds"])
+        and value["seconds"] >= 0
+    )
+
+
 def _is_broken(value: Any) -> bool:
     """{"train": {position: reason}, "val": …}."""
     return isinstance(value, dict) and all(
@@ -209,9 +220,10 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "recent": (_is_recent, f"up to {ERROR_STEPS} errors in percent"),
     "broken": (_is_broken, "reasons by position of images"),
     "finalized": (lambda value: isinstance(value, bool), "true or false"),
+    "ending": (_is_ending, "counts of validations and seconds"),
 }
 """Of a run's checkpoint: how each is checked, and what it has to be."""
-LATER = ("adapted", "recent", "broken", "finalized")
+LATER = ("adapted", "recent", "broken", "finalized", "ending")
 """Fields that older checkpoints lack."""
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import (
     AnyConfig,
     Schema,
@@ -38,6 +37,7 @@ WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 FREE_KEYS = (
     *("imports", "data.workers", "data.max_broken", "data.max_pixels"),
     *("log.every", "log.tensorboard", "checkpoint.every"),
+    *("train.early_stop", "train.early_stop.patience", "train.max_hours"),
 )
 # The files behind these are compared by what they hold, so that data may move.
 PATH_KEYS = (
@@ -45,7 +45,7 @@ PATH_KEYS = (
     *(f"data.{part}.{key}" for part in ("train", "val") for key in ("root", "ground_truth")),
     *("data.root", "data.proposals.train", "data.proposals.val", "loss.teacher"),
 )
-# Under multi-step, a longer run begins exactly like a shorter one.
+# A run may become longer; `setup.log_longer` says what this does to its schedule.
 LENGTH_KEYS = ("train.max_steps", "train.epochs")
 
 
@@ -223,8 +223,8 @@ def check_changes(old: AnyConfig, new: AnyConfig, *, source: Path) -> None:
     raise UserError(
         f"{source}: a resumed run keeps its config, and these keys differ (old → new): {listed}. "
         "Leave CONFIG and these keys out to resume as before, or start a new run with --run-dir. "
-        f"Free to change: {', '.join(FREE_KEYS)}, the paths of data that moved, and with "
-        f"optim.schedule multistep a longer {' or '.join(LENGTH_KEYS)}"
+        f"Free to change: {', '.join(FREE_KEYS)}, the paths of data that moved, and to a larger "
+        f"number {' or '.join(LENGTH_KEYS)}"
     )
 
 
@@ -233,7 +233,7 @@ def _refused(old: AnyConfig, new: AnyConfig) -> list[tuple[str, Any, Any]]:
     return [
         (key, before, after)
         for key, before, after in diff_configs(old, new)
-        if key not in FREE_KEYS + PATH_KEYS and not _is_longer(key, before, after, old)
+        if key not in FREE_KEYS + PATH_KEYS and not _is_longer(key, before, after)
     ]
 
 
@@ -241,12 +241,8 @@ def _listed(changes: Sequence[tuple[str, Any, Any]]) -> str:
     return "; ".join(f"{key}: {before} → {after}" for key, before, after in changes)
 
 
-def _is_longer(key: str, before: Any, after: Any, old: AnyConfig) -> bool:
-    if key not in LENGTH_KEYS or old.optim.schedule != "multistep":
-        return False
-    if isinstance(old, ClassificationConfig) and old.train.precise_bn_images:
-        return False  # last.pt has statistics that training did not have
-    return before is not None and after is not None and after > before
+def _is_longer(key: str, before: Any, after: Any) -> bool:
+    return key in LENGTH_KEYS and before is not None and after is not None and after > before
 
 
 def prepare_folder(run: Run, split: Split | None = None) -> None:

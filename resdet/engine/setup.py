@@ -12,7 +12,7 @@ from torch import nn
 
 from resdet import hardware
 from resdet.config.classification import ClassificationConfig, ClassificationOptimConfig
-from resdet.config.loading import AnyConfig, config_to_dict, dump_yaml
+from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict, dump_yaml
 from resdet.data.loader import TrainPlan
 from resdet.data.resumed import Resumed
 from resdet.data.workers import check_shared_memory
@@ -23,6 +23,7 @@ from resdet.engine.data_record import check_data, compare_processes, left_out_of
 from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
+from resdet.engine.ending import Ending
 from resdet.engine.localization import make_localization_task
 from resdet.engine.resume import check_state, load_optimizer
 from resdet.engine.run_folder import Run
@@ -84,6 +85,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.watch = LossWatch(self.processes, self.recent)
+        self.ending = Ending.of(self.config)
         share, val_data = self.config.data.max_broken, self.task.val_data
         self.broken = BrokenImages("data.train", len(self.task.train_data), share)
         self.broken_val = None
@@ -121,6 +123,7 @@ class Training:
             "seen": None if self.task.seen is None else list(self.task.seen),
             "adapted": asdict(self.adapted),
             "recent": list(self.recent),
+            "ending": self.ending.state(),
             "broken": {
                 "train": dict(self.broken.known),
                 "val": dict(self.broken_val.known) if self.broken_val else {},
@@ -156,6 +159,8 @@ class Training:
             self.broken_val.restore(broken["val"])
         self.adapted = optim.Adaptation(**state.get("adapted", {}))
         self.recent[:] = state.get("recent", [])
+        if "ending" in state:
+            self.ending.restore(state["ending"])
 
 
 def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = False) -> Training:
@@ -184,6 +189,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     )
     task.model.set_compiled(compiled)
     schedule = make_schedule(config, task.plan)
+    log_schedule(schedule, config, task.plan)
     training = Training(
         folder=run.folder,
         config=config,
@@ -208,6 +214,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     )
     if state:
         training.restore(state)
+        log_longer(training, state)
     log_machine(training, why)
     return training
 
@@ -246,7 +253,7 @@ def make_task(run: Run, processes: Processes, *, strict: bool, decode_all: bool)
 
 
 def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
-    """The learning rate over the run; what was scaled to the batch is logged."""
+    """The learning rate over the run, scaled to the batch."""
     section, batch_size = config.optim, config.train.batch_size
     reference = section.reference_batch
     if config.train.epochs is not None:
@@ -261,33 +268,13 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
     warmup_steps = section.warmup_steps
     if section.warmup_epochs is not None:
         warmup_steps = round(section.warmup_epochs * plan.steps_per_epoch)
-    lr = optim.scale_lr(section.lr, batch_size, reference)
-    if batch_size != reference:
-        logger.info(
-            f"scaled: optim.lr {section.lr:g} for {reference} images → {lr:g} for {batch_size}"
-        )
-    if section.schedule == "multistep":
-        if not section.milestone_epochs and milestones != tuple(section.milestones):
-            logger.info(
-                f"scaled: optim.milestones {section.milestones} of {reference} images → "
-                f"{list(milestones)} of {batch_size}"
-            )
-        beyond = [step for step in milestones if step >= total]
-        if beyond:
-            logger.info(f"note: the run ends at step {total}, before milestone(s) {beyond}")
-    if warmup_steps >= total:
-        logger.info(f"note: the run of {total} steps ends within its warm-up of {warmup_steps}")
     held = (
         section.warmup_until_error_percent
         if isinstance(section, ClassificationOptimConfig)
         else None
     )
-    if held is not None:
-        low = lr * section.warmup_factor
-        logger.info(f"rate held at {low:g} until the training error is below {held:g} %")
-    logger.info(f"steps: {total} of {batch_size} images; {plan.steps_per_epoch} per epoch")
     return optim.Schedule(
-        lr=lr,
+        lr=optim.scale_lr(section.lr, batch_size, reference),
         kind=section.schedule,
         total_steps=total,
         milestones=milestones,
@@ -298,3 +285,58 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
         patience=section.patience,
         hold_until_error=held,
     )
+
+
+def log_schedule(schedule: optim.Schedule, config: AnyConfig, plan: TrainPlan) -> None:
+    """The length of the run, what was scaled to its batch, and what in it comes too late."""
+    section, batch_size, total = config.optim, config.train.batch_size, schedule.total_steps
+    reference = section.reference_batch
+    if batch_size != reference:
+        logger.info(
+            f"scaled: optim.lr {section.lr:g} for {reference} images → {schedule.lr:g} for "
+            f"{batch_size}"
+        )
+    if section.schedule == "multistep":
+        if not section.milestone_epochs and schedule.milestones != tuple(section.milestones):
+            logger.info(
+                f"scaled: optim.milestones {section.milestones} of {reference} images → "
+                f"{list(schedule.milestones)} of {batch_size}"
+            )
+        beyond = [step for step in schedule.milestones if step >= total]
+        if beyond:
+            logger.info(f"note: the run ends at step {total}, before milestone(s) {beyond}")
+    if schedule.warmup_steps >= total:
+        warmup = schedule.warmup_steps
+        logger.info(f"note: the run of {total} steps ends within its warm-up of {warmup}")
+    if schedule.hold_until_error is not None:
+        low, held = schedule.lr * schedule.warmup_factor, schedule.hold_until_error
+        logger.info(f"rate held at {low:g} until the training error is below {held:g} %")
+    logger.info(f"steps: {total} of {batch_size} images; {plan.steps_per_epoch} per epoch")
+
+
+def log_longer(training: Training, state: dict[str, Any]) -> None:
+    """What it does to the schedule that a run resumed from `state` has become longer."""
+    old = config_from_dict(state["config"], str(training.folder / "last.pt"))
+    before, now = make_schedule(old, training.plan), training.schedule
+    if before.total_steps == now.total_steps:
+        return
+    step = training.step
+    lr, next_lr = (s.lr_at(step, training.adapted) for s in (before, now))
+    words = f"longer: {before.total_steps} → {now.total_steps} steps"
+    if now.kind == "cosine":
+        words += (
+            f"; the cosine now ends there, so that the rate continues at {next_lr:.3g} in place of "
+            f"{lr:.3g}. The first {step} steps had the rates of the shorter run"
+        )
+    else:
+        words += f"; the rate continues at {next_lr:.3g}, as in a run of that length"
+        words += ", and drops at no further milestone" * (
+            now.kind == "multistep" and not any(each > step for each in now.milestones)
+        )
+    is_replaced = isinstance(old, ClassificationConfig) and old.train.precise_bn_images
+    if is_replaced and state.get("finalized"):
+        words += (
+            "; the statistics of batch norm that train.precise_bn_images gave the shorter run "
+            "average with the new steps, and are computed again at the end"
+        )
+    logger.info(words)

@@ -103,20 +103,35 @@ def run_training(run: Run, training: Training, stop: StopRequest) -> None:
     best = ""
     if training.best:
         best = "; best {metric} {value:.4f} at step {step}".format_map(training.best)
-    logger.info(f"done: {training.total_steps} steps{best}; everything is in {run.folder}")
+    logger.info(f"done: {done_steps(training)}{best}; everything is in {run.folder}")
+
+
+def done_steps(training: Training) -> str:
+    """How many steps a run has made, and if there were to be more, what ended it."""
+    t = training
+    if t.step == t.total_steps:
+        return f"{t.total_steps} steps"
+    if t.ending.is_stalled:
+        why = (
+            f"no better validation in {t.ending.waited}, and train.early_stop.patience is "
+            f"{t.ending.patience}; to continue: {resume_command(t)} train.early_stop=null"
+        )
+    else:
+        why = (
+            f"train.max_hours {t.ending.max_hours:g} are over; to continue: {resume_command(t)} "
+            f"train.max_hours={2 * (t.ending.max_hours or 1):g}"
+        )
+    return f"{t.step} of {t.total_steps} steps ({why})"
 
 
 def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
     """The loop: an update sums the gradients of a step's micro-batches; steps count from 1."""
     t, config, processes = training, training.config, training.processes
     watch, pace = t.watch, Pace()
-    if t.start_step == t.total_steps and not t.finalized:
-        finalize(t)
-        save_checkpoint(t)
-    if t.validation_is_due:
-        if not validate(t, log, stop):
-            leave(t, stop)
-        save_checkpoint(t)
+    t.ending.start()
+    make_up(t, log, stop)
+    if t.ending.is_stalled:
+        return
     t.model.train()
     wanted = config.train.profile and processes.is_main
     with (
@@ -134,7 +149,8 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
             pace.add(config.train.batch_size)
             log.advance()
 
-            is_stopping = distributed.any_process(bool(stop) or t.broken.too_many, processes)
+            ends = bool(stop) or t.broken.too_many or t.ending.is_over_time
+            is_stopping = distributed.any_process(ends, processes)
             is_evaluating = t.validation_is_due
             is_saving = t.is_due(step, config.checkpoint.every)
             is_logging = t.is_due(step, config.log.every)
@@ -155,14 +171,28 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
                 if step == t.total_steps:
                     finalize(t)
                 if is_stopping:
-                    leave(t, stop)
+                    return leave(t, stop)
                 if is_evaluating and not validate(t, log, stop):
-                    leave(t, stop)
-                if is_saving:
+                    return leave(t, stop)
+                if is_saving or t.ending.is_stalled:
                     save_checkpoint(t)
                 if processes.is_main and (is_evaluating or step == t.total_steps):
                     with optional("the curves of log.jsonl"):
                         pictures.draw_curves(t.folder)
+            if t.ending.is_stalled:
+                return
+
+
+def make_up(training: Training, log: RunLog, stop: StopRequest) -> None:
+    """What the step of a resumed run's checkpoint still needs: to finalize it, to validate it."""
+    t = training
+    if t.start_step == t.total_steps and not t.finalized:
+        finalize(t)
+        save_checkpoint(t)
+    if t.validation_is_due:
+        if not validate(t, log, stop):
+            leave(t, stop)
+        save_checkpoint(t)
 
 
 def draw_first(training: Training, micro_batches: Sequence[Any], step: int) -> None:
@@ -269,7 +299,9 @@ def validate(training: Training, log: RunLog, stop: StopRequest) -> bool:
         name, value = validation.best
         if t.schedule.see_metric(t.adapted, value):
             logger.info(f"step {t.step}: {name} is on a plateau; the rate drops")
-        if t.best is None or value > t.best["value"]:
+        is_better = t.best is None or value > t.best["value"]
+        t.ending.see_metric(is_better=is_better)
+        if is_better:
             former, t.best = t.best, {"step": t.step, "metric": name, "value": value}
             if t.processes.is_main:
                 changed = {"optimizer": None, "scaler": None, "validation_is_due": False}
@@ -303,7 +335,7 @@ def save_checkpoint(training: Training, *, is_last: bool = False) -> None:
     check_weights(t.model, t.step)
     if not t.processes.is_main:
         return
-    is_final = t.finalized and not t.validation_is_due
+    is_final = (t.finalized or t.ending.is_stalled) and not t.validation_is_due
     write = partial(checkpoint.save_last, is_final=is_final)
     try:
         save(t, "last.pt", t.state(), write)
@@ -335,11 +367,17 @@ def save(
 
 
 def leave(training: Training, stop: StopRequest) -> None:
-    """Save after a stop request and end the program with the signal's exit code."""
-    save_checkpoint(training, is_last=True)
-    distributed.barrier(training.processes)
+    """Save where the run is asked to stop, or has no time left.
+
+    After a signal this ends the program, with the signal's exit code.
+    """
+    t = training
+    save_checkpoint(t, is_last=True)
+    is_signal = distributed.any_process(bool(stop), t.processes)
+    if not is_signal:
+        return  # `run_training` says how to continue
     logger.info(
-        f"stopped by a signal after step {training.step} of {training.total_steps}, and saved; "
-        f"resume with: {resume_command(training)}"
+        f"stopped by a signal after step {t.step} of {t.total_steps}, and saved; "
+        f"resume with: {resume_command(t)}"
     )
     raise Stopped(stop.exit_code)

@@ -63,9 +63,9 @@ def check_frozen(config: AnyConfig, backbone: nn.Module) -> None:
     is_frozen = any(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules())
     if is_frozen or section.freeze_at:
         raise UserError(
-            "model.backbone: frozen batch norm (norm frozen_bn, or freeze_at) with random weights "
-            "diverges at once; set model.backbone.weights or model.weights, or use norm bn or gn "
-            "and freeze_at 0"
+            "model.backbone: frozen batch norm (norm frozen_bn, freeze_at or model.freeze) with "
+            "random weights diverges at once; set model.backbone.weights or model.weights, or use "
+            "norm bn or gn, freeze_at 0 and no model.freeze"
         )
 
 

@@ -12,6 +12,7 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import diff_configs, override_config
 from resdet.errors import UserError
 from resdet.factory.backbone import make_backbone
+from resdet.factory.freezing import freeze_named
 from resdet.factory.network import build_stored, check_kind, stored_config
 from resdet.interop.loaded import LoadedWeights, are_numbered
 from resdet.interop.weights import read_weights
@@ -42,7 +43,7 @@ def build_classifier(
     if isinstance(mean, str):
         side = config.data.size if mean == "per_pixel" else 1
         mean = torch.zeros(3, side, side) if pixel_mean is None else pixel_mean
-    return Classifier(
+    model = Classifier(
         backbone,
         make_head(backbone, len(class_names), section.dropout),
         pixel_mean=mean,
@@ -55,6 +56,7 @@ def build_classifier(
         class_names=class_names,
         config=config,
     )
+    return freeze_named(model, section.freeze)
 
 
 def make_head(backbone: nn.Module, num_classes: int, dropout: float | None) -> nn.Module:

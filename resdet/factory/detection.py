@@ -10,6 +10,7 @@ from resdet.config.detection import DetectionConfig
 from resdet.config.loading import override_config
 from resdet.errors import UserError
 from resdet.factory.backbone import detection_backbone
+from resdet.factory.freezing import freeze_named
 from resdet.factory.network import build_stored, check_kind, stored_config
 from resdet.interop.loaded import LoadedWeights
 from resdet.models.box_head import BoxHead
@@ -51,7 +52,7 @@ def build_model(
     else:
         fpn = FPN(features.channels, features.strides, **section.fpn.model_dump())
     roi_channels = features.channels["c5"] if is_c4 else fpn.out_channels
-    return RCNN(
+    model = RCNN(
         backbone,
         fpn,
         _rpn(config, fpn),
@@ -68,6 +69,7 @@ def build_model(
         category_ids=category_ids,
         config=config,
     )
+    return freeze_named(model, section.freeze)
 
 
 def _res5(backbone: nn.Module, name: str | None) -> nn.Sequential:

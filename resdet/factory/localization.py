@@ -11,6 +11,7 @@ from resdet.config.localization import LocalizationConfig
 from resdet.data.localization.transforms import LocalizationViews
 from resdet.errors import UserError
 from resdet.factory.backbone import detection_backbone, make_backbone
+from resdet.factory.freezing import freeze_named
 from resdet.factory.network import build_stored, check_kind, stored_config
 from resdet.interop.loaded import LoadedWeights
 from resdet.models.class_rpn import ClassRPN
@@ -32,7 +33,8 @@ def build_localizer(
             f"({', '.join(list(class_names)[:5])}{', …' if count > 5 else ''}); "
             "leave it null to take them from the data"
         )
-    return BUILDERS[section.type](config, class_names, category_ids)
+    model = BUILDERS[section.type](config, class_names, category_ids)
+    return freeze_named(model, section.freeze)
 
 
 def _class_rpn(

@@ -20,7 +20,7 @@ from resdet.models.predict import Predictor
 
 logger = logging.getLogger("resdet")
 
-OWN_KEYS = ("num_classes", "weights", "class_map")
+OWN_KEYS = ("num_classes", "weights", "class_map", "freeze")
 """Of section `model`: what belongs to a run and its data, and not to a network."""
 EXAMPLES = {
     "detector": "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x",

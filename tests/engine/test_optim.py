@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from resdet.backbones import build_backbone
 from resdet.config.detection import OptimConfig
 from resdet.engine.optim import (
     Schedule,
@@ -13,6 +14,7 @@ from resdet.engine.optim import (
     scale_milestones,
     set_lr,
 )
+from resdet.errors import UserError
 
 
 def multistep(**changes) -> Schedule:
@@ -158,3 +160,49 @@ def test_biases_may_have_a_decay_of_their_own():
     assert [group["weight_decay"] for group in groups] == [0.1, 0.2, 0.0]
     assert groups[2]["params"] == [model[0].bias]
     assert len(parameter_groups(model, weight_decay=0.1, norm_weight_decay=0.2)) == 2
+
+
+class WithBackbone(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.backbone = build_backbone(name)
+        self.head = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "stages"),
+    [
+        ("resnet18", "conv1.weight", "layer4.1.bn2.weight", 5),
+        ("cifar_resnet20", "conv1.weight", "layer3.2.bn2.weight", 4),
+        ("vgg16", "features.0.weight", "features.28.weight", 4),
+    ],
+)
+def test_earlier_stages_have_lower_rates(name, first, last, stages):
+    model = WithBackbone(name)
+    section = OptimConfig(lr=0.1, layer_decay=0.5)
+    optimizer = make_optimizer(section, model)
+    set_lr(optimizer, 0.08)
+    rate_of = {
+        parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]
+    }
+    assert set(rate_of) == set(model.parameters())
+    names = dict(model.backbone.named_parameters())
+    assert rate_of[model.head.weight] == 0.08
+    assert rate_of[names[last]] == pytest.approx(0.04)
+    assert rate_of[names[first]] == pytest.approx(0.08 * 0.5**stages)
+    rates = [rate_of[parameter] for parameter in names.values()]
+    assert rates == sorted(rates) and len(set(rates)) == stages
+
+
+def test_all_have_one_rate_without_layer_decay():
+    optimizer = make_optimizer(OptimConfig(lr=0.1), WithBackbone("resnet18"))
+    set_lr(optimizer, 0.08)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.08, 0.08]
+    assert not any("rate" in group for group in optimizer.param_groups)
+
+
+def test_a_backbone_without_stages_has_no_layer_decay():
+    model = WithBackbone("resnet18")
+    model.backbone = nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"optim\.layer_decay: the backbone has no freeze_stages"):
+        make_optimizer(OptimConfig(layer_decay=0.5), model)

@@ -124,14 +124,6 @@ def test_keys_that_change_no_number_are_free(begun, override):
     assert opened(None, [override], run_dir=begun, resume=True).checkpoint is not None
 
 
-def test_a_cosine_run_keeps_its_length(tmp_path, begun, config):
-    found = checkpoint.load(begun / "last.pt")
-    found["config"]["optim"]["schedule"] = "cosine"
-    checkpoint.save(begun / "last.pt", found)
-    with pytest.raises(UserError, match=r"train\.max_steps"):
-        opened(None, ["train.max_steps=20"], run_dir=begun, resume=True)
-
-
 def test_nothing_to_resume(config, tmp_path):
     with pytest.raises(UserError, match="no run to resume"):
         opened(config, [], run_dir=tmp_path / "none", resume=True)

@@ -283,3 +283,14 @@ def test_a_killed_worker_loses_nothing(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "update", whole)
     resdet.train(None, run_dir=run, resume=True, device="cpu")
     assert sorted(losses_of(run)) == list(range(1, 10))
+
+
+def test_what_is_frozen_stays_in_training(tiny, tmp_path):
+    start = resdet.train(tiny.config, ["train.max_steps=1"], run_dir=tmp_path / "a", device="cpu")
+    given = ["train.max_steps=2", f"model.weights={start}", "model.freeze=[backbone.*, rpn.*]"]
+    run = resdet.train(tiny.config, given, run_dir=tmp_path / "b", device="cpu")
+    before, after = (checkpoint.load(folder / "last.pt")["model"] for folder in (start, run))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"fpn", "roi_heads"}
+    # the frozen network is built again from the run
+    assert not any(value.requires_grad for value in resdet.load(run).rpn.parameters())
