@@ -280,7 +280,7 @@ def test_charts_by_keyboard_and_mouse(opened: Opened) -> None:
     for section in ("data", "calibration", "precision-recall", "training"):
         chart = page.locator(f"#{section} [role=slider]").first
         chart.hover()
-        assert page.locator(f"#{section} .tip").first.is_visible(), section
+        page.locator(f"#{section} .tip").first.wait_for()
 
 
 def test_tables_sort_and_the_matrix_reads_by_keys(opened: Opened) -> None:

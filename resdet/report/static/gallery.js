@@ -128,9 +128,10 @@ export function createGallery({ report, state, onState }) {
       {},
       el(
         "button",
-        { type: "button", "data-index": index, "aria-label": label, title: label, on: { click: () => change({ item: index }) } },
+        { type: "button", "data-index": index, title: label, on: { click: () => change({ item: index }) } },
         thumbnail(picture, marks, focusBox(picture, item)),
-        el("span", {}, caption || nameEnd(picture.name)),
+        el("span", { class: "mini" }, caption || nameEnd(picture.name)),
+        el("span", { class: "visually-hidden" }, `: ${label}`),
       ),
     );
   };

@@ -17,8 +17,10 @@ export function figure({ title, note, label, draw, table, tools, size }) {
   const redraw = (width) => {
     tip.hidden = true;
     const plot = draw(width);
+    const focused = canvas.contains(document.activeElement);
     canvas.replaceChildren(plot.node, tip);
     cursor = attachCursor(plot, tip, label, width, cursor?.position ?? null);
+    if (focused) plot.node.focus({ preventScroll: true });
   };
   atEachWidth(canvas, redraw);
   const node = el(

@@ -18,7 +18,7 @@ export function bar(value, most, color = "series-1") {
 
 /** A box that scrolls sideways, and can be reached and scrolled by keyboard. */
 export function scrollBox(label, ...children) {
-  return el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": label }, children);
+  return el("div", { class: "scroll", role: "group", tabindex: "0", "aria-label": label }, children);
 }
 
 /** A sorted copy of `rows`; missing values are last in both directions. */
@@ -72,7 +72,7 @@ export function dataTable(table, { lead = null, titled = false } = {}) {
   const heads = columns.map((name, column) => {
     const head = el("th", { scope: "col", class: numeric[column] && column > 0 ? "number" : null });
     if (rows.length < 2) {
-      head.append(name);
+      head.append(name || el("span", { class: "visually-hidden" }, "Row"));
       return head;
     }
     const press = () => {

@@ -128,7 +128,7 @@ function markTable(marks, names, pane) {
   const heads = ["What", "Class", "Outcome", "Score", "IoU"];
   return el(
     "div",
-    { class: "scroll tall", role: "region", tabindex: "0", "aria-label": "Objects and detections" },
+    { class: "scroll tall", role: "group", tabindex: "0", "aria-label": "Objects and detections" },
     el(
       "table",
       { "aria-label": "Objects and detections that are shown" },
