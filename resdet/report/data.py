@@ -28,7 +28,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers in rows and columns. Fractions are of 1; names ending in % are percents."""
+    """Numbers in rows and columns. Fractions of 1, or percents if a name ends in % or _percent."""
 
     title: str
     columns: list[str]

@@ -100,11 +100,11 @@ def _for_page(value: Any) -> Any:
 def _format(column: str, cells: list[Any]) -> str:
     """How the page writes a column's numbers. JavaScript cannot tell 1.0 from 1, we can."""
     present = [each for each in map(_for_page, cells) if each is not None]
-    if not present or any(isinstance(each, str) for each in present):
+    if any(isinstance(each, str) for each in present):
         return "text"
-    if all(isinstance(each, int) for each in present):
+    if present and all(isinstance(each, int) for each in present):
         return "count"
-    if column.endswith("%"):
+    if column.endswith(("%", "_percent")):
         return "percent"
     return "fraction" if all(abs(each) <= 1 for each in present) else "number"
 

@@ -92,7 +92,7 @@ def test_json_is_what_the_report_says(text: str) -> None:
     assert plain["title"] == report.title
     run = plain["runs"][0]
     assert run["metrics"]["rows"] == report.runs[0].metrics.rows
-    assert run["metrics"]["formats"] == ["text"] + ["fraction"] * 3 + ["text"] + ["fraction"] * 3
+    assert run["metrics"]["formats"] == ["text"] + ["fraction"] * 7
     assert run["per_class"][0]["formats"] == ["text", "count", "fraction", "fraction"]
 
 

@@ -135,7 +135,7 @@ def test_tabs_pictures_and_their_keys(opened: Opened) -> None:
     assert tab.all_inner_texts() == [
         "Worst images12", "False positives24", "Missed objects12", "Likely label errors0"
     ]  # fmt: skip
-    assert status(page) == "12 shown, the first 12 of 73 are stored."
+    assert status(page) == "12 shown; the page has the first 12 of 73."
     assert position(page) == "1 of 12"
     page.get_by_role("button", name="Next").click()
     page.keyboard.press("ArrowRight")
@@ -208,6 +208,19 @@ def test_filters_and_slider_change_what_is_counted(opened: Opened) -> None:
     assert slider.input_value() == "0.42"
 
 
+def test_objects_are_missed_above_the_score_of_their_detection(opened: Opened) -> None:
+    page = opened("detection")
+    outcomes = page.locator(".outcomes li")
+    assert [each.split("\n")[:2] for each in outcomes.all_inner_texts()] == [
+        ["2", "found"], ["2", "missed"], ["2", "correct"], ["1", "Loc"], ["1", "Bkg"]
+    ]  # fmt: skip
+    page.locator("input[type=range]").fill("0.95")
+    assert [each.split("\n")[:2] for each in outcomes.all_inner_texts()] == [
+        ["1", "found"], ["3", "missed"], ["1", "correct"]
+    ]  # fmt: skip
+    assert outlines(page, ".outcome-missed") == 3
+
+
 def test_zoom_and_moving(opened: Opened) -> None:
     page = opened("detection", "#pictures?tab=missed")
     picture = page.locator(".picture")
@@ -276,6 +289,7 @@ def test_charts_by_keyboard_and_mouse(opened: Opened) -> None:
     page.locator("#confidence .key", has_text="recall").click()
     assert page.locator("#confidence path.line").count() == 2
     page.locator("#confidence").get_by_text("Values as a table").click()
+    page.locator("#confidence details tbody").wait_for()
     assert page.locator("#confidence details tbody tr").count() == 153
     for section in ("data", "calibration", "precision-recall", "training"):
         chart = page.locator(f"#{section} [role=slider]").first
@@ -318,7 +332,9 @@ def test_runs_side_by_side(opened: Opened) -> None:
     page = opened("comparison")
     assert "better" in page.locator("#comparison").inner_text()
     page.get_by_role("tab", name="Changed").click()
-    assert page.locator(".panes figcaption").all_inner_texts() == ["bccd_r50_0", "bccd_r50_1"]
+    assert page.locator(".panes figcaption").all_inner_texts() == [
+        "bccd_r50_0, scores from 0.42", "bccd_r50_1, scores from 0.42"
+    ]  # fmt: skip
     assert outlines(page) == 16
     page.keyboard.press("+")
     views = page.locator(".panes .picture").evaluate_all(

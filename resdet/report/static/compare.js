@@ -34,14 +34,14 @@ export function configTable(differences, title, baseName, valueName) {
   return dataTable({
     title,
     columns: ["key", baseName, valueName],
-    rows: differences.map(({ key, base, value }) => [key, base, value]),
+    rows: differences.map(({ key, base, value }) => [key, base || null, value || null]),
     formats: ["code", "code", "code"],
   });
 }
 
 function tone(verdict) {
   if (verdict.startsWith("better")) return "good";
-  return verdict.startsWith("worse") ? "bad" : null;
+  return verdict.startsWith("worse") ? "bad" : "";
 }
 
 function significanceTable({ significance }, name, first) {
@@ -56,7 +56,7 @@ function significanceTable({ significance }, name, first) {
       el("td", { class: "number" }, signed(delta)),
       el("td", { class: "number" }, low === null ? "not computed" : `${signed(low)} to ${signed(high)}`),
       el("td", {}, intervalMark(delta, low, high, reach)),
-      el("td", { class: tone(verdict) }, verdict),
+      el("td", { class: `verdict ${tone(verdict)}` }, verdict),
     ),
   );
   const heads = ["Metric", first, name, "Difference", "95 % interval"];

@@ -47,6 +47,11 @@ export function number(value) {
   return withMinus(FREE.format(value));
 }
 
+/** To two decimals, as scores and IoU are shown. */
+export function round(value) {
+  return Number(value.toFixed(2));
+}
+
 /** A cell of a table, by its column's format: count, fraction, percent, number or text. */
 export function cell(value, format) {
   if (value === null || value === undefined) return MISSING;

@@ -1,7 +1,7 @@
 // The galleries: tabs, filters, small pictures and the viewer.
 
 import { button, choice, el, field, toggle } from "./dom.js";
-import { count, nameEnd, number } from "./format.js";
+import { count, nameEnd, number, round } from "./format.js";
 import { OUTCOMES, filterWords, focusBox, itemFits } from "./marks.js";
 import { thumbnail } from "./pane.js";
 import { createViewer } from "./viewer.js";
@@ -16,6 +16,7 @@ export function createGallery({ report, state, onState }) {
   const groups = groupsOf(report, state.run);
   const names = report.runs[0].class_names;
   const hasMarks = report.pictures.some((picture) => picture.truths.length + picture.detections.length > 0);
+  const hasMasks = report.pictures.some(({ truths, detections }) => [...truths, ...detections].some((mark) => mark.path));
   const hasScores = hasMarks || groups.some(({ items }) => items.some((item) => item.score !== null));
   const classes = usedClasses(report, groups, names);
   const outcomes = outcomesOf(report, groups);
@@ -50,7 +51,7 @@ export function createGallery({ report, state, onState }) {
 
   const fillTools = () => {
     const filters = hasScores ? [slider(state, (score) => change({ score }))] : [];
-    if (outcomes.length > 0) {
+    if (outcomes.length > 1) {
       const words = outcomes.map((name) => [name, OUTCOMES[name] ? `${name}: ${OUTCOMES[name]}` : name]);
       filters.unshift(choice("Outcome", [["", "all outcomes"], ...words], state.error, (error) => change({ error })));
     }
@@ -71,7 +72,7 @@ export function createGallery({ report, state, onState }) {
         el("legend", { class: "visually-hidden" }, "Show"),
         toggle("Ground truth", state.truths, (truths) => change({ truths }), "g"),
         toggle("Detections", state.detections, (detections) => change({ detections }), "d"),
-        toggle("Masks", state.masks, (masks) => change({ masks }), "m"),
+        hasMasks ? toggle("Masks", state.masks, (masks) => change({ masks }), "m") : null,
         toggle("Labels", state.labels, (labels) => change({ labels }), "l"),
       ),
       choice("Colors by", [["outcome", "outcome"], ["class", "class"]], state.colors, (colors) => change({ colors })),
@@ -104,6 +105,7 @@ export function createGallery({ report, state, onState }) {
     const position = shown.findIndex(({ index }) => index === state.item);
     if (position < 0) return;
     const { item } = shown[position];
+    stage.classList.toggle("beside", current.runs.length > 1);
     viewer.show({
       picture: report.pictures[item.picture],
       item,
@@ -122,7 +124,7 @@ export function createGallery({ report, state, onState }) {
       ...item.detections.map((row) => ({ mark: picture.detections[row], row, isTruth: false })),
     ].filter(({ mark }) => mark);
     const label = `${picture.name}: ${item.reason}`;
-    const caption = [item.error, item.score === null ? "" : number(Number(item.score.toFixed(2)))].filter(Boolean).join(" ");
+    const caption = [item.error, item.score === null ? "" : number(round(item.score))].filter(Boolean).join(" ");
     return el(
       "li",
       {},
@@ -167,15 +169,14 @@ export function createGallery({ report, state, onState }) {
     z: () => viewer.toObject(),
     g: () => flip("truths"),
     d: () => flip("detections"),
-    m: () => flip("masks"),
+    m: () => hasMasks && flip("masks"),
     l: () => flip("labels"),
   };
   const flip = (name) => {
     if (!hasMarks) return;
     change({ [name]: !state[name] });
     // not rebuilt: the focus stays where it is
-    const order = ["truths", "detections", "masks", "labels"];
-    tools.querySelectorAll("fieldset input")[order.indexOf(name)].checked = state[name];
+    tools.querySelector(`[aria-keyshortcuts=${name[0] === "t" ? "g" : name[0]}]`).checked = state[name];
   };
 
   fillTools();
@@ -235,7 +236,7 @@ function outcomesOf(report, groups) {
 }
 
 function statusWords(group, amount) {
-  const of = group.total > group.items.length ? `, the first ${count(group.items.length)} of ${count(group.total)} are stored` : "";
+  const of = group.total > group.items.length ? `; the page has the first ${count(group.items.length)} of ${count(group.total)}` : "";
   if (amount === group.items.length) return `${count(amount)} shown${of}.`;
   return `${count(amount)} of ${count(group.items.length)} match the filters${of}.`;
 }

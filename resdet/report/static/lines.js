@@ -123,7 +123,7 @@ function mark(value, scaleX, area) {
     "g",
     { class: "mark" },
     svg("line", { x1: x, x2: x, y1: area.top, y2: area.bottom }),
-    svg("text", { x: x + (before ? -6 : 6), y: area.top + 10, "text-anchor": before ? "end" : "start" }, `best ${number(value)}`),
+    svg("text", { x: x + (before ? -6 : 6), y: area.top + 10, "text-anchor": before ? "end" : "start" }, `best ${number(Number(value.toPrecision(3)))}`),
   );
 }
 

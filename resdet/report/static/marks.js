@@ -1,6 +1,6 @@
 // Objects and detections: which are shown, what they are called, how they look.
 
-import { number, plural } from "./format.js";
+import { number, plural, round } from "./format.js";
 
 /** What the outcomes of objects and detections mean. */
 export const OUTCOMES = {
@@ -18,6 +18,12 @@ export const OUTCOMES = {
 
 const CLASS_COLORS = 14;
 
+/** An object as it is at a score: found only if the detection that matches it is shown. */
+function asSeen(truth, picture, score) {
+  const match = truth.status === "found" && truth.partner !== null ? picture.detections[truth.partner] : null;
+  return match && match.score < score ? { ...truth, status: "missed" } : truth;
+}
+
 /** The class that colors a mark: by its outcome or by its class. */
 export function colorClass(mark, colors) {
   return colors === "class" ? `class-${mark.label % CLASS_COLORS}` : `outcome-${mark.status}`;
@@ -31,8 +37,8 @@ export function className(names, label) {
 /** A mark in one line of words. */
 export function describeMark(mark, isTruth, names) {
   const parts = [className(names, mark.label), mark.status];
-  if (mark.score !== null) parts.push(`score ${number(Math.round(mark.score * 1000) / 1000)}`);
-  if (mark.iou !== null) parts.push(`IoU ${number(Math.round(mark.iou * 100) / 100)}`);
+  if (mark.score !== null) parts.push(`score ${number(round(mark.score))}`);
+  if (mark.iou !== null) parts.push(`IoU ${number(round(mark.iou))}`);
   return `${isTruth ? "Ground truth" : "Detection"}: ${parts.join(", ")}`;
 }
 
@@ -46,7 +52,7 @@ export function visibleMarks(picture, item, state, run) {
   const fits = (mark) =>
     (state.label === null || mark.label === state.label) && (state.error === "" || item.error !== "" || mark.status === state.error);
   const truths = picture.truths
-    .map((mark, row) => ({ mark, row, isTruth: true, inFocus: item.truths.includes(row) }))
+    .map((mark, row) => ({ mark: asSeen(mark, picture, state.score), row, isTruth: true, inFocus: item.truths.includes(row) }))
     .filter(({ mark, inFocus }) => state.truths && mark.run === run && (inFocus || fits(mark)));
   const detections = picture.detections
     .map((mark, row) => ({ mark, row, isTruth: false, inFocus: item.detections.includes(row) }))
@@ -78,14 +84,16 @@ export function focusBox(picture, item) {
   const x2 = Math.max(...boxes.map((box) => box[2]));
   const y2 = Math.max(...boxes.map((box) => box[3]));
   const side = Math.max(x2 - x1, y2 - y1, 12) * 2.2;
-  return { x: (x1 + x2 - side) / 2, y: (y1 + y2 - side) / 2, w: side, h: side };
+  // inside the picture, unless it is smaller
+  const start = (low, high, size) => Math.max(Math.min(0, size - side), Math.min((low + high - side) / 2, Math.max(0, size - side)));
+  return { x: start(x1, x2, picture.width), y: start(y1, y2, picture.height), w: side, h: side };
 }
 
 /** Whether an item passes the class, outcome and score filters. */
 export function itemFits(item, picture, state, run) {
   if (item.score !== null && item.score < state.score) return false;
   const marks = () => [
-    ...picture.truths.filter((mark) => mark.run === run),
+    ...picture.truths.filter((mark) => mark.run === run).map((mark) => asSeen(mark, picture, state.score)),
     ...picture.detections.filter((mark) => mark.run === run && mark.score >= state.score),
   ];
   const whole = item.truths.length + item.detections.length === 0;

@@ -84,7 +84,10 @@ export function createPane(onView) {
     for (const text of layer.querySelectorAll("text")) {
       text.setAttribute("font-size", LABEL_SIZE * scale);
       text.setAttribute("stroke-width", 3 * scale);
-      text.setAttribute("dy", -4 * scale);
+      // above its box, or below the edge of what is seen
+      const top = Number(text.dataset.top) - 4 * scale;
+      const isAbove = top - LABEL_SIZE * scale < now.view.y && Number(text.dataset.top) > now.view.y - LABEL_SIZE * scale;
+      text.setAttribute("y", isAbove ? now.view.y + LABEL_SIZE * scale : top);
     }
   };
   new ResizeObserver(() => now.view && placeLabels()).observe(node);
@@ -149,7 +152,7 @@ export function keyOf({ row, isTruth }) {
 
 function labelOf({ mark }, names) {
   const score = mark.score === null ? "" : ` ${mark.score.toFixed(2)}`;
-  return svg("text", { x: mark.box[0], y: mark.box[1] }, `${className(names, mark.label)}${score}`);
+  return svg("text", { x: mark.box[0], "data-top": mark.box[1] }, `${className(names, mark.label)}${score}`);
 }
 
 /** Zooming by ctrl and wheel or double click, moving by dragging. */

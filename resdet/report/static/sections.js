@@ -4,7 +4,7 @@ import { calibrationChart, errorTable, histogram } from "./bars.js";
 import { comparison, configTable } from "./compare.js";
 import { confusionMatrix } from "./confusion.js";
 import { button, el } from "./dom.js";
-import { cell, number, share } from "./format.js";
+import { cell } from "./format.js";
 import { groupsOf } from "./gallery.js";
 import { lineChart } from "./lines.js";
 import { dataTable, factList } from "./table.js";
@@ -91,18 +91,8 @@ function perClass(report, state, run, table, open) {
   return dataTable(table, { lead, titled: run.per_class.length > 1 });
 }
 
-function confidence({ kind, chart, best_threshold, best_f1, classes }) {
-  return el(
-    "div",
-    { class: "grid" },
-    el(
-      "div",
-      { class: "stack" },
-      lineChart(chart),
-      el("p", { class: "note" }, `${kind}: the best F1, ${share(best_f1)}, is at a score of ${number(best_threshold)}.`),
-    ),
-    classes.rows.length > 0 ? dataTable(classes, { titled: true }) : null,
-  );
+function confidence({ chart, classes }) {
+  return grid([lineChart(chart), ...(classes.rows.length > 0 ? [dataTable(classes, { titled: true })] : [])]);
 }
 
 function statistics({ name, facts, classes, bars }) {

@@ -98,18 +98,18 @@ export function dataTable(table, { lead = null, titled = false } = {}) {
     "div",
     { class: "table" },
     titled ? el("h3", { id }, title) : null,
-    rows.length >= FILTER_FROM ? filterField(view, fillBody) : null,
+    rows.length >= FILTER_FROM ? filterField(columns[0], view, fillBody) : null,
     scrollBox(title, node),
     table.note && el("p", { class: "note" }, table.note),
   );
 }
 
-function filterField(view, fillBody) {
+function filterField(column, view, fillBody) {
   const change = (event) => {
     view.words = event.target.value.trim().toLowerCase();
     fillBody();
   };
-  return field("Name contains", el("input", { type: "search", on: { input: change } }));
+  return field(`Filter by ${column || "name"}`, el("input", { type: "search", on: { input: change } }));
 }
 
 /** Names and values, as a description list. */

@@ -1,7 +1,7 @@
 // The picture of the gallery in full: one pane, or two runs side by side, with what is in it.
 
 import { button, disclosure, el } from "./dom.js";
-import { count, fraction } from "./format.js";
+import { count, fraction, number, round } from "./format.js";
 import { OUTCOMES, className, colorClass, countOutcomes, focusBox, visibleMarks } from "./marks.js";
 import { createPane, keyOf } from "./pane.js";
 
@@ -26,7 +26,11 @@ export function createViewer({ report, onMove }) {
   const reset = () => setView({ x: 0, y: 0, w: now.picture.width, h: now.picture.height });
   const toObject = () => {
     const box = focusBox(now.picture, now.item);
-    if (box) setView(box);
+    if (!box) return;
+    // a view has the shape of the picture
+    const w = Math.max(box.w, (box.h * now.picture.width) / now.picture.height);
+    const h = (w * now.picture.height) / now.picture.width;
+    setView({ x: box.x + (box.w - w) / 2, y: box.y + (box.h - h) / 2, w, h });
   };
 
   const previous = button("‹ Previous", () => onMove(-1), { "aria-keyshortcuts": "ArrowLeft" });
@@ -47,6 +51,9 @@ export function createViewer({ report, onMove }) {
     ),
   );
 
+  /** Until the slider is moved, runs side by side are shown at their own best thresholds. */
+  const scoreOf = (run, state) => (state.score === state.startScore ? report.runs[run].threshold : state.score);
+
   const show = ({ picture, item, runs, state, index, total, keepView }) => {
     const samePicture = keepView && now.picture === picture && now.item === item;
     Object.assign(now, { picture, item, runs });
@@ -55,12 +62,12 @@ export function createViewer({ report, onMove }) {
     position.textContent = `${count(index + 1)} of ${count(total)}`;
     panesBox.replaceChildren(
       ...runs.map((run) => {
-        const title = runs.length > 1 ? el("figcaption", {}, report.runs[run].name) : null;
-        return el("figure", {}, title, panes[run].node);
+        const words = `${report.runs[run].name}, scores from ${number(round(scoreOf(run, state)))}`;
+        return el("figure", {}, runs.length > 1 ? el("figcaption", {}, words) : null, panes[run].node);
       }),
     );
     panesBox.classList.toggle("two", runs.length > 1);
-    now.marks = runs.map((run) => visibleMarks(picture, item, state, run));
+    now.marks = runs.map((run) => visibleMarks(picture, item, { ...state, score: scoreOf(run, state) }, run));
     runs.forEach((run, i) => panes[run].show(picture, now.marks[i], state, names, samePicture));
     zoomToObject.hidden = focusBox(picture, item) === null;
     fillDetails();
@@ -73,15 +80,19 @@ export function createViewer({ report, onMove }) {
       el("h3", {}, picture.name),
       el("p", { class: "muted" }, `${count(width)} × ${count(height)} pixels`),
       el("p", { class: "reason" }, item.reason),
-      picture.caption ? el("p", { class: "caption" }, picture.caption) : "",
+      picture.caption && !item.reason.includes(picture.caption) ? el("p", { class: "caption" }, picture.caption) : "",
       ...now.marks.flatMap((marks, i) => {
         if (marks.length === 0) return [];
         const pane = panes[now.runs[i]];
         const name = report.runs[now.runs[i]].name;
         return [
-          now.runs.length > 1 ? el("h4", {}, name) : "",
-          outcomeList(marks),
-          disclosure("Objects and detections", () => markTable(marks, names, pane)),
+          el(
+            "div",
+            { class: "stack" },
+            now.runs.length > 1 ? el("h4", {}, name) : null,
+            outcomeList(marks),
+            disclosure("Objects and detections", () => markTable(marks, names, pane)),
+          ),
         ];
       }),
     );
