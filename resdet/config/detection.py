@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -28,24 +29,37 @@ from resdet.config.fields import (
     check_validations,
     split_replaces_val,
 )
+from resdet.config.find import is_folder, own_path
 from resdet.config.model import ModelConfig
 from resdet.config.testing import TestConfig
 from resdet.files.image_limits import MAX_PIXELS
 
 
 class SplitConfig(Section):
+    """Images and their annotations. In place of this section a path alone may be given: a folder
+    with both, or a file such as data.yaml whose folder the images are in."""
+
     images: DataPath | list[DataPath]
     """Image folder, or a list of folders paired by position with `annotations`."""
     annotations: DataPath | list[DataPath]
-    """Annotation file, or a list of them: a JSON file of coco; a list in ImageSets, such as
-    trainval.txt, or the folder of the XML files of voc, imagenet_det and imagenet_loc (which also
-    reads Kaggle's LOC_train_solution.csv); the folder of labelme's JSON files; CVAT's
-    annotations.xml; the folder of masks. imagenet_det takes a pattern such as train_pos_*.txt."""
+    """Annotation file, or a list of them: a JSON file of coco; data.yaml, a list of images or a
+    folder of label files of yolo; a list in ImageSets, such as trainval.txt, or the folder of the
+    XML files of voc, imagenet_det and imagenet_loc (which also reads Kaggle's
+    LOC_train_solution.csv); the folder of labelme's JSON files; CVAT's annotations.xml; the folder
+    of masks. imagenet_det takes a pattern such as train_pos_*.txt."""
     format: str | None = None
-    """Format of the annotations: coco, voc, imagenet_det, imagenet_loc, labelme, cvat; masks as
-    object_masks (a file per object), label_masks (a number per object), class_masks (a colour per
-    class), cityscapes; or one that a module in `imports` adds. Null is recognised from what is
+    """Format of the annotations: coco, voc, yolo, imagenet_det, imagenet_loc, labelme, cvat; masks
+    as object_masks (a file per object), label_masks (a number per object), class_masks (a colour
+    per class), cityscapes; or one that a module in `imports` adds. Null is recognised from what is
     there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_path(cls, values: Any) -> Any:
+        if not isinstance(values, str) or not values:
+            return values
+        folder = values if is_folder(own_path(values)) else str(Path(values).parent)
+        return {"images": folder, "annotations": values}
 
 
 class ResizeConfig(Section):

@@ -302,3 +302,20 @@ def test_the_home_folder_in_data_paths(monkeypatch, tmp_path):
     assert config.data.train.annotations == [f"{tmp_path}/a.json", "/b.json"]
     assert config.data.val is not None
     assert config.eval.blacklist == "~nobody_here/list.txt"
+
+
+def test_data_by_one_path(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    overrides = [f"data.train={tmp_path}/set", f"data.val={tmp_path}/set/data.yaml"]
+    data = load_config("configs/own_data.yaml", overrides).data
+    assert (data.train.images, data.train.annotations) == (f"{tmp_path}/set",) * 2
+    assert data.val is not None
+    assert (data.val.images, data.val.annotations) == (
+        f"{tmp_path}/set",
+        f"{tmp_path}/set/data.yaml",
+    )
+    assert data.train.format is None
+    with pytest.raises(ConfigError, match="expected a section"):
+        load_config("configs/own_data.yaml", ["data.train=''"])
+    long = load_config("configs/own_data.yaml", [f"data.train={'a' * 5000}"]).data.train
+    assert long.images == "."

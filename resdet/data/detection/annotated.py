@@ -77,6 +77,7 @@ def read_images(
                 *(file, folder, tuple(extras), outlines),
                 classes=tuple(classes or ()),
                 format_key=f"{key}.format",
+                part=key.rpartition(".")[2] if "." in key else None,
             )
             try:
                 tables.append(read_file(source, format, findings))

@@ -1,6 +1,7 @@
 """Which image files, objects and outlines of a table can be used for training."""
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +16,8 @@ from resdet.data.detection.table import AnnotationTable
 from resdet.data.fingerprint import hash_names
 from resdet.data.names import Names, pack_names
 from resdet.errors import first_few
-from resdet.files.findings import DROPPED, SHOWN, Finding
-from resdet.files.images import image_problems, read_sizes
+from resdet.files.findings import DROPPED, SHOWN, DataError, Finding
+from resdet.files.images import image_problems, read_size, read_sizes, unread
 
 logger = logging.getLogger("resdet")
 
@@ -110,9 +111,19 @@ def _read_sizes(
     for row in rows.tolist():
         what, remedy = "has no height and width", "they are read from the file"
         if not sizes[row].all():
-            what, remedy, keep[row] = f"{what}, and its file can't be read", DROPPED, False
+            place = Path(folders[int(table.file_of_image[row])])
+            what, remedy, keep[row] = _why_unread(place / table.file_names[row]), BAD_IMAGE, False
         findings.append(Finding(table.file_of(row), table.image_name(row), what, remedy))
     return replace(table, sizes=sizes).select_images(keep)
+
+
+def _why_unread(path: Path) -> str:
+    """What is wrong with an image file whose size can't be read."""
+    try:
+        read_size(path, sys.maxsize)
+    except DataError as error:
+        return unread(error, str(path))
+    return "could not be read at first"
 
 
 def check_images(
@@ -125,24 +136,29 @@ def check_images(
 ) -> AnnotationTable:
     """The images that can be read, have at most `max_pixels` and the size that is annotated.
 
-    Reads the headers, of sets of at most `HEADERS_AT_START` images; every pixel with `decode_all`.
+    Reads the headers, of sets of at most `HEADERS_AT_START` images and unless their reader did;
+    every pixel with `decode_all`.
     """
     count = len(table.image_ids)
     if not decode_all and count > HEADERS_AT_START:
         return table
+    rows = np.arange(count)
+    if table.measured is not None and not decode_all:
+        is_large = table.sizes.prod(axis=1, dtype=np.int64) > max_pixels // 8
+        rows = np.flatnonzero(~table.measured | is_large)
     paths = [
-        Path(folders[file]) / name
-        for file, name in zip(table.file_of_image.tolist(), table.file_names, strict=True)
+        Path(folders[int(table.file_of_image[row])]) / table.file_names[row]
+        for row in rows.tolist()
     ]
-    sizes = [(height, width) for height, width in table.sizes.tolist()]
+    sizes = [(height, width) for height, width in table.sizes[rows].tolist()]
     bad = image_problems(paths, sizes, decode=decode_all, max_pixels=max_pixels)
-    findings += [
-        Finding(
-            table.file_of(row), f"image {table.image_ids[row]!r} ({paths[row]})", what, BAD_IMAGE
-        )
-        for row, what in bad.items()
-    ]
-    return table.select_images(~np.isin(np.arange(count), list(bad)))
+    keep = np.ones(count, bool)
+    for place, what in bad.items():
+        row = int(rows[place])
+        item = f"image {table.image_ids[row]!r} ({paths[place]})"
+        findings.append(Finding(table.file_of(row), item, what, BAD_IMAGE))
+        keep[row] = False
+    return table.select_images(keep)
 
 
 def find_targets(

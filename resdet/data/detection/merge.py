@@ -119,7 +119,19 @@ def _concatenate(tables: Sequence[AnnotationTable]) -> AnnotationTable:
         extras=extras,
         image_extras={key: column.ragged() for key, column in lists.items()},
         has_annotations=all(table.has_annotations for table in tables),
+        measured=_measured(tables),
         **objects,  # type: ignore[arg-type]
+    )
+
+
+def _measured(tables: Sequence[AnnotationTable]) -> NDArray[np.bool_] | None:
+    if all(table.measured is None for table in tables):
+        return None
+    return np.concatenate(
+        [
+            np.zeros(len(table.image_ids), bool) if table.measured is None else table.measured
+            for table in tables
+        ]
     )
 
 

@@ -37,6 +37,9 @@ class Source:
     """Names that `data.classes` gives, for formats whose files do not list their classes."""
     format_key: str = "format"
     """What messages call the key that gives the format."""
+    part: str | None = None
+    """train, val or test: which images of a file that lists those of several; None where the file
+    has to decide."""
 
 
 OBJECT_FIELDS = (
@@ -119,6 +122,9 @@ class AnnotationTable:
     """K further values per class: LVIS's frequency."""
     has_annotations: bool = True
     """Whether the files can hold objects at all; files of test images have no such list."""
+    measured: NDArray[np.bool_] | None = None
+    """(N,) whether the reader took the size from the header of the image, which then need not be
+    read again; None where no size was."""
 
     @property
     def source(self) -> str:
@@ -164,6 +170,7 @@ class AnnotationTable:
             file_of_image=self.file_of_image[rows],
             file_names=self.file_names.select(rows),
             sizes=self.sizes[rows],
+            measured=None if self.measured is None else self.measured[rows],
             image_of=(np.cumsum(keep) - 1)[table.image_of],
             image_extras={k: lists.select(rows) for k, lists in self.image_extras.items()},
         )

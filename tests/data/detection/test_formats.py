@@ -90,8 +90,8 @@ def test_missing_files_and_unknown_formats(folder: Path) -> None:
     assert message(folder, "phots", "coco/vall.json") == (
         f"no such file or folder: phots ({IMAGES}), coco/vall.json ({ANNOTATIONS})"
     )
-    text = message(folder, "photos", "labels", "yolo")
-    assert f"{ANNOTATIONS}: labels: data.val.format: no reader for 'yolo'" in text
+    text = message(folder, "photos", "labels", "kitti")
+    assert f"{ANNOTATIONS}: labels: data.val.format: no reader for 'kitti'" in text
 
 
 def test_broken_files_name_the_key(folder: Path) -> None:

@@ -17,6 +17,7 @@ from resdet.data.detection.readers import (
     labelme,
     object_masks,
     voc,
+    yolo,
 )
 from resdet.data.detection.readers.image_lists import expand
 from resdet.data.detection.readers.recognize import Seen, only_coco, recognize
@@ -29,6 +30,7 @@ logger = logging.getLogger("resdet")
 READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
     "coco": coco.read,
     "voc": voc.read,
+    "yolo": yolo.read,
     "imagenet_det": imagenet_det.read,
     "imagenet_loc": imagenet_loc.read,
     "labelme": labelme.read,
@@ -42,7 +44,7 @@ READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
 adds a `Finding` for each object that it drops or repairs; it raises `DataError` where the whole
 file is unusable. A module that a config names in `imports` may add a row."""
 
-XML_FORMATS = ("voc", "imagenet_det", "imagenet_loc")
+WITHOUT_JSON = ("voc", "yolo", "imagenet_det", "imagenet_loc")
 """Formats of which no file is JSON."""
 
 
@@ -100,7 +102,7 @@ def read_file(source: Source, format: str | None, findings: list[Finding]) -> An
         )
     if format == "coco" and source.data is None and (path.is_file() or path.is_dir()):
         source = _coco_file(source, images)
-    if format in XML_FORMATS and path.suffix.lower() == ".json" and path.is_file():
+    if format in WITHOUT_JSON and path.suffix.lower() == ".json" and path.is_file():
         raise DataError(
             f"{path}: a JSON file, and {source.format_key} is {format}; set {source.format_key} to "
             "coco, or give what this format takes"

@@ -32,12 +32,12 @@ from resdet.data.detection.readers.shapes import (
     polygon_box,
     polygon_shape,
 )
-from resdet.data.detection.readers.xml_files import read_ahead
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import UserError
 from resdet.files.findings import DROPPED, DataError, Finding, log_findings
 from resdet.files.json import OTHERS, shown, whole_number
 from resdet.files.label_images import labels_of
+from resdet.files.read_ahead import read_ahead
 from resdet.files.regular import is_file
 from resdet.files.rle import MAX_SIDE, encode_bitmap
 from resdet.files.walk import list_files

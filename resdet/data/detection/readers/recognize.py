@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from resdet.data.detection.readers import cvat, labelme
+from resdet.data.detection.readers import cvat, labelme, yolo
 from resdet.data.detection.readers.class_masks import CLASS_FOLDER
 from resdet.data.detection.readers.image_lists import expand
 from resdet.data.detection.readers.mask_marks import recognize_masks
@@ -26,7 +26,10 @@ MOST_LISTED = 1000
 HEAD = 4096
 """Bytes of a file that are looked at."""
 
-ANNOTATIONS = (".json", ".xml", ".csv", ".tsv", ".txt", ".yaml", ".yml", ".data")
+OTHERS = (".xml", ".csv", ".tsv", ".yaml", ".yml", ".data")
+"""Suffixes of files that are never JSON; YAML may begin as JSON does."""
+
+ANNOTATIONS = (".json", ".txt", *OTHERS)
 """Suffixes of files that hold annotations in some format."""
 
 WNID = re.compile(rb"<name>\s*n\d{8}\s*</name>")
@@ -103,6 +106,8 @@ def recognize(images: Path | None, annotations: Path, *, key: str = "format") ->
     if not seen.path.exists():
         raise DataError(f"{annotations}: no such file or folder")
     formats = [format for format, mark in MARKS if mark(seen)]
+    if len(formats) > 1:  # images are masks only where nothing else annotates them
+        formats = [format for format in formats if format != seen.masks]
     if len(formats) == 1:
         return formats[0]
     path = seen.path
@@ -128,6 +133,8 @@ def _unknown(seen: Seen) -> str:
     suffix = seen.path.suffix.lower()
     if suffix == ".xml" and b"<annotation>" in seen.head():
         return "one image's XML file as VOC has them; give the folder of all of them"
+    if suffix == ".txt" and yolo.is_row(seen.head()):
+        return "one image's label file of YOLO; give the folder of all of them, or data.yaml"
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
         return "an archive; unpack it and give what is in it"
     if is_image(seen.path.name):
@@ -138,9 +145,7 @@ def _unknown(seen: Seen) -> str:
 def _is_json(seen: Seen, name: str | None = None) -> bool:
     """Whether a file is JSON, by its suffix or its first character."""
     suffix = Path(name or seen.path).suffix.lower()
-    if suffix in ANNOTATIONS and suffix != ".json":
-        return False
-    return suffix == ".json" or seen.head(name)[:1] in (b"{", b"[")
+    return suffix == ".json" or (suffix not in OTHERS and seen.head(name)[:1] in (b"{", b"["))
 
 
 def _is_coco(seen: Seen) -> bool:
@@ -178,7 +183,7 @@ def _xml(seen: Seen) -> str | None:
             return "voc" if {"ImageSets", "Annotations"} & folders and not of_masks else None
         if not WNID.search(head):
             return "voc"
-    elif seen.path.suffix.lower() not in (".txt", "") or not _has_xml_near(seen):
+    elif seen.path.suffix.lower() not in (".txt", "") or _is_json(seen) or not _has_xml_near(seen):
         return None
     if "DET" in parts:
         return "imagenet_det"
@@ -210,6 +215,7 @@ MARKS: list[tuple[str, Mark]] = [
     ("coco", _is_coco),
     ("voc", lambda seen: _xml(seen) == "voc"),
     ("imagenet_det", lambda seen: _xml(seen) == "imagenet_det"),
+    ("yolo", yolo.looks_like),
     ("imagenet_loc", lambda seen: _xml(seen) == "imagenet_loc" or _is_kaggle(seen)),
     ("labelme", labelme.looks_like),
     ("cvat", cvat.looks_like),

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,12 +20,7 @@ from numpy.typing import NDArray
 
 from resdet.data.detection.table import Column
 from resdet.files.findings import DROPPED
-
-CHUNK = 1024
-"""Files read at a time, ahead of the parser."""
-
-READ_AHEAD = 8
-"""Threads that read, so that waiting for a cold disk or a network overlaps."""
+from resdet.files.read_ahead import CHUNK, read_ahead
 
 LARGEST = 1e9
 """Pixels; larger sizes and coordinates are mistakes."""
@@ -122,28 +116,6 @@ def read_xml_files(
             columns.take(rows)
     columns.take(rows)
     return columns.finish(list(rows.position))
-
-
-def read_ahead(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, bytes | OSError]]:
-    """Each file below a folder and its bytes, read ahead; an empty name has none."""
-
-    def read(chunk: Sequence[str]) -> list[bytes | OSError]:
-        contents: list[bytes | OSError] = []
-        for file in chunk:
-            try:
-                contents.append((folder / file).read_bytes() if file else b"")
-            except OSError as error:
-                contents.append(error)
-        return contents
-
-    chunks = [files[first : first + CHUNK] for first in range(0, len(files), CHUNK)]
-    with ThreadPoolExecutor(READ_AHEAD) as pool:
-        reading = [pool.submit(read, chunk) for chunk in chunks[:READ_AHEAD]]
-        for position, chunk in enumerate(chunks):
-            contents = reading.pop(0).result()
-            if position + READ_AHEAD < len(chunks):
-                reading.append(pool.submit(read, chunks[position + READ_AHEAD]))
-            yield from zip(chunk, contents, strict=True)
 
 
 class _Rows:

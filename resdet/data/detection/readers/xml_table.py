@@ -68,16 +68,16 @@ def xml_table(
         first: number of the first pixel: 1 in VOC, 0 in ImageNet.
     """
     sizes = columns.sizes
-    unsized = columns.unsized & keep
+    unsized, measured = columns.unsized & keep, None
     if source.images is not None and unsized.any():
         sizes = sizes.copy()
         names = [file_names[row] for row in np.flatnonzero(unsized).tolist()]
         sizes[unsized] = read_sizes(Path(source.images), names)
-    labels = np.array([label_of.get(name, -1) for name in columns.names], np.int64)
-    labels = labels[columns.name_of]
+        measured = unsized & sizes.all(axis=1)
+    of_name = np.array([label_of.get(name, -1) for name in columns.names], np.int64)
+    labels = of_name[columns.name_of]
     boxes = continuous_xywh(columns.corners, first)
-    count = len(labels)
-    no = np.zeros(count, bool)
+    count, no = len(labels), np.zeros(len(labels), bool)
     table = AnnotationTable(
         files=[source.path],
         class_names=list(class_names),
@@ -100,6 +100,7 @@ def xml_table(
         },
         class_extras=class_extras or {},
         has_annotations=has_annotations,
+        measured=measured,
     )
     known = labels >= 0
     return (table if known.all() else table.select(np.flatnonzero(known))).select_images(keep)
