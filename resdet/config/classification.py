@@ -60,6 +60,10 @@ class ClassificationSplitConfig(Section):
     root: DataPath | None = None
     """Folder: one subfolder per class, tar shards, ImageNet's flat val/, or CIFAR's folder; null
     is data.root/train or data.root/val (CIFAR: data.root itself)."""
+    table: DataPath | None = None
+    """A CSV file with the columns image and class, or parquet files (Hugging Face's with their
+    images, or with paths) by a path or a pattern such as data/train-*.parquet. Paths start at
+    `root`; null is then data.root, or else the folder of the table."""
     ground_truth: DataPath | None = None
     """ImageNet's flat val/ only: ILSVRC2012_validation_ground_truth.txt or a table of file and
     wnid; null looks for it beside the images."""

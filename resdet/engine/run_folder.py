@@ -43,6 +43,7 @@ FREE_KEYS = (
 PATH_KEYS = (
     *(f"data.{part}.{key}" for part in ("train", "val") for key in ("images", "annotations")),
     *(f"data.{part}.{key}" for part in ("train", "val") for key in ("root", "ground_truth")),
+    *("data.train.table", "data.val.table"),
     *("data.root", "data.proposals.train", "data.proposals.val", "loss.teacher"),
 )
 # A run may become longer; `setup.log_longer` says what this does to its schedule.

@@ -75,7 +75,7 @@ def classification_classes(config: ClassificationConfig) -> list[str]:
     if data.classes is not None:
         return data.classes
     root = data.train.root or data.root
-    is_present = root is not None and Path(root).is_dir()
+    is_present = data.train.table is not None or (root is not None and Path(root).is_dir())
     if count is None and is_present:
         return list(build_classification_train_data(config).class_names)
     names = _public_names(config, root) if root is not None and not is_present else []

@@ -30,7 +30,7 @@ Format = Literal["auto", "folder", "shards", "cifar10", "cifar100"]
 
 def data_format(config: ClassificationConfig, root: str) -> Format:
     """`data.format`, where it is auto cifar10 or cifar100 if the folder holds one."""
-    if config.data.format != "auto":
+    if config.data.format != "auto" or config.data.train.table is not None:
         return config.data.format
     kind = is_cifar(root)
     return "auto" if kind is None else kind
@@ -41,6 +41,8 @@ def split_root(config: ClassificationConfig, name: str) -> str:
     section: ClassificationSplitConfig | None = getattr(config.data, name)
     if section is not None and section.root is not None:
         return str(Path(section.root).expanduser())
+    if section is not None and section.table is not None:
+        return str(Path(config.data.root or Path(section.table).parent).expanduser())
     if config.data.root is None:
         without = " (or data.val=null)" if name == "val" else ""
         raise UserError(
@@ -54,8 +56,10 @@ def split_root(config: ClassificationConfig, name: str) -> str:
 
 
 def _root_key(config: ClassificationConfig, name: str) -> str:
-    """The key that gives the folder of `split_root`."""
+    """The key that gives the images of `split_root`."""
     section: ClassificationSplitConfig | None = getattr(config.data, name)
+    if section is not None and section.table is not None:
+        return f"data.{name}.table"
     has_own = section is not None and section.root is not None
     return f"data.{name}.root" if has_own else "data.root"
 
@@ -81,6 +85,7 @@ def build_classification_train_data(
             transform=_train_transform(config),
             format=kind,
             ground_truth=config.data.train.ground_truth,
+            table=config.data.train.table,
             classes=config.data.classes,
             seed=config.train.seed,
             strict=strict,
@@ -115,6 +120,7 @@ def build_classification_val_data(
                 ),
                 format=kind,
                 ground_truth=config.data.val.ground_truth,
+                table=config.data.val.table,
                 classes=config.data.classes,
                 train_classes=classes,
                 strict=strict,
@@ -176,6 +182,7 @@ def _check_cifar(config: ClassificationConfig) -> None:
         "data.augment.color_jitter": (augment.color_jitter, [0]),
         "data.classes": (data.classes, [None]),
         "data.train.ground_truth": (data.train.ground_truth, [None]),
+        "data.train.table": (data.train.table, [None]),
     }
     for key, (value, allowed) in wrong.items():
         if value not in allowed:

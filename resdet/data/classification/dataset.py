@@ -17,6 +17,7 @@ from resdet.data.classification.folder import has_folders, loose_images, read_cl
 from resdet.data.classification.imagenet import read_flat_images
 from resdet.data.classification.samples import BROKEN, ClassificationSample, Source
 from resdet.data.classification.shards import find_shards, read_shards
+from resdet.data.classification.tables import read_table
 from resdet.data.classification.transforms import (
     ClassificationTransform,
     center_crop,
@@ -267,6 +268,7 @@ def open_images(
     transform: ClassificationTransform,
     format: Format = "auto",
     ground_truth: str | None = None,
+    table: str | None = None,
     classes: Sequence[str] | None = None,
     train_classes: Sequence[str] | None = None,
     seed: int = 0,
@@ -275,9 +277,11 @@ def open_images(
     max_pixels: int = MAX_PIXELS,
     left_out: NDArray[np.int64] | None = None,
 ) -> ClassificationDataset:
-    """The images of a folder: class folders, ImageNet's flat val/, or tar shards.
+    """The images of a folder: class folders, ImageNet's flat val/, or tar shards; or of a table.
 
     Args:
+        table: a CSV file, or parquet files by a path or a pattern; `root` is then the folder that
+            their paths start at.
         format: auto takes shards if there is a *.tar.
         ground_truth: see `read_flat_images`; None searches for it.
         classes, train_classes: see `label_order`.
@@ -290,7 +294,9 @@ def open_images(
     if not folder.is_dir():
         raise missing_images_error(folder)
     source: Source
-    if format == "shards" or (format == "auto" and find_shards(folder)):
+    if table is not None:
+        source = read_table(table, folder, classes=classes, train_classes=train_classes)
+    elif format == "shards" or (format == "auto" and find_shards(folder)):
         if ground_truth is not None:
             raise DataError(
                 f"{folder}: ground_truth ({ground_truth}) is for a flat folder of images, and this "

@@ -129,7 +129,7 @@ def label_order(
     if train_classes is None:
         missing = sorted(set(classes or ()) - set(present))
         if missing:
-            remedy = "correct data.classes, or add a folder of that name"
+            remedy = "correct data.classes, or add images of that class"
             hint = did_you_mean(missing[0], every, remedy, most=1)
             raise DataError(f"{where}: no class {some(missing)}, which data.classes names; {hint}")
         return list(present if classes is None else classes)
