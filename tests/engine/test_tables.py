@@ -6,14 +6,13 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 import resdet
 from tests.engine.cls_data import FOLDER_YAML, write_folders
 from tests.engine.conftest import log_of, losses_of
-
-pyarrow = pytest.importorskip("pyarrow")
-import pyarrow.parquet as pq
 
 
 def test_tables_train_as_folders_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +37,8 @@ def test_tables_train_as_folders_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         config, ["train.max_steps=2", *keys], run_dir=tmp_path / "b", device="cpu"
     )
     assert losses_of(by_tables) == losses_of(by_folders)
-    evals = [[line["eval"] for line in log_of(run) if "eval" in line] for run in (by_tables, by_folders)]
+    evals = [
+        [line["eval"] for line in log_of(run) if "eval" in line] for run in (by_tables, by_folders)
+    ]
     assert evals[0] == evals[1] and len(evals[0]) == 1
     assert json.loads((by_tables / "eval.json").read_text())["num_images"] == 18

@@ -112,8 +112,8 @@ def file_images(
     if not kept:
         reason = f": {findings[0]}" if findings else ""
         raise DataError(
-            f"{path}: none of its images is in {root}{reason}; set data.train.root, or data.val.root, "
-            "to the folder that the paths of the table start at"
+            f"{path}: none of its images is in {root}{reason}; set data.train.root, or "
+            "data.val.root, to the folder that the paths of the table start at"
         )
     labels = np.array(list(kept.values()), np.int64)
     return FileImages(root, pack_names(kept), labels, order, findings)

@@ -124,7 +124,7 @@ def _pyarrow(path: Path) -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            f"{path}: pyarrow reads parquet files; pip install 'resdet[parquet]', or give a CSV file"
+            f"{path}: pyarrow reads parquet; pip install 'resdet[parquet]', or give a CSV file"
         ) from None
     return pyarrow
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 from resdet.data.classification import parquet as parquet_module
@@ -18,9 +21,6 @@ from resdet.data.classification.tables import read_table
 from resdet.errors import UserError
 from resdet.files.findings import DataError
 from tests.data.make_cls import picture, write_classes
-
-pyarrow = pytest.importorskip("pyarrow")
-import pyarrow.parquet as pq
 
 
 @pytest.fixture(autouse=True)
@@ -100,8 +100,6 @@ def test_unusable_lines_are_one_finding(
     lines = [",".join(pair) for pair in rows(images)]
     source = read_table(table(tmp_path, "\n".join(["image,class", *lines, line])), images)
     assert len(source.findings) == 1 and len(source.labels) == (4 if "gives" in message else 5)
-    import re
-
     assert re.search(message, str(source.findings[0])), source.findings
 
 
@@ -137,7 +135,9 @@ def jpeg(seed: int) -> bytes:
     return file.getvalue()
 
 
-def hugging_face(folder: Path, records: list[Any], name: str = "train-0.parquet", **more: Any) -> Path:
+def hugging_face(
+    folder: Path, records: list[Any], name: str = "train-0.parquet", **more: Any
+) -> Path:
     """A file as `datasets` writes it, of (bytes, path, label)."""
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     names = more.get("names", ["bee", "ant", "wasp"])
@@ -177,7 +177,9 @@ def test_hugging_faces_images_are_unpacked_once(
 def test_paths_and_names_in_parquet(images: Path, tmp_path: Path) -> None:
     pairs = rows(images)
     path = tmp_path / "t.parquet"
-    pq.write_table(pyarrow.table({"path": [p for p, _ in pairs], "label": [n for _, n in pairs]}), path)
+    pq.write_table(
+        pyarrow.table({"path": [p for p, _ in pairs], "label": [n for _, n in pairs]}), path
+    )
     source = read_table(path, images)
     assert isinstance(source, FileImages)
     assert listed(source) == listed(read_class_folders(images))
@@ -206,7 +208,9 @@ def test_unusable_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     content = path.read_bytes()
     for damaged in (content[:-9], b"", b"PAR1PAR1", content[:100] + content[:-100]):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match="can't be read as parquet .*download or write it again"):
+        with pytest.raises(
+            DataError, match=r"can't be read as parquet .*download or write it again"
+        ):
             read_table(path, tmp_path)
     other = tmp_path / "o.parquet"
     pq.write_table(pyarrow.table({"a": [1], "b": [2]}), other)
