@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -294,3 +296,25 @@ def test_what_is_frozen_stays_in_training(tiny, tmp_path):
     assert changed == {"fpn", "roi_heads"}
     # the frozen network is built again from the run
     assert not any(value.requires_grad for value in resdet.load(run).rpn.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_whole_script_with_spawned_workers(tiny, tmp_path, guarded):
+    """As on macOS and Windows, where each worker imports the script that started it."""
+    script, run = tmp_path / "script.py", tmp_path / "run"
+    overrides = ["train.max_steps=2", "data.workers=1", "eval.val_loss=false"]
+    call = f"resdet.train({str(tiny.config)!r}, {overrides!r}, run_dir={str(run)!r}, device='cpu')"
+    guard = "__name__ == '__main__'" if guarded else "True"
+    lines = ["import multiprocessing", "import resdet", f"if {guard}:"]
+    lines += ["    multiprocessing.set_start_method('spawn', force=True)", f"    {call}"]
+    script.write_text("\n".join(lines) + "\n")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=600, check=False
+    )
+    output = done.stdout + done.stderr
+    assert (done.returncode == 0) == guarded, output
+    assert ("put the call below a line `if __name__ ==" in output) == (not guarded)
+    assert (run / "last.pt").is_file() == guarded
+    if guarded:
+        assert checkpoint.load(run / "last.pt")["step"] == 2
