@@ -259,6 +259,14 @@ def test_a_link_opens_the_same_view(opened: Opened) -> None:
     assert not page.get_by_role("checkbox", name="Ground truth").is_checked()
     assert page.get_by_role("checkbox", name="Detections").is_checked()
     assert position(opened("detection", "#pictures?tab=missed&item=2")) == "2 of 12"
+    # the thumbnail of a late item is scrolled to
+    page = opened("detection", "#pictures?tab=false_positives&item=24")
+    inside = '''() => {
+      const strip = document.querySelector(".strip").getBoundingClientRect();
+      const thumb = document.querySelector(".strip [aria-current=true]").getBoundingClientRect();
+      return thumb.top >= strip.top && thumb.bottom <= strip.bottom + 1;
+    }'''
+    assert page.evaluate(inside)
     # what does not exist is as at the start
     page = opened("detection", "#pictures?tab=nothing&item=x&class=99&error=none&score=7&run=8")
     assert page.locator("[aria-selected=true]").inner_text() == "Worst images12"
@@ -315,6 +323,7 @@ def test_tables_sort_and_the_matrix_reads_by_keys(opened: Opened) -> None:
     assert page.locator(".reader").inner_text().startswith("True WBC, predicted background: ")
 
 
+@pytest.mark.slow
 def test_many_classes(opened: Opened) -> None:
     page = opened("many")
     page.locator("#classes input[type=search]").fill("number 7")
@@ -364,7 +373,9 @@ def test_hostile_names_are_text(opened: Opened) -> None:
     assert page.locator("main img, main script").count() == 0
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.slow] * (each == "many")) for each in REPORTS]
+)
 def test_no_sideways_scroll_on_phone_or_desktop(opened: Opened, name: str) -> None:
     page = opened(name)
     page.set_viewport_size({"width": PHONE, "height": 844})

@@ -2,7 +2,7 @@
 
 import { button, choice, el, field, toggle } from "./dom.js";
 import { count, nameEnd, number, round } from "./format.js";
-import { OUTCOMES, filterWords, focusBox, itemFits } from "./marks.js";
+import { OUTCOMES, asSeen, filterWords, focusBox, itemFits } from "./marks.js";
 import { thumbnail } from "./pane.js";
 import { createViewer } from "./viewer.js";
 
@@ -100,7 +100,7 @@ export function createGallery({ report, state, onState }) {
     for (const button of strip.querySelectorAll("button")) {
       const isCurrent = Number(button.dataset.index) === state.item;
       button.setAttribute("aria-current", String(isCurrent));
-      if (isCurrent) scrollInto(strip, button);
+      if (isCurrent) scrollInto(strip, button.parentElement);
     }
     const position = shown.findIndex(({ index }) => index === state.item);
     if (position < 0) return;
@@ -120,9 +120,9 @@ export function createGallery({ report, state, onState }) {
   const thumbOf = (item, index) => {
     const picture = report.pictures[item.picture];
     const marks = [
-      ...item.truths.map((row) => ({ mark: picture.truths[row], row, isTruth: true })),
-      ...item.detections.map((row) => ({ mark: picture.detections[row], row, isTruth: false })),
-    ].filter(({ mark }) => mark);
+      ...item.truths.map((row) => ({ mark: asSeen(picture.truths[row], picture, state.score), isTruth: true })),
+      ...item.detections.map((row) => ({ mark: picture.detections[row], isTruth: false })),
+    ];
     const label = `${picture.name}: ${item.reason}`;
     const caption = [item.error, item.score === null ? "" : number(round(item.score))].filter(Boolean).join(" ");
     return el(
@@ -187,6 +187,11 @@ export function createGallery({ report, state, onState }) {
     open(changes) {
       change({ label: null, error: "", item: 0, ...changes });
       fillTools();
+    },
+    /** Scrolls to what is chosen, once the gallery is in the page. */
+    settle() {
+      tabs.settle();
+      refresh();
     },
     /** Acts on a key; false if it has no meaning here. */
     press(key) {
@@ -259,12 +264,13 @@ function slider(state, onChange) {
   return field("Score from", input, " ", output);
 }
 
-/** Scrolls only the strip, never the page. */
-function scrollInto(strip, button) {
-  const item = button.parentElement;
-  const [top, left] = [item.offsetTop - strip.offsetTop, item.offsetLeft - strip.offsetLeft];
-  if (top < strip.scrollTop || top + item.offsetHeight > strip.scrollTop + strip.clientHeight) strip.scrollTop = top - 8;
-  if (left < strip.scrollLeft || left + item.offsetWidth > strip.scrollLeft + strip.clientWidth) strip.scrollLeft = left - 8;
+/** Scrolls `box` so that `child` is seen, and never the page. */
+function scrollInto(box, child) {
+  const [outer, inner] = [box.getBoundingClientRect(), child.getBoundingClientRect()];
+  if (inner.top < outer.top) box.scrollTop += inner.top - outer.top - 8;
+  if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom + 8;
+  if (inner.left < outer.left) box.scrollLeft += inner.left - outer.left - 8;
+  if (inner.right > outer.right) box.scrollLeft += inner.right - outer.right + 8;
 }
 
 function createTabs(groups, onSelect) {
@@ -296,6 +302,8 @@ function createTabs(groups, onSelect) {
         tab.setAttribute("tabindex", selected ? "0" : "-1");
         tab.querySelector(".amount").textContent = count(amounts[i]);
       });
+      this.settle();
     },
+    settle: () => scrollInto(node, node.querySelector("[aria-selected=true]")),
   };
 }

@@ -70,6 +70,7 @@ function drawRun() {
       return el("li", {}, el("a", { href: `#${id}`, on: { click: follow } }, title));
     }),
   );
+  page.gallery?.settle();
   markCurrent();
 }
 

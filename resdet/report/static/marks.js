@@ -19,7 +19,7 @@ export const OUTCOMES = {
 const CLASS_COLORS = 14;
 
 /** An object as it is at a score: found only if the detection that matches it is shown. */
-function asSeen(truth, picture, score) {
+export function asSeen(truth, picture, score) {
   const match = truth.status === "found" && truth.partner !== null ? picture.detections[truth.partner] : null;
   return match && match.score < score ? { ...truth, status: "missed" } : truth;
 }

@@ -129,7 +129,7 @@ function markTable(marks, names, pane) {
     return el(
       "tr",
       { tabindex: "0", class: each.inFocus ? "focus" : null, on: { focus: light, pointerenter: light, blur: off, pointerleave: off } },
-      el("td", {}, el("span", { class: `line-key ${isTruth ? "truth" : "detection"} ${colorClass(mark, "outcome")}`, "aria-hidden": "true" }), isTruth ? "object" : "detection"),
+      el("td", {}, el("span", { class: `line-key ${isTruth ? "truth" : "detection"} ${colorClass(mark, "outcome")}`, "aria-hidden": "true" }), el("span", { class: "visually-hidden" }, isTruth ? "object" : "detection")),
       el("td", {}, className(names, mark.label)),
       el("td", {}, mark.status),
       el("td", { class: "number" }, fraction(mark.score)),
@@ -143,7 +143,7 @@ function markTable(marks, names, pane) {
     el(
       "table",
       { "aria-label": "Objects and detections that are shown" },
-      el("thead", {}, el("tr", {}, heads.map((head, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, head)))),
+      el("thead", {}, el("tr", {}, heads.map((head, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, i > 0 ? head : el("span", { class: "visually-hidden" }, head))))),
       el("tbody", {}, rows),
     ),
   );
