@@ -175,6 +175,7 @@ def _read(config: DetectionConfig, files: SplitConfig, key: str) -> AnnotatedIma
         files.annotations,
         format=files.format,
         classes=config.data.classes,
+        class_map=config.data.class_map,
         extras=config.data.extras,
         outlines=config.model.roi.mask_head is not None,
         max_pixels=config.data.max_pixels,
