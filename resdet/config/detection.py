@@ -11,7 +11,6 @@ from resdet.config.fields import (
     Ascending,
     BelowOne,
     Boxes,
-    ClassMap,
     DataPath,
     Fraction,
     HeldOutConfig,
@@ -76,6 +75,36 @@ class ResizeConfig(Section):
     """large_scale_jitter: range of the scale relative to `lsj_size`."""
 
 
+class MosaicConfig(Section):
+    """Four images in one picture, as large as one of them would be (Bochkovskiy et al. 2020)."""
+
+    prob: Fraction = 1.0
+    """Chance that an image becomes a mosaic with three others, drawn at random."""
+    scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), Range] = [0.5, 1.5]
+    """Range of the scale of the images in a mosaic, one drawn per mosaic, relative to what `resize`
+    gives without jitter."""
+    min_visible: Fraction = 0.1
+    """Objects of whose box less than this share is left at a border are dropped."""
+    off_epochs: NonNegativeFloat = 1.0
+    """No mosaics in the last so many epochs, so that training ends on images as they are (YOLOX,
+    Ge et al. 2021); 15 of 300 there."""
+
+
+class CopyPasteConfig(Section):
+    """Objects of another image pasted into each (Ghiasi et al. 2021); it needs outlines."""
+
+    prob: Fraction = 1.0
+    """Chance that an image gets objects of another, drawn at random and augmented alike."""
+    max_objects: Boxes = 100
+    """Most objects that are pasted; the number is drawn from 1 to this or what there is."""
+    min_visible: Fraction = 0.1
+    """Objects are dropped of whose outline less than this share remains uncovered, and pasted ones
+    of whose box less is inside the picture."""
+    blend_sigma: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Standard deviation, in pixels, of the Gaussian that smooths the borders; 0 leaves them sharp,
+    which the paper found to be as good."""
+
+
 class AugmentConfig(Section):
     resize: ResizeConfig = ResizeConfig()
     flip_prob: Fraction = 0.5
@@ -86,6 +115,10 @@ class AugmentConfig(Section):
     """Random crop [height, width] in pixels after the resize; smaller images are not cropped."""
     albumentations: list[dict[str, Any]] = []
     """Transforms in order, each {name: ColorJitter, p: 0.5, …}: class name and its arguments."""
+    mosaic: MosaicConfig | None = None
+    """Null makes none; {} takes the defaults."""
+    copy_paste: CopyPasteConfig | None = None
+    """Null pastes nothing; {} takes the defaults. With mosaics, objects are pasted into those."""
 
 
 class TestResizeConfig(Section):
@@ -113,9 +146,6 @@ class DataConfig(Section):
     the choice in split.json, and evaluates on it."""
     classes: list[str] | None = None
     """Category names to keep, in label order; null keeps all, ordered by category id."""
-    class_map: ClassMap | None = None
-    """{old name: new name} merges and renames classes before `classes` are chosen; null in place of
-    a new name leaves out the class with its objects. Other classes stay."""
     keep_empty: bool = False
     """Train on images without objects too."""
     keep_difficult: bool = False
@@ -131,6 +161,10 @@ class DataConfig(Section):
     workers: Workers | None = None
     """Loader processes per training process; null means up to 4, depending on the cores."""
     max_broken: MaxBroken = 0.01
+    repeat_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Repeat images of classes that are in less than this share t of the training images: an image
+    comes max(1, √(t / f)) times per epoch on average, with the share f of its rarest class (LVIS,
+    Gupta et al. 2019; .001 there). Epochs are longer by that."""
     augment: AugmentConfig = AugmentConfig()
     test_resize: TestResizeConfig = TestResizeConfig()
 

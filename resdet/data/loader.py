@@ -1,5 +1,6 @@
 """Batches: which images each step takes, and how they are padded together."""
 
+import math
 import multiprocessing
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -17,8 +18,9 @@ from resdet.errors import UserError
 from resdet.files.findings import DataError
 
 Key = tuple[int, int]
-"""(epoch, index) of a sample. With repeated augmentation the first number is epoch × repeats + r
-for the r-th of an image's repeats, so that no two of them draw the same augmentation."""
+"""(epoch, index) of a sample. Where an image may come several times per epoch, at most R times, the
+first number is epoch × R + r for its r-th time, so that no two of them draw the same
+augmentation."""
 
 
 Read = Callable[[Key], Any]
@@ -57,9 +59,16 @@ class TrainPlan:
     which spreads them over the processes; if that is not a whole number, some images come once
     less.
 
+    With `factors`, each image comes so many times per epoch on average, as Gupta et al. 2019 sample
+    rare classes: its whole part in every epoch, and once more with the chance of its fraction. The
+    fractions are rounded together, so that every epoch has as many samples, their sum rounded up:
+    one number from 0 to 1 is added to the running sum of the fractions in a random order of the
+    images, and an image comes once more where that passes a whole number.
+
     Args:
         batch_size: images per update, over all processes, repeats included.
         aspect_ratios: (num_images,) width / height, or None for no grouping; not with `repeats`.
+        factors: (num_images,) at least 1, or None for once each; not with `repeats`.
     """
 
     def __init__(
@@ -69,14 +78,23 @@ class TrainPlan:
         seed: int,
         aspect_ratios: NDArray[np.floating] | None = None,
         repeats: int = 1,
+        factors: NDArray[np.floating] | None = None,
     ) -> None:
         assert num_images > 0 and batch_size > 0 and repeats > 0
-        assert repeats == 1 or aspect_ratios is None
+        assert repeats == 1 or (aspect_ratios is None and factors is None)
         self.num_images = num_images
         self.repeats = repeats
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_epoch = -(-num_images // batch_size)
+        self.num_samples, self.factors = num_images, factors
+        """Samples per epoch."""
+        self.turns = repeats
+        """R of `Key`."""
+        if factors is not None:
+            assert len(factors) == num_images and factors.min() >= 1
+            self.num_samples = math.ceil(float(factors.sum()))
+            self.turns = math.ceil(float(factors.max()))
+        self.steps_per_epoch = -(-self.num_samples // batch_size)
         if aspect_ratios is None:
             self._is_portrait = np.zeros(num_images, np.bool_)
         else:
@@ -89,30 +107,45 @@ class TrainPlan:
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._cached is None or self._cached[0] != epoch:
             self._cached = (epoch, self._epoch(epoch))
-        indices = self._cached[1][place].tolist()
-        first = epoch * self.repeats
-        keys = [(first + r, index) for r in range(self.repeats) for index in indices]
+        turns, indices = (x.tolist() for x in np.divmod(self._cached[1][place], self.num_images))
+        first = epoch * self.turns
+        keys = [
+            (first + r + turn, index)
+            for r in range(self.repeats)
+            for turn, index in zip(turns, indices, strict=True)
+        ]
         return keys[: self.batch_size]
 
+    def total_steps(self, epochs: float | None, max_steps: int | None) -> int:
+        """Steps of a run of so many epochs, or of so many steps: one of the two is given."""
+        if epochs is None:
+            assert max_steps is not None, "the schema lets one of the two through"
+            return max_steps
+        return max(1, math.ceil(epochs * self.steps_per_epoch - 1e-6))
+
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        """(steps_per_epoch, batch_size / repeats, rounded up) image indices."""
+        """(steps_per_epoch, batch_size / repeats, rounded up) image indices; for the r-th time of
+        an image in this epoch with r × num_images added."""
         rng = np.random.default_rng(
             # (seed, epoch) alone would be the sequence of sample (seed, epoch, 0).
             np.random.SeedSequence((self.seed, epoch), spawn_key=(0,))
         )
         order = rng.permutation(self.num_images)
+        if self.factors is not None:
+            order = rng.permutation(self._repeated(order, rng.random()))
+        is_portrait = self._is_portrait[order % self.num_images]
         size = -(-self.batch_size // self.repeats)
         if self.repeats > 1:
             return np.resize(order, (self.steps_per_epoch, size))
         full: list[NDArray[np.int64]] = []
         rests: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-        for group in (order[~self._is_portrait[order]], order[self._is_portrait[order]]):
+        for group in (order[~is_portrait], order[is_portrait]):
             whole = len(group) // size * size
             full.extend(group[:whole].reshape(-1, size))
             if len(group) > whole:
                 rests.append((group[whole:], group))
         # Landscape and portrait batches in random order, the incomplete ones last.
-        mixed = rng.permutation(len(full)) if self._is_portrait.any() else range(len(full))
+        mixed = rng.permutation(len(full)) if is_portrait.any() else range(len(full))
         batches = [full[i] for i in mixed]
         if len(rests) == 2 and len(rests[0][0]) + len(rests[1][0]) <= size:
             larger = max(rests, key=lambda rest: len(rest[0]))
@@ -120,6 +153,19 @@ class TrainPlan:
         for rest, group in rests:
             batches.append(np.concatenate([rest, np.resize(group, size - len(rest))]))
         return np.stack(batches)
+
+    def _repeated(self, order: NDArray[np.int64], start: float) -> NDArray[np.int64]:
+        """(num_samples,) image indices in the `order` of the images, see `factors`; for the r-th
+        time of an image with r × num_images added."""
+        assert self.factors is not None
+        factors = self.factors[order].astype(np.float64)
+        whole = np.floor(factors)
+        passed = np.floor(np.cumsum(factors - whole) + start)
+        times = (whole + np.diff(passed, prepend=np.floor(start))).astype(np.int64)
+        indices = np.repeat(order, times)
+        turn = np.arange(len(indices)) - np.repeat(np.cumsum(times) - times, times)
+        # one more where the sum of the factors has a fraction that was rounded down
+        return np.resize(indices + turn * self.num_images, self.num_samples)
 
 
 class _Batches(Dataset[Any]):

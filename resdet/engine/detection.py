@@ -15,6 +15,8 @@ from resdet.config.detection import DetectionConfig
 from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.fingerprint import fingerprint_detection
+from resdet.data.detection.repeats import class_factors, image_factors
+from resdet.data.detection.transforms import TrainTransform
 from resdet.data.loader import TrainPlan
 from resdet.data.resumed import Resumed
 from resdet.engine import distributed, pictures
@@ -83,7 +85,9 @@ class DetectionTask(Task):
             batch_size=config.train.batch_size,
             seed=config.train.seed,
             aspect_ratios=sizes[:, 1] / sizes[:, 0] if config.data.aspect_grouping else None,
+            factors=repeat_factors(config, self.train_data),
         )
+        end_mosaics(config, self.train_data, self.plan)
 
     def losses(
         self, wrapped: nn.Module, batch: Batch, *, seed: int, step: int
@@ -183,6 +187,45 @@ def describe_data(name: str, data: DetectionDataset) -> None:
     )
     if absent:
         logger.info(f"{name}: no object of {len(absent)} class(es): {', '.join(absent)}")
+
+
+def repeat_factors(config: DetectionConfig, data: DetectionDataset) -> np.ndarray | None:
+    """(N,) how often each image comes per epoch on average, which the log sums up; None for once
+    each."""
+    threshold = config.data.repeat_threshold
+    if threshold is None:
+        return None
+    images, labels = data.image_of_object, data.table.labels[data.rows]
+    count, names = len(data), data.class_names
+    of_class = class_factors(
+        images, labels, num_images=count, num_classes=len(names), threshold=threshold
+    )
+    factors = image_factors(images, labels, of_class, count)
+    order = [row for row in np.argsort(-of_class, kind="stable").tolist() if of_class[row] > 1]
+    more = f" and {len(order) - MAX_CLASSES} more" if len(order) > MAX_CLASSES else ""
+    listed = ", ".join(f"{names[row]} ×{of_class[row]:.2f}" for row in order[:MAX_CLASSES])
+    logger.info(
+        f"data.repeat_threshold {threshold:g}: an epoch has {math.ceil(factors.sum())} samples of "
+        f"{count} images; repeated classes: {listed or 'none'}{more}"
+    )
+    return factors
+
+
+def end_mosaics(config: DetectionConfig, data: DetectionDataset, plan: TrainPlan) -> None:
+    """Mosaics are made in the whole epochs before the last `off_epochs`."""
+    section = config.data.augment.mosaic
+    if section is None or section.off_epochs == 0:
+        return
+    epochs = plan.total_steps(config.train.epochs, config.train.max_steps) / plan.steps_per_epoch
+    last = math.floor(epochs - section.off_epochs + 1e-6)
+    if last < 1:
+        raise UserError(
+            f"data.augment.mosaic.off_epochs: {section.off_epochs:g} of the run's {epochs:.2g} "
+            "epochs leave no whole epoch with mosaics; train longer, or set it to 0"
+        )
+    logger.info(f"data.augment.mosaic: in the first {last} of {epochs:.3g} epochs")
+    assert isinstance(data.transform, TrainTransform)
+    data.transform.mosaic_until = last * plan.turns
 
 
 def make_model(

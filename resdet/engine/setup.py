@@ -1,7 +1,6 @@
 """Everything a training run needs, made from its config and, on --resume, its checkpoint."""
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -256,12 +255,10 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
     """The learning rate over the run, scaled to the batch."""
     section, batch_size = config.optim, config.train.batch_size
     reference = section.reference_batch
+    total = plan.total_steps(config.train.epochs, config.train.max_steps)
+    milestones = tuple(section.milestones)
     if config.train.epochs is not None:
-        total = max(1, math.ceil(config.train.epochs * plan.steps_per_epoch - 1e-6))
         milestones = optim.scale_milestones(section.milestones, batch_size, reference)
-    else:
-        assert config.train.max_steps is not None, "the schema lets one of the two through"
-        total, milestones = config.train.max_steps, tuple(section.milestones)
     if section.milestone_epochs:
         ends = [round(epoch * plan.steps_per_epoch) for epoch in section.milestone_epochs]
         milestones = tuple(max(1, end) for end in ends)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from resdet.config.detection import DetectionConfig, SplitConfig
+from resdet.config.detection import AugmentConfig, DetectionConfig, SplitConfig
 from resdet.config.fields import HeldOutConfig
 from resdet.errors import UserError
 
@@ -83,18 +83,7 @@ def build_train_data(
     `part` is what `data.split` leaves of data.train, where it was read before. `strict` makes every
     finding in the files an error; `decode_all` reads every image first.
     """
-    from resdet.data.detection.transforms import LargeScaleJitter, ShortEdge, TrainTransform
-
-    augment, resize = config.data.augment, config.data.augment.resize
-    transform = TrainTransform(
-        resize=ShortEdge(resize.short_edges, resize.max_size)
-        if resize.mode == "short_edge"
-        else LargeScaleJitter(resize.lsj_size, (resize.lsj_scale[0], resize.lsj_scale[1])),
-        flip_prob=augment.flip_prob,
-        vertical_flip_prob=augment.vertical_flip_prob,
-        crop=augment.crop,
-        albumentations=augment.albumentations,
-    )
+    transform = make_transform(config.data.augment)
     if part is None and config.data.split is not None:
         part = _held_out(config, None)[0]
     read = part or _read(config, config.data.train, "data.train")
@@ -107,6 +96,28 @@ def build_train_data(
     if not len(dataset.rows):
         raise dataset.no_objects()
     return dataset
+
+
+def make_transform(augment: AugmentConfig) -> TrainTransform:
+    """The transforms of training."""
+    from resdet.data.detection.mixing import CopyPaste, Mosaic
+    from resdet.data.detection.resizes import LargeScaleJitter, ShortEdge
+    from resdet.data.detection.transforms import TrainTransform
+
+    resize, mosaic, copy_paste = augment.resize, augment.mosaic, augment.copy_paste
+    return TrainTransform(
+        resize=ShortEdge(resize.short_edges, resize.max_size)
+        if resize.mode == "short_edge"
+        else LargeScaleJitter(resize.lsj_size, (resize.lsj_scale[0], resize.lsj_scale[1])),
+        flip_prob=augment.flip_prob,
+        vertical_flip_prob=augment.vertical_flip_prob,
+        crop=augment.crop,
+        albumentations=augment.albumentations,
+        mosaic=None
+        if mosaic is None
+        else Mosaic(mosaic.prob, (mosaic.scale[0], mosaic.scale[1]), mosaic.min_visible),
+        copy_paste=None if copy_paste is None else CopyPaste(**copy_paste.model_dump()),
+    )
 
 
 def build_val_data(
@@ -175,9 +186,9 @@ def _read(config: DetectionConfig, files: SplitConfig, key: str) -> AnnotatedIma
         files.annotations,
         format=files.format,
         classes=config.data.classes,
-        class_map=config.data.class_map,
         extras=config.data.extras,
-        outlines=config.model.roi.mask_head is not None,
+        outlines=config.model.roi.mask_head is not None
+        or (key == "data.train" and config.data.augment.copy_paste is not None),
         max_pixels=config.data.max_pixels,
         key=key,
     )

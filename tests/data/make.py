@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from resdet.data.detection.dataset import DetectionDataset, read_dataset
-from resdet.data.detection.transforms import ShortEdge, TestTransform, TrainTransform
+from resdet.data.detection.resizes import ShortEdge
+from resdet.data.detection.transforms import TestTransform, TrainTransform
 
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]
 

@@ -257,3 +257,44 @@ def test_padding_to_another_multiple() -> None:
     assert batch.images.shape == (2, 3, 41, 33) and batch.images.dtype == torch.float32
     assert batch.images.sum() == 3 * (40 * 33 + 41 * 20)
     assert collate_images(images, 16).images.shape == (2, 3, 48, 48)
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_factors_hold_on_average_and_keep_the_length_of_epochs(size: int, grouped: bool) -> None:
+    rng = np.random.default_rng(3)
+    factors = np.concatenate([np.ones(30), rng.uniform(1, 4, 21)])
+    ratios = rng.uniform(0.5, 2, 51) if grouped else None
+    plan = TrainPlan(51, size, seed=5, aspect_ratios=ratios, factors=factors)
+    total = int(np.ceil(factors.sum()))
+    assert plan.num_samples == total and plan.steps_per_epoch == -(-total // size)
+    counts, epochs = np.zeros(51), 200
+    for epoch in range(epochs):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        keys = [key for step in steps for key in plan.batch(step)]
+        assert len(keys) == size * plan.steps_per_epoch
+        # repeats of an image are augmented differently; those that fill the last batches are not
+        own = np.bincount([index for _, index in set(keys)], minlength=51)
+        assert (own >= np.floor(factors)).all()
+        assert len(set(keys)) >= total - 1
+        assert all(epoch == number // plan.turns for number, _ in keys)
+        counts += own
+    assert (np.abs(counts / epochs - factors) < 0.15).all()
+    again = TrainPlan(51, size, seed=5, aspect_ratios=ratios, factors=factors)
+    assert again.batch(77) == plan.batch(77)
+
+
+def test_factors_of_one_change_nothing() -> None:
+    plain, factors = TrainPlan(50, 8, seed=1), TrainPlan(50, 8, seed=1, factors=np.ones(50))
+    assert plain.steps_per_epoch == factors.steps_per_epoch
+    assert {key for step in range(7) for key in factors.batch(step)} == {
+        (0, index) for index in range(50)
+    }
+    assert factors.turns == plain.turns == 1
+
+
+def test_total_steps() -> None:
+    plan = TrainPlan(50, 8, seed=1)
+    assert plan.total_steps(2, None) == 14
+    assert plan.total_steps(0.01, None) == 1
+    assert plan.total_steps(None, 33) == 33

@@ -20,7 +20,8 @@ from resdet.config.loading import config_from_dict, config_to_dict, dump_yaml, l
 from resdet.config.localization import LocalizationConfig
 from resdet.data.detection.batches import collate
 from resdet.data.detection.dataset import DetectionDataset, read_dataset
-from resdet.data.detection.transforms import ShortEdge, TestTransform, TrainTransform
+from resdet.data.detection.resizes import ShortEdge
+from resdet.data.detection.transforms import TestTransform, TrainTransform
 from resdet.engine.log import cut_log
 from resdet.engine.pictures import draw_curves
 from resdet.factory.imports import load_named_config

@@ -18,7 +18,7 @@ from torchvision.models.detection import FasterRCNN, roi_heads
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from resdet.data.detection.transforms import resize_image
+from resdet.files.pixels import resize_image
 from resdet.interop.torchvision.detectors import NAMES
 from resdet.interop.torchvision.names import our_name, without_background
 from resdet.models.rcnn import RCNN

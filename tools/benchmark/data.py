@@ -145,7 +145,8 @@ def our_detection(images: str, annotations: str, mode: str, batch_size: int) -> 
     """Samples and their batch, as a worker of `train_det.py` makes them."""
     from resdet.data.detection.batches import collate
     from resdet.data.detection.dataset import read_dataset
-    from resdet.data.detection.transforms import LargeScaleJitter, ShortEdge, TrainTransform
+    from resdet.data.detection.resizes import LargeScaleJitter, ShortEdge
+    from resdet.data.detection.transforms import TrainTransform
 
     use_one_core()
     resize: ShortEdge | LargeScaleJitter = (

@@ -13,17 +13,18 @@ from torch import Tensor
 
 from resdet.data.detection.annotated import AnnotatedImages, read_images
 from resdet.data.detection.checks import (
-    MASK_FROM_BOX,
-    MISSING,
     check_images,
     check_presence,
     clip_boxes,
     find_targets,
     leave_out,
 )
+from resdet.data.detection.mixing import Others
+from resdet.data.detection.placing import Objects
 from resdet.data.detection.plausibility import check_annotations
 from resdet.data.detection.table import AnnotationTable
-from resdet.data.detection.transforms import Objects, Transform
+from resdet.data.detection.transforms import Transform
+from resdet.data.detection.unusable import no_images, no_objects, no_outlines
 from resdet.data.fingerprint import file_bytes, hash_names
 from resdet.data.names import Ids
 from resdet.data.plausibility import Images, find_repeated
@@ -32,7 +33,6 @@ from resdet.files.findings import (
     Finding,
     log_findings,
     strict_error,
-    summarize_findings,
 )
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import read_fast, read_image
@@ -95,8 +95,9 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         self.class_names, self.category_ids = table.class_names, table.category_ids
         self.left_out = np.zeros(0, np.int64)
         """`hash_names` of the images that `check_dataset` left out, as missing or broken."""
+        self.with_outlines = mask_size is not None or transform.needs_outlines
         self.rows, self.kinds = find_targets(
-            table, findings, masks=mask_size is not None, keep_difficult=keep_difficult
+            table, findings, masks=self.with_outlines, keep_difficult=keep_difficult
         )
         per_image = np.bincount(table.image_of[self.rows], minlength=len(table.image_ids))
         self.images = np.arange(len(per_image)) if keep_empty else np.flatnonzero(per_image)
@@ -104,31 +105,15 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         if not len(self.images):
             raise self.no_objects()
         objects, usable = ~table.crowd, self.kinds[self.rows]
-        if mask_size is not None and objects.any() and not usable.any():
-            bad = [each for each in findings if each.remedy.startswith(MASK_FROM_BOX)]
-            raise DataError(
-                f"{table.source}: no object has a {'usable ' if bad else ''}segmentation, which "
-                "the mask head needs; train without it (model.roi.mask_head=null), or evaluate "
-                "boxes only (--kinds bbox)",
-                *_indented([], bad),
-            )
+        if self.with_outlines and objects.any() and not usable.any():
+            raise no_outlines(table, findings, for_head=mask_size is not None)
         self.starts = np.searchsorted(table.image_of[self.rows], self.images)
         self.stops = self.starts + per_image[self.images]
         self._log(int((per_image == 0).sum()), keep_empty)
 
     def no_objects(self) -> DataError:
         """The error of a set without any object to use, which names the cause."""
-        table, crowd = self.table, self.table.crowd
-        causes = []
-        if crowd.any():
-            causes.append(f"{int(crowd.sum())} are crowd regions (iscrowd 1); set iscrowd to 0")
-        if not self.keep_difficult and (difficult := table.difficult & ~crowd).any():
-            what = f"{int(difficult.sum())} are marked as difficult"
-            causes.append(f"{what}; set data.keep_difficult=true")
-        if not causes and not len(table.labels) and not self.findings:
-            causes.append("the annotations list none; annotate the images, or give another file")
-        what = f"{table.source}: no image has an object that can be used"
-        return DataError(": ".join([what, *causes[:1]]), *_indented(causes[1:], self.findings))
+        return no_objects(self.table, self.findings, keep_difficult=self.keep_difficult)
 
     def _log(self, empty: int, keep_empty: bool) -> None:
         notes = [f"{empty} images without objects {'kept' if keep_empty else 'left out'}"]
@@ -167,6 +152,11 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
     def objects_per_class(self) -> NDArray[np.int64]:
         """(K,) targets of each label."""
         return np.bincount(self.table.labels[self.rows], minlength=len(self.class_names))
+
+    @property
+    def image_of_object(self) -> NDArray[np.int64]:
+        """(A,) position in this set of the image of each target."""
+        return np.repeat(np.arange(len(self)), self.stops - self.starts)
 
     def image_name(self, index: int) -> str:
         """What messages call an image."""
@@ -213,7 +203,13 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
     def sample(self, index: int, image: NDArray[np.uint8], epoch: int = 0) -> Sample:
         """The sample of an image from `read`."""
         seed = np.random.SeedSequence((self.seed, epoch, index))
-        result = self.transform(image, self._objects(index), mask_size=self.mask_size, seed=seed)
+        result = self.transform(
+            image,
+            self._objects(index),
+            mask_size=self.mask_size,
+            seed=seed,
+            others=Others(epoch, index, len(self), self._other),
+        )
         target = Target(
             boxes=torch.from_numpy(result.boxes),
             labels=torch.from_numpy(result.labels),
@@ -224,6 +220,13 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         )
         pixels = to_planes(result.image)
         return Sample(pixels, target, (image.shape[0], image.shape[1]), str(self.path(index)))
+
+    def _other(self, index: int) -> tuple[NDArray[np.uint8], Objects] | None:
+        """An image to mix with another; None if it can't be read."""
+        try:
+            return self.read(index), self._objects(index)
+        except DataError:
+            return None
 
     def unreadable(self, key: tuple[int, int], problem: str) -> Sample:
         """The sample that keeps the place of an image that can't be read: one black pixel without
@@ -245,7 +248,7 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         """The targets of an image as they are annotated, boxes clipped."""
         table, rows = self.table, self.rows[self.starts[index] : self.stops[index]]
         outlines = None
-        if self.mask_size is not None and table.outlines is not None:
+        if self.with_outlines and table.outlines is not None:
             outlines = table.outlines.select(rows)
             outlines.kinds = self.kinds[rows]
             outlines.points = outlines.points.astype(np.float32)
@@ -298,7 +301,7 @@ def read_dataset(
         format=format,
         classes=classes,
         extras=extras,
-        outlines=mask_size is not None,
+        outlines=mask_size is not None or transform.needs_outlines,
         max_pixels=max_pixels,
     )
     return check_dataset(
@@ -341,7 +344,7 @@ def check_dataset(
         table, folders, findings, decode_all=decode_all, max_pixels=read.max_pixels
     )
     if not len(table.image_ids):
-        raise _no_images(read)
+        raise no_images(read)
     check_annotations(table, findings)
     dataset = DetectionDataset(
         table,
@@ -362,25 +365,6 @@ def check_dataset(
         raise strict_error(findings)
     log_findings(findings)
     return dataset
-
-
-def _no_images(read: AnnotatedImages) -> DataError:
-    """The error of a set of which no image is left; its findings name the cause."""
-    source = read.table.source
-    if not read.findings:
-        return DataError(f"{source}: it lists no images; give another file")
-    what = f"{source}: none of its images can be used"
-    if all(finding.remedy == MISSING for finding in read.findings):
-        what = (
-            f"{source}: none of the images is in {', '.join(read.folders)}; check that "
-            f"{read.key}.images and {read.key}.annotations belong together"
-        )
-    return DataError(what, *_indented([], read.findings))
-
-
-def _indented(lines: Sequence[str], findings: Sequence[Finding]) -> list[str]:
-    """Lines of an error after its first one."""
-    return [f"  {line}" for line in (*lines, *summarize_findings(findings))]
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:

@@ -28,7 +28,7 @@ def fingerprint_detection(data: DetectionDataset, *, whole: bool = False) -> Fin
     if whole:
         columns.append(as_words(table.areas[rows])[:, None])
         columns += [as_words(getattr(table, key)[rows])[:, None] for key in FLAGS]
-    if table.outlines is not None and data.mask_size is not None:
+    if table.outlines is not None and data.with_outlines:
         outlines = _hash_outlines(table.outlines)[rows]
         columns.append(outlines.view(np.uint64)[:, None])
     for values in table.extras.values():

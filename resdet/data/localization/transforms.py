@@ -20,8 +20,9 @@ from resdet.data.classification.transforms import (
     center_corner,
     short_edge_size,
 )
+from resdet.data.detection.mixing import Others
 from resdet.data.detection.outlines import Affine
-from resdet.data.detection.transforms import Objects, Transformed, place_objects
+from resdet.data.detection.placing import Objects, Transformed, place_objects, whole_image
 from resdet.files.pixels import resize_antialiased, resize_exactly, resize_parts
 
 TRIES = 10
@@ -122,6 +123,7 @@ class LocalizationTransform:
 
     exact = False
     """Images are decoded by what is fastest, not by Pillow on every machine."""
+    needs_outlines = False
 
     def __init__(
         self,
@@ -143,6 +145,7 @@ class LocalizationTransform:
         *,
         mask_size: int | None,
         seed: np.random.SeedSequence,
+        others: Others | None = None,
     ) -> Transformed:
         """Transforms (H, W, 3) uint8 RGB and its objects; the result depends on `seed` alone."""
         rng = np.random.default_rng(seed)
@@ -155,7 +158,8 @@ class LocalizationTransform:
         if self.jitter is not None:
             picture = Image.fromarray(np.ascontiguousarray(square))
             square = np.asarray(self.jitter(picture, rng))
-        return place_objects(square, objects, affine, source_size, mask_size)
+        layer = whole_image(square, objects, affine, source_size)
+        return place_objects(square, [layer], mask_size)
 
     def draw(
         self, size: tuple[int, int], boxes: NDArray[np.floating], rng: np.random.Generator

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 
 from resdet.data.detection import checks
 from resdet.data.detection.dataset import read_dataset
-from resdet.data.detection.transforms import ShortEdge, TestTransform, TrainTransform
+from resdet.data.detection.resizes import ShortEdge
+from resdet.data.detection.transforms import TestTransform, TrainTransform
 from resdet.files.findings import DataError, missing_data_error
 from tests.data.make import annotation, dataset, train_transform, write_coco
 

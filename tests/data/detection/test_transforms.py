@@ -12,13 +12,9 @@ from PIL import Image
 from resdet.data.detection.dataset import read_dataset
 from resdet.data.detection.outlines import POLYGON, Outlines
 from resdet.data.detection.pipeline import dense_masks
-from resdet.data.detection.transforms import (
-    LargeScaleJitter,
-    Objects,
-    ShortEdge,
-    TestTransform,
-    TrainTransform,
-)
+from resdet.data.detection.placing import Objects
+from resdet.data.detection.resizes import LargeScaleJitter, ShortEdge
+from resdet.data.detection.transforms import TestTransform, TrainTransform
 from resdet.files.pixels import output_size, resize_exactly, resize_image
 
 

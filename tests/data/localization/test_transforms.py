@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resdet.data.classification.transforms import RandomResizedCrop
-from resdet.data.detection.transforms import Objects
+from resdet.data.detection.placing import Objects
 from resdet.data.localization.transforms import (
     TRIES,
     CenterWindow,

@@ -16,10 +16,10 @@ import resdet
 from resdet.backbones import build_backbone
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import config_from_dict
-from resdet.data.detection.transforms import resize_image
 from resdet.errors import UserError
 from resdet.factory import build_model
 from resdet.files.images import read_image
+from resdet.files.pixels import resize_image
 from resdet.interop import weights
 from resdet.interop.detectron2 import weights as detectron2
 from resdet.interop.detectron2 import zoo
