@@ -11,6 +11,7 @@ from resdet.config.fields import (
     Ascending,
     BelowOne,
     Boxes,
+    ClassMap,
     DataPath,
     Fraction,
     HeldOutConfig,
@@ -146,6 +147,9 @@ class DataConfig(Section):
     the choice in split.json, and evaluates on it."""
     classes: list[str] | None = None
     """Category names to keep, in label order; null keeps all, ordered by category id."""
+    class_map: ClassMap | None = None
+    """{old name: new name} merges and renames classes before `classes` are chosen; null in place of
+    a new name leaves out the class with its objects. Other classes stay."""
     keep_empty: bool = False
     """Train on images without objects too."""
     keep_difficult: bool = False

@@ -62,6 +62,7 @@ ThreeNumbers = Annotated[list[PixelValue], Field(min_length=3, max_length=3)]
 ThreePositives = Annotated[
     list[Annotated[float, Field(ge=1e-3, le=65535)]], Field(min_length=3, max_length=3)
 ]
+ClassMap = dict[str, Annotated[str, Field(min_length=1)] | None]
 PixelLimit = Annotated[int, Field(ge=1, le=2**34)]
 IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]

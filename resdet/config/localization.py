@@ -24,6 +24,7 @@ from resdet.config.fields import (
     Boxes,
     BoxLoss,
     Channels,
+    ClassMap,
     DataPath,
     Fraction,
     HeldOutConfig,
@@ -148,6 +149,9 @@ class LocalizationDataConfig(Section):
     choice in split.json, and evaluates on it."""
     classes: list[str] | None = None
     """Category names to keep, in label order; null keeps all, ordered by category id."""
+    class_map: ClassMap | None = None
+    """{old name: new name} merges and renames classes before `classes` are chosen; null in place of
+    a new name leaves out the class with its objects. Other classes stay."""
     keep_difficult: bool = False
     """Train on objects marked as difficult too; all of them are evaluated."""
     proposals: ProposalsConfig = ProposalsConfig()

@@ -22,6 +22,7 @@ def detection_classes(
     config: DetectionConfig | LocalizationConfig,
 ) -> tuple[list[str], list[int]]:
     """Class names and original category ids; UserError where they are unknown."""
+    from resdet.data.detection.class_map import map_names
     from resdet.data.detection.readers import read_classes
 
     count = config.model.num_classes
@@ -35,6 +36,7 @@ def detection_classes(
             config.data.train.format,
             config.data.classes,
             images if Path(images).is_dir() else None,
+            config.data.class_map,
         )
         # a count that contradicts the file means other classes, which have no names here
         if count in (None, len(names)):
@@ -42,8 +44,10 @@ def detection_classes(
     if config.data.classes is not None:
         return config.data.classes, list(range(1, len(config.data.classes) + 1))
     public = [] if first.exists() else _public_categories(first.as_posix())
-    if public and count in (None, len(public)):
-        return [name for _, name in public], [number for number, _ in public]
+    ids, names = [number for number, _ in public], [name for _, name in public]
+    names, ids, _ = map_names(names, ids, config.data.class_map or {})
+    if names and count in (None, len(names)):
+        return names, ids
     if count is None:
         raise UserError(
             f"model.num_classes: null means from the data, but {first} is not there; "

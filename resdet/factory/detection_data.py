@@ -186,6 +186,7 @@ def _read(config: DetectionConfig, files: SplitConfig, key: str) -> AnnotatedIma
         files.annotations,
         format=files.format,
         classes=config.data.classes,
+        class_map=config.data.class_map,
         extras=config.data.extras,
         outlines=config.model.roi.mask_head is not None
         or (key == "data.train" and config.data.augment.copy_paste is not None),

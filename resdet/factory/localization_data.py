@@ -84,6 +84,7 @@ def _read(config: LocalizationConfig, files: SplitConfig, key: str) -> Annotated
         files.annotations,
         format=files.format,
         classes=config.data.classes,
+        class_map=config.data.class_map,
         outlines=False,
         max_pixels=config.data.max_pixels,
         key=key,

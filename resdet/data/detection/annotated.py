@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resdet.data.detection.class_map import ClassMap, check_names, map_classes, original_names
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import is_there, read_file
 from resdet.data.detection.readers.recognize import ANNOTATIONS, Seen
@@ -39,6 +40,7 @@ def read_images(
     *,
     format: str | None = None,
     classes: Sequence[str] | None = None,
+    class_map: ClassMap | None = None,
     extras: Sequence[str] = (),
     outlines: bool = True,
     max_pixels: int = MAX_PIXELS,
@@ -50,6 +52,8 @@ def read_images(
         images: an image folder, or several; annotations: files, paired with them by position.
         format: a key of `resdet.data.detection.readers.READERS`; None is recognised.
         classes: category names to keep, in label order; None keeps all.
+        class_map: new names by old ones, which `classes` then means; None leaves a class out.
+            Those of data.train are all there, data.val may lack some.
         extras: keys of further values per object, which become `Target.extra`.
         outlines: whether masks are wanted.
         max_pixels: larger images are left out by `check_dataset`.
@@ -75,21 +79,30 @@ def read_images(
         for folder, file in zip(folders, files, strict=True):
             source = Source(
                 *(file, folder, tuple(extras), outlines),
-                classes=tuple(classes or ()),
+                classes=tuple(original_names(classes, class_map)),
                 format_key=f"{key}.format",
                 part=key.rpartition(".")[2] if "." in key else None,
             )
-            try:
-                tables.append(read_file(source, format, findings))
-            except DataError:
-                if found := _annotations_in(folder, file):
-                    raise DataError(
-                        f"{file}: holds no annotations, and {key}.images, {folder}, has {found}; "
-                        "swap the two"
-                    ) from None
-                raise
-    table = merge_tables(tables, classes)
+            tables.append(_read_file(source, format, findings, key))
+    if key != "data.val":
+        check_names(tables, class_map)
+    table = merge_tables([map_classes(one, class_map) for one in tables], classes)
     return AnnotatedImages(table, folders, findings, max_pixels, key=key)
+
+
+def _read_file(
+    source: Source, format: str | None, findings: list[Finding], key: str
+) -> AnnotationTable:
+    """As `read_file`, with an error for images and annotations that are swapped."""
+    try:
+        return read_file(source, format, findings)
+    except DataError:
+        if found := _annotations_in(str(source.images), source.path):
+            raise DataError(
+                f"{source.path}: holds no annotations, and {key}.images, {source.images}, has "
+                f"{found}; swap the two"
+            ) from None
+        raise
 
 
 def _annotations_in(folder: str, file: str) -> str | None:

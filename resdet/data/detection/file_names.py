@@ -19,6 +19,8 @@ from resdet.files.images import SUFFIXES
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 DRIVE = re.compile(r"[A-Za-z]:")
+LOCAL_FILES = "/data/local-files/?d="
+"""What Label Studio has before the paths of files that it does not copy."""
 UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")
 
 
@@ -101,7 +103,7 @@ def readings(name: str, own_name: str) -> Iterator[list[str]]:
     Leading folders are left out if the last of them is called as the image folder, `own_name`, or
     if the name is a URL or a full path, which begins on another machine.
     """
-    text = name.strip().replace("\\", "/")
+    text = name.strip().replace("\\", "/").rpartition(LOCAL_FILES)[2]
     is_url = URL.match(text) is not None
     if is_url:
         text = re.split(r"[?#]", text.partition("://")[2])[0].partition("/")[2]
@@ -120,4 +122,7 @@ def readings(name: str, own_name: str) -> Iterator[list[str]]:
                 if ".." not in rest:
                     yield rest
         if parts and (upload := UPLOAD.match(parts[-1])):
-            yield [parts[-1][upload.end() :]]
+            base = parts[-1][upload.end() :]
+            if ".." not in parts:
+                yield [*parts[:-1], base]
+            yield [base]

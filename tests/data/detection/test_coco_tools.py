@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resdet.data.detection.readers import read_annotations
+from resdet.data.detection.readers import read_annotations, read_classes
 from resdet.files.findings import DataError
 from tests.data.make import SQUARE, annotation, dataset, write_coco
 
@@ -114,3 +114,64 @@ def test_files_of_other_tools_are_recognised(tmp_path: Path, content: Any, tool:
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=rf"a\.json: this is {tool}.*export .* as COCO"):
         read_annotations(str(path), [], format="coco")
+
+
+def heading(names: list[str], **first: Any) -> list[dict[str, Any]]:
+    """Roboflow's categories: the first has the name of the project."""
+    top = {"id": 0, "name": "animals", "supercategory": "none"} | first
+    return [top] + [
+        {"id": k, "name": name, "supercategory": top["name"]}
+        for k, name in enumerate(names, start=1)
+    ]
+
+
+def test_roboflow_as_it_unpacks(tmp_path: Path) -> None:
+    """The images beside the file, and a category that no object has."""
+    _, file = write_coco(tmp_path, [annotation(category_id=1)], categories=heading(["cat", "dog"]))
+    folder = tmp_path / "train"
+    folder.mkdir()
+    Path(file).rename(folder / "_annotations.coco.json")
+    (tmp_path / "images" / "1.png").rename(folder / "1.png")
+    data = dataset(str(folder), str(folder), mask_size=None)
+    assert data.findings == []
+    assert data.table.class_names == ["cat", "dog"]
+    assert data.table.category_ids == [1, 2]
+    assert read_classes(str(folder), None, None) == (["cat", "dog"], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("categories", "category", "names"),
+    [
+        (heading(["animals"]), 1, ["animals"]),
+        (heading(["cat", "dog"]), 0, ["animals", "cat", "dog"]),
+        (heading(["cat"], supercategory="pets"), 1, ["animals", "cat"]),
+        ([*heading(["cat"]), {"id": 9, "name": "dog", "supercategory": "x"}], 1,
+         ["animals", "cat", "dog"]),
+        (heading([]), 0, ["animals"]),
+    ],
+)  # fmt: skip
+def test_a_category_that_names_the_others(
+    tmp_path: Path, categories: list[dict[str, Any]], category: int, names: list[str]
+) -> None:
+    _, file = write_coco(tmp_path, [annotation(category_id=category)], categories=categories)
+    assert read_annotations(file, []).class_names == names
+    assert read_classes(file, None, None)[0] == names
+
+
+@pytest.mark.parametrize(
+    "name", ["images/0a1b2c3d-1.png", "images\\1.png", "images/..\\images\\1.png",
+             "../../media/upload/3/0a1b2c3d-1.png", "/data/local-files/?d=images/1.png",
+             "http://localhost:8080/data/upload/3/0a1b2c3d-1.png"],
+)  # fmt: skip
+def test_names_of_label_studio(tmp_path: Path, name: str) -> None:
+    images = [{"id": 0, "file_name": "1.png", "height": 40, "width": 60}]
+    pictures, file = write_coco(
+        tmp_path, [annotation(image_id=0, segmentation=[], ignore=0)], images=images
+    )
+    Path(file).write_text(Path(file).read_text().replace('"1.png"', json.dumps(name)))
+    is_below = name.startswith(("images", "/data"))
+    for folder in (pictures, str(tmp_path)) if is_below else (pictures,):
+        data = dataset(folder, file, mask_size=None)
+        assert len(data) == 1
+        assert len(data.findings) == 1
+        assert "this file is taken" in str(data.findings[0])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from resdet.data.detection.class_map import ClassMap, map_classes, original_names
 from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import (
     class_masks,
@@ -128,13 +129,15 @@ def read_classes(
     format: str | None,
     classes: Sequence[str] | None,
     images: str | None = None,
+    class_map: ClassMap | None = None,
 ) -> tuple[list[str], list[int]]:
     """Names and category ids of a file's classes in label order; `classes` as `read_annotations`,
-    `images` the folder of the images where it is known.
+    `images` the folder of the images where it is known, `class_map` as `map_classes`.
 
     Raises:
         DataError: the file is not in this format, or lacks one of `classes`.
     """
-    source = Source(path, images, classes_only=True, classes=tuple(classes or ()))
-    table = merge_tables([read_file(source, format, [])], classes)
+    wanted = tuple(original_names(classes, class_map))
+    source = Source(path, images, classes_only=True, classes=wanted)
+    table = merge_tables([map_classes(read_file(source, format, []), class_map)], classes)
     return table.class_names, table.category_ids

@@ -7,7 +7,7 @@ from resdet.data.ids import IdRows
 from resdet.files.findings import DataError, Finding
 from resdet.files.json import shown, some, whole_number
 
-CATEGORY_KEYS = ("id", "name", "frequency")
+CATEGORY_KEYS = ("id", "name", "supercategory", "frequency")
 
 TWO_CLASSES = (
     "they count as two classes, the second with its id behind its name; if they are one, give "
@@ -33,6 +33,8 @@ class Categories:
         order = sorted(range(len(numbers)), key=numbers.__getitem__)
         entries = [entries[place] for place in order]
         self.ids = [numbers[place] for place in order]
+        if _is_heading(entries) and not _has_objects(file, self.ids[0]):
+            self.ids, entries = self.ids[1:], entries[1:]
         self._report_forms([entry["id"] for entry in entries])
         names: dict[str, int] = {}
         for key, entry in zip(self.ids, entries, strict=True):
@@ -98,3 +100,21 @@ class Categories:
             return str(key)
         # JSON can hold halves of surrogate pairs, which no file is written with
         return str(name).encode("utf-8", "replace").decode()
+
+
+def _is_heading(entries: list[dict[str, Any]]) -> bool:
+    """Whether the first category only names the group of all others, as Roboflow exports it: it has
+    the name of the project, or of its only class."""
+    first, *others = entries
+    return (
+        bool(others)
+        and first.get("supercategory") == "none"
+        and all(entry.get("supercategory") == first.get("name") for entry in others)
+    )
+
+
+def _has_objects(file: CocoFile, key: int) -> bool:
+    chunks = file.chunks("annotations", ["category_id"])
+    return any(
+        whole_number(value) == key for chunk in chunks for value in chunk.column("category_id")
+    )
