@@ -21,6 +21,7 @@ TOOLS = {
     "analyze": "analyze",
     "convert": "convert",
     "predict": "predict",
+    "report": "report",
 }
 
 

@@ -19,6 +19,7 @@ from resdet.cli.eval_coco import fill_eval_coco, run_eval_coco
 from resdet.cli.eval_imagenet import fill_eval_imagenet, run_eval_imagenet
 from resdet.cli.eval_voc import fill_eval_voc, run_eval_voc
 from resdet.cli.predict import fill_predict, run_predict
+from resdet.cli.report import fill_report, run_report
 from resdet.cli.streams import close_streams, open_streams
 from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
 from resdet.errors import Incomplete, Reported, UserError, printable
@@ -209,6 +210,7 @@ COMMANDS = {
         run_eval_imagenet,
     ),
     "eval-cls": Command("evaluate classifiers", fill_eval_cls, run_eval_cls),
+    "report": Command("explain runs on one page", fill_report, run_report),
     "analyze": Command("compare networks and runs", fill_analyze, run_analyze),
     "predict": Command("detect or classify in images and videos", fill_predict, run_predict),
     "convert": Command("convert weights to another toolkit's layout", fill_convert, run_convert),

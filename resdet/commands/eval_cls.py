@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from resdet import hardware
 from resdet.commands.evaluate_run import note_training
+from resdet.config.loading import config_to_dict
 from resdet.engine.broken import failure
 from resdet.errors import Incomplete, UserError, naming
 from resdet.evaluation import build_evaluator
 from resdet.evaluation.classification import ClassificationEvaluator, Scores
+from resdet.evaluation.stored import store
 from resdet.factory import build_classification_val_data, load_classifier
 from resdet.factory.imports import naming_imports
 from resdet.files.findings import DataError
@@ -78,7 +80,7 @@ def eval_cls_command(
             folder=folder,
             strict=strict,
         )
-        numbers[spec] = _write(scores, views, folder, _name(spec), weights=spec)
+        numbers[spec] = write_scores(scores, views, folder, _name(spec), weights=spec)
         if scores.failure is not None:
             failures.append(f"{spec}: {scores.failure}")
         if ensemble:
@@ -86,7 +88,7 @@ def eval_cls_command(
     if ensemble:
         make_folder(summary_folder)
         name = f"ensemble of {len(specs)}"
-        numbers[ENSEMBLE] = _write(mean_of(kept, specs), views, summary_folder, name)
+        numbers[ENSEMBLE] = write_scores(mean_of(kept, specs), views, summary_folder, name)
     if len(specs) > 1:
         make_folder(summary_folder)
         write_json(summary_folder / "eval.json", numbers)
@@ -157,6 +159,7 @@ def evaluate_classifier(
     broken: dict[int, str] = {}
     scores = score_all(model, dataset, views, config.eval.batch_size, workers, broken)
     scores.broken, scores.metric = dataset.broken + scores.broken, config.eval.metric
+    scores.config = config_to_dict(config)
     scores.failure = failure(broken, len(dataset), config.data.max_broken, strict=strict)
     return scores, views
 
@@ -249,10 +252,11 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _write(
+def write_scores(
     scores: Scores, views: Views, folder: Path, name: str, weights: str | None = None
 ) -> Numbers:
-    """eval.json, scores.npz and confusion.png of one classifier or ensemble; returns the first."""
+    """eval.json, scores.npz and confusion.png of one classifier or ensemble, and of one its
+    predictions; returns the first."""
     accuracy = scores.feed(ClassificationEvaluator(len(scores.class_names)))
     numbers: Numbers = {**accuracy.compute().summary, "crops": views.crops}
     if scores.metric != "accuracy":
@@ -269,6 +273,8 @@ def _write(
     try:
         write_json(folder / "eval.json", numbers)
         scores.save(folder / "scores.npz")
+        if scores.config is not None:
+            store(folder, scores.answers(), scores.config)
         plot_confusion(confusion, scores.class_names, folder / "confusion.png", title=title)
     except WriteError:
         _print_table({name: numbers})  # computed for minutes or hours

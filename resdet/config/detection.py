@@ -281,6 +281,8 @@ class LogConfig(Section):
     """Steps between lines of log.jsonl."""
     tensorboard: bool = True
     """Write TensorBoard events too."""
+    report: bool = True
+    """Write report.html into the run folder at the end of the training."""
 
 
 class CheckpointConfig(Section):

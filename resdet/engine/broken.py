@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from resdet.config.loading import AnyConfig, config_to_dict
 from resdet.engine import distributed
 from resdet.engine.distributed import Processes
 from resdet.engine.validation import Validation
@@ -105,9 +106,15 @@ def failure(
     return images.excess
 
 
-def judge(validation: Validation | None, count: int, section: Any, *, strict: bool) -> Validation:
-    """The same of an evaluation on data.val, which becomes its result's; returns it. `section` is
-    the config's section `data`."""
+def judge(
+    validation: Validation | None, count: int, config: AnyConfig, runs: Sequence[Any], strict: bool
+) -> Validation:
+    """The same of an evaluation of `runs` on data.val, which becomes its result's; returns it. The
+    result of one run, but not of an ensemble, also gets its config, to be written with the
+    predictions."""
     assert validation is not None, "nobody asked to stop"
-    validation.result.failure = failure(validation.broken, count, section.max_broken, strict=strict)
+    limit = config.data.max_broken
+    validation.result.failure = failure(validation.broken, count, limit, strict=strict)
+    if len(runs) == 1:
+        validation.result.run_config = config_to_dict(config)
     return validation

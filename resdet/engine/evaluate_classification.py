@@ -18,7 +18,8 @@ from resdet.engine.distributed import Processes
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation, joined, share
 from resdet.evaluation import Evaluator
-from resdet.evaluation.classification import unreadable
+from resdet.evaluation.classification import answers_of, join_answers, unreadable
+from resdet.evaluation.stored import Answers
 from resdet.hardware import Precision
 from resdet.models.classifier import Classifier
 from resdet.structures import readable_names
@@ -67,9 +68,9 @@ def validate_classifier(
     model.eval()
     distributed.share_buffers(model, processes)
     losses: list[Tensor] = []
+    answers: list[Answers] = []
     shown: list[tuple[np.ndarray, str]] = []
     broken: dict[int, str] = {}
-    num_images = 0
     with closing(
         val_batches(data, batch_size, processes=processes, workers=workers, broken=broken)
     ) as batches:
@@ -80,7 +81,7 @@ def validate_classifier(
             with precision.autocast():
                 logits = model(model.normalize(batch.images))[0].float()
             evaluator.update(batch.paths, (logits, batch.labels))
-            num_images += len(batch.paths)
+            answers.append(answers_of(logits, batch.labels, batch.paths, model.class_names))
             losses.append(
                 nn.functional.cross_entropy(logits, batch.labels, reduction="sum").double()
             )
@@ -90,7 +91,7 @@ def validate_classifier(
     if distributed.any_process(bool(stop), processes):
         return None
     total = float(torch.stack(losses).sum()) if losses else 0.0
-    parts = distributed.gather_to_main((evaluator.state, total, num_images, broken), processes)
+    parts = distributed.gather_to_main((evaluator.state, total, answers, broken), processes)
     validation = None
     if processes.is_main:
         for state, *_ in parts[1:]:
@@ -99,7 +100,9 @@ def validate_classifier(
         names = [*data.broken, *map(data.name, broken)]
         evaluator.update(names, unreadable(len(names), model.num_classes))
         result = evaluator.compute()
-        loss = {"loss_cross_entropy": sum(p[1] for p in parts) / max(1, sum(p[2] for p in parts))}
+        result.detections = join_answers([one for part in parts for one in part[2]])
+        count = len(result.detections.names) if result.detections else 0
+        loss = {"loss_cross_entropy": sum(part[1] for part in parts) / max(1, count)}
         draw = partial(pictures.draw_labelled, shown)
         validation = Validation(result, loss, time.perf_counter() - start, draw, broken)
     return share(validation, processes)

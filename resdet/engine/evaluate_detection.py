@@ -198,7 +198,7 @@ def evaluate_run(
         val_loss=config.eval.val_loss,
         workers=hardware.default_workers(config.data.workers, 1),
     )
-    return config, judge(validation, len(dataset), config.data, strict=strict)
+    return config, judge(validation, len(dataset), config, paths, strict)
 
 
 def val_data_of_run(

@@ -104,7 +104,7 @@ def evaluate_localization_run(
         workers=workers,
         wanted=None if ask is None else ask(dataset, guesser.class_names),
     )
-    return config, judge(validation, len(dataset), config.data, strict=strict)
+    return config, judge(validation, len(dataset), config, paths, strict)
 
 
 def _needless(rpn: str | Path, proposals: str | Path) -> UserError:

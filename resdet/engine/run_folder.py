@@ -36,7 +36,7 @@ WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = (
     *("imports", "data.workers", "data.max_broken", "data.max_pixels"),
-    *("log.every", "log.tensorboard", "checkpoint.every"),
+    *("log.every", "log.tensorboard", "log.report", "checkpoint.every"),
     *("train.early_stop", "train.early_stop.patience", "train.max_hours"),
 )
 # The files behind these are compared by what they hold, so that data may move.

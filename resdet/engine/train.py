@@ -10,13 +10,20 @@ from typing import Any
 from torch import Tensor
 
 from resdet import hardware
-from resdet.config.loading import AnyConfig, Schema, override_config, train_command
+from resdet.config.loading import (
+    AnyConfig,
+    Schema,
+    config_to_dict,
+    override_config,
+    train_command,
+)
 from resdet.data.workers import leave_unguarded_script
 from resdet.engine import distributed, optim, pictures
 from resdet.engine.check import check_run
 from resdet.engine.explained import explained
 from resdet.engine.log import Pace, RunLog, cut_log, optional, start_console
 from resdet.engine.profile import StepProfile, data_waits_profiled
+from resdet.engine.report import report_run
 from resdet.engine.run_folder import Claim, Run, choose_folder, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
@@ -100,6 +107,7 @@ def run_training(run: Run, training: Training, stop: StopRequest) -> None:
             run_steps(training, log, stop)
     finally:
         log.close()
+    report_run(training)
     best = ""
     if training.best:
         best = "; best {metric} {value:.4f} at step {step}".format_map(training.best)
@@ -317,6 +325,7 @@ def validate(training: Training, log: RunLog, stop: StopRequest) -> bool:
     # the files belong to best.pt, or without any best to the last validation
     if t.processes.is_main and (t.best is None or t.best["step"] == t.step):
         with optional("the results of the validation"):
+            validation.result.run_config = config_to_dict(t.config)
             validation.result.write(t.folder)
     if validation.draw is not None:
         with optional("val_predictions.jpg"):

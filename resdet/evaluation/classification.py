@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from resdet.errors import UserError
 from resdet.evaluation.result import Evaluator, Result
+from resdet.evaluation.stored import TOP, Answers
 from resdet.files.writing import open_atomic
 
 E = TypeVar("E", bound=Evaluator)
-
-TOP = 5
 
 
 @dataclass
@@ -108,6 +107,39 @@ def unreadable(count: int, num_classes: int) -> tuple[Tensor, Tensor]:
     return torch.zeros(count, num_classes), torch.full((count,), -1)
 
 
+def answers_of(
+    logits: Tensor, labels: Tensor, names: Sequence[str], class_names: Sequence[str]
+) -> Answers:
+    """What a report needs of logits (B, K), or scores whose softmax counts, with labels (B,) and
+    the B `names` of images; without those that could not be read, whose label is -1."""
+    known = torch.where(logits.isnan(), -torch.inf, logits.float())
+    # stable: of equal logits the first class is the prediction, as in the evaluator
+    order = known.sort(dim=1, descending=True, stable=True).indices[:, :TOP]
+    shares = known.softmax(1).nan_to_num(0.0)
+    own = shares.gather(1, labels.to(logits.device).clamp(min=0)[:, None])[:, 0]
+    columns = (labels, order, shares.gather(1, order), own)
+    truth, top, top_scores, own_scores = (column.cpu().numpy() for column in columns)
+    keep = truth >= 0
+    kept = [name for name, is_kept in zip(names, keep.tolist(), strict=True) if is_kept]
+    return Answers(
+        kept, truth[keep], top[keep], top_scores[keep], own_scores[keep], list(class_names)
+    )
+
+
+def join_answers(parts: Sequence[Answers]) -> Answers | None:
+    """The answers of several batches and processes, by name; None without any."""
+    if not parts:
+        return None
+    names = [name for part in parts for name in part.names]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    columns = ("labels", "top", "top_scores", "own_scores")
+    labels, top, top_scores, own_scores = (
+        np.concatenate([getattr(part, column) for part in parts])[order] for column in columns
+    )
+    in_order = [names[row] for row in order]
+    return Answers(in_order, labels, top, top_scores, own_scores, parts[0].class_names)
+
+
 def _predicted_and_ranks(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The best class of each row of logits (B, K), and the rank of its label (B,), from 0."""
     known = torch.where(logits.isnan(), -torch.inf, logits)
@@ -137,6 +169,8 @@ class Scores:
     """See `Result.failure`."""
     metric: str = "accuracy"
     """`eval.metric` of the run, computed beside the accuracy if it is another one."""
+    config: dict[str, Any] | None = None
+    """The config of the evaluation, as plain values; None for an ensemble."""
 
     def feed(self, evaluator: E) -> E:
         """`evaluator`, a classifier's, after all images; unreadable ones have the label -1."""
@@ -146,6 +180,17 @@ class Scores:
             evaluator.update(self.files[rows], (torch.from_numpy(logits), torch.from_numpy(labels)))
         evaluator.update(self.broken, unreadable(len(self.broken), len(self.class_names)))
         return evaluator
+
+    def answers(self) -> Answers:
+        """The same as a report needs it."""
+        parts = []
+        for start in range(0, len(self.labels), 4096):
+            rows = slice(start, start + 4096)
+            logits, labels = (torch.from_numpy(each[rows]) for each in (self.logits, self.labels))
+            parts.append(answers_of(logits, labels, self.files[rows], self.class_names))
+        return join_answers(parts) or answers_of(
+            torch.zeros(0, len(self.class_names)), torch.zeros(0).long(), [], self.class_names
+        )
 
     def save(self, path: Path) -> None:
         """Write `logits`, `labels`, `files` and `class_names` as an npz without pickled objects."""

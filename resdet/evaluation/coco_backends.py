@@ -35,8 +35,11 @@ class Evaluation:
     """(T, R, K, A) at the last cap."""
     recall: NDArray[np.float64]
     """(T, K, A, M)."""
+    image_ranks: Ints
+    """(N,) ids by which the evaluator knows the images."""
     hotcoco: Any = None
-    """hotcoco's COCOeval, for error analysis; None from pycocotools."""
+    """hotcoco's COCOeval, for error analysis; None from pycocotools. It knows objects and
+    detections by their rows, counted from 1."""
 
 
 def run_backend(
@@ -73,9 +76,9 @@ def run_backend(
         work.accumulate()
     precision, recall = (np.asarray(work.eval[name]) for name in ("precision", "recall"))
     at_last_cap, of_label = precision[..., -1], categories - 1
-    return Evaluation(
-        at_last_cap[:, :, of_label], recall[:, of_label], work if backend == "fast" else None
-    )
+    of_label_precision, of_label_recall = at_last_cap[:, :, of_label], recall[:, of_label]
+    own = work if backend == "fast" else None
+    return Evaluation(of_label_precision, of_label_recall, images, own)
 
 
 def _as_pycocotools(table: Any) -> Any:

@@ -78,6 +78,18 @@ class DetectionTable:
         assert self.mask_areas is not None, "masks were not read"
         return self.mask_areas
 
+    def select(self, rows: Ints) -> "DetectionTable":
+        """The detections `rows`, in that order."""
+        return DetectionTable(
+            self.images[rows],
+            self.labels[rows],
+            self.scores[rows],
+            self.boxes[rows],
+            None if self.rles is None else [self.rles[row] for row in rows.tolist()],
+            None if self.mask_areas is None else self.mask_areas[rows],
+            self.notes,
+        )
+
     def records(self, truth: AnnotationTable) -> list[dict[str, Any]]:
         """COCO result records with the ids of the annotation file."""
         ids = truth.image_ids.tolist()

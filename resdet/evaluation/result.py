@@ -107,8 +107,11 @@ class Result:
     """Why the numbers don't count, such as too many broken images: commands write them, then fail
     with this message."""
     detections: Any = None
-    """All that was evaluated, for submissions: a DetectionTable of COCO's metrics, PixelDetections
-    of VOC's and ImageNet's."""
+    """All that was evaluated, for submissions and reports: a DetectionTable of COCO's metrics,
+    PixelDetections of VOC's and ImageNet's, Answers of classifiers."""
+    run_config: dict[str, Any] | None = None
+    """The config by which a run was evaluated, as plain values: with it the detections are
+    written as well, for the run's report. None for files and ensembles."""
 
     def without(self, problems: Sequence[str]) -> Result:
         """Count and name images that were left out because they could not be read; returns
@@ -129,16 +132,23 @@ class Result:
         return self
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write eval.json, per_class.csv and the curves; returns their paths.
+        """Write eval.json, per_class.csv and the curves, and of a run its predictions; returns
+        their paths.
 
         Raises WriteError where the disk refuses.
         """
+        from resdet.evaluation.stored import store
         from resdet.viz.class_curves import plot_class_curves
         from resdet.viz.plots import plot_pr_curves
 
         folder = make_folder(folder)
         numbers = self.summary | (self.details() if self.details else {})
         paths = [write_json(folder / "eval.json", numbers)]
+        if self.run_config is not None:
+            stored = store(
+                folder, self.detections, self.run_config, self.truth, kinds=tuple(self.curves)
+            )
+            paths += [stored] if stored is not None else []
         if self.records is not None:
             paths.append(write_text(folder / "detections.json", json.dumps(self.records)))
         if self.per_class:

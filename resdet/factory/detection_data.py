@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from resdet.config.detection import AugmentConfig, DetectionConfig, SplitConfig
 from resdet.config.fields import HeldOutConfig
+from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError
 
 if TYPE_CHECKING:
     from resdet.data.detection.annotated import AnnotatedImages
     from resdet.data.detection.dataset import DetectionDataset
     from resdet.data.detection.split import Split
+    from resdet.data.detection.table import AnnotationTable
     from resdet.data.detection.transforms import TestTransform, TrainTransform
     from resdet.data.resumed import Resumed
 
@@ -146,6 +148,33 @@ def build_val_data(
     transform = TestTransform(resize.short_edge, resize.max_size, resize.method)
     masks = masks or part.table.has_masks  # losses of masks are computed where they can be
     return _check(config, part, transform, True, strict, decode_all, masks=masks)
+
+
+def read_train_table(
+    config: DetectionConfig | LocalizationConfig, stored: Split | None
+) -> AnnotationTable:
+    """The annotations of data.train without its images, of which none is looked at; `stored` is
+    the split of the run, where it has one."""
+    read = _read_boxes(config)
+    if config.data.split is not None:
+        read = held_out_parts(read, config.data.split, stored)[0]
+    return read.table
+
+
+def _read_boxes(config: DetectionConfig | LocalizationConfig) -> AnnotatedImages:
+    """data.train without outlines."""
+    from resdet.data.detection.annotated import read_images
+
+    files = config.data.train
+    return read_images(
+        files.images,
+        files.annotations,
+        format=files.format,
+        classes=config.data.classes,
+        outlines=False,
+        max_pixels=config.data.max_pixels,
+        key="data.train",
+    )
 
 
 def held_out_parts(

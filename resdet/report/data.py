@@ -6,6 +6,7 @@ and `RunReport.notes` give the reason where a reader may miss it.
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ class Bars:
     x_label: str
     y_label: str
     labels: list[str]
-    values: list[float]
+    values: Sequence[float]
     note: str = ""
 
 

@@ -222,6 +222,7 @@ def test_a_checkpoint_with_options(
     assert {path.name for path in tmp_path.iterdir()} == {
         "eval.json",
         "per_class.csv",
+        "predictions.npz",
         "pr_segm.png",
     }
     assert "validation loss" not in capsys.readouterr().out

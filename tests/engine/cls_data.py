@@ -23,7 +23,7 @@ data:
   augment: {{crop: pad}}
 optim: {{lr: 0.05, reference_batch: 8, milestones: [6]}}
 train: {{max_steps: 6, batch_size: 8, precision: fp32, threads: 1}}
-log: {{every: 1, tensorboard: false}}
+log: {{every: 1, tensorboard: false, report: false}}
 checkpoint: {{every: 100}}
 eval: {{every: 3, batch_size: 7}}
 """
@@ -41,7 +41,7 @@ data:
   workers: 0
 optim: {{lr: 0.01, reference_batch: 4}}
 train: {{max_steps: 3, batch_size: 4, precision: fp32, threads: 1}}
-log: {{every: 1, tensorboard: false}}
+log: {{every: 1, tensorboard: false, report: false}}
 checkpoint: {{every: 100}}
 eval: {{every: 0, batch_size: 4}}
 """

@@ -38,7 +38,7 @@ data:
   test_resize: {{short_edge: 64, max_size: 64}}
 optim: {{lr: 0.02, reference_batch: 2, warmup_steps: 2, milestones: [5]}}
 train: {{max_steps: 4, batch_size: 2, precision: fp32}}
-log: {{every: 1, tensorboard: false}}
+log: {{every: 1, tensorboard: false, report: false}}
 checkpoint: {{every: 100}}
 eval: {{every: 0}}
 """

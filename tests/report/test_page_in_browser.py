@@ -127,9 +127,6 @@ def test_sections_menu_and_headings(opened: Opened) -> None:
     page.locator("nav a", has_text="Calibration").click()
     assert page.url.endswith("#calibration")
     assert page.evaluate("document.activeElement.id") == "calibration"
-    page.locator("nav a", has_text="Data").click()
-    page.go_back()
-    page.wait_for_function("document.activeElement.id === 'calibration'")
 
 
 def test_tabs_pictures_and_their_keys(opened: Opened) -> None:

@@ -42,13 +42,7 @@ export function themeSwitch() {
       el(
         "label",
         {},
-        el("input", {
-          type: "radio",
-          name: "theme",
-          value,
-          checked: value === now,
-          on: { change: () => choose(value) },
-        }),
+        el("input", { type: "radio", name: "theme", value, checked: value === now, on: { change: () => choose(value) } }),
         el("span", {}, text),
       ),
     ),
