@@ -131,11 +131,11 @@ def annotations(rng: random.Random, folder: Path) -> None:
         _evaluate(folder, path, None)
         return
     masks = 28 if rng.random() < 0.7 else None
-    _use(_dataset(rng, images, path, "coco", masks))
+    use(dataset(rng, images, path, "coco", masks))
 
 
-def _dataset(
-    rng: random.Random, images: Path, path: Path, format: str, masks: int | None
+def dataset(
+    rng: random.Random, images: Path, path: Path, format: str | None, masks: int | None
 ) -> DetectionDataset:
     if rng.random() < 0.5:
         transform = TrainTransform(resize=ShortEdge([48, 64], 90))
@@ -152,7 +152,7 @@ def _dataset(
     )
 
 
-def _use(data: DetectionDataset) -> None:
+def use(data: DetectionDataset) -> None:
     """Whatever was let through must be usable."""
     samples = [data[0, index] for index in range(len(data))]
     for sample in samples:
@@ -194,7 +194,7 @@ def run_lengths(rng: random.Random, folder: Path) -> None:
     truth.write_bytes(json.dumps(tree).encode())
     path.write_bytes(json.dumps(found).encode())
     if rng.random() < 0.5:
-        _use(_dataset(rng, images, truth, "coco", 28))
+        use(dataset(rng, images, truth, "coco", 28))
     else:
         _evaluate(folder, truth, path)
 
@@ -251,14 +251,14 @@ def layouts(rng: random.Random, folder: Path) -> None:
         path = rng.choice(files)
         data = path.read_bytes()
         if rng.random() < 0.5:
-            data = _changed_xml(rng, data)
+            data = changed_xml(rng, data)
         else:
             data = mutate_bytes(rng, data)
         path.write_bytes(data)
-    _use(_dataset(rng, images, listed, kind, None))
+    use(dataset(rng, images, listed, kind, None))
 
 
-def _changed_xml(rng: random.Random, data: bytes) -> bytes:
+def changed_xml(rng: random.Random, data: bytes) -> bytes:
     """One number or word of a text file replaced."""
     words = data.replace(b">", b"> ").replace(b"<", b" <").split(b" ")
     at = rng.randrange(len(words))

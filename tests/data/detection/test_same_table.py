@@ -26,8 +26,9 @@ WITH_MASKS = {
     "label_masks": "label_masks",
     "class_masks": "class_masks",
     "class_masks of CVAT": "cvat_masks",
+    "yolo with polygons": "yolo_polygons/labels",
 }
-BOXES_ONLY = {"voc": "voc"}
+BOXES_ONLY = {"voc": "voc", "yolo": "yolo_boxes/labels"}
 
 
 def read(annotations: str, format: str | None = None) -> tuple[AnnotationTable, list[Finding]]:

@@ -123,8 +123,8 @@ def _read(
             remedy = "it is an image without objects; if it has some, write its mask again"
             decoded.problems.append((item, what, remedy))
         if values == [255]:
-            decoded.problems.append((item, "has the values 0 and 255 alone", BINARY))
-            decoded.usable = False
+            problem = (item, "has the values 0 and 255 alone", BINARY)
+            return Decoded(problems=[problem], usable=False)
         for value, code in zip(values, codes, strict=True):
             name = name_of(image, value)
             if name:

@@ -144,6 +144,7 @@ def _folders(table: ShapeTable, folder: Path, names: list[str]) -> list[Masked]:
     # without images, classes are folders that several others have
     lasts = {place.rpartition("/")[2] for place in places}
     with_classes = all("/" in place for place in places) and len(lasts) < len(places)
+    strays: dict[str, int] = {}
     for name in names:
         place, slash, _ = name.rpartition("/")
         above, _, last = place.rpartition("/")
@@ -153,12 +154,14 @@ def _folders(table: ShapeTable, folder: Path, names: list[str]) -> list[Masked]:
         if table.source.images is None and slash:
             key, label = (above, last) if with_classes else (place, "")
         if key is None:
-            what = f"has no image {place!r}" if slash else "is not in the folder of an image"
-            table.report(name, what, DROPPED)
+            strays[place] = strays.get(place, 0) + 1
             continue
         image = found.setdefault(key, Masked(key, others.names.get(key, key)))
         image.masks.append(name)
         image.classes.append(label)
+    for place, count in strays.items():
+        what = f"has {count} mask(s) and no image of its name" if place else "has loose files"
+        table.report(f"folder {place or '.'}", what, DROPPED)
     with os.scandir(folder) as entries:
         for entry in entries:
             key = others.find(entry.name) if entry.is_dir() else None
