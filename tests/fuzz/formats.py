@@ -44,7 +44,12 @@ def labelme(rng: random.Random, folder: Path) -> None:
             tree["shapes"] += [
                 {"label": "m", "shape_type": "mask", "points": [[1, 1], [2, 2]], "mask": PNG},
                 {"label": "c", "shape_type": "circle", "points": [[9, 9], [9, 5]], "group_id": 1},
-                {"label": "c", "shape_type": "rectangle", "points": [[1, 9], [5, 5]], "group_id": 1},
+                {
+                    "label": "c",
+                    "shape_type": "rectangle",
+                    "points": [[1, 9], [5, 5]],
+                    "group_id": 1,
+                },
             ]
         file.write_bytes(to_json(rng, mutate_tree(rng, tree)))
     _read(rng, images, path, "labelme")

@@ -261,11 +261,11 @@ def test_a_link_opens_the_same_view(opened: Opened) -> None:
     assert position(opened("detection", "#pictures?tab=missed&item=2")) == "2 of 12"
     # the thumbnail of a late item is scrolled to
     page = opened("detection", "#pictures?tab=false_positives&item=24")
-    inside = '''() => {
+    inside = """() => {
       const strip = document.querySelector(".strip").getBoundingClientRect();
       const thumb = document.querySelector(".strip [aria-current=true]").getBoundingClientRect();
       return thumb.top >= strip.top && thumb.bottom <= strip.bottom + 1;
-    }'''
+    }"""
     assert page.evaluate(inside)
     # what does not exist is as at the start
     page = opened("detection", "#pictures?tab=nothing&item=x&class=99&error=none&score=7&run=8")

@@ -114,8 +114,10 @@ LABELME = {
         "photo_01.json is not valid JSON .*; its image is left out; correct the file",
     ),
     "no image": (
-        lambda f: (f / "labelme/photo_01.json").rename(f / "labelme/lost.json")
-        and record_of(f / "labelme/lost.json", imagePath="lost.png"),
+        lambda f: (
+            (f / "labelme/photo_01.json").rename(f / "labelme/lost.json")
+            and record_of(f / "labelme/lost.json", imagePath="lost.png")
+        ),
         r"image 'lost' \(lost.png\) has no file in .*images; it is left out",
     ),
     "one image twice": (
@@ -127,7 +129,10 @@ LABELME = {
         record(imageHeight=640),
         "image 'photo_01' .*is 96×64 pixels upright, annotated as 96×640",
     ),
-    "negative size": (record(imageWidth=-96), "photo_01.json has imageHeight 64 and imageWidth -96"),
+    "negative size": (
+        record(imageWidth=-96),
+        "photo_01.json has imageHeight 64 and imageWidth -96",
+    ),
     "size as text": (record(imageWidth="wide"), "imageWidth 'wide'; the size is read"),
     "NaN": (
         shape(points=[[float("nan"), 1], [5, 5], [9, 1]]),
@@ -142,7 +147,10 @@ LABELME = {
     "two points": (shape(points=[[1, 2], [3, 4]]), r"is a polygon of 2 point\(s\), which encloses"),
     "no label": (shape(label=None), "shape 1 has label None, not a name; it is left out"),
     "unknown type": (shape(shape_type="spline"), "has shape_type 'spline', none of polygon, rect"),
-    "a point": (shape(shape_type="point", points=[[1, 2]]), r"shape 1 .*is a point; it is left out"),
+    "a point": (
+        shape(shape_type="point", points=[[1, 2]]),
+        r"shape 1 .*is a point; it is left out",
+    ),
     "no mask": (
         shape(shape_type="mask", points=[[1, 1], [3, 3]], mask="@@"),
         "has a mask that is not base64",
@@ -171,7 +179,7 @@ CVAT = {
     ),
     "unknown label": (
         text(XML, '<polygon label="round"', '<polygon label="oval"'),
-        r"image 'photo_\d\d.png': shape \d \(oval\) has a label other than 'long', 'round'; it is l",
+        r"image 'photo_\d\d.png': shape \d \(oval\) has a label other than 'long', 'round';",
     ),
     "no label": (
         text(XML, '<polygon label="round"', "<polygon"),
@@ -252,7 +260,10 @@ OBJECT_MASKS = {
 LABEL = "label_masks/photo_01_masks.png"
 LABEL_MASKS = {
     "empty": (mask(LABEL, lambda m: m * 0), "photo_01_masks.png has no pixel of an object; it is"),
-    "another size": (mask(LABEL, lambda m: m[:32]), "has 96×32 pixels, its image 96×64; it is left"),
+    "another size": (
+        mask(LABEL, lambda m: m[:32]),
+        "has 96×32 pixels, its image 96×64; it is left",
+    ),
     "unlisted object": (
         mask(LABEL, lambda m: m + (np.eye(64, 96) * 9 * (m == 0)).astype(m.dtype)),
         "photo_01_masks.png has an object 9 that classes.csv does not list; it is left out",
@@ -300,7 +311,10 @@ CLASS_MASKS = {
         text(LEGEND, "200,40,0", "0,90,255"),
         "classes.csv: line 3: 'round' has the colour of 'long'; give each class a colour",
     ),
-    "no legend": (removed(LEGEND), "its masks have 2 colours beside black .*and no legend; write cl"),
+    "no legend": (
+        removed(LEGEND),
+        "its masks have 2 colours beside black .*and no legend; write cl",
+    ),
     "not text": (
         lambda f: (f / LEGEND).write_bytes(b"\xff\xd8\xe9"),
         "classes.csv: can't be read as text",
@@ -308,7 +322,10 @@ CLASS_MASKS = {
 }
 
 COCO = {
-    "cut short": (cut("coco.json"), "coco.json: line 1, column .*: not valid JSON .*was the file cut"),
+    "cut short": (
+        cut("coco.json"),
+        "coco.json: line 1, column .*: not valid JSON .*was the file cut",
+    ),
     "unknown class": (
         text("coco.json", '"category_id": 2', '"category_id": 9'),
         r"annotation \d has category_id 9, which is not among the categories; it is left out",
@@ -327,7 +344,10 @@ COCO = {
     ),
 }
 VOC = {
-    "cut short": (cut("voc/photo_01.xml"), "photo_01.xml is not valid XML .*; its image is left out"),
+    "cut short": (
+        cut("voc/photo_01.xml"),
+        "photo_01.xml is not valid XML .*; its image is left out",
+    ),
     "no box": (
         text("voc/photo_01.xml", "bndbox", "box"),
         "photo_01.xml is not valid XML|has no bndbox; it is left out",

@@ -157,22 +157,23 @@ def _labelled(decoded: Decoded, path: Path, item: str, legend: Legend) -> NDArra
     """(H, W) classes from 1 on, in the order of the legend's, 0 for background; None, with a
     problem, for a mask that was smoothed."""
     values: NDArray[Any] = _colours(path) if legend.coloured else read_labels(path)
-    present, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     numbers = {name: number for number, name in enumerate(legend.classes, start=1)}
-    known = [legend.names.get(value) for value in present.tolist()]
-    # black is background where the legend does not use it
-    unknown = [row for row, name in enumerate(known) if name is None and present[row] != 0]
-    if unknown:
-        pixels = int(counts[unknown].sum())
-        what = f"has {_listed(present[unknown].tolist(), legend)} in {pixels:,} pixels"
+    labels = np.zeros(values.shape, np.uint16)
+    unknown = values != 0  # black is background where the legend does not use it
+    for value, name in legend.names.items():
+        here = values == value
+        unknown &= ~here
+        labels[here] = numbers.get(name, 0)
+    if unknown.any():
+        others = np.unique(values[unknown]).tolist()
+        what = f"has {_listed(others, legend)} in {int(unknown.sum()):,} pixels"
         what = f"{what}, which {legend.path.name} does not list"
-        if len(unknown) > MOST_UNKNOWN:
+        if len(others) > MOST_UNKNOWN:
             decoded.problems.append((item, what, SMOOTHED))
             return None
         remedy = "they are taken as background; add them to it"
         decoded.problems.append((item, what, remedy))
-    table = np.array([numbers.get(name or "", 0) for name in known], np.uint16)
-    return table[places.reshape(values.shape)]
+    return labels
 
 
 def _listed(values: list[int], legend: Legend) -> str:

@@ -9,7 +9,12 @@ import numpy as np
 
 from resdet.data.detection.readers.class_masks import CLASS_FOLDER
 from resdet.data.detection.readers.mask_files import ImageNames, mask_stem
-from resdet.data.detection.readers.mask_legend import find_legend, read_legend, read_value_classes
+from resdet.data.detection.readers.mask_legend import (
+    FILES,
+    find_legend,
+    read_legend,
+    read_value_classes,
+)
 from resdet.data.detection.readers.object_masks import MASKS
 from resdet.files.findings import DataError
 from resdet.files.images import is_image
@@ -22,6 +27,9 @@ MOST_OPENED = 5
 """Masks that are decoded."""
 
 CITYSCAPES = "_gtFine_instanceIds.png"
+
+OTHERS = (".txt", ".csv")
+"""Files of other formats, more than one of them, unless they are called as legends."""
 
 PICTURES = (".jpg", ".jpeg")
 
@@ -38,7 +46,8 @@ def recognize_masks(seen: Seen) -> str | None:
         return "cityscapes"
     if any(f"/{MASKS}/" in f"/{name}" for name in files):
         return "object_masks"
-    if not files or any(name.lower().endswith((".json", ".xml")) for name in seen.files):
+    others = [name for name in seen.named(*OTHERS) if name.rpartition("/")[2] not in FILES]
+    if not files or len(others) > 1 or seen.named(".json", ".xml", ".yaml", ".yml"):
         return None
     if seen.images is None and all("/" in name for name in files) and not find_legend(seen.path):
         return "object_masks"
