@@ -44,15 +44,15 @@ class SplitConfig(Section):
     """Image folder, or a list of folders paired by position with `annotations`."""
     annotations: DataPath | list[DataPath]
     """Annotation file, or a list of them: a JSON file of coco; data.yaml, a list of images or a
-    folder of label files of yolo; a list in ImageSets, such as trainval.txt, or the folder of the
-    XML files of voc, imagenet_det and imagenet_loc (which also reads Kaggle's
+    folder of label files of yolo; a table of csv; a list in ImageSets, such as trainval.txt, or the
+    folder of the XML files of voc, imagenet_det and imagenet_loc (which also reads Kaggle's
     LOC_train_solution.csv); the folder of labelme's JSON files; CVAT's annotations.xml; the folder
     of masks. imagenet_det takes a pattern such as train_pos_*.txt."""
     format: str | None = None
-    """Format of the annotations: coco, voc, yolo, imagenet_det, imagenet_loc, labelme, cvat; masks
-    as object_masks (a file per object), label_masks (a number per object), class_masks (a colour
-    per class), cityscapes; or one that a module in `imports` adds. Null is recognised from what is
-    there."""
+    """Format of the annotations: coco, voc, yolo, csv, imagenet_det, imagenet_loc, labelme, cvat;
+    masks as object_masks (a file per object), label_masks (a number per object), class_masks (a
+    colour per class), cityscapes; or one that a module in `imports` adds. Null is recognised from
+    what is there."""
 
     @model_validator(mode="before")
     @classmethod

@@ -33,4 +33,4 @@ def read(source, findings):
     return coco.read(replace(source, data=data), findings)
 
 
-READERS["csv"] = read
+READERS["boxes"] = read

@@ -169,13 +169,13 @@ def test_a_format_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with file.open("w", newline="") as out:
         lines = [["1.png", 1, 2, 11, 22, "dog"], ["3.png", 0, 0, 9, 9, "cat"]]
         csv.writer(out).writerows([["image", "x1", "y1", "x2", "y2", "class"], *lines])
-    with pytest.raises(NotRegistered, match=r"no reader for 'csv'; the choices are coco"):
-        dataset(images, str(file), format="csv")
+    with pytest.raises(NotRegistered, match=r"no reader for 'boxes'; the choices are coco"):
+        dataset(images, str(file), format="boxes")
     __import__("tests.data.csv_reader")
-    data = dataset(images, str(file), format="csv", mask_size=None, strict=True)
+    data = dataset(images, str(file), format="boxes", mask_size=None, strict=True)
     assert data.class_names == ["cat", "dog"] and data.image_ids == ["1.png", "3.png"]
     assert data[(0, 0)].target.boxes.tolist() == [[1, 2, 11, 22]]
-    assert read(file, format="csv", outlines=False).boxes_xywh.tolist()[1] == [0, 0, 9, 9]
+    assert read(file, format="boxes", outlines=False).boxes_xywh.tolist()[1] == [0, 0, 9, 9]
 
 
 def test_reading_needs_no_torch() -> None:

@@ -28,7 +28,7 @@ WITH_MASKS = {
     "class_masks of CVAT": "cvat_masks",
     "yolo with polygons": "yolo_polygons/labels",
 }
-BOXES_ONLY = {"voc": "voc", "yolo": "yolo_boxes/labels"}
+BOXES_ONLY = {"voc": "voc", "yolo": "yolo_boxes/labels", "csv": "boxes.csv"}
 
 
 def read(annotations: str, format: str | None = None) -> tuple[AnnotationTable, list[Finding]]:

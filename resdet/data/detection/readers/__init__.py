@@ -11,6 +11,7 @@ from resdet.data.detection.merge import merge_tables
 from resdet.data.detection.readers import (
     class_masks,
     coco,
+    csv,
     cvat,
     imagenet_det,
     imagenet_loc,
@@ -32,6 +33,7 @@ READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
     "coco": coco.read,
     "voc": voc.read,
     "yolo": yolo.read,
+    "csv": csv.read,
     "imagenet_det": imagenet_det.read,
     "imagenet_loc": imagenet_loc.read,
     "labelme": labelme.read,
@@ -45,7 +47,7 @@ READERS: dict[str, Callable[[Source, list[Finding]], AnnotationTable]] = {
 adds a `Finding` for each object that it drops or repairs; it raises `DataError` where the whole
 file is unusable. A module that a config names in `imports` may add a row."""
 
-WITHOUT_JSON = ("voc", "yolo", "imagenet_det", "imagenet_loc")
+WITHOUT_JSON = ("voc", "yolo", "csv", "imagenet_det", "imagenet_loc")
 """Formats of which no file is JSON."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from resdet.data.detection.readers import cvat, labelme, yolo
+from resdet.data.detection.readers import csv, cvat, labelme, yolo
 from resdet.data.detection.readers.class_masks import CLASS_FOLDER
 from resdet.data.detection.readers.image_lists import expand
 from resdet.data.detection.readers.mask_marks import recognize_masks
@@ -216,6 +216,7 @@ MARKS: list[tuple[str, Mark]] = [
     ("voc", lambda seen: _xml(seen) == "voc"),
     ("imagenet_det", lambda seen: _xml(seen) == "imagenet_det"),
     ("yolo", yolo.looks_like),
+    ("csv", csv.looks_like),
     ("imagenet_loc", lambda seen: _xml(seen) == "imagenet_loc" or _is_kaggle(seen)),
     ("labelme", labelme.looks_like),
     ("cvat", cvat.looks_like),
