@@ -49,7 +49,7 @@ def test_the_folder_takes_the_configs_name(config, tmp_path, monkeypatch):
 def test_a_run_is_not_overwritten(config, begun):
     with pytest.raises(UserError, match=r"--resume, or give another one with --run-dir"):
         opened(config, [], run_dir=begun, resume=False)
-    with pytest.raises(UserError, match=r"last\.pt: a file, not a folder"):
+    with pytest.raises(UserError, match=r"last\.pt: is a file; give a folder for the run"):
         opened(config, [], run_dir=begun / "last.pt", resume=False)
 
 

@@ -424,7 +424,10 @@ def test_files_that_are_wrong_are_named_with_their_line(
         evaluate_coco(results, good)
     with pytest.raises(UserError, match=r"gt\.json: detections are a list.*swapped"):
         evaluate_coco(good, good)
-    with pytest.raises(UserError, match=r"not a JSON file.*: dt\.json, gt\.json"):
+    # a folder is its one file of annotations, if there is one
+    assert evaluate_coco(tmp_path, results) == evaluate_coco(good, results)
+    (tmp_path / "more.json").write_text(json.dumps(truth))
+    with pytest.raises(UserError, match=r"give a file of this folder: .*gt\.json, more\.json"):
         evaluate_coco(tmp_path, results)
     results.write_text("[\n{},\n{,\n")
     with pytest.raises(UserError, match=r"dt\.json: line 3, column 2: not valid JSON"):
