@@ -148,6 +148,15 @@ class BoxHeadConfig(Section):
     """Loss on the box deltas (giou: on the decoded boxes)."""
     smooth_l1_beta: PositiveFloat = 0.1111
     """Where smooth_l1 turns from quadratic to linear."""
+    focal_gamma: Annotated[float, Field(gt=0, le=10)] | None = None
+    """γ of a focal loss of the classes, (1 − p)^γ times the cross-entropy (Lin et al. 2017, which
+    has 2); null is the cross-entropy."""
+    class_weights: Literal["inverse", "inverse_sqrt"] | dict[str, PositiveFloat] | None = None
+    """Weights of classes in the training loss, by name; 1 for those that are not named. inverse: in
+    proportion to one over the number of objects, which gives each class the same weight in all;
+    inverse_sqrt: to one over its root. Null weighs all alike."""
+    background_weight: PositiveFloat = 1.0
+    """Weight of background in the training loss, beside those of classes."""
 
     @model_validator(mode="after")
     def _dropout(self) -> BoxHeadConfig:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from resdet.config.detection import DetectionConfig
+from resdet.config.model import BoxHeadConfig
 from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.fingerprint import fingerprint_detection
@@ -26,7 +27,7 @@ from resdet.engine.evaluate_detection import check_classes, evaluate, make_evalu
 from resdet.engine.signals import StopRequest
 from resdet.engine.task import Task
 from resdet.engine.validation import Validation
-from resdet.errors import UserError
+from resdet.errors import UserError, did_you_mean, first_few
 from resdet.factory import build_data, build_model, load_start_weights
 from resdet.factory.backbone import check_frozen
 from resdet.factory.detection_data import DataSets
@@ -36,6 +37,7 @@ from resdet.files.findings import Finding
 from resdet.files.scale import seen_in
 from resdet.hardware import Precision
 from resdet.inference.combined import combine
+from resdet.models.losses import class_weights
 from resdet.models.rcnn import RCNN
 
 logger = logging.getLogger("resdet")
@@ -239,6 +241,7 @@ def make_model(
     names, ids = data.class_names, data.category_ids
     with naming_imports(start.config):
         model = build_model(start.config, class_names=names, category_ids=ids)
+    weigh_classes(model, start.config.model.roi.box_head, data)
     distributed.check_norms(model, processes)
     if is_new:
         check_frozen(start.config, model.backbone)
@@ -261,3 +264,32 @@ def largest_area(config: DetectionConfig, sizes: np.ndarray, multiple: int) -> i
         sides = np.minimum(sides, augment.crop)
     padded = np.ceil(sides / multiple) * multiple
     return math.ceil(padded.prod(axis=1).max())
+
+
+def weigh_classes(model: RCNN, section: BoxHeadConfig, data: DetectionDataset) -> None:
+    """Weights of the classes in the loss of the box head, which the log lists.
+
+    UserError for a name that no class has.
+    """
+    names, rule = data.class_names, section.class_weights
+    if rule is None and section.background_weight == 1:
+        return
+    weights = [1.0] * len(names)
+    if isinstance(rule, dict):
+        for name, weight in rule.items():
+            if name not in names:
+                hint = did_you_mean(name, names, f"it has {first_few(names, MAX_CLASSES)}")
+                raise UserError(
+                    f"model.roi.box_head.class_weights: no class {name!r} in data.train; {hint}"
+                )
+            weights[names.index(name)] = weight
+    elif rule is not None:
+        counts = data.objects_per_class.tolist()
+        weights = class_weights(counts, power=1.0 if rule == "inverse" else 0.5)
+    for head in model.roi_heads.box_heads:
+        head.weigh_classes([*weights, section.background_weight])
+    listed = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
+    logger.info(
+        f"weights in loss_cls: background {section.background_weight:g}, "
+        f"{first_few(listed, MAX_CLASSES)}"
+    )

@@ -115,7 +115,7 @@ def _roi_heads(
             context=roi.context,
             dropout=dropout,
             box_weights=stage.box_weights,
-            **box.model_dump(exclude={"type", "dropout"}),
+            **box.model_dump(exclude={"type", "dropout", "class_weights", "background_weight"}),
         )
         for stage in roi.stages
     ]

@@ -22,6 +22,8 @@ logger = logging.getLogger("resdet")
 
 OWN_KEYS = ("num_classes", "weights", "class_map", "freeze")
 """Of section `model`: what belongs to a run and its data, and not to a network."""
+OWN_OF_HEAD = ("class_weights", "background_weight")
+"""The same of section `model.roi.box_head`."""
 EXAMPLES = {
     "detector": "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x",
     "classifier": "torchvision:resnet50.IMAGENET1K_V2",
@@ -144,9 +146,7 @@ def resolve_config(config: C) -> Resolved[C]:
             f"model.weights: {weights.source} does not name its network; give "
             "model.backbone.name as well"
         )
-    model = {key: value for key, value in theirs["model"].items() if key not in OWN_KEYS}
-    # the whole network's weights are loaded, not those that its backbone once started from
-    model["backbone"] = {**(model.get("backbone") or {}), "weights": None}
+    model = _network_of(theirs["model"])
     mean = weights.state.get("pixel_mean")
     if isinstance(model.get("pixel_mean"), str) and mean is not None and mean.ndim == 3:
         # a measured mean comes with the weights
@@ -172,6 +172,18 @@ def _describe(config: AnyConfig) -> str:
     if isinstance(config, DetectionConfig):
         return describe_network(config)
     return str(config.model.backbone.name)
+
+
+def _network_of(section: dict[str, Any]) -> dict[str, Any]:
+    """A section `model` without what belongs to its run and data."""
+    model = {key: value for key, value in section.items() if key not in OWN_KEYS}
+    roi = model.get("roi")
+    if isinstance(roi, dict) and isinstance(head := roi.get("box_head"), dict):
+        kept = {key: value for key, value in head.items() if key not in OWN_OF_HEAD}
+        model["roi"] = {**roi, "box_head": kept}
+    # the whole network's weights are loaded, not those that its backbone once started from
+    model["backbone"] = {**(model.get("backbone") or {}), "weights": None}
+    return model
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

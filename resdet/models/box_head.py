@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet.models.layers import conv_stack, normal_init, xavier_uniform
-from resdet.models.losses import box_loss_sum, full_precision, mean_over_processes
+from resdet.models.losses import (
+    box_loss_sum,
+    full_precision,
+    mean_over_processes,
+    region_loss,
+)
 from resdet.models.regions import RegionSamples
 from resdet.ops.boxes import decode_boxes
 
@@ -41,14 +46,18 @@ class BoxHead(nn.Module):
         box_weights: Sequence[float],
         box_loss: str,
         smooth_l1_beta: float,
+        focal_gamma: float | None = None,
     ) -> None:
         """With `context` the predictors see the whole image's hidden features beside the region's,
-        see `RoIHeads`."""
+        see `RoIHeads`; `focal_gamma` None is the cross-entropy."""
         super().__init__()
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.average = average
         self.box_weights = tuple(box_weights)
         self.box_loss, self.smooth_l1_beta = box_loss, smooth_l1_beta
+        self.focal_gamma = focal_gamma or 0.0
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
         self.convs, channels = conv_stack(in_channels, conv_dim, num_convs, norm)
         fcs: list[nn.Module] = []
         width = channels if average else channels * pool_size**2
@@ -91,14 +100,25 @@ class BoxHead(nn.Module):
         """Boxes (R, K or 1, 4) xyxy pixels from deltas of that shape at proposals (R, 4)."""
         return decode_boxes(deltas, proposals[:, None, :], self.box_weights)
 
+    def weigh_classes(self, weights: Sequence[float]) -> None:
+        """Weights of the K classes and of background in the training loss; the loss of validation
+        has none, so that it compares runs with different ones."""
+        assert len(weights) == self.num_classes + 1
+        self.class_weights = self.cls_score.weight.new_tensor(weights)
+
     def losses(
         self, logits: Tensor, deltas: Tensor, samples: RegionSamples
     ) -> tuple[Tensor, Tensor]:
-        """Scalars loss_cls, the mean cross-entropy over valid samples, and loss_box, summed over
+        """Scalars loss_cls, the mean `region_loss` over valid samples, and loss_box, summed over
         positives and divided by all valid samples (Detectron2's normaliser); of flat samples."""
         count = samples.valid.sum()
-        cls = F.cross_entropy(logits, samples.labels, reduction="none")
-        cls = torch.where(samples.valid, cls, cls.new_zeros(())).sum()
+        cls = region_loss(
+            logits,
+            samples.labels,
+            samples.valid,
+            focal_gamma=self.focal_gamma,
+            weights=self.class_weights if self.training else None,
+        )
         if self.class_agnostic:
             picked = deltas[:, 0]
         else:
@@ -113,7 +133,7 @@ class BoxHead(nn.Module):
             loss=self.box_loss,
             smooth_l1_beta=self.smooth_l1_beta,
         )
-        return mean_over_processes(cls, count), mean_over_processes(box, count)
+        return cls, mean_over_processes(box, count)
 
 
 def _first_as_convolution(layer: nn.Linear, maps: Tensor) -> Tensor:

@@ -33,6 +33,49 @@ def full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def region_loss(
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    *,
+    focal_gamma: float,
+    weights: Tensor | None,
+) -> Tensor:
+    """Mean of (1 − p)^γ · −log p over `valid` (R,) regions of all processes, where p (R,) is the
+    softmax score of the right class among logits (R, C).
+
+    γ 0 is the cross-entropy. Others are the focal loss, which Lin et al. 2017 (3.2) extend to
+    several classes in this way; here easy regions, mostly background, count for less. With
+    `weights` (C,) it is the weighted mean, as PyTorch's: divided by the weights' sum.
+    """
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    if focal_gamma:
+        # 1 − p without cancellation; the factor has a gradient too
+        loss = (-torch.expm1(-loss)).clamp(min=1e-12) ** focal_gamma * loss
+    if weights is None:
+        return mean_over_processes(_kept(loss, valid), valid.sum())
+    of_region = weights.to(loss.dtype)[labels]
+    return mean_over_processes(_kept(loss * of_region, valid), _kept(of_region, valid))
+
+
+def _kept(values: Tensor, valid: Tensor) -> Tensor:
+    """The sum of the values where `valid`; the others may hold anything."""
+    return torch.where(valid, values, values.new_zeros(())).sum()
+
+
+def class_weights(counts: Sequence[int], *, power: float) -> list[float]:
+    """Of K classes with so many objects each, in proportion to count^−power and 1 on average over
+    the objects; 1 for classes without any.
+
+    Power 1 gives each class the same weight in all; 0.5 is half way (as Mahajan et al. 2018
+    sample).
+    """
+    raw = [count**-power if count else 1.0 for count in counts]
+    total = sum(count * value for count, value in zip(counts, raw, strict=True))
+    scale = sum(counts) / total if total else 1.0
+    return [value * scale if count else 1.0 for count, value in zip(counts, raw, strict=True)]
+
+
 def box_loss_sum(
     deltas: Tensor,
     anchors: Tensor,

@@ -21,7 +21,12 @@ from resdet.errors import UserError
 from tests.engine.conftest import assert_same_end, losses_of
 from tests.golden import tiny_backbone  # noqa: F401  registers the backbone
 
+LOSS = [
+    *("model.roi.box_head.focal_gamma=2", "model.roi.box_head.class_weights=inverse"),
+    "model.roi.box_head.background_weight=0.5",
+]
 EACH = {
+    "losses": LOSS,
     "copy_paste": ["data.augment.copy_paste.prob=0.7"],
     "mosaic": ["data.augment.mosaic.off_epochs=1", "train.max_steps=10"],
     "repeat": ["data.repeat_threshold=1"],
@@ -30,6 +35,7 @@ ALL = [
     *("data.augment.copy_paste.prob=0.7", "data.augment.mosaic.prob=0.7"),
     *("data.augment.mosaic.off_epochs=1", "train.max_steps=7", "data.repeat_threshold=0.9"),
     *("train.batch_size=4", "model.backbone.name=golden_tiny"),
+    *LOSS,
 ]
 
 
@@ -142,3 +148,21 @@ def test_boxes_alone_have_nothing_to_paste(two_classes, tmp_path):
         make_task(two_classes, keys)
     keys = [keys[0], "data.augment.mosaic.off_epochs=0"]
     assert make_task(two_classes, keys).train_data[(0, 1)].target.masks is None
+
+
+def test_weights_are_those_of_the_classes(two_classes):
+    """By name and by rule; the loss of validation has none, and nor has the checkpoint."""
+    key = "model.roi.box_head.class_weights"
+    head = make_task(two_classes, [f"{key}={{rare: 4}}"]).model.roi_heads.box_heads[0]
+    assert head.class_weights is not None and head.class_weights.tolist() == [1, 4, 1]
+    task = make_task(two_classes, [f"{key}=inverse", "model.roi.box_head.background_weight=2"])
+    [head] = task.model.roi_heads.box_heads
+    assert head.class_weights is not None
+    counts = torch.tensor(task.train_data.objects_per_class, dtype=torch.float32)
+    common, rare = (counts * head.class_weights[:2]).tolist()
+    assert common == pytest.approx(rare, rel=1e-5) and head.class_weights[2] == 2
+    assert not [name for name in task.model.state_dict() if "class_weights" in name]
+    with pytest.raises(UserError, match=r"class_weights: no class 'nuclei' in data\.train; did"):
+        make_task(two_classes, [f"{key}={{nuclei: 2}}"])
+    with pytest.raises(UserError, match=r"class_weights"):
+        load_config(two_classes, [f"{key}=invers"])

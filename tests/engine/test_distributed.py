@@ -65,9 +65,19 @@ def gradients(run: Path) -> list[torch.Tensor]:
     return [state[number]["momentum_buffer"] for number in sorted(state)]
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp64", marks=pytest.mark.slow)])
-def test_first_step_and_validation_of_two_processes(server, tiny, tmp_path, precision):
+MIXED = [
+    *("data.augment.copy_paste={}", "data.augment.mosaic.off_epochs=0", "data.repeat_threshold=1"),
+    *("model.roi.box_head.focal_gamma=2", "model.roi.box_head.class_weights.nucleus=3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [("fp32", []), *(pytest.param("fp64", x, marks=pytest.mark.slow) for x in ([], MIXED))],
+)
+def test_first_step_and_validation_of_two_processes(server, tiny, tmp_path, precision, options):
     overrides = [*same_size(tiny.backbone), "train.max_steps=1", f"train.precision={precision}"]
+    overrides += options
     two_processes(server, tiny.config, tmp_path / "two", overrides)
     one = resdet.train(tiny.config, overrides, run_dir=tmp_path / "one", device="cpu")
     first, second = losses_of(one)[1], losses_of(tmp_path / "two")[1]

@@ -195,3 +195,11 @@ def test_build_takes_the_network_of_its_weights(own, tmp_path):
 def test_weights_of_another_task_are_refused(kind: Any, wanted: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_kind(LoadedWeights({}, kind, None, "f.pt"), wanted)
+
+
+def test_weights_of_classes_stay_with_their_run() -> None:
+    from resdet.factory.network import _network_of
+
+    head = {"fc_dim": 8, "class_weights": {"cat": 2.0}, "background_weight": 3.0}
+    model = _network_of({"num_classes": 1, "roi": {"box_head": head}})
+    assert model == {"roi": {"box_head": {"fc_dim": 8}}, "backbone": {"weights": None}}
