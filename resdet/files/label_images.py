@@ -55,7 +55,9 @@ def labels_of(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[A
             values = whole
         if values.dtype.kind == "i" and values.min(initial=0) < 0:
             raise ImageError("has negative values; number objects from 1, background is 0")
-        return values.view(np.uint8) if values.dtype == np.bool_ else values
+        if values.dtype == np.bool_:  # Pillow's true is a byte of 255
+            return (values.view(np.uint8) > 0).view(np.uint8)
+        return values
 
 
 def _gray_png(data: bytes, max_pixels: int) -> NDArray[Any] | None:

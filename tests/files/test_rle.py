@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from resdet.files.rle import measure_codes, read_runs
+from resdet.files.rle import encode_bitmap, encode_labels, measure_codes, read_runs
 
 
 def write_code(counts: list[int]) -> bytes:
@@ -92,3 +92,24 @@ def test_what_is_no_code(code: bytes) -> None:
     good = write_code([9])
     assert measure([code], [9]) == [-1]
     assert measure([good, code, good, code], [9] * 4) == [0, -1, 0, -1]
+
+
+def test_codes_of_labels_and_bitmaps_are_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    for turn in range(100):
+        height, width = (int(side) for side in rng.integers(1, 12, 2))
+        dtype = [np.uint8, np.uint16, np.int32][turn % 3]
+        labels = rng.integers(0, 4, (height, width)).astype(dtype)
+        labels[:] = labels[0, 0] if turn % 5 == 0 else labels
+        values, codes = encode_labels(labels)
+        assert values == [value for value in np.unique(labels).tolist() if value]
+        for value, code in zip(values, codes, strict=True):
+            mask = np.asfortranarray((labels == value).astype(np.uint8))
+            assert mask_utils.encode(mask)["counts"] == code
+        top, left = (int(place) for place in rng.integers(-3, 5, 2))
+        whole = np.zeros((14, 13), np.uint8)
+        for y, x in zip(*np.nonzero(labels), strict=True):
+            if 0 <= y + top < 14 and 0 <= x + left < 13:
+                whole[y + top, x + left] = 1
+        expected = mask_utils.encode(np.asfortranarray(whole))["counts"]
+        assert encode_bitmap(labels, top, left, whole.shape) == expected

@@ -214,11 +214,11 @@ CVAT = {
     ),
     "a line": (
         text(XML, "<polygon label", "<polyline label"),
-        r"shape 1 \(\w+\) is a polyline; it is left out: a polyline has no closed outline; draw",
+        r"shape 1 \(\w+\) is drawn as polyline; it is left out, as it has no closed outline; d",
     ),
     "points": (
         text(XML, "</image>", '<points label="long" points="1,2"/></image>'),
-        r"shape \d \(long\) is a points; it is left out: a points has no closed outline",
+        r"shape \d \(long\) is drawn as points; it is left out, as it has no closed outline",
     ),
     "a shape of the future": (
         text(XML, "</image>", '<star label="long"/></image>'),

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 FILE = "annotations.xml"
 """What CVAT calls it."""
 
-NO_AREA = "it is left out: a {} has no closed outline; draw polygons or boxes"
+NO_AREA = "it is left out, as it has no closed outline; draw polygons or boxes"
 NO_SIZE = "the size is read from the image"
 
 OPEN_KINDS = ("polyline", "points", "skeleton", "cuboid")
@@ -113,7 +113,7 @@ def _add_image(
         table.report(item, "has no name", f"{DROPPED}, with its objects")
         return
     in_subset = f"{subset}/{name}"
-    if subset and (name in table.row_of or not images.has(name)) and images.has(in_subset):
+    if subset and (name in table.row_of or (not images.has(name) and images.has(in_subset))):
         name = in_subset
     row = table.add_image(name, name, _size(table, images, name, element))
     if row is None:
@@ -156,7 +156,7 @@ def _object(
     elif labels and label not in labels:
         table.report(item, f"has a label other than {some(labels)}", DROPPED)
     elif element.tag in OPEN_KINDS:
-        table.report(item, f"is a {element.tag}", NO_AREA.format(element.tag))
+        table.report(item, f"is drawn as {element.tag}", NO_AREA)
     else:
         try:
             return label, _shape(element, table.sizes[row])

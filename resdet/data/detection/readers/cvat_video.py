@@ -20,6 +20,8 @@ from resdet.files.walk import list_files
 SIDES = ("height", "width")
 RANGE = ("start_frame", "stop_frame")
 
+STEP = re.compile(r"step=(\d{1,9})")
+
 NUMBER = re.compile(r"(\d{1,9})\D*$")
 """The last number of a file's name without suffix."""
 
@@ -46,7 +48,10 @@ def add_tracks(table: ShapeTable, source: Source, root: Element, parse: Parse) -
     names, frames = _frame_names(source), {frame for _, _, frame in shapes}
     first, last = (whole_number(root.findtext(f"meta//{key}")) for key in RANGE)
     if first is not None and last is not None:
-        frames.update(frame for frame in names if first <= frame <= last)
+        step = STEP.search(root.findtext("meta//frame_filter") or "")
+        every = max(int(step[1]), 1) if step else 1
+        inside = (frame for frame in names if first <= frame <= last)
+        frames.update(frame for frame in inside if (frame - first) % every == 0)
     _check_gaps(source.path, shapes, np.array(sorted(frames)))
     height, width = (to_pixels(root.findtext(f"meta//original_size/{key}")) for key in SIDES)
     size = (int(height), int(width)) if height >= 1 and width >= 1 else (0, 0)

@@ -45,6 +45,9 @@ from resdet.files.walk import list_files
 if TYPE_CHECKING:
     from resdet.data.detection.readers.recognize import Seen
 
+NO_CLASS = ("__ignore__", "_background_")
+"""Labels that LabelMe's own converters leave out."""
+
 BROKEN = "its image is left out; correct the file, or remove it"
 NO_SIZE = "the size is read from the image"
 NO_AREA = "it is left out: a {} encloses nothing; draw polygons or rectangles"
@@ -155,6 +158,9 @@ def _add_image(table: ShapeTable, images: ImageFiles, name: str, record: dict[st
             table.report(item, f"has label {shown(label)}, not a name")
             continue
         label = label.strip().encode("utf-8", "replace").decode()
+        if label in NO_CLASS:
+            table.report(item, f"is {label}", "it is left out, as LabelMe's name for no class")
+            continue
         item = f"{item} ({label:.60})"
         try:
             shape = _shape(entry, table.sizes[row], item)

@@ -189,18 +189,21 @@ def _joined(shapes: Sequence[Shape], size: tuple[int, int]) -> tuple[Any, Corner
     ]
     polygons = [list(shape.polygon) for shape in shapes if shape.polygon]
     boxes = [shape.box for shape in shapes if shape.box is not None]
-    if coded or polygons:
-        polygons += [_as_polygon(box) for box in boxes]
-    if coded:
-        coded += [union_of_polygons(polygons, size)] if polygons else []
-        code = coded[0] if len(coded) == 1 else coco_mask.merge(coded)
-        left, top, width, height = (float(value) for value in coco_mask.toBbox(code))
-        counts = code["counts"].decode()
-        box = (left, top, left + width, top + height)
-        return {"size": list(size), "counts": counts}, box
-    extents = [polygon_box(polygon) for polygon in polygons] or boxes
+    extents = [*boxes, *map(polygon_box, polygons), *map(_code_box, coded)]
     lefts, tops, rights, bottoms = zip(*extents, strict=True)
-    return polygons or None, (min(lefts), min(tops), max(rights), max(bottoms))
+    box = (min(lefts), min(tops), max(rights), max(bottoms))
+    if coded or polygons:
+        polygons += [_as_polygon(each) for each in boxes]
+    if not coded:
+        return polygons or None, box
+    coded += [union_of_polygons(polygons, size)] if polygons else []
+    code: Rle = coded[0] if len(coded) == 1 else coco_mask.merge(coded)
+    return {"size": list(size), "counts": code["counts"].decode()}, box
+
+
+def _code_box(code: Rle) -> Corners:
+    left, top, width, height = (float(value) for value in coco_mask.toBbox(code))
+    return left, top, left + width, top + height
 
 
 def _as_polygon(box: Corners) -> list[float]:
