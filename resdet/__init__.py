@@ -14,7 +14,7 @@ _HOMES = {
     "list_backbones": "resdet.backbones",
     "load": "resdet.inference.loading",
     "register_backbone": "resdet.backbones",
-    "train": "resdet.engine.train",
+    "train": "resdet.engine.start",
 }
 __all__ = [
     "Detections",
@@ -30,7 +30,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from resdet.backbones import list_backbones, register_backbone
-    from resdet.engine.train import train
+    from resdet.engine.start import train
     from resdet.evaluation.coco import evaluate_coco
     from resdet.factory import build
     from resdet.inference.loading import load

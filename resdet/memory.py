@@ -1,6 +1,10 @@
-"""Memory that a process keeps for its next arrays, and the exceptions where it is short."""
+"""Memory: what is left of it, what a process keeps of it, and the exceptions where it is short."""
 
 import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 KEEP = 2**31 - 1
 """Bytes that may be free before any are given back: the most that glibc takes."""
@@ -21,6 +25,68 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # torch's allocator of the CPU has no exception of its own
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of RAM that this process can still take, within the limits of its control groups; all
+    RAM where the system does not count what is free (macOS), None where it tells neither.
+
+    `root` is the folder that holds /proc and /sys.
+    """
+    lines = {}
+    with suppress(OSError):
+        text = (root / "proc/meminfo").read_text()
+        lines = {line.split(":")[0]: line.split() for line in text.splitlines()}
+    if "MemAvailable" in lines:
+        return min([int(lines["MemAvailable"][1]) * 1024, *_left_in_groups(root)])
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Of each control group around this process that has a limit: bytes up to it. What caches of
+    files take counts as left."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            top, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top = "sys/fs/cgroup/memory"
+        else:
+            continue
+        # in a container its own group may be mounted as the top one
+        own = Path(path.lstrip("/"))
+        for folder in (root / top / group for group in (own, *own.parents)):
+            with suppress(OSError, ValueError):  # no such group, or "max"
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+                rows = (folder / "memory.stat").read_text().splitlines()
+                stat = dict(row.split() for row in rows)
+                yield max(0, limit - used + int(stat.get(names[2], 0)))
+
+
+def resident_memory() -> int | None:
+    """Bytes of RAM that this process has now; None where the system does not count them."""
+    try:
+        words = Path("/proc/self/status").read_text().split()
+    except OSError:
+        return None
+    return int(words[words.index("VmRSS:") + 1]) * 1024 if "VmRSS:" in words else None
+
+
+def forget_peak() -> bool:
+    """Count the peak of this process's memory from here on; whether the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def keep_memory() -> bool:

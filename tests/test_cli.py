@@ -141,11 +141,11 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
     Path("runs/a=b.yaml").write_text("train: {epochs: 1}")
     seen = {}
     monkeypatch.setattr(cli.options, "prepare", lambda **_: None)
-    module = type(sys)("resdet.engine.train")
+    module = type(sys)("resdet.engine.start")
     module.train = lambda config, overrides, **options: seen.update(
         options, rate=config.optim.lr, every=config.log.every, overrides=overrides
     )
-    monkeypatch.setitem(sys.modules, "resdet.engine.train", module)
+    monkeypatch.setitem(sys.modules, "resdet.engine.start", module)
     argv = [
         "train-det",
         "optim.lr=1",

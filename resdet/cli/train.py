@@ -131,7 +131,7 @@ def _run_train(
     folder = None if name is None else Path(name).parent
     options.prepare(imports=imports, folder=folder, is_alone=is_alone)
     from resdet.engine.run_folder import choose_folder
-    from resdet.engine.train import train
+    from resdet.engine.start import train
 
     train(
         config,

@@ -12,6 +12,7 @@ from resdet.config.fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Ascending,
+    BatchSize,
     BelowOne,
     DataPath,
     Fraction,
@@ -194,8 +195,9 @@ class ClassificationOptimConfig(OptimConfig):
 
 
 class ClassificationTrainConfig(TrainConfig):
-    batch_size: Images = 256
-    """Images per update, over all processes and micro-batches."""
+    batch_size: BatchSize = 256
+    """Images per update, over all processes and micro-batches; auto takes the largest power of two
+    that fits into 80 % of the free memory and is within 5 % of the fastest, and stores it."""
     precise_bn_images: NonNegative = 0
     """Images over which batch norm statistics are recomputed after the last update, for last.pt;
     0 keeps them."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from resdet.config.fields import (
     Ascending,
+    BatchSize,
     BelowOne,
     Boxes,
     ClassMap,
@@ -247,8 +248,9 @@ class TrainConfig(Section):
     max_hours: PositiveFloat | None = None
     """Hours of training and validation, all resumes together, after which a run saves and ends;
     `--resume` with more hours continues it exactly. Null sets no limit."""
-    batch_size: Images = 16
-    """Images per update, over all processes and micro-batches."""
+    batch_size: BatchSize = 16
+    """Images per update, over all processes and micro-batches; auto takes the largest power of two
+    that fits into 80 % of the free memory and is within 5 % of the fastest, and stores it."""
     accumulate: Images = 1
     """Micro-batches per update; more of them save memory."""
     seed: Seed = 0
@@ -274,6 +276,12 @@ class TrainConfig(Section):
             given = "both are given" if self.epochs is not None else "neither is given"
             raise ValueError(f"give train.epochs or train.max_steps, one of them; {given}")
         return self
+
+    @property
+    def images_per_step(self) -> int:
+        """`batch_size`, once auto has become a number."""
+        assert self.batch_size != "auto", "the batch size has not been measured yet"
+        return self.batch_size
 
 
 class LogConfig(Section):

@@ -46,6 +46,8 @@ Pixels = Annotated[int, Field(ge=8, le=16384)]
 """A side of an image that a network sees."""
 Images = Annotated[int, Field(gt=0, le=262_144)]
 """Of one update or forward pass, over all processes."""
+BatchSize = Images | Literal["auto"]
+"""Of one update; auto is measured when a run starts, which stores the number."""
 Channels = Annotated[int, Field(gt=0, le=16384)]
 Layers = Annotated[int, Field(ge=0, le=100)]
 Cells = Annotated[int, Field(gt=0, le=256)]

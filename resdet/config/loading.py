@@ -92,6 +92,12 @@ def override_config(config: C, overrides: Sequence[str], source: str) -> C:
     return _checked(_with_overrides(layer, overrides), type(config))
 
 
+def with_batch_size(config: C, batch_size: int) -> C:
+    """The config with so many images per update."""
+    train = config.train.model_copy(update={"batch_size": batch_size})
+    return cast(C, config.model_copy(update={"train": train}))
+
+
 def config_from_dict(values: dict[str, Any], source: str) -> AnyConfig:
     """A config from the plain values `config_to_dict` gave; errors name `source`."""
     if not isinstance(values, dict):

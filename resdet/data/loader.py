@@ -1,5 +1,6 @@
 """Batches: which images each step takes, and how they are padded together."""
 
+import copy
 import math
 import multiprocessing
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -122,6 +123,13 @@ class TrainPlan:
             assert max_steps is not None, "the schema lets one of the two through"
             return max_steps
         return max(1, math.ceil(epochs * self.steps_per_epoch - 1e-6))
+
+    def resized(self, batch_size: int) -> "TrainPlan":
+        """The same samples in batches of another size."""
+        plan = copy.copy(self)
+        plan.batch_size, plan._cached = batch_size, None
+        plan.steps_per_epoch = -(-self.num_samples // batch_size)
+        return plan
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
         """(steps_per_epoch, batch_size / repeats, rounded up) image indices; for the r-th time of

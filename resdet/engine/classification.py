@@ -97,7 +97,7 @@ class ClassificationTask(Task):
         self.uses_workers = not isinstance(self.train_data, CifarData)
         self.plan = TrainPlan(
             num_images=len(self.train_data),
-            batch_size=config.train.batch_size,
+            batch_size=config.train.images_per_step,
             seed=config.train.seed,
             repeats=config.data.repeated_augmentation,
         )
@@ -136,7 +136,9 @@ class ClassificationTask(Task):
         """UserError where the smallest batch has no statistics for batch norm."""
         train, data = self.config.train, self.config.data
         if (
-            distributed.images_per_part(train.batch_size, processes.world_size, train.accumulate)
+            distributed.images_per_part(
+                train.images_per_step, processes.world_size, train.accumulate
+            )
             > 1
         ):
             return
@@ -279,7 +281,7 @@ class ClassificationTask(Task):
 
     def _last_batches(self, count: int, workers: int, total_steps: int) -> Generator[Tensor]:
         """Normalised batches of this process's share of `count` training images."""
-        steps = max(1, -(-min(count, len(self.train_data)) // self.config.train.batch_size))
+        steps = max(1, -(-min(count, len(self.train_data)) // self.config.train.images_per_step))
         # the last ones have the size that training ended with
         first = max(0, total_steps - steps)
         with closing(self.load_steps(first, total_steps, workers)) as last:

@@ -84,12 +84,14 @@ class DetectionTask(Task):
         self.seen = seen_in(sizes, areas, resize.short_edge, resize.max_size)
         self.plan = TrainPlan(
             num_images=len(self.train_data),
-            batch_size=config.train.batch_size,
+            batch_size=config.train.images_per_step,
             seed=config.train.seed,
             aspect_ratios=sizes[:, 1] / sizes[:, 0] if config.data.aspect_grouping else None,
             factors=repeat_factors(config, self.train_data),
         )
-        end_mosaics(config, self.train_data, self.plan)
+
+    def follow_plan(self) -> None:
+        end_mosaics(self.config, self.train_data, self.plan)
 
     def losses(
         self, wrapped: nn.Module, batch: Batch, *, seed: int, step: int

@@ -70,7 +70,7 @@ class LocalizationTask(Task):
         self.record, self.findings = record_of(data), findings_of(data)
         self.plan = TrainPlan(
             num_images=len(self.train_data),
-            batch_size=config.train.batch_size,
+            batch_size=config.train.images_per_step,
             seed=config.train.seed,
         )
         self.prepare_data()

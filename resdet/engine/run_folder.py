@@ -16,6 +16,7 @@ from resdet.config.loading import (
     load_any_config,
     override_config,
     train_command,
+    with_batch_size,
 )
 from resdet.data.detection.split import SPLIT_FILE, Split, read_split
 from resdet.engine import distributed
@@ -106,6 +107,8 @@ def open_run(
         new = resolve_config(config).config
     else:
         raise UserError(f"{folder}: a {old.task} run, but CONFIG is for {config.task}")
+    if new.train.batch_size == "auto" and old.train.batch_size != "auto":
+        new = with_batch_size(new, old.train.images_per_step)
     check_changes(old, new, source=folder)
     if state:
         _check_owner(old, last, stored)

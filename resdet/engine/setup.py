@@ -1,8 +1,9 @@
 """Everything a training run needs, made from its config and, on --resume, its checkpoint."""
 
+import copy
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,18 @@ from torch import nn
 
 from resdet import hardware
 from resdet.config.classification import ClassificationConfig, ClassificationOptimConfig
-from resdet.config.loading import AnyConfig, config_from_dict, config_to_dict, dump_yaml
+from resdet.config.loading import (
+    AnyConfig,
+    config_from_dict,
+    config_to_dict,
+    dump_yaml,
+    with_batch_size,
+)
 from resdet.data.loader import TrainPlan
 from resdet.data.resumed import Resumed
 from resdet.data.workers import check_shared_memory
 from resdet.engine import distributed, optim
+from resdet.engine.batch_size import choose_batch_size, smallest_batch
 from resdet.engine.broken import BrokenImages
 from resdet.engine.classification import ClassificationTask
 from resdet.engine.data_record import check_data, compare_processes, left_out_of
@@ -163,7 +171,7 @@ class Training:
 
 
 def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = False) -> Training:
-    """Build the parts in order: machine, data, model, weights, optimizer, checkpoint.
+    """Build the parts in order: machine, data, model, weights, batch size, optimizer, checkpoint.
 
     UserError for whatever would make the run fail later.
     """
@@ -172,41 +180,32 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     hardware.set_determinism(config.train.deterministic, processes.device)
     hardware.seed_all(config.train.seed)
     precision = hardware.choose_precision(config.train.precision, processes.device)
-    batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    images = distributed.images_per_part(batch_size, processes.world_size, accumulate)
+    is_auto = config.train.batch_size == "auto"
+    if is_auto:
+        size = smallest_batch(processes, config.train.accumulate)
+        run.config = config = with_batch_size(config, size)
+    batch_size, accumulate = config.train.images_per_step, config.train.accumulate
+    distributed.images_per_part(batch_size, processes.world_size, accumulate)
     task = make_task(run, processes, strict=strict, decode_all=decode_all)
+    task.model.place(processes.device, precision.parameters)
+    if is_auto:
+        settle_batch_size(task, precision, threads)
+    task.follow_plan()
     # what the task has filled in, such as the network that model.weights names
     run.config = config = task.config
     if processes.is_main:
         for line in dump_yaml(config).rstrip().splitlines():
             logger.info(line)
-    task.model.place(processes.device, precision.parameters)
     compiled, why = hardware.choose_compile(
         config.train.compile,
         processes.device,
         recomputes=bool(config.model.backbone.activation_checkpointing),
     )
     task.model.set_compiled(compiled)
-    schedule = make_schedule(config, task.plan)
-    log_schedule(schedule, config, task.plan)
-    training = Training(
-        folder=run.folder,
-        config=config,
-        processes=processes,
-        task=task,
-        precision=precision,
-        threads=threads,
-        workers=hardware.default_workers(config.data.workers, processes.local_world_size)
-        if task.uses_workers
-        else 0,
-        plan=task.plan,
-        schedule=schedule,
-        adapted=schedule.begin(),
-        model=task.model,
-        wrapped=distributed.wrap(task.model, processes),
-        optimizer=optim.make_optimizer(config.optim, task.model),
-        scaler=torch.amp.GradScaler(processes.device.type, enabled=precision.name == "fp16"),
-        ema=EMA(task.model, config.train.ema_decay) if config.train.ema_decay else None,
+    training = assemble(run.folder, task, task.model, processes, precision, threads)
+    log_schedule(training.schedule, config, task.plan)
+    images = distributed.images_per_part(
+        config.train.images_per_step, processes.world_size, accumulate
     )
     check_shared_memory(
         3 * images * task.largest_area(), training.workers * processes.local_world_size
@@ -216,6 +215,48 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
         log_longer(training, state)
     log_machine(training, why)
     return training
+
+
+def assemble(
+    folder: Path,
+    task: Task,
+    model: nn.Module,
+    processes: Processes,
+    precision: Precision,
+    threads: int,
+) -> Training:
+    """The parts that follow from a task, at step 0. `model` is the task's, or a copy of it."""
+    config = task.config
+    workers = hardware.default_workers(config.data.workers, processes.local_world_size)
+    schedule = make_schedule(config, task.plan)
+    return Training(
+        folder=folder,
+        config=config,
+        processes=processes,
+        task=task,
+        precision=precision,
+        threads=threads,
+        workers=workers if task.uses_workers else 0,
+        plan=task.plan,
+        schedule=schedule,
+        adapted=schedule.begin(),
+        model=model,
+        wrapped=distributed.wrap(model, processes),
+        optimizer=optim.make_optimizer(config.optim, model),
+        scaler=torch.amp.GradScaler(processes.device.type, enabled=precision.name == "fp16"),
+        ema=EMA(model, config.train.ema_decay) if config.train.ema_decay else None,
+    )
+
+
+def settle_batch_size(task: Task, precision: Precision, threads: int) -> None:
+    """train.batch_size auto as a number, in every process the same; the model stays as it is."""
+    model = copy.deepcopy(task.model)
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):  # waits for other processes
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+    alone = replace(task.processes, world_size=1)
+    trial = assemble(Path(), task, model, alone, precision, threads)
+    task.take_batches_of(choose_batch_size(trial, task.processes))
 
 
 def log_machine(training: Training, compiled: str) -> None:
@@ -253,7 +294,7 @@ def make_task(run: Run, processes: Processes, *, strict: bool, decode_all: bool)
 
 def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
     """The learning rate over the run, scaled to the batch."""
-    section, batch_size = config.optim, config.train.batch_size
+    section, batch_size = config.optim, config.train.images_per_step
     reference = section.reference_batch
     total = plan.total_steps(config.train.epochs, config.train.max_steps)
     milestones = tuple(section.milestones)
@@ -286,7 +327,8 @@ def make_schedule(config: AnyConfig, plan: TrainPlan) -> optim.Schedule:
 
 def log_schedule(schedule: optim.Schedule, config: AnyConfig, plan: TrainPlan) -> None:
     """The length of the run, what was scaled to its batch, and what in it comes too late."""
-    section, batch_size, total = config.optim, config.train.batch_size, schedule.total_steps
+    section, batch_size = config.optim, config.train.images_per_step
+    total = schedule.total_steps
     reference = section.reference_batch
     if batch_size != reference:
         logger.info(

@@ -1,8 +1,10 @@
 """One update of the weights, from the micro-batches of a step."""
 
+from __future__ import annotations
+
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from resdet import hardware
 from resdet.engine import distributed, optim
 from resdet.engine.distributed import Processes
-from resdet.engine.setup import Training
 from resdet.hardware import profiled
+
+if TYPE_CHECKING:
+    from resdet.engine.setup import Training
 
 
 def update(training: Training, micro_batches: list[Any], step: int) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from resdet.config.loading import AnyConfig
+from resdet.config.loading import AnyConfig, with_batch_size
 from resdet.data.detection.split import Split
 from resdet.data.loader import TrainPlan, train_loader
 from resdet.engine.data_record import DataRecord
@@ -68,6 +68,15 @@ class Task(ABC):
         )
         assert isinstance(steps, Generator), "the loop closes it, and its workers with it"
         return steps
+
+    def take_batches_of(self, batch_size: int) -> None:
+        """Train with so many images per update from here on."""
+        self.config = with_batch_size(self.config, batch_size)
+        self.plan = self.plan.resized(batch_size)
+
+    def follow_plan(self) -> None:
+        """Once the batch size is known: what in the data depends on the length of the run."""
+        return
 
     @abstractmethod
     def losses(

@@ -1,4 +1,4 @@
-"""Training: one function for the commands, and one loop to be read from top to bottom."""
+"""One run: the loop, to be read from top to bottom, and what it writes."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -10,79 +10,47 @@ from typing import Any
 from torch import Tensor
 
 from resdet import hardware
-from resdet.config.loading import (
-    AnyConfig,
-    Schema,
-    config_to_dict,
-    override_config,
-    train_command,
-)
-from resdet.data.workers import leave_unguarded_script
+from resdet.config.loading import AnyConfig, Schema, config_to_dict, train_command
 from resdet.engine import distributed, optim, pictures
-from resdet.engine.check import check_run
+from resdet.engine.distributed import Processes
 from resdet.engine.explained import explained
-from resdet.engine.log import Pace, RunLog, cut_log, optional, start_console
+from resdet.engine.log import Pace, RunLog, cut_log, optional
 from resdet.engine.profile import StepProfile, data_waits_profiled
 from resdet.engine.report import report_run
-from resdet.engine.run_folder import Claim, Run, choose_folder, open_run, prepare_folder
+from resdet.engine.run_folder import Claim, Run, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
 from resdet.engine.step import num_readable, update
 from resdet.engine.watch import ERROR_STEPS, NonFiniteError, check_weights
-from resdet.factory.imports import check_arguments, import_modules, load_named_config
 from resdet.files import checkpoint
 from resdet.files.writing import WriteError
 
 logger = logging.getLogger("resdet")
 
 
-def train(
-    config: str | Path | AnyConfig | None,
-    overrides: Sequence[str] | None = None,
+def train_run(
+    config: AnyConfig | None,
+    folder: Path,
+    processes: Processes,
     *,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
-    device: str | None = None,
-    check: bool = False,
+    resume: bool,
+    overrides: Sequence[str] = (),
     strict: bool = False,
-    imports: Sequence[str] | None = None,
     schema: Schema | None = None,
 ) -> Path:
-    """Train a detector, localizer or classifier, by the config's `task`; returns the run folder.
-
-    `config` is a YAML file or a parsed config; with `resume` it may be None, and the run's own
-    config is used. `overrides` are key=value. `check` counts the data, draws a batch, estimates
-    memory and stops; `strict` makes every finding in the data an error. `imports` are modules of
-    your own, see `resdet.factory.imports`; those that `config` lists are imported as well. `schema`
-    accepts runs of some tasks only.
-    Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM,
-    SIGINT or SIGHUP, once the state has been saved.
-    """
-    overrides = check_arguments(config, overrides)
-    leave_unguarded_script()
-    with hardware.settings_restored(), distributed.joined(device) as processes:
-        start_console(processes.is_main)
-        import_modules(imports)
-        folder = choose_folder(config, run_dir)
-        if isinstance(config, str | Path):
-            config, overrides = load_named_config(config, overrides, schema), ()
-        elif config is not None:
-            import_modules(config.imports)
-            config, overrides = override_config(config, overrides, "train(overrides=…)"), ()
-        if check:
-            return check_run(config, folder, processes=processes, strict=strict)
-        with closing(Claim(folder, processes)) as claim, stop_request() as stop:
-            is_new = not resume or not folder.is_dir()
-            if not is_new:  # before it is read: another run may be writing it
-                claim.take(is_new=False)
-            run = open_run(config, folder, resume=resume, overrides=overrides, schema=schema)
-            # Every process has looked at the folder before the main one makes it.
-            distributed.barrier(processes)
-            if is_new:
-                claim.take(is_new=True)
-            training = prepare(run, processes, strict=strict)
-            training.lock = claim.lock
-            run_training(run, training, stop)
+    """Make or resume one run and train it to its end; arguments are as in `start.train`."""
+    with closing(Claim(folder, processes)) as claim, stop_request() as stop:
+        is_new = not resume or not folder.is_dir()
+        if not is_new:  # before it is read: another run may be writing it
+            claim.take(is_new=False)
+        run = open_run(config, folder, resume=resume, overrides=overrides, schema=schema)
+        # Every process has looked at the folder before the main one makes it.
+        distributed.barrier(processes)
+        if is_new:
+            claim.take(is_new=True)
+        training = prepare(run, processes, strict=strict)
+        training.lock = claim.lock
+        run_training(run, training, stop)
     return run.folder
 
 
@@ -154,7 +122,7 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
                 losses = update(t, micro_batches, step - 1)
             note_step(t, step, micro_batches, losses)
             profile.after_step()
-            pace.add(config.train.batch_size)
+            pace.add(config.train.images_per_step)
             log.advance()
 
             ends = bool(stop) or t.broken.too_many or t.ending.is_over_time
@@ -232,7 +200,7 @@ def log_step(training: Training, log: RunLog, pace: Pace, numbers: dict[str, flo
     line |= {"images_per_s": round(speed, 3), "memory_mb": memory}
     if t.broken.known:
         line["num_broken"] = len(t.broken.known)
-    log.training(line, (t.total_steps - t.step) * t.config.train.batch_size / speed)
+    log.training(line, (t.total_steps - t.step) * t.config.train.images_per_step / speed)
 
 
 @contextmanager

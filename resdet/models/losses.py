@@ -1,6 +1,7 @@
 """Losses of boxes and of classifiers, with denominators that hold over all processes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,20 @@ from torch import Tensor
 
 from resdet.ops.boxes import decode_boxes, encode_boxes, giou_loss
 from resdet.ops.pixels import soft_targets
+
+_is_alone = False
+"""Whether losses leave out the samples of other processes."""
+
+
+@contextmanager
+def without_other_processes() -> Iterator[None]:
+    """Inside, the losses of this process wait for no other one."""
+    global _is_alone
+    _is_alone = True
+    try:
+        yield
+    finally:
+        _is_alone = False
 
 
 def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
@@ -21,7 +36,8 @@ def mean_over_processes(total: Tensor, count: Tensor) -> Tensor:
     divides by its own count without waiting for the others.
     """
     count = count.detach().to(total.dtype)
-    if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
+    is_shared = torch.is_grad_enabled() and not _is_alone
+    if is_shared and dist.is_available() and dist.is_initialized():
         count = count.clone()
         dist.all_reduce(count)
         count = count / dist.get_world_size()

@@ -86,7 +86,7 @@ def import_module(name: str) -> None:
 
 
 def serve() -> None:
-    import resdet.engine.train  # noqa: F401  what every command imports
+    import resdet.engine.start  # noqa: F401  what every command imports
     import tests.golden.tiny_backbone  # noqa: F401  registers the backbone
 
     for line in sys.stdin:

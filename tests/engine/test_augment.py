@@ -95,13 +95,15 @@ def test_each_resumes_to_the_last_bit(two_classes, tmp_path, monkeypatch, name, 
 
 
 def make_task(config: Path, overrides: list[str]) -> DetectionTask:
-    return DetectionTask(
+    task = DetectionTask(
         load_config(config, overrides),
         Processes(0, 1, 1, torch.device("cpu")),
         is_new=False,
         strict=False,
         decode_all=False,
     )
+    task.follow_plan()
+    return task
 
 
 def test_mosaics_end_with_the_whole_epochs_before_the_last(two_classes, tiny):

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from resdet.config.loading import load_config
-from resdet.engine.check import _counting_saved
 from resdet.engine.detection import largest_area
+from resdet.engine.estimate import _counting_saved
 
 
 def test_what_autograd_keeps_is_counted_once_and_without_weights():

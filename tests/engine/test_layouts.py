@@ -11,7 +11,7 @@ from PIL import Image
 
 from resdet import cli
 from resdet.config.loading import load_config
-from resdet.engine.train import train
+from resdet.engine.start import train
 from tests.data import layouts
 from tests.data.make import write_coco
 from tests.engine.conftest import losses_of

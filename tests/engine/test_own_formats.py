@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resdet.engine.train import train
+from resdet.engine.start import train
 from tests.engine.conftest import YAML, losses_of
 
 FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"

@@ -9,7 +9,7 @@ import torch
 
 from resdet.engine import profile
 from resdet.engine.profile import StepProfile, data_waits_profiled
-from resdet.engine.train import train
+from resdet.engine.start import train
 from resdet.hardware import profiled
 from tests.engine.cls_data import write_cifar10
 

@@ -11,7 +11,7 @@ import pytest
 from resdet import cli
 from resdet.config.loading import load_config
 from resdet.engine.evaluate_detection import evaluate_run
-from resdet.engine.train import train
+from resdet.engine.start import train
 from resdet.errors import UserError
 from resdet.factory.detection_data import build_data
 from tests.data import layouts

@@ -21,7 +21,7 @@ from PIL import Image
 
 import resdet
 from resdet.backbones import build_backbone
-from resdet.engine.train import train
+from resdet.engine.start import train
 from resdet.errors import UserError
 from resdet.files.images import check_image, open_image, read_fast, read_image, read_size
 from resdet.interop.fitting import load_backbone
