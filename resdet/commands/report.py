@@ -49,8 +49,8 @@ def report_command(
     A run whose predictions are not stored is evaluated first, on `device` and in `precision`, and
     its results are written as eval-coco and eval-cls do. `overrides` go on top of the config of the
     evaluation, such as paths of data that has moved. `out` is the run's report.html, or
-    runs/report_<names>.html. UserError for what is not a run; Incomplete, after the page is written,
-    where something of a run could not be computed.
+    runs/report_<names>.html. UserError for what is not a run; Incomplete, after the page is
+    written, where something of a run could not be computed.
     """
     folders = [_folder(run) for run in runs]
     for folder in folders:

@@ -13,7 +13,7 @@ from resdet.report.data import Cell, Table
 from resdet.report.matching import Floats, Ints, Matches
 from resdet.report.numbers import value_of
 
-AREA_NAMES = ("small (under 32² px²)", "medium (32² to 96² px²)", "large (from 96² px²)")
+AREA_NAMES = ("small", "medium", "large")
 RELATIVE = (0.05, 0.1, 0.2, 0.4)
 """Limits of the square root of box area over image area."""
 RATIOS = (0.5, 0.8, 1.25, 2.0)
@@ -23,7 +23,7 @@ CROWDS = (2, 5, 10, 20, 50)
 BORDER = 0.01
 """Share of the image's side within which a box counts as at the border."""
 
-COLUMNS = ["group", "objects", "found", "recall", "detections", "precision"]
+COLUMNS = ["group", "objects", "recall", "detections", "precision"]
 
 
 def breakdowns(matches: Matches) -> list[Table]:
@@ -40,6 +40,7 @@ def breakdowns(matches: Matches) -> list[Table]:
             "Size of objects",
             AREA_NAMES,
             [np.digitize(a, (SMALL, MEDIUM)) for a in (truth.areas, table.areas(matches.kind))],
+            "Small are areas under 32² px², large ones from 96² px².",
         )
     ]
     if (sizes > 0).all():
@@ -89,7 +90,7 @@ def _table(
 def _row(objects: int, found: int, right: int, wrong: int) -> list[Cell]:
     recall = found / objects if objects else None
     precision = right / (right + wrong) if right + wrong else None
-    return [objects, found, recall, right + wrong, precision]
+    return [objects, recall, right + wrong, precision]
 
 
 def _note(matches: Matches, note: str) -> str:
@@ -122,8 +123,8 @@ def _crowding(matches: Matches) -> Table:
     rows: list[list[Cell]] = []
     for row in plain.rows:
         numbers = found[str(row[0])]
-        rows.append([row[0], numbers["num_images"], *row[1:], value_of(numbers["AP"])])
-    columns = ["objects per image", "images", *COLUMNS[1:], "AP"]
+        rows.append([row[0], numbers["num_images"], *row[2:], value_of(numbers["AP"])])
+    columns = ["objects per image", "images", *COLUMNS[2:], "AP"]
     return Table(plain.title, columns, rows, plain.note, "recall")
 
 

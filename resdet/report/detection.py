@@ -63,7 +63,7 @@ def describe(base: RunReport, source: RunSource, shown: Shown | None) -> RunRepo
         confusion=_present(map(numbers.confusion, kinds)),
         errors=_present(map(numbers.errors, kinds)),
         calibration=_present(map(numbers.calibration, kinds)),
-        breakdowns=[table for m in kinds for table in breakdowns(m)],
+        breakdowns=breakdowns(analysis.shown),
         gallery=shown.groups(found),
         threshold=analysis.shown.threshold,
     )

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as mask_utils
 
 from resdet.files.findings import DataError
-from resdet.files.rle import Rle
+from resdet.files.rle import Rle, read_runs
 from resdet.report.data import Mark, Picture
 
 MAX_PICTURES = 120
@@ -160,27 +159,51 @@ def svg_path(rle: Rle, scale: float, epsilon: float) -> str:
 
     `epsilon` is how far, in pixels of the picture, the path may be from the mask.
     """
-    x, y, width, height = (int(side) for side in mask_utils.toBbox(rle))
-    if width < 1 or height < 1:
+    mask, x, y = decode_box(rle)
+    if not mask.size:
         return ""
-    mask = np.asarray(mask_utils.decode(rle)[y : y + height, x : x + width])
-    # pixels are squares: enlarged, so that the outline runs along their borders and not centres
-    times = max(1, min(8, round(2 * scale)))
-    mask = np.pad(mask.repeat(times, 0).repeat(times, 1), 1)
+    # two samples for each pixel of the picture are enough, and as many are needed: a pixel is a
+    # square, and its outline runs along its borders, not through its centre
+    step, times = max(1, int(0.5 / scale)), max(1, min(8, round(2 * scale)))
+    mask = np.pad(mask[::step, ::step].repeat(times, 0).repeat(times, 1), 1)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    size = step / times  # of a sample, in pixels of the image
     parts = []
     for contour in contours:
-        points = cv2.approxPolyDP(contour, epsilon * times / scale, True)[:, 0].astype(np.float64)
-        if len(points) < 3:
-            continue
-        # a contour runs through the centres of the border pixels
-        moved = (points - 0.5) / times + (x, y)
-        parts.append(_closed(moved * scale))
+        points = cv2.approxPolyDP(contour, epsilon / scale / size, True)[:, 0].astype(np.float64)
+        if len(points) >= 3:
+            # a contour runs through the centres of the border samples
+            parts.append(_closed(((points - 0.5) * size + (x, y)) * scale))
     return "".join(parts)
 
 
+def decode_box(rle: Rle) -> tuple[NDArray[np.uint8], int, int]:
+    """The part (h, w) of a mask that is not empty, and its left and top in the image.
+
+    Only the columns of the mask are decoded: images may have many megapixels, and masks few.
+    """
+    height = int(rle["size"][0])
+    counts = rle["counts"]
+    code = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
+    runs, _ = read_runs(code, np.array([0, len(code)]))
+    edges = np.cumsum(runs)
+    starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
+    filled = ends > starts
+    starts, ends = starts[filled], ends[filled]
+    if not len(starts):
+        return np.zeros((0, 0), np.uint8), 0, 0
+    left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height
+    flips = np.zeros((right - left + 1) * height + 1, np.int8)
+    flips[starts - left * height] += 1
+    flips[ends - left * height] -= 1
+    columns = np.cumsum(flips[:-1], dtype=np.int8).view(np.uint8).reshape(-1, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    top, bottom = int(rows[0]), int(rows[-1])
+    return np.ascontiguousarray(columns.T[top : bottom + 1]), left, top
+
+
 def _closed(points: NDArray[np.float64]) -> str:
-    """A closed ring; relative steps in half pixels are short to write."""
+    """A closed ring; relative steps in whole pixels are short to write."""
     whole = np.rint(points).astype(np.int64).tolist()
     first = f"M{whole[0][0]} {whole[0][1]}l"
     steps = [

@@ -98,14 +98,19 @@ def test_the_best_threshold_by_trying_all(matches: Matches) -> None:
 
 def test_breakdowns_share_out_the_same_objects(matches: Matches) -> None:
     found, wrong, missed = (int(each.sum()) for each in image_counts(matches, matches.threshold))
-    for table in breakdowns(matches):
+    tables = breakdowns(matches)
+    assert len(tables) == 5
+    for table in tables:
         column = {name: k for k, name in enumerate(table.columns)}
-        for name, total in (
-            ("objects", found + missed),
-            ("found", found),
-            ("detections", found + wrong),
-        ):
-            assert sum(row[column[name]] for row in table.rows) == total, table.title  # type: ignore[misc]
+        total = sum(row[column["detections"]] for row in table.rows)  # type: ignore[misc]
+        assert total == found + wrong, table.title
+        if "objects" in column:
+            objects = [row[column["objects"]] for row in table.rows]
+            recalls = [row[column["recall"]] or 0 for row in table.rows]
+            assert sum(objects) == found + missed, table.title  # type: ignore[arg-type]
+            assert np.dot(objects, recalls) == pytest.approx(found), table.title  # type: ignore[arg-type]
+    images = sum(row[1] for row in tables[-1].rows)  # type: ignore[misc]
+    assert images == len(matches.truth.image_ids)
 
 
 def test_galleries_show_what_they_say(matches: Matches) -> None:
