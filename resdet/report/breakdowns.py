@@ -94,7 +94,7 @@ def _row(objects: int, found: int, right: int, wrong: int) -> list[Cell]:
 
 
 def _note(matches: Matches, note: str) -> str:
-    at = f"Detections with a score of {matches.threshold:.4g} or more, matched at IoU .50."
+    at = f"Detections with a score of {matches.threshold:.3g} or more, matched at IoU .50."
     return f"{at} {note}".strip()
 
 

@@ -14,10 +14,12 @@ from resdet.errors import UserError
 from resdet.files.run_log import read_log
 from resdet.files.writing import write_text
 from resdet.report import classification, detection, localization
+from resdet.report.candidates import galleries
 from resdet.report.comparison import compare_classifiers, compare_detectors, side_by_side
 from resdet.report.data import ConfigDifference, Fact, Report, RunReport
 from resdet.report.facts import differences, differences_from_defaults, training_curves
 from resdet.report.gallery import Shown
+from resdet.report.labels import label_errors
 from resdet.report.pictures import MAX_PICTURES, Album
 from resdet.report.source import RunSource
 from resdet.version import __version__
@@ -89,9 +91,12 @@ def _detectors(
     album.most = MAX_PICTURES // 2
     others = range(1, len(sources))
     comparisons = [compare_detectors(run, differing[run], shown, names) for run in others]
+    for run, own in enumerate(shown):
+        album.most = len(album.rows) + (MAX_PICTURES - len(album.rows)) // (len(sources) - run)
+        if own is not None:
+            own.choose([*galleries(own.matches), label_errors(own.matches)])
     runs = []
     for run, (base, source) in enumerate(zip(bases, sources, strict=True)):
-        album.most = len(album.rows) + (MAX_PICTURES - len(album.rows)) // (len(sources) - run)
         base = replace(base, class_names=classes, notes=[*base.notes, *reasons[run]])
         runs.append(detection.describe(base, source, shown[run]))
     return runs, comparisons

@@ -68,7 +68,7 @@ def worst_images(matches: Matches) -> Group:
     return Group(
         "worst",
         "Worst images",
-        f"Images by their F1 at a score of {matches.threshold:.4g}, lowest first.",
+        f"Images by their F1 at a score of {matches.threshold:.3g}, lowest first.",
         items,
         len(rows),
     )
@@ -107,7 +107,7 @@ def false_positives(matches: Matches) -> Group:
     return Group(
         "false_positives",
         "False positives",
-        f"Wrong detections with a score of {matches.threshold:.4g} or more: the best scores of "
+        f"Wrong detections with a score of {matches.threshold:.3g} or more: the best scores of "
         "each kind of error and class in turn.",
         items,
         len(rows),
@@ -129,11 +129,11 @@ def missed_objects(matches: Matches) -> Group:
         words += (
             f"found only with a score of {score:.2f}" if own else "no detection matches it at all"
         )
-        items.append(Candidate(int(truth.image_of[row]), words, "Miss", (row,), own))
+        items.append(Candidate(int(truth.image_of[row]), words, "missed", (row,), own))
     return Group(
         "missed",
         "Missed objects",
-        f"Objects that no detection with a score of {matches.threshold:.4g} or more matches: the "
+        f"Objects that no detection with a score of {matches.threshold:.3g} or more matches: the "
         "largest of each class in turn.",
         items,
         len(rows),

@@ -11,11 +11,9 @@ from resdet.evaluation import Result
 from resdet.report import numbers
 from resdet.report.analysis import Analysis, analyze, read_summary
 from resdet.report.breakdowns import breakdowns
-from resdet.report.candidates import galleries
 from resdet.report.data import RunReport
 from resdet.report.facts import detection_statistics
 from resdet.report.gallery import Shown
-from resdet.report.labels import label_errors
 from resdet.report.source import RunSource
 
 Section = TypeVar("Section")
@@ -51,7 +49,6 @@ def describe(base: RunReport, source: RunSource, shown: Shown | None) -> RunRepo
     metric = source.evaluated.eval.metric
     notes += [DIAGNOSED[metric]] if DIAGNOSED.get(metric) else []
     notes += result.notes
-    found = [*galleries(analysis.shown), label_errors(analysis.shown)]
     return replace(
         base,
         notes=notes,
@@ -64,7 +61,7 @@ def describe(base: RunReport, source: RunSource, shown: Shown | None) -> RunRepo
         errors=_present(map(numbers.errors, kinds)),
         calibration=_present(map(numbers.calibration, kinds)),
         breakdowns=breakdowns(analysis.shown),
-        gallery=shown.groups(found),
+        gallery=shown.galleries(),
         threshold=analysis.shown.threshold,
     )
 

@@ -11,7 +11,7 @@ from resdet.report.analysis import Analysis
 from resdet.report.candidates import Candidate, Group, labels_of
 from resdet.report.data import GalleryGroup, GalleryItem, Mark
 from resdet.report.matching import Ints
-from resdet.report.pictures import Album, Path, scaled_box
+from resdet.report.pictures import Album, Marks, Path, scaled_box
 
 MAX_MARKS = 150
 """Detections of an image beside those that an item is about: the best scores."""
@@ -34,18 +34,12 @@ class Shown:
         self.labels = [names.index(name) for name in self.matches.truth.class_names]
         self.marked: dict[int, tuple[Ints, Ints]] = {}
         """By image: rows of its marked objects and detections, in the order of the marks."""
+        self.own_marks: dict[int, Marks] = {}
+        self.groups: Sequence[Group] = ()
 
-    def groups(self, groups: Sequence[Group]) -> list[GalleryGroup]:
-        """The galleries, with the items whose images have a picture."""
-        self._choose(groups)
-        return [
-            GalleryGroup(each.key, each.title, each.words, self._items(each), each.total)
-            for each in groups
-            if each.items
-        ]
-
-    def _choose(self, groups: Sequence[Group]) -> None:
-        """Asks for the images of all groups in turn, and collects what is marked in them."""
+    def choose(self, groups: Sequence[Group]) -> None:
+        """Ask for the images of all groups in turn, and for what is marked in them."""
+        self.groups = groups
         wanted: dict[int, tuple[set[int], set[int]]] = {}
         for group in groups:
             for item in group.items:
@@ -69,11 +63,22 @@ class Shown:
         if row is None or (image in self.marked and not objects and not detections):
             return row
         if image not in self.marked:
-            self.album.entries[key].marks.append(partial(self._marks, image))
+            marks = Marks(partial(self._marks, image), partial(self._counts, image))
+            self.album.entries[key].marks.append(marks)
+            self.own_marks[image] = marks
         own = _first(self.matches.objects_in(image), MAX_TRUTHS, set(objects))
         found = _first(self.matches.detections_in(image), MAX_MARKS, set(detections))
         self.marked[image] = own, found
         return row
+
+    def galleries(self) -> list[GalleryGroup]:
+        """The chosen galleries, with the items whose images have a picture; once every run has
+        chosen its own, as the marks of all runs share a picture."""
+        return [
+            GalleryGroup(each.key, each.title, each.words, self._items(each), each.total)
+            for each in self.groups
+            if each.items
+        ]
 
     def _items(self, group: Group) -> list[GalleryItem]:
         items = []
@@ -82,18 +87,29 @@ class Shown:
                 continue
             objects, detections = (rows.tolist() for rows in self.marked[each.image])
             row = self.album.rows[self.images.key(each.image)]
+            before = self._before(each.image)
             items.append(
                 GalleryItem(
                     row,
                     each.reason,
-                    [objects.index(one) for one in each.objects],
-                    [detections.index(one) for one in each.detections],
+                    [before[0] + objects.index(one) for one in each.objects],
+                    [before[1] + detections.index(one) for one in each.detections],
                     self._labels(each),
                     each.error,
                     each.score,
                 )
             )
         return items
+
+    def _counts(self, image: int) -> tuple[int, int]:
+        objects, detections = self.marked[image]
+        return len(objects), len(detections)
+
+    def _before(self, image: int) -> tuple[int, int]:
+        """Marks of other runs that come before those of this one."""
+        every = self.album.entries[self.images.key(image)].marks
+        counts = [marks.counts() for marks in every[: every.index(self.own_marks[image])]]
+        return sum(own for own, _ in counts), sum(found for _, found in counts)
 
     def _labels(self, item: Candidate) -> list[int]:
         """The classes of an item; of a whole image those of its objects."""

@@ -99,7 +99,7 @@ def _unseen(matches: Matches) -> list[tuple[float, Candidate]]:
             f"no {truth.class_names[label]} there? no detection of any class overlaps it, though "
             f"{recall[label]:.0%} of this class are found"
         )
-        candidates.append((value, Candidate(image, words, "Miss", (row,))))
+        candidates.append((value, Candidate(image, words, "missed", (row,))))
     return candidates
 
 

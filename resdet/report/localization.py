@@ -18,7 +18,7 @@ from resdet.report.data import GalleryGroup, GalleryItem, Mark, RunReport
 from resdet.report.facts import detection_statistics
 from resdet.report.matching import Floats, Ints
 from resdet.report.numbers import class_tables, metrics_table
-from resdet.report.pictures import Album, Path, scaled_box
+from resdet.report.pictures import Album, Marks, Path, scaled_box
 from resdet.report.source import RunSource, TruthImages, check_images
 
 WORST = 60
@@ -82,12 +82,13 @@ def _worst(
         row = album.row(key, partial(images.entry, image))
         if row is None:
             break
-        album.entries[key].marks.append(partial(_marks, truth, guesses, one, run))
+        make = partial(_marks, truth, guesses, one, run)
+        album.entries[key].marks.append(Marks(make, partial(_counts, guesses, one)))
         label = int(judged.labels[image])
         name = truth.class_names[label]
         own = one.ious[guesses.labels[one.rows] == label]
         if not len(one.rows):
-            reason, error = f"{name}: no guess", "Miss"
+            reason, error = f"{name}: no guess", "missed"
         elif not own.size:
             reason, error = f"{name}: none of the guesses is of this class", "Cls"
         else:
@@ -104,6 +105,11 @@ def _guesses(truth: AnnotationTable, guesses: PixelDetections, image: int) -> Gu
     left, right = np.repeat(rows, len(objects)), np.tile(objects, len(rows))
     ious = overlaps(guesses.corners[left], truth_corners(truth, guesses.base)[right])
     return Guesses(rows, objects, np.maximum(ious, 0).reshape(len(rows), len(objects)))
+
+
+def _counts(guesses: PixelDetections, one: Guesses) -> tuple[int, int]:
+    """Objects, and guesses of classes that the data has."""
+    return len(one.objects), int((guesses.labels[one.rows] >= 0).sum())
 
 
 def _marks(

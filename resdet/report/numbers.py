@@ -140,7 +140,7 @@ def confidence(matches: Matches) -> Confidence | None:
         series,
         (0.0, 1.0),
         mark_x=threshold,
-        note=f"All classes together, at IoU .50. The best F1 is {f1:.3f}, at {threshold:.4g}.",
+        note=f"All classes together, at IoU .50. The best F1 is {f1:.3f}, at {threshold:.3g}.",
     )
     return Confidence(matches.kind, chart, threshold, f1, _class_thresholds(matches))
 
@@ -176,7 +176,7 @@ def confusion(matches: Matches) -> Confusion | None:
     order = np.append(order, len(names))
     matrix = np.asarray(found["matrix"]).astype(np.int64)[np.ix_(order, order)]
     note = (
-        f"Detections with a score of {matches.threshold:.4g} or more, matched at IoU .50 whatever "
+        f"Detections with a score of {matches.threshold:.3g} or more, matched at IoU .50 whatever "
         f"their class. {BACKGROUND} as the predicted class: missed; as the true class: nothing is "
         "there."
     )

@@ -31,6 +31,17 @@ FLAT = (1, 1)
 Path = Callable[[Rle], str]
 
 
+@dataclass(frozen=True)
+class Marks:
+    """What one run marks in an image."""
+
+    make: Callable[[float, Path], tuple[list[Mark], list[Mark]]]
+    """Truths and detections, from the scale of the picture and a function that turns a mask into an
+    SVG path."""
+    counts: Callable[[], tuple[int, int]]
+    """How many there are."""
+
+
 @dataclass
 class Entry:
     """An image of the report, before it is read."""
@@ -40,11 +51,8 @@ class Entry:
     """(H, W, 3) uint8 RGB; DataError for what can't be read."""
     size: tuple[int, int]
     """(height, width) as annotated; 0 where unknown."""
-    marks: list[Callable[[float, Path], tuple[list[Mark], list[Mark]]]] = field(
-        default_factory=list
-    )
-    """Make the truths and the detections of one run, from the scale of the picture and a function
-    that turns a mask into an SVG path."""
+    marks: list[Marks] = field(default_factory=list)
+    """Of each run in turn."""
     caption: str = ""
 
 
@@ -88,8 +96,8 @@ def picture(entry: Entry, most_bytes: int, path_bytes: int, problems: list[str])
     truths: list[Mark] = []
     detections: list[Mark] = []
     outlines = Outlines(scale, path_bytes)
-    for make in entry.marks:
-        own, found = make(scale, outlines.path)
+    for marks in entry.marks:
+        own, found = marks.make(scale, outlines.path)
         # partners are rows among the marks of the same run
         truths += [_moved(mark, len(detections)) for mark in own]
         detections += [_moved(mark, len(truths) - len(own)) for mark in found]

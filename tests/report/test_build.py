@@ -148,6 +148,16 @@ def test_two_runs_side_by_side(run: Path, config: Path, tmp_path: Path, made: li
         for mark in picture.detections:
             if mark.partner is not None:
                 assert picture.truths[mark.partner].run == mark.run
+    for number, one in enumerate(report.runs):
+        for group in one.gallery:
+            for item in group.items:
+                picture = report.pictures[item.picture]
+                marked = [picture.detections[place] for place in item.detections]
+                assert {mark.run for mark in marked} <= {number}
+                if group.key == "false_positives":
+                    assert [mark.status for mark in marked] == [item.error]
+                if group.key == "missed":
+                    assert picture.truths[item.truths[0]].run == number
     changed = comparison.changed
     assert changed is not None and changed.key == "changed"
     for item in changed.items:

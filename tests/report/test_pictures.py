@@ -18,6 +18,7 @@ from resdet.report.pictures import (
     STEPS,
     Album,
     Entry,
+    Marks,
     decode_box,
     encode,
     picture,
@@ -111,7 +112,8 @@ def test_an_image_that_cannot_be_read_keeps_its_marks() -> None:
         ]
 
     problems: list[str] = []
-    entry = Entry("a.png", gone, (500, 1000), [marks, marks])
+    one = Marks(marks, lambda: (1, 1))
+    entry = Entry("a.png", gone, (500, 1000), [one, one])
     made = picture(entry, 1000, 1000, problems)
     assert made.jpeg == b"" and (made.height, made.width) == (360, 720)
     assert problems == ["a.png: no such file"] and made.truths[0].box[2] == pytest.approx(7.2)
