@@ -20,6 +20,7 @@ TOOLS = {
     "eval_cls": "eval-cls",
     "analyze": "analyze",
     "convert": "convert",
+    "convert_data": "convert-data",
     "predict": "predict",
     "report": "report",
 }

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from resdet.cli.analyze import fill_analyze, run_analyze
 from resdet.cli.convert import fill_convert, run_convert
+from resdet.cli.convert_data import fill_convert_data, run_convert_data
 from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
 from resdet.cli.eval_coco import fill_eval_coco, run_eval_coco
 from resdet.cli.eval_imagenet import fill_eval_imagenet, run_eval_imagenet
@@ -214,6 +215,9 @@ COMMANDS = {
     "analyze": Command("compare networks and runs", fill_analyze, run_analyze),
     "predict": Command("detect or classify in images and videos", fill_predict, run_predict),
     "convert": Command("convert weights to another toolkit's layout", fill_convert, run_convert),
+    "convert-data": Command(
+        "convert annotations to COCO, VOC or YOLO", fill_convert_data, run_convert_data
+    ),
 }
 
 

@@ -185,5 +185,5 @@ def _tool(content: Any) -> str | None:
 
 def _foreign(path: str, tool: str) -> DataError:
     return DataError(
-        f"{path}: this is {tool}, not COCO's; export the annotations as COCO, or convert them"
+        f"{path}: this is {tool}, not COCO's; export the annotations as COCO, VOC or YOLO"
     )

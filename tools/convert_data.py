@@ -1,0 +1,11 @@
+"""Convert annotations to another format: `python tools/convert_data.py --help`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from resdet.cli import tool
+
+if __name__ == "__main__":
+    tool(__file__, "convert-data")
