@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
@@ -40,6 +41,9 @@ _SCHEMAS: dict[str, type[AnyConfig]] = {
 _FORMER_VALUES: dict[KeyPath, dict[Any, Any]] = {("train", "compile"): {"recorded": True}}
 """Values that older configs and run folders may hold, and what each is read as."""
 
+ANNOTATIONS = re.compile(r'^\s*\{.*"(images|annotations|categories)"\s*:\s*\[', re.DOTALL)
+LONGEST_HEAD = 10_000
+"""Characters of a file by which annotations are distinguished from a config."""
 MAX_BASES = 30
 """Files in a row that name each other as `_base_`."""
 MAX_PARTS = 20
@@ -156,7 +160,13 @@ def _read_layers(path: Path, parents: tuple[Path, ...], known: dict[Path, Layer]
         return copy.deepcopy(known[resolved])
     if len(parents) > MAX_BASES:
         raise ConfigError(f"{shown(path)}: _base_ leads through more than {MAX_BASES} files")
-    layer = parse(read_text(path), shown(path))
+    text = read_text(path)
+    if ANNOTATIONS.search(text[:LONGEST_HEAD]):
+        raise ConfigError(
+            f"{shown(path)}: a file of annotations, not a config; give it as "
+            "data.train.annotations of a config such as configs/own_data.yaml"
+        )
+    layer = parse(text, shown(path))
     bases = layer.values.pop("_base_", None) or []
     place = layer.places.pop(("_base_",), layer.name)
     merged = Layer(name=layer.name)

@@ -24,7 +24,7 @@ def read_truth(path: str | Path) -> AnnotationTable:
     """The images and categories of annotations in any format of `READERS`, which is recognised;
     UserError for others. Ids of VOC and ImageNet are the names of files without suffix."""
     with naming("--ids-from"):
-        return read_annotations(own_path(path), [], outlines=False)
+        return read_annotations(own_path(path), [], outlines=False, format_key="")
 
 
 def find_ids(table: AnnotationTable, sources: Sequence[Source]) -> dict[Source, int | str | None]:

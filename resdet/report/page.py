@@ -20,7 +20,9 @@ from resdet.report.data import Report, as_plain
 from resdet.viz.palette import COLORS
 
 STATIC = Path(__file__).parent / "static"
-STYLES = ("style.css", "charts.css", "gallery.css")
+STYLES = tuple(
+    f"{name}.css" for name in ("base", "tables", "controls", "charts", "gallery", "viewer", "media")
+)
 SERIES = ((6, 1), (4, 0), (2, 2), (7, 5), (13, 3), (10, 8), (5, 12))
 """Rows of COLORS for the lines of charts, on light and on dark: each is legible on its ground."""
 

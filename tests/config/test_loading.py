@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -319,3 +320,25 @@ def test_data_by_one_path(tmp_path: Path) -> None:
         load_config("configs/own_data.yaml", ["data.train=''"])
     long = load_config("configs/own_data.yaml", [f"data.train={'a' * 5000}"]).data.train
     assert long.images == "."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"images": [], "annotations": []}',
+        '{"info": {"year": 2020}, "licenses": [], "categories": [{"id": 1}]}',
+        '\n {\n "annotations" :\n [{"bbox": [1, 2, 3, 4]}]}',
+    ],
+)
+def test_annotations_are_no_config(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"train\.json: a file of annotations, not a config"):
+        load_config(path)
+
+
+def test_a_config_may_be_json(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    train = {"images": "images", "annotations": "train.json"}
+    path.write_text(json.dumps({"data": {"train": train}, "train": {"max_steps": 1}}))
+    assert load_config(path).data.train.annotations == "train.json"

@@ -105,3 +105,9 @@ def test_other_category_ids_are_named(tmp_path: Path, caplog: pytest.LogCaptureF
     assert not caplog.text
     check_categories(table, ["dirt", "cell"], [1, 7])
     assert "other category ids than the model for 1 classes: dirt (1 and 8)" in caplog.text
+
+
+def test_a_file_in_no_format_is_named_without_keys_that_predict_has_not(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("nothing")
+    with pytest.raises(UserError, match=r"notes\.md: it is in no known format.*the formats are"):
+        read_truth(tmp_path / "notes.md")

@@ -166,13 +166,9 @@ def test_text_and_graphics_are_legible(colors: dict[str, tuple[str, str]], theme
 def test_numbers_in_the_confusion_matrix_are_legible(
     text: str, colors: dict[str, tuple[str, str]], theme: int
 ) -> None:
-    shades = {
-        int(i): pair
-        for i, *pair in re.findall(
-            r"\.shade-(\d) \{ --shade: light-dark\((#\w{6}), (#\w{6})\)", text
-        )
-    }
-    inks = re.findall(r"^((?:\.shade-\d(?:, )?)+) \{ color: ([^}]+?);? \}", text, re.MULTILINE)
+    pair = r"light-dark\((#\w{6}), (#\w{6})\)"
+    shades = {int(i): both for i, *both in re.findall(rf"\.shade-(\d) {{\s*--shade: {pair}", text)}
+    inks = re.findall(r"((?:\.shade-\d,?\s+)+){\s+color: ([^;]+);", text)
     seen = set()
     for selectors, value in inks:
         found = re.findall(r"#\w{6}", value)

@@ -5,6 +5,7 @@ it. The browser is started once, and costs about 2 of the 7 seconds.
 """
 
 import itertools
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+AXE = os.environ.get("RESDET_AXE")
 DESKTOP, PHONE = 1440, 390
 CALM = {"viewport": {"width": DESKTOP, "height": 900}, "reduced_motion": "reduce"}
 
@@ -127,6 +129,9 @@ def test_sections_menu_and_headings(opened: Opened) -> None:
     page.locator("nav a", has_text="Calibration").click()
     assert page.url.endswith("#calibration")
     assert page.evaluate("document.activeElement.id") == "calibration"
+    page.locator("nav a", has_text="Data").click()
+    page.go_back()
+    page.wait_for_function("document.activeElement.id === 'calibration'")
 
 
 def test_tabs_pictures_and_their_keys(opened: Opened) -> None:
@@ -402,3 +407,19 @@ def test_theme_motion_and_print(opened: Opened) -> None:
     page.evaluate("document.body.firstElementChild.focus()")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "content"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [each for each in REPORTS if each != "many"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(opened: Opened, name: str, theme: str) -> None:
+    """Rules of WCAG 2.2 A and AA and of good practice, with all disclosures open."""
+    if AXE is None:
+        pytest.skip("RESDET_AXE is not the path of axe-core's axe.min.js (npm pack axe-core)")
+    page = opened.load(name, color_scheme=theme)
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    page.evaluate(Path(AXE).read_text(encoding="utf-8"))
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = page.evaluate("tags => axe.run({runOnly: tags})", tags)
+    page.close()
+    assert not [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]]

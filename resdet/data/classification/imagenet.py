@@ -10,7 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from resdet.data.classification.folder import FileImages, label_order, loose_images
+from resdet.data.classification.folder import (
+    FileImages,
+    has_folders,
+    label_order,
+    loose_images,
+)
 from resdet.data.names import pack_names
 from resdet.files.findings import DataError, Finding
 from resdet.files.images import SUFFIXES
@@ -83,8 +88,11 @@ def _find_truth(root: Path, count: int) -> Path:
         for name in TRUTH_FILES:
             if (folder / name).is_file():
                 return folder / name
+    above = absolute.parent
+    is_class = has_folders(above) and not loose_images(above)
+    hint = f"if it is the folder of one class, give {above}; else {HOW}" if is_class else HOW
     raise DataError(
-        f"{root}: {count} images without class folders, and no ground truth with them; {HOW}"
+        f"{root}: {count} images without class folders, and no ground truth with them; {hint}"
     )
 
 

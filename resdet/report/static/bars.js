@@ -43,7 +43,13 @@ function drawHistogram({ labels, values, x_label, y_label }, width) {
       height: Math.abs(scaleY(value) - scaleY(0)),
     }),
   );
-  const cursor = svg("rect", { class: "band", y: area.top, height: area.bottom - area.top, width: band, visibility: "hidden" });
+  const cursor = svg("rect", {
+    class: "band",
+    y: area.top,
+    height: area.bottom - area.top,
+    width: band,
+    visibility: "hidden",
+  });
   const node = svg(
     "svg",
     { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}` },
@@ -65,7 +71,10 @@ function drawHistogram({ labels, values, x_label, y_label }, width) {
     node,
     stops: labels.length,
     at: (x) => Math.floor((x - area.left) / band),
-    describe: (i) => ({ title: labels[i], rows: [{ name: y_label, value: number(values[i]), color: "series-1" }] }),
+    describe: (i) => ({
+      title: labels[i],
+      rows: [{ name: y_label, value: number(values[i]), color: "series-1" }],
+    }),
     show(i) {
       cursor.setAttribute("x", area.left + band * i);
       cursor.setAttribute("visibility", "visible");
@@ -86,7 +95,16 @@ export function errorTable({ kind, ap50, types }, open) {
       el("th", { scope: "row" }, el("b", {}, name), el("small", {}, words)),
       el("td", { class: "number with-bar wide" }, bar(delta, most, "series-2"), fraction(delta)),
       el("td", { class: "number" }, count(amount)),
-      open && el("td", {}, shown && button("Show", shown, { class: "small", "aria-label": `Show pictures of ${name} errors` })),
+      open &&
+        el(
+          "td",
+          {},
+          shown &&
+            button("Show", shown, {
+              class: "small",
+              "aria-label": `Show pictures of ${name} errors`,
+            }),
+        ),
     );
   });
   const title = `${kind}: AP50 ${fraction(ap50)}, and what is lost to each kind of error`;
@@ -121,7 +139,12 @@ export function calibrationChart({ kind, ece, mce, bins, note }) {
       dataTable({
         title: `Calibration of ${kind}`,
         columns: ["score", "mean score", "accuracy", "count"],
-        rows: bins.map((bin) => [`${number(bin.low)} to ${number(bin.high)}`, bin.score, bin.accuracy, bin.count]),
+        rows: bins.map((bin) => [
+          `${number(bin.low)} to ${number(bin.high)}`,
+          bin.score,
+          bin.accuracy,
+          bin.count,
+        ]),
         formats: ["text", "fraction", "fraction", "count"],
       }),
   }).node;
@@ -135,9 +158,17 @@ function drawCalibration(bins, width) {
   const scaleY = linear(0, 1, area.bottom, area.top);
   const most = Math.max(...bins.map((bin) => bin.count), 1);
   const scaleCount = linear(0, most, height - 2, height - strip + 8);
-  const column = (bin) => ({ x: scaleX(bin.low) + 1, width: Math.max(1, scaleX(bin.high) - scaleX(bin.low) - 2) });
+  const column = (bin) => ({
+    x: scaleX(bin.low) + 1,
+    width: Math.max(1, scaleX(bin.high) - scaleX(bin.low) - 2),
+  });
   const filled = bins.filter((bin) => bin.count > 0);
-  const cursor = svg("rect", { class: "band", y: area.top, height: height - area.top, visibility: "hidden" });
+  const cursor = svg("rect", {
+    class: "band",
+    y: area.top,
+    height: height - area.top,
+    visibility: "hidden",
+  });
   const node = svg(
     "svg",
     { width, height, viewBox: `0 0 ${width} ${height}` },
@@ -155,15 +186,42 @@ function drawCalibration(bins, width) {
     }),
     filled.map((bin) => {
       const top = scaleY(bin.accuracy);
-      return svg("rect", { class: "fill series-1", ...column(bin), y: top, height: area.bottom - top });
+      return svg("rect", {
+        class: "fill series-1",
+        ...column(bin),
+        y: top,
+        height: area.bottom - top,
+      });
     }),
     filled.map((bin) => {
       const [a, b] = [scaleY(bin.accuracy), scaleY(bin.score)];
-      return svg("rect", { class: "gap", ...column(bin), y: Math.min(a, b), height: Math.abs(a - b) });
+      return svg("rect", {
+        class: "gap",
+        ...column(bin),
+        y: Math.min(a, b),
+        height: Math.abs(a - b),
+      });
     }),
-    svg("line", { class: "diagonal", x1: area.left, y1: area.bottom, x2: area.right, y2: area.top }),
-    bins.map((bin) => svg("rect", { class: "fill series-rest", ...column(bin), y: scaleCount(bin.count), height: height - 2 - scaleCount(bin.count) })),
-    svg("text", { class: "axis-label", x: 0, y: height - strip / 2 + 4, "aria-hidden": "true" }, "count"),
+    svg("line", {
+      class: "diagonal",
+      x1: area.left,
+      y1: area.bottom,
+      x2: area.right,
+      y2: area.top,
+    }),
+    bins.map((bin) =>
+      svg("rect", {
+        class: "fill series-rest",
+        ...column(bin),
+        y: scaleCount(bin.count),
+        height: height - 2 - scaleCount(bin.count),
+      }),
+    ),
+    svg(
+      "text",
+      { class: "axis-label", x: 0, y: height - strip / 2 + 4, "aria-hidden": "true" },
+      "count",
+    ),
   );
   return {
     node,

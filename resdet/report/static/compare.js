@@ -22,7 +22,12 @@ export function comparison(report) {
         each.significance.length > 0 ? significanceTable(each, name, first) : null,
         each.method ? el("p", { class: "note" }, each.method) : null,
         each.config_differences.length > 0
-          ? configTable(each.config_differences, `Differences of the configs of ${name} and ${first}`, first, name)
+          ? configTable(
+              each.config_differences,
+              `Differences of the configs of ${name} and ${first}`,
+              first,
+              name,
+            )
           : el("p", { class: "muted" }, "The configs are equal."),
       );
     }),
@@ -45,7 +50,10 @@ function tone(verdict) {
 }
 
 function significanceTable({ significance }, name, first) {
-  const reach = Math.max(...significance.flatMap(({ delta, low, high }) => [delta, low ?? 0, high ?? 0].map(Math.abs)), 1e-9);
+  const reach = Math.max(
+    ...significance.flatMap(({ delta, low, high }) => [delta, low ?? 0, high ?? 0].map(Math.abs)),
+    1e-9,
+  );
   const rows = significance.map(({ metric, first: before, other, delta, low, high, verdict }) =>
     el(
       "tr",
@@ -54,7 +62,11 @@ function significanceTable({ significance }, name, first) {
       el("td", { class: "number" }, fraction(before)),
       el("td", { class: "number" }, fraction(other)),
       el("td", { class: "number" }, signed(delta)),
-      el("td", { class: "number" }, low === null ? "not computed" : `${signed(low)} to ${signed(high)}`),
+      el(
+        "td",
+        { class: "number" },
+        low === null ? "not computed" : `${signed(low)} to ${signed(high)}`,
+      ),
       el("td", {}, intervalMark(delta, low, high, reach)),
       el("td", { class: `verdict ${tone(verdict)}` }, verdict),
     ),
@@ -70,7 +82,11 @@ function significanceTable({ significance }, name, first) {
         "tr",
         {},
         heads.map((head, i) => el("th", { scope: "col", class: i > 0 ? "number" : null }, head)),
-        el("th", { scope: "col" }, el("span", { class: "visually-hidden" }, "Interval as a picture")),
+        el(
+          "th",
+          { scope: "col" },
+          el("span", { class: "visually-hidden" }, "Interval as a picture"),
+        ),
         el("th", { scope: "col" }, "Verdict"),
       ),
     ),
@@ -85,9 +101,17 @@ function intervalMark(delta, low, high, reach) {
   const y = HEIGHT / 2;
   return svg(
     "svg",
-    { class: "interval", width: WIDTH, height: HEIGHT, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": "true" },
+    {
+      class: "interval",
+      width: WIDTH,
+      height: HEIGHT,
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      "aria-hidden": "true",
+    },
     svg("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: HEIGHT }),
-    low === null ? null : svg("line", { class: "line series-1", x1: x(low), x2: x(high), y1: y, y2: y }),
+    low === null
+      ? null
+      : svg("line", { class: "line series-1", x1: x(low), x2: x(high), y1: y, y2: y }),
     svg("circle", { class: "fill series-1", cx: x(delta), cy: y, r: 4 }),
   );
 }

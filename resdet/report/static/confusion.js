@@ -12,7 +12,11 @@ const DENSE = 25; // classes from which its cells are small
 export function confusionMatrix(confusion) {
   const { kind, names, matrix, pairs, note } = confusion;
   const totals = matrix.map((row) => row.reduce((sum, value) => sum + value, 0));
-  const reader = el("p", { class: "reader", "aria-live": "polite" }, "Point at a cell, or move through the table with the arrow keys.");
+  const reader = el(
+    "p",
+    { class: "reader", "aria-live": "polite" },
+    "Point at a cell, or move through the table with the arrow keys.",
+  );
   const describe = (i, j) =>
     `True ${names[i]}, predicted ${names[j]}: ${count(matrix[i][j])}` +
     (totals[i] > 0 ? ` (${share(matrix[i][j] / totals[i])} of the row)` : "");
@@ -66,7 +70,14 @@ export function confusionMatrix(confusion) {
   return el(
     "div",
     { class: `confusion${names.length > LARGE ? " large" : ""}` },
-    el("div", { class: "table" }, el("h3", {}, title), scrollBox(`Confusion matrix, ${kind}`, table), reader, note && el("p", { class: "note" }, note)),
+    el(
+      "div",
+      { class: "table" },
+      el("h3", {}, title),
+      scrollBox(`Confusion matrix, ${kind}`, table),
+      reader,
+      note && el("p", { class: "note" }, note),
+    ),
     pairs.rows.length > 0 ? dataTable(pairs, { titled: true }) : null,
   );
 }

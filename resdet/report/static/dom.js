@@ -51,7 +51,12 @@ export function atEachWidth(host, draw) {
 /** A control with its label; what follows the label's words is no part of the control's name. */
 export function field(label, control, ...beside) {
   control.id = uniqueId("field");
-  return el("div", { class: "field" }, el("div", {}, el("label", { for: control.id }, label), beside), control);
+  return el(
+    "div",
+    { class: "field" },
+    el("div", {}, el("label", { for: control.id }, label), beside),
+    control,
+  );
 }
 
 /** A labelled `<select>`; `options` are [value, text]. */
@@ -72,7 +77,13 @@ export function toggle(label, checked, onChange, key = null) {
     "aria-keyshortcuts": key,
     on: { change: (event) => onChange(event.target.checked) },
   });
-  return el("label", { class: "toggle" }, box, label, key && el("kbd", { "aria-hidden": "true" }, key));
+  return el(
+    "label",
+    { class: "toggle" },
+    box,
+    label,
+    key && el("kbd", { "aria-hidden": "true" }, key),
+  );
 }
 
 /** A disclosure whose content is built when it is first opened. */
@@ -91,4 +102,13 @@ export function disclosure(summary, build) {
 /** A button. */
 export function button(text, onClick, attributes = {}) {
   return el("button", { type: "button", ...attributes, on: { click: onClick } }, text);
+}
+
+/** Scrolls `box` so that `child` is seen, and never the page. */
+export function scrollInto(box, child) {
+  const [outer, inner] = [box.getBoundingClientRect(), child.getBoundingClientRect()];
+  if (inner.top < outer.top) box.scrollTop += inner.top - outer.top - 8;
+  if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom + 8;
+  if (inner.left < outer.left) box.scrollLeft += inner.left - outer.left - 8;
+  if (inner.right > outer.right) box.scrollLeft += inner.right - outer.right + 8;
 }

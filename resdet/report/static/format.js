@@ -69,6 +69,10 @@ export function plural(amount, noun) {
 
 /** The end of a file's name, where numbered names differ. */
 export function nameEnd(path) {
-  const name = path.split(/[\\/]/).pop().replace(/\.\w{2,5}$/, "") || path;
+  const name =
+    path
+      .split(/[\\/]/)
+      .pop()
+      .replace(/\.\w{2,5}$/, "") || path;
   return name.length > 10 ? `…${name.slice(-9)}` : name;
 }

@@ -20,13 +20,18 @@ export function lineChart(chart, size) {
     label: `${chart.title}: ${chart.y_label} over ${chart.x_label}, ${lineNames(chart)}.`,
     draw: (width) => draw(chart, view, crowded, width),
     table: () => valueTable(chart),
-    tools: crowded ? picker(chart, view, () => built.redraw()) : legend(chart, view, () => built.redraw()),
+    tools: crowded
+      ? picker(chart, view, () => built.redraw())
+      : legend(chart, view, () => built.redraw()),
   });
   return built.node;
 }
 
 function lineNames({ series }) {
-  const names = series.slice(0, COLORS).map((each) => each.name).join(", ");
+  const names = series
+    .slice(0, COLORS)
+    .map((each) => each.name)
+    .join(", ");
   return series.length > COLORS ? `${names} and ${series.length - COLORS} more` : names;
 }
 
@@ -72,7 +77,9 @@ function picker(chart, view, redraw) {
 
 /** The series that are drawn, the one in front last. */
 function shownSeries(chart, view) {
-  const rows = chart.series.map((series, i) => ({ series, i })).filter(({ i }) => !view.hidden.has(i));
+  const rows = chart.series
+    .map((series, i) => ({ series, i }))
+    .filter(({ i }) => !view.hidden.has(i));
   return rows.sort((a, b) => (a.i === view.front) - (b.i === view.front));
 }
 
@@ -80,16 +87,27 @@ function draw(chart, view, crowded, width) {
   const area = plotArea(width, HEIGHT);
   const rows = shownSeries(chart, view);
   const [lowX, highX] = extent(chart.series.flatMap((series) => series.x));
-  const range = chart.y_range ?? niceRange(...extent(chart.series.flatMap((series) => series.y)), 5);
+  const range =
+    chart.y_range ?? niceRange(...extent(chart.series.flatMap((series) => series.y)), 5);
   const [firstX, lastX] = highX > lowX ? [lowX, highX] : niceRange(lowX, highX, 5);
   const scaleX = linear(firstX, lastX, area.left, area.right);
   const scaleY = linear(range[0], range[1], area.bottom, area.top);
   const lines = rows.map(({ series, i }) =>
-    svg("path", { class: `line ${colorOf(i, view, crowded)}`, d: linePath(series.x, series.y, scaleX, scaleY) }),
+    svg("path", {
+      class: `line ${colorOf(i, view, crowded)}`,
+      d: linePath(series.x, series.y, scaleX, scaleY),
+    }),
   );
   const single = rows.flatMap(({ series, i }) =>
     series.x.length === 1 && series.y[0] !== null
-      ? [svg("circle", { class: `fill ${colorOf(i, view, crowded)}`, cx: scaleX(series.x[0]), cy: scaleY(series.y[0]), r: 4 })]
+      ? [
+          svg("circle", {
+            class: `fill ${colorOf(i, view, crowded)}`,
+            cx: scaleX(series.x[0]),
+            cy: scaleY(series.y[0]),
+            r: 4,
+          }),
+        ]
       : [],
   );
   const cursor = svg("g", { class: "cursor" });
@@ -113,7 +131,10 @@ function draw(chart, view, crowded, width) {
     cursor,
   );
   const named = crowded ? rows.filter(({ i }) => i === 0 || i === view.front) : rows;
-  return { node, ...reading(chart, named, { scaleX, scaleY, area, cursor }, (i) => colorOf(i, view, crowded)) };
+  return {
+    node,
+    ...reading(chart, named, { scaleX, scaleY, area, cursor }, (i) => colorOf(i, view, crowded)),
+  };
 }
 
 function mark(value, scaleX, area) {
@@ -123,7 +144,11 @@ function mark(value, scaleX, area) {
     "g",
     { class: "mark" },
     svg("line", { x1: x, x2: x, y1: area.top, y2: area.bottom }),
-    svg("text", { x: x + (before ? -6 : 6), y: area.top + 10, "text-anchor": before ? "end" : "start" }, `best ${number(Number(value.toPrecision(3)))}`),
+    svg(
+      "text",
+      { x: x + (before ? -6 : 6), y: area.top + 10, "text-anchor": before ? "end" : "start" },
+      `best ${number(Number(value.toPrecision(3)))}`,
+    ),
   );
 }
 
@@ -145,14 +170,23 @@ function reading(chart, rows, { scaleX, scaleY, area, cursor }, color) {
     at: (offsetX) => nearest(stops.map(scaleX), offsetX),
     describe: (position) => ({
       title: `${chart.x_label} ${number(stops[position])}`,
-      rows: at(position).map(({ i, name, y }) => ({ name, value: number(Number(y.toPrecision(4))), color: color(i) })),
+      rows: at(position).map(({ i, name, y }) => ({
+        name,
+        value: number(Number(y.toPrecision(4))),
+        color: color(i),
+      })),
     }),
     show(position) {
       const x = scaleX(stops[position]);
       cursor.replaceChildren(
         svg("line", { x1: x, x2: x, y1: area.top, y2: area.bottom }),
         ...at(position).map((point) =>
-          svg("circle", { class: `fill ${color(point.i)}`, cx: scaleX(point.x), cy: scaleY(point.y), r: 4 }),
+          svg("circle", {
+            class: `fill ${color(point.i)}`,
+            cx: scaleX(point.x),
+            cy: scaleY(point.y),
+            r: 4,
+          }),
         ),
       );
       return [x, area.top];
@@ -171,5 +205,10 @@ function ascending({ x, y }) {
 
 function valueTable({ title, x_label, series }) {
   const rows = series.flatMap(({ name, x, y }) => x.map((each, i) => [name, each, y[i]]));
-  return dataTable({ title, columns: ["line", x_label, "value"], rows, formats: ["text", "number", "number"] });
+  return dataTable({
+    title,
+    columns: ["line", x_label, "value"],
+    rows,
+    formats: ["text", "number", "number"],
+  });
 }

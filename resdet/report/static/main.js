@@ -22,22 +22,27 @@ const page = { state: parseHash(location.hash), gallery: null, keysOn: true };
 const main = el("main", { id: "content", tabindex: "-1" });
 const menu = el("ul");
 
-function storeState() {
+/** Puts the state into the address, as a new entry of the history or in place of the last. */
+function storeState(isNew = false) {
   try {
-    history.replaceState(null, "", toHash(page.state));
+    history[isNew ? "pushState" : "replaceState"](null, "", toHash(page.state));
   } catch {
     // a page within another may not change its address
   }
 }
 
+function showSection(id, behavior) {
+  const section = document.getElementById(id);
+  section?.scrollIntoView({ behavior });
+  section?.focus({ preventScroll: true });
+}
+
 /** Goes to a section without losing what the address says of the pictures. */
-function goTo(id, smooth = true) {
+function goTo(id) {
   page.state.section = id;
-  storeState();
-  const calm = !smooth || matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const target = document.getElementById(id);
-  target?.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
-  target?.focus({ preventScroll: true });
+  storeState(true);
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  showSection(id, isCalm ? "auto" : "smooth");
 }
 
 function openPictures(changes) {
@@ -49,7 +54,7 @@ function drawRun() {
   const { state } = page;
   if (!report.runs[state.run]) state.run = 0;
   const hasPictures = groupsOf(report, state.run).length > 0;
-  page.gallery = hasPictures ? createGallery({ report, state, onState: storeState }) : null;
+  page.gallery = hasPictures ? createGallery({ report, state, onState: () => storeState() }) : null;
   const sections = sectionsOf({
     report,
     state,
@@ -58,7 +63,12 @@ function drawRun() {
   });
   main.replaceChildren(
     ...sections.map(({ id, title, content }) =>
-      el("section", { id, tabindex: "-1", "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title` }, title), content),
+      el(
+        "section",
+        { id, tabindex: "-1", "aria-labelledby": `${id}-title` },
+        el("h2", { id: `${id}-title` }, title),
+        content,
+      ),
     ),
   );
   menu.replaceChildren(
@@ -89,7 +99,13 @@ function keyHelp() {
     "details",
     { class: "more keys" },
     el("summary", {}, "Keys"),
-    el("dl", {}, KEYS.map(([keys, words]) => el("div", {}, el("dt", {}, el("kbd", {}, keys)), el("dd", {}, words)))),
+    el(
+      "dl",
+      {},
+      KEYS.map(([keys, words]) =>
+        el("div", {}, el("dt", {}, el("kbd", {}, keys)), el("dd", {}, words)),
+      ),
+    ),
     el("label", { class: "toggle" }, box, "Use these keys"),
   );
 }
@@ -109,15 +125,22 @@ function runSwitch() {
       el(
         "label",
         { title: name },
-        el("input", { type: "radio", name: "run", value: String(i), checked: i === page.state.run, on: { change: () => choose(i) } }),
+        el("input", {
+          type: "radio",
+          name: "run",
+          value: String(i),
+          checked: i === page.state.run,
+          on: { change: () => choose(i) },
+        }),
         el("span", {}, name),
       ),
     ),
   );
 }
 
-/** Marks the menu's entry of the section in view. */
 let watcher = null;
+
+/** Keeps the menu's entry of the section in view marked. */
 function markCurrent() {
   watcher?.disconnect();
   watcher = new IntersectionObserver(
@@ -139,7 +162,10 @@ function markCurrent() {
 function isTaken(target, key) {
   if (!(target instanceof Element)) return false;
   if (target.matches("select, textarea, input[type=search], [role=slider]")) return true;
-  return key.startsWith("Arrow") && target.matches("input[type=range], input[type=radio], .scroll, [role=tab]");
+  return (
+    key.startsWith("Arrow") &&
+    target.matches("input[type=range], input[type=radio], .scroll, [role=tab]")
+  );
 }
 
 function onKey(event) {
@@ -151,8 +177,9 @@ function onKey(event) {
 function onHash() {
   page.state = parseHash(location.hash);
   drawRun();
-  for (const input of document.querySelectorAll("input[name=run]")) input.checked = Number(input.value) === page.state.run;
-  if (page.state.section) goTo(page.state.section, false);
+  for (const input of document.querySelectorAll("input[name=run]"))
+    input.checked = Number(input.value) === page.state.run;
+  showSection(page.state.section, "auto");
 }
 
 function toContent(event) {
@@ -169,15 +196,10 @@ function start() {
       el("div", {}, el("h1", {}, report.title), el("p", { class: "muted" }, report.created)),
       el("div", { class: "switches" }, themeSwitch()),
     ),
-    el(
-      "div",
-      { class: "page" },
-      el("nav", { "aria-label": "Sections" }, runSwitch(), menu),
-      main,
-    ),
+    el("div", { class: "page" }, el("nav", { "aria-label": "Sections" }, runSwitch(), menu), main),
   );
   drawRun();
-  if (page.state.section) goTo(page.state.section, false);
+  showSection(page.state.section, "auto");
   addEventListener("hashchange", onHash);
   addEventListener("keydown", onKey);
 }

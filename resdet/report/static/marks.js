@@ -20,7 +20,8 @@ const CLASS_COLORS = 14;
 
 /** An object as it is at a score: found only if the detection that matches it is shown. */
 export function asSeen(truth, picture, score) {
-  const match = truth.status === "found" && truth.partner !== null ? picture.detections[truth.partner] : null;
+  const match =
+    truth.status === "found" && truth.partner !== null ? picture.detections[truth.partner] : null;
   return match && match.score < score ? { ...truth, status: "missed" } : truth;
 }
 
@@ -50,9 +51,15 @@ export function describeMark(mark, isTruth, names) {
  */
 export function visibleMarks(picture, item, state, run) {
   const fits = (mark) =>
-    (state.label === null || mark.label === state.label) && (state.error === "" || item.error !== "" || mark.status === state.error);
+    (state.label === null || mark.label === state.label) &&
+    (state.error === "" || item.error !== "" || mark.status === state.error);
   const truths = picture.truths
-    .map((mark, row) => ({ mark: asSeen(mark, picture, state.score), row, isTruth: true, inFocus: item.truths.includes(row) }))
+    .map((mark, row) => ({
+      mark: asSeen(mark, picture, state.score),
+      row,
+      isTruth: true,
+      inFocus: item.truths.includes(row),
+    }))
     .filter(({ mark, inFocus }) => state.truths && mark.run === run && (inFocus || fits(mark)));
   const detections = picture.detections
     .map((mark, row) => ({ mark, row, isTruth: false, inFocus: item.detections.includes(row) }))
@@ -75,7 +82,10 @@ export function countOutcomes(marks) {
 
 /** The smallest box around the item's marks with some of what is around it, or the whole picture. */
 export function focusBox(picture, item) {
-  const boxes = [...item.truths.map((row) => picture.truths[row]), ...item.detections.map((row) => picture.detections[row])]
+  const boxes = [
+    ...item.truths.map((row) => picture.truths[row]),
+    ...item.detections.map((row) => picture.detections[row]),
+  ]
     .filter(Boolean)
     .map((mark) => mark.box);
   if (boxes.length === 0) return null;
@@ -85,7 +95,8 @@ export function focusBox(picture, item) {
   const y2 = Math.max(...boxes.map((box) => box[3]));
   const side = Math.max(x2 - x1, y2 - y1, 12) * 2.2;
   // inside the picture, unless it is smaller
-  const start = (low, high, size) => Math.max(Math.min(0, size - side), Math.min((low + high - side) / 2, Math.max(0, size - side)));
+  const start = (low, high, size) =>
+    Math.max(Math.min(0, size - side), Math.min((low + high - side) / 2, Math.max(0, size - side)));
   return { x: start(x1, x2, picture.width), y: start(y1, y2, picture.height), w: side, h: side };
 }
 
@@ -93,12 +104,15 @@ export function focusBox(picture, item) {
 export function itemFits(item, picture, state, run) {
   if (item.score !== null && item.score < state.score) return false;
   const marks = () => [
-    ...picture.truths.filter((mark) => mark.run === run).map((mark) => asSeen(mark, picture, state.score)),
+    ...picture.truths
+      .filter((mark) => mark.run === run)
+      .map((mark) => asSeen(mark, picture, state.score)),
     ...picture.detections.filter((mark) => mark.run === run && mark.score >= state.score),
   ];
   const whole = item.truths.length + item.detections.length === 0;
   if (state.label !== null && !item.labels.includes(state.label)) {
-    if (!whole || item.labels.length > 0 || !marks().some((mark) => mark.label === state.label)) return false;
+    if (!whole || item.labels.length > 0 || !marks().some((mark) => mark.label === state.label))
+      return false;
   }
   if (state.error !== "" && item.error !== state.error) {
     if (item.error !== "" || !marks().some((mark) => mark.status === state.error)) return false;
@@ -119,6 +133,9 @@ export function filterWords(state, names) {
 export function pictureWords(picture, marks) {
   const truths = marks.filter((each) => each.isTruth).length;
   const detections = marks.length - truths;
-  const shown = marks.length > 0 ? `: ${plural(truths, "object")} and ${plural(detections, "detection")} shown` : "";
+  const shown =
+    marks.length > 0
+      ? `: ${plural(truths, "object")} and ${plural(detections, "detection")} shown`
+      : "";
   return `${picture.name}, ${picture.original[1]} × ${picture.original[0]} pixels${shown}`;
 }

@@ -26,15 +26,27 @@ function pictureImage(picture) {
     "g",
     {},
     svg("rect", { class: "no-picture", width, height }),
-    svg("text", { class: "no-picture-text", x: width / 2, y: height / 2, "text-anchor": "middle", "font-size": width / 18 }, "no picture stored"),
+    svg(
+      "text",
+      {
+        class: "no-picture-text",
+        x: width / 2,
+        y: height / 2,
+        "text-anchor": "middle",
+        "font-size": width / 18,
+      },
+      "no picture stored",
+    ),
   );
 }
 
 /** The outline of a mark: its mask where masks are shown, else its box; twice, for any background. */
 function outline({ mark, isTruth, inFocus }, masks, colors) {
   const [x1, y1, x2, y2] = mark.box;
-  const box = () => svg("rect", { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) });
-  const shape = masks && mark.path ? () => svg("path", { d: mark.path, "fill-rule": "evenodd" }) : box;
+  const box = () =>
+    svg("rect", { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) });
+  const shape =
+    masks && mark.path ? () => svg("path", { d: mark.path, "fill-rule": "evenodd" }) : box;
   const kind = `outline ${isTruth ? "truth" : "detection"}${inFocus ? " focus" : ""}${masks && mark.path ? " mask" : ""}`;
   const [under, over] = [shape(), shape()];
   under.setAttribute("class", "under");
@@ -86,7 +98,9 @@ export function createPane(onView) {
       text.setAttribute("stroke-width", 3 * scale);
       // above its box, or below the edge of what is seen
       const top = Number(text.dataset.top) - 4 * scale;
-      const isAbove = top - LABEL_SIZE * scale < now.view.y && Number(text.dataset.top) > now.view.y - LABEL_SIZE * scale;
+      const isAbove =
+        top - LABEL_SIZE * scale < now.view.y &&
+        Number(text.dataset.top) > now.view.y - LABEL_SIZE * scale;
       text.setAttribute("y", isAbove ? now.view.y + LABEL_SIZE * scale : top);
     }
   };
@@ -115,7 +129,10 @@ export function createPane(onView) {
     const found = now.marks.find((each) => keyOf(each) === group.dataset.key);
     if (found) tip.textContent = describeMark(found.mark, found.isTruth, now.names);
     const { left, top, width } = host.getBoundingClientRect();
-    tip.style.setProperty("left", `${Math.max(0, Math.min(event.clientX - left + 14, width - tip.offsetWidth))}px`);
+    tip.style.setProperty(
+      "left",
+      `${Math.max(0, Math.min(event.clientX - left + 14, width - tip.offsetWidth))}px`,
+    );
     tip.style.setProperty("top", `${event.clientY - top + 14}px`);
   });
   node.addEventListener("pointerleave", () => {
@@ -152,7 +169,11 @@ export function keyOf({ row, isTruth }) {
 
 function labelOf({ mark }, names) {
   const score = mark.score === null ? "" : ` ${mark.score.toFixed(2)}`;
-  return svg("text", { x: mark.box[0], "data-top": mark.box[1] }, `${className(names, mark.label)}${score}`);
+  return svg(
+    "text",
+    { x: mark.box[0], "data-top": mark.box[1] },
+    `${className(names, mark.label)}${score}`,
+  );
 }
 
 /** Zooming by ctrl and wheel or double click, moving by dragging. */
@@ -163,7 +184,12 @@ function addMoving(node, view, onView) {
     const { x, y, w, h } = view();
     const fx = (event.clientX - left) / width;
     const fy = (event.clientY - top) / height;
-    onView({ x: x + fx * w * (1 - factor), y: y + fy * h * (1 - factor), w: w * factor, h: h * factor });
+    onView({
+      x: x + fx * w * (1 - factor),
+      y: y + fy * h * (1 - factor),
+      w: w * factor,
+      h: h * factor,
+    });
   };
   node.addEventListener(
     "wheel",

@@ -120,14 +120,22 @@ export function axes({ area, xTicks, yTicks, scaleX, scaleY, formatX, formatY, x
   for (const value of yTicks) {
     const y = Math.round(scaleY(value)) + 0.5;
     parts.push(svg("line", { class: "grid", x1: left, x2: right, y1: y, y2: y }));
-    parts.push(svg("text", { class: "tick", x: left - 8, y: y + 4, "text-anchor": "end" }, formatY(value)));
+    parts.push(
+      svg("text", { class: "tick", x: left - 8, y: y + 4, "text-anchor": "end" }, formatY(value)),
+    );
   }
-  parts.push(svg("line", { class: "axis", x1: left, x2: right, y1: bottom + 0.5, y2: bottom + 0.5 }));
+  parts.push(
+    svg("line", { class: "axis", x1: left, x2: right, y1: bottom + 0.5, y2: bottom + 0.5 }),
+  );
   for (const value of xTicks) {
     const x = scaleX(value);
-    parts.push(svg("text", { class: "tick", x, y: bottom + 18, "text-anchor": "middle" }, formatX(value)));
+    parts.push(
+      svg("text", { class: "tick", x, y: bottom + 18, "text-anchor": "middle" }, formatX(value)),
+    );
   }
-  parts.push(svg("text", { class: "axis-label", x: right, y: bottom + 36, "text-anchor": "end" }, xLabel));
+  parts.push(
+    svg("text", { class: "axis-label", x: right, y: bottom + 36, "text-anchor": "end" }, xLabel),
+  );
   parts.push(svg("text", { class: "axis-label", x: 0, y: top - 12 }, yLabel));
   return svg("g", { "aria-hidden": "true" }, parts);
 }

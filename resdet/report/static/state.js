@@ -39,7 +39,8 @@ export function parseHash(hash) {
   state.score = score >= 0 && score <= 1 ? score : null;
   if (values.get("colors") === "class") state.colors = "class";
   if (values.has("show")) {
-    for (const [letter, name] of Object.entries(SHOW)) state[name] = values.get("show").includes(letter);
+    for (const [letter, name] of Object.entries(SHOW))
+      state[name] = values.get("show").includes(letter);
   }
   return state;
 }
@@ -58,7 +59,13 @@ export function toHash(state) {
     if (state.colors !== start.colors) values.set("colors", state.colors);
     const names = Object.entries(SHOW);
     if (names.some(([, name]) => state[name] !== start[name])) {
-      values.set("show", names.filter(([, name]) => state[name]).map(([letter]) => letter).join(""));
+      values.set(
+        "show",
+        names
+          .filter(([, name]) => state[name])
+          .map(([letter]) => letter)
+          .join(""),
+      );
     }
   }
   const query = values.toString();

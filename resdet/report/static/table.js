@@ -18,7 +18,11 @@ export function bar(value, most, color = "series-1") {
 
 /** A box that scrolls sideways, and can be reached and scrolled by keyboard. */
 export function scrollBox(label, ...children) {
-  return el("div", { class: "scroll", role: "group", tabindex: "0", "aria-label": label }, children);
+  return el(
+    "div",
+    { class: "scroll", role: "group", tabindex: "0", "aria-label": label },
+    children,
+  );
 }
 
 /** A sorted copy of `rows`; missing values are last in both directions. */
@@ -44,7 +48,8 @@ export function dataTable(table, { lead = null, titled = false } = {}) {
   const view = { column: null, descending: false, words: "" };
   const body = el("tbody");
   const numeric = formats.map((format) => format !== "text" && format !== "code");
-  const kindOf = (column) => (numeric[column] ? "number" : formats[column] === "code" ? "code" : null);
+  const kindOf = (column) =>
+    numeric[column] ? "number" : formats[column] === "code" ? "code" : null;
   const barred = table.bars ? columns.indexOf(table.bars) : -1;
   const most = barred >= 0 && formats[barred] === "percent" ? 100 : 1;
 
@@ -54,18 +59,33 @@ export function dataTable(table, { lead = null, titled = false } = {}) {
     if (view.column !== null) shown = sorted(shown, view.column, view.descending);
     body.replaceChildren(
       ...shown.map((row) => {
-        const first = el("th", { scope: "row", class: formats[0] === "code" ? "code" : null }, lead ? lead(row) : cell(row[0], formats[0]));
+        const first = el(
+          "th",
+          { scope: "row", class: formats[0] === "code" ? "code" : null },
+          lead ? lead(row) : cell(row[0], formats[0]),
+        );
         const others = row.slice(1).map((value, i) => {
           const column = i + 1;
           const text = cell(value, formats[column]);
           if (column !== barred) return el("td", { class: kindOf(column) }, text);
-          return el("td", { class: "number with-bar" }, value === null ? null : bar(value, most), text);
+          return el(
+            "td",
+            { class: "number with-bar" },
+            value === null ? null : bar(value, most),
+            text,
+          );
         });
         return el("tr", {}, first, others);
       }),
     );
     if (shown.length === 0) {
-      body.append(el("tr", {}, el("td", { colspan: columns.length, class: "muted" }, "No row has this text.")));
+      body.append(
+        el(
+          "tr",
+          {},
+          el("td", { colspan: columns.length, class: "muted" }, "No row has this text."),
+        ),
+      );
     }
   };
 
@@ -109,7 +129,10 @@ function filterField(column, view, fillBody) {
     view.words = event.target.value.trim().toLowerCase();
     fillBody();
   };
-  return field(`Filter by ${column || "name"}`, el("input", { type: "search", on: { input: change } }));
+  return field(
+    `Filter by ${column || "name"}`,
+    el("input", { type: "search", on: { input: change } }),
+  );
 }
 
 /** Names and values, as a description list. */

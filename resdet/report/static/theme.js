@@ -42,7 +42,13 @@ export function themeSwitch() {
       el(
         "label",
         {},
-        el("input", { type: "radio", name: "theme", value, checked: value === now, on: { change: () => choose(value) } }),
+        el("input", {
+          type: "radio",
+          name: "theme",
+          value,
+          checked: value === now,
+          on: { change: () => choose(value) },
+        }),
         el("span", {}, text),
       ),
     ),

@@ -21,8 +21,15 @@ export function createViewer({ report, onMove }) {
   };
   const zoom = (factor) => {
     const { x, y, w, h } = panes[now.runs[0]].view();
-    setView({ x: x + (w * (1 - 1 / factor)) / 2, y: y + (h * (1 - 1 / factor)) / 2, w: w / factor, h: h / factor });
+    setView({
+      x: x + (w * (1 - 1 / factor)) / 2,
+      y: y + (h * (1 - 1 / factor)) / 2,
+      w: w / factor,
+      h: h / factor,
+    });
   };
+  const zoomIn = () => zoom(STEP);
+  const zoomOut = () => zoom(1 / STEP);
   const reset = () => setView({ x: 0, y: 0, w: now.picture.width, h: now.picture.height });
   const toObject = () => {
     const box = focusBox(now.picture, now.item);
@@ -44,15 +51,16 @@ export function createViewer({ report, onMove }) {
     el(
       "div",
       { class: "bar-of-buttons", role: "group", "aria-label": "Zoom" },
-      button("−", () => zoom(1 / STEP), { "aria-label": "Zoom out", "aria-keyshortcuts": "-" }),
-      button("+", () => zoom(STEP), { "aria-label": "Zoom in", "aria-keyshortcuts": "+" }),
+      button("−", zoomOut, { "aria-label": "Zoom out", "aria-keyshortcuts": "-" }),
+      button("+", zoomIn, { "aria-label": "Zoom in", "aria-keyshortcuts": "+" }),
       button("Whole picture", reset, { "aria-keyshortcuts": "0" }),
       zoomToObject,
     ),
   );
 
   /** Until the slider is moved, runs side by side are shown at their own best thresholds. */
-  const scoreOf = (run, state) => (state.score === state.startScore ? report.runs[run].threshold : state.score);
+  const scoreOf = (run, state) =>
+    state.score === state.startScore ? report.runs[run].threshold : state.score;
 
   const show = ({ picture, item, runs, state, index, total, keepView }) => {
     const samePicture = keepView && now.picture === picture && now.item === item;
@@ -63,11 +71,18 @@ export function createViewer({ report, onMove }) {
     panesBox.replaceChildren(
       ...runs.map((run) => {
         const words = `${report.runs[run].name}, scores from ${number(round(scoreOf(run, state)))}`;
-        return el("figure", {}, runs.length > 1 ? el("figcaption", {}, words) : null, panes[run].node);
+        return el(
+          "figure",
+          {},
+          runs.length > 1 ? el("figcaption", {}, words) : null,
+          panes[run].node,
+        );
       }),
     );
     panesBox.classList.toggle("two", runs.length > 1);
-    now.marks = runs.map((run) => visibleMarks(picture, item, { ...state, score: scoreOf(run, state) }, run));
+    now.marks = runs.map((run) =>
+      visibleMarks(picture, item, { ...state, score: scoreOf(run, state) }, run),
+    );
     runs.forEach((run, i) => panes[run].show(picture, now.marks[i], state, names, samePicture));
     zoomToObject.hidden = focusBox(picture, item) === null;
     fillDetails();
@@ -80,7 +95,9 @@ export function createViewer({ report, onMove }) {
       el("h3", {}, picture.name),
       el("p", { class: "muted" }, `${count(width)} × ${count(height)} pixels`),
       el("p", { class: "reason" }, item.reason),
-      picture.caption && !item.reason.includes(picture.caption) ? el("p", { class: "caption" }, picture.caption) : "",
+      picture.caption && !item.reason.includes(picture.caption)
+        ? el("p", { class: "caption" }, picture.caption)
+        : "",
       ...now.marks.flatMap((marks, i) => {
         if (marks.length === 0) return [];
         const pane = panes[now.runs[i]];
@@ -98,7 +115,7 @@ export function createViewer({ report, onMove }) {
     );
   };
 
-  return { node, details, show, zoom, reset, toObject, STEP };
+  return { node, details, show, zoomIn, zoomOut, reset, toObject };
 }
 
 /** The legend of the picture: how many marks have each outcome. */
@@ -110,7 +127,10 @@ function outcomeList(marks) {
       el(
         "li",
         {},
-        el("span", { class: `line-key ${isTruth ? "truth" : "detection"} outcome-${status}`, "aria-hidden": "true" }),
+        el("span", {
+          class: `line-key ${isTruth ? "truth" : "detection"} outcome-${status}`,
+          "aria-hidden": "true",
+        }),
         el("b", {}, count(amount)),
         el("span", {}, `${status}`),
         el("small", {}, OUTCOMES[status] ?? ""),
@@ -128,8 +148,20 @@ function markTable(marks, names, pane) {
     const off = () => pane.highlight(null);
     return el(
       "tr",
-      { tabindex: "0", class: each.inFocus ? "focus" : null, on: { focus: light, pointerenter: light, blur: off, pointerleave: off } },
-      el("td", {}, el("span", { class: `line-key ${isTruth ? "truth" : "detection"} ${colorClass(mark, "outcome")}`, "aria-hidden": "true" }), el("span", { class: "visually-hidden" }, isTruth ? "object" : "detection")),
+      {
+        tabindex: "0",
+        class: each.inFocus ? "focus" : null,
+        on: { focus: light, pointerenter: light, blur: off, pointerleave: off },
+      },
+      el(
+        "td",
+        {},
+        el("span", {
+          class: `line-key ${isTruth ? "truth" : "detection"} ${colorClass(mark, "outcome")}`,
+          "aria-hidden": "true",
+        }),
+        el("span", { class: "visually-hidden" }, isTruth ? "object" : "detection"),
+      ),
       el("td", {}, className(names, mark.label)),
       el("td", {}, mark.status),
       el("td", { class: "number" }, fraction(mark.score)),
@@ -143,7 +175,21 @@ function markTable(marks, names, pane) {
     el(
       "table",
       { "aria-label": "Objects and detections that are shown" },
-      el("thead", {}, el("tr", {}, heads.map((head, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, i > 0 ? head : el("span", { class: "visually-hidden" }, head))))),
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          heads.map((head, i) =>
+            el(
+              "th",
+              { scope: "col", class: i > 2 ? "number" : null },
+              i > 0 ? head : el("span", { class: "visually-hidden" }, head),
+            ),
+          ),
+        ),
+      ),
       el("tbody", {}, rows),
     ),
   );

@@ -131,3 +131,13 @@ def test_what_can_go_wrong_is_said(tmp_path: Path) -> None:
     (root / "meta.mat").write_bytes(b"MATLAB 5.0 broken")
     with pytest.raises(DataError, match=r"meta\.mat: not ILSVRC's meta\.mat"):
         read_flat_images(root)
+
+
+def test_the_folder_of_one_class_names_the_one_above(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "1.jpg").touch()
+    with pytest.raises(
+        DataError, match=rf"if it is the folder of one class, give {tmp_path}/train;"
+    ):
+        read_flat_images(tmp_path / "train" / "cat")

@@ -59,6 +59,7 @@ def read_annotations(
     classes: Sequence[str] | None = None,
     extras: Sequence[str] = (),
     outlines: bool = True,
+    format_key: str = "format",
 ) -> AnnotationTable:
     """The table of one or more annotation files, or of a COCO dict, which is left unchanged.
 
@@ -69,6 +70,7 @@ def read_annotations(
         classes: category names to keep, in label order; None keeps all.
         extras: keys of further values per object.
         outlines: whether outlines are wanted; without them reading is faster.
+        format_key: what messages call the option that gives the format; empty where none does.
     Raises:
         DataError: a file is missing or not in this format, or the files' classes do not agree.
     """
@@ -79,7 +81,8 @@ def read_annotations(
     tables = []
     for one in source:
         path, data = ("ground truth", one) if isinstance(one, dict) else (str(one), None)
-        given = Source(path, None, tuple(extras), outlines, data, classes=tuple(classes or ()))
+        given = Source(path, None, tuple(extras), outlines, data, format_key=format_key)
+        given = replace(given, classes=tuple(classes or ()))
         tables.append(read_file(given, format, findings))
     return merge_tables(tables, classes)
 

@@ -98,7 +98,7 @@ def recognize(images: Path | None, annotations: Path, *, key: str = "format") ->
     Args:
         images: the folder of the images, where it is known.
         annotations: a file, a folder, or a pattern of files.
-        key: what messages call the key that gives the format.
+        key: what messages call the key that gives the format; empty where none does.
     Raises:
         DataError: it looks like none of the formats, or like several.
     """
@@ -117,7 +117,8 @@ def recognize(images: Path | None, annotations: Path, *, key: str = "format") ->
             f"{path}: looks like {' and like '.join(formats)} ({first_few(seen.files, 4)}); set "
             f"{key} to one of them, or give a file"
         )
-    raise DataError(f"{path}: {_unknown(seen)}; or set {key} to one of {choices}")
+    otherwise = f"; or set {key} to one of {choices}" if key else f"; the formats are {choices}"
+    raise DataError(f"{path}: {_unknown(seen)}{otherwise}")
 
 
 def _unknown(seen: Seen) -> str:
