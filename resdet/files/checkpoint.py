@@ -7,7 +7,7 @@ model (a state dict), ema (averages of some of it, or None). A run adds what res
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ MODEL_KINDS = ("detector", "classifier", "localizer")
 WEIGHT_KINDS = (*MODEL_KINDS, "backbone")
 """What a checkpoint may hold."""
 KEYS = ("config", "class_names", "category_ids", "step", "model")
+SECTIONS = ("model", "model.backbone", "model.backbone.options", "data", "data.test_resize")
+"""Of the config: what other parts of the package read before the config is parsed."""
 
 
 def contents(
@@ -112,6 +114,7 @@ def check(values: Mapping[str, Any], path: Path) -> None:
     if (
         not isinstance(values.get("config"), dict | None)
         or not _is_plain(values.get("config"))
+        or not all(map(_is_section, _sections(values.get("config"))))
         or not _is_list_of(str, values.get("class_names"))
         or not _is_list_of(int, values.get("category_ids"))
     ):
@@ -126,6 +129,19 @@ def _is_list_of(kind: type, value: Any) -> bool:
     return value is None or (
         isinstance(value, list | tuple) and all(isinstance(each, kind) for each in value)
     )
+
+
+def _sections(config: Any) -> Iterator[Any]:
+    """The parts of a config that are read before it is parsed."""
+    for key in SECTIONS:
+        part = config
+        for name in key.split("."):
+            part = part.get(name) if isinstance(part, dict) else None
+        yield part
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, dict | None)
 
 
 def _is_plain(value: Any) -> bool:

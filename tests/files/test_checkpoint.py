@@ -48,6 +48,23 @@ def test_damaged_files_are_named(tmp_path):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model": "resnet50"},
+        {"model": {"backbone": ["resnet50"]}},
+        {"model": {"backbone": {"options": 5}}},
+        {"data": {"test_resize": 800}},
+        {"model": {"pixel_mean": torch.ones(3)}},
+        {3: {}},
+    ],
+)
+def test_a_config_without_its_sections_is_damaged(tmp_path, config):
+    torch.save(contents(config=config), tmp_path / "last.pt")
+    with pytest.raises(UserError, match="damaged checkpoint: its config"):
+        checkpoint.load(tmp_path / "last.pt")
+
+
 def test_code_in_a_file_is_not_run(tmp_path):
     path = tmp_path / "last.pt"
     torch.save(contents(config=Path("x")), path)
