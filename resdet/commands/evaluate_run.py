@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from resdet.config.detection import DetectionConfig
+from resdet.config.localization import LocalizationConfig
 from resdet.data.detection.plausibility import check_annotations
 from resdet.data.detection.readers import read_annotations
 from resdet.data.detection.table import AnnotationTable
@@ -43,7 +45,7 @@ def evaluate_run_on_val(
     """
     from resdet.engine.evaluate_detection import evaluate_run
 
-    _, validation = evaluate_run(
+    config, validation = evaluate_run(
         run,
         overrides,
         metrics=metrics,
@@ -55,7 +57,7 @@ def evaluate_run_on_val(
     if validation.loss is not None:
         parts = "  ".join(f"{name} {value:.4f}" for name, value in validation.losses.items())
         print(f"validation loss {validation.loss:.4f}  ({parts})\n")
-    return validation.result, folder_of(run)
+    return validation.result, folder_of_part(run, config)
 
 
 def folder_of(run: str | Path | Sequence[str | Path]) -> Path:
@@ -74,6 +76,14 @@ def folder_of(run: str | Path | Sequence[str | Path]) -> Path:
             names.append(path.name if path.is_dir() else f"{path.parent.name}_{path.stem}")
     plain = [re.sub(r"[^-.A-Za-z0-9]+", "_", name) for name in names]
     return Path("runs") / ("eval_" + "+".join(plain))[:100]
+
+
+def folder_of_part(
+    run: str | Path | Sequence[str | Path], config: DetectionConfig | LocalizationConfig
+) -> Path:
+    """`folder_of`, with a folder of its own for the test part of data.split."""
+    folder, split = folder_of(run), config.data.split
+    return folder if split is None or split.evaluate == "val" else folder / split.evaluate
 
 
 def check_out(out: str | Path | None, run: str | Path | Sequence[str | Path] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from resdet import hardware
-from resdet.commands.evaluate_run import folder_of
+from resdet.commands.evaluate_run import folder_of, folder_of_part
 from resdet.commands.loc_options import LocOptions
 from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.localization.dataset import TestImage
@@ -63,7 +63,7 @@ def evaluate_loc_runs(
     asking = None
     if classifiers:
         asking = _Asking(classifiers, crops, scales, device=device, precision=precision)
-    _, validation = evaluate_localization_run(
+    config, validation = evaluate_localization_run(
         runs,
         overrides,
         proposals=options.proposals,
@@ -75,7 +75,9 @@ def evaluate_loc_runs(
     result = validation.result
     result.summary["classes"] = "true class" if oracle else f"top 5 of {', '.join(classifiers)}"
     names = [folder_of(run).name for run in runs]
-    own = folder_of(runs[0]) if len(runs) == 1 else Path("runs") / f"eval_{'+'.join(names)}"[:100]
+    own = Path("runs") / f"eval_{'+'.join(names)}"[:100]
+    if len(runs) == 1:
+        own = folder_of_part(runs[0], config)
     return result, own
 
 

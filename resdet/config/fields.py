@@ -1,9 +1,19 @@
 """Types of the config's sections and values, and checks that hold between several."""
 
+from __future__ import annotations
+
+import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from resdet.config.find import own_path
 
@@ -84,12 +94,42 @@ BoxLoss = Literal["l1", "smooth_l1", "giou"]
 
 
 class HeldOutConfig(Section):
-    """Part of data.train that is held out for validation."""
+    """Parts of data.train that are held out for validation and for a test at the end."""
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the images to hold out; each class keeps this share as far as possible."""
+    """Share of the images to validate on; each class keeps this share as far as possible."""
+    test: BelowOne = 0.0
+    """Share of the images that training never sees, for `evaluate: test`."""
+    group_pattern: str | None = None
+    """Regular expression on file names: images whose first group, or else match, is the same stay
+    in one part, such as ^([^_]+)_ for the patient before the first _."""
+    group_key: str | None = None
+    """The same by a key of the images in COCO JSON, such as patient_id."""
+    evaluate: Literal["val", "test"] = "val"
+    """The part that evaluation commands evaluate; training validates on val."""
     seed: Seed = 0
     """Seed of the choice of images; independent of `train.seed`."""
+
+    @model_validator(mode="after")
+    def _parts(self) -> HeldOutConfig:
+        if self.val + self.test >= 1:
+            raise ValueError(
+                f"val {self.val:g} and test {self.test:g} leave nothing to train on; lower them"
+            )
+        if self.evaluate == "test" and not self.test:
+            raise ValueError("evaluate: test needs a test part; give its share, such as test: 0.1")
+        if self.group_pattern is not None and self.group_key is not None:
+            raise ValueError("group_pattern and group_key both make groups; give one of them")
+        return self
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return pattern
 
 
 def split_replaces_val(values: Any) -> Any:

@@ -161,9 +161,11 @@ def load_data(
     """Training and validation data, counted in the log."""
     data = build_data(config, resumed=resumed, strict=strict, decode_all=decode_all)
     if data.split is not None:
+        held_out, test = len(data.split.val), len(data.split.test)
+        more = f", and {test} for a test" if test else ""
         logger.info(
-            f"data.split: {len(data.split.val)} of {len(data.split.val) + len(data.split.train)} "
-            "images of data.train are held out for validation"
+            f"data.split: {held_out} of {held_out + test + len(data.split.train)} images of "
+            f"data.train are held out for validation{more}"
         )
     describe_data("data.train", data.train)
     if not len(data.train):

@@ -27,23 +27,26 @@ class DataSets:
     val: DetectionDataset | None
     split: Split | None
     """The images of each, where `val` was held out of data.train."""
+    test: DetectionDataset | None = None
+    """What training never sees; it is checked alone."""
 
     def check(self, *, strict: bool, contents: bool) -> None:
         """See `check_sets`; sets of other classes are an error elsewhere."""
         from resdet.data.plausibility import check_sets
 
-        if self.val is None or self.val.class_names != self.train.class_names:
-            return
-        check_sets(
-            self.train.located(),
-            self.val.located(),
-            self.val.findings,
-            what="objects",
-            classes=self.train.class_names,
-            counts=(self.train.objects_per_class, self.val.objects_per_class),
-            contents=contents,
-            strict=strict,
-        )
+        for held_out in (self.val, self.test):
+            if held_out is None or held_out.class_names != self.train.class_names:
+                continue
+            check_sets(
+                self.train.located(),
+                held_out.located(),
+                held_out.findings,
+                what="objects",
+                classes=self.train.class_names,
+                counts=(self.train.objects_per_class, held_out.objects_per_class),
+                contents=contents,
+                strict=strict,
+            )
 
 
 def build_data(
@@ -55,10 +58,13 @@ def build_data(
 ) -> DataSets:
     """Training and validation data; `resumed` is what the run has chosen already."""
     section, split, left_out = config.data.val, None, resumed.left_out if resumed else {}
-    train, val = _read(config, config.data.train, "data.train"), None
+    check_part(config.data.split)
+    train, val, test = _read(config, config.data.train, "data.train"), None, None
     if config.data.split is not None:
-        parts = held_out_parts(train, config.data.split, resumed.split if resumed else None)
-        train, val, split = parts
+        stored = resumed.split if resumed else None
+        parts, split = held_out_parts(train, config.data.split, stored)
+        train, val = parts["train"], parts["val"]
+        test = parts["test"] if split.test else None
     elif section is not None:
         val = _read(config, section, "data.val")
     train.left_out = left_out.get("data.train")
@@ -68,6 +74,7 @@ def build_data(
         build_train_data(config, part=train, strict=strict, decode_all=decode_all),
         build_val_data(config, part=val, strict=strict, decode_all=decode_all),
         split,
+        build_val_data(config, part=test, strict=strict, decode_all=decode_all) if test else None,
     )
     data.check(strict=strict, contents=decode_all)
     return data
@@ -87,7 +94,7 @@ def build_train_data(
     """
     transform = make_transform(config.data.augment)
     if part is None and config.data.split is not None:
-        part = _held_out(config, None)[0]
+        part = _held_out(config, None)["train"]
     read = part or _read(config, config.data.train, "data.train")
     dataset = _check(config, read, transform, config.data.keep_empty, strict, decode_all)
     if not dataset.table.has_annotations:
@@ -140,7 +147,7 @@ def build_val_data(
 
     section, resize = config.data.val, config.data.test_resize
     if part is None and config.data.split is not None:
-        part = _held_out(config, stored)[1]
+        part = _held_out(config, stored)[config.data.split.evaluate]
     if part is None and section is not None:
         part = _read(config, section, "data.val")
     if part is None:
@@ -157,7 +164,7 @@ def read_train_table(
     the split of the run, where it has one."""
     read = _read_boxes(config)
     if config.data.split is not None:
-        read = held_out_parts(read, config.data.split, stored)[0]
+        read = held_out_parts(read, config.data.split, stored)[0]["train"]
     return read.table
 
 
@@ -172,6 +179,7 @@ def _read_boxes(config: DetectionConfig | LocalizationConfig) -> AnnotatedImages
         format=files.format,
         classes=config.data.classes,
         outlines=False,
+        group_key=group_key(config.data.split),
         max_pixels=config.data.max_pixels,
         key="data.train",
     )
@@ -179,32 +187,54 @@ def _read_boxes(config: DetectionConfig | LocalizationConfig) -> AnnotatedImages
 
 def held_out_parts(
     read: AnnotatedImages, section: HeldOutConfig, stored: Split | None
-) -> tuple[AnnotatedImages, AnnotatedImages, Split]:
-    """The images to train on, those to validate on, and their ids.
+) -> tuple[dict[str, AnnotatedImages], Split]:
+    """The images to train, to validate and to test on, by these names, and their ids.
 
     Args:
         read: all images; its findings stay with the first part.
         stored: the split that the run has already; None splits now.
     Raises:
-        DataError: the stored split is of other images or another section, or a part gets no image.
+        DataError: the stored split is of other images, groups or another section, or a part gets
+            no image.
     """
-    from resdet.data.detection.split import hold_out
+    from resdet.data.detection.split import Split, hold_out, image_groups
 
-    split = stored or hold_out(read.table, section.val, section.seed)
-    if (split.share, split.seed) != (section.val, section.seed):
+    table = read.table
+    groups, label = image_groups(table, section.group_key, section.group_pattern)
+    asked = Split([], [], section.val, section.seed, [], section.test, label).settings()
+    split = stored or hold_out(
+        table, section.val, section.seed, test=section.test, groups=groups, grouped_by=label
+    )
+    if asked != split.settings():
         raise UserError(
-            f"data.split: val {section.val:g} and seed {section.seed}, but the run was split with "
-            f"val {split.share:g} and seed {split.seed}; leave the keys out"
+            f"data.split: {asked}, but the run was split with {split.settings()}; leave the keys "
+            "out"
         )
-    train, val = split.parts(read.table)
-    return replace(read, table=train), replace(read, table=val, findings=[]), split
+    parts = split.parts(table)
+    if groups is not None:
+        split.check_groups(table, groups)
+    held_out = {part: replace(read, table=parts[part], findings=[]) for part in parts}
+    return {**held_out, "train": replace(read, table=parts["train"])}, split
 
 
-def _held_out(
-    config: DetectionConfig, stored: Split | None
-) -> tuple[AnnotatedImages, AnnotatedImages, Split]:
+def group_key(section: HeldOutConfig | None) -> str | None:
+    """The key of images that a split goes by."""
+    return None if section is None else section.group_key
+
+
+def check_part(section: HeldOutConfig | None) -> None:
+    """UserError where training is asked to validate on the test part."""
+    if section is not None and section.evaluate != "val":
+        raise UserError(
+            "data.split.evaluate: test is for evaluating a run, and training validates on val; "
+            "leave it out"
+        )
+
+
+def _held_out(config: DetectionConfig, stored: Split | None) -> dict[str, AnnotatedImages]:
     assert config.data.split is not None
-    return held_out_parts(_read(config, config.data.train, "data.train"), config.data.split, stored)
+    read = _read(config, config.data.train, "data.train")
+    return held_out_parts(read, config.data.split, stored)[0]
 
 
 def _read(config: DetectionConfig, files: SplitConfig, key: str) -> AnnotatedImages:
@@ -219,6 +249,7 @@ def _read(config: DetectionConfig, files: SplitConfig, key: str) -> AnnotatedIma
         extras=config.data.extras,
         outlines=config.model.roi.mask_head is not None
         or (key == "data.train" and config.data.augment.copy_paste is not None),
+        group_key=group_key(config.data.split),
         max_pixels=config.data.max_pixels,
         key=key,
     )

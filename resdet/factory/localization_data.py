@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from resdet.config.detection import SplitConfig
 from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError
-from resdet.factory.detection_data import DataSets, held_out_parts
+from resdet.factory.detection_data import DataSets, check_part, group_key, held_out_parts
 
 if TYPE_CHECKING:
     from resdet.data.detection.annotated import AnnotatedImages
@@ -29,18 +29,22 @@ def build_localization_data(
     `resumed` is what the run has chosen already. `strict` makes every finding in the files an
     error; `decode_all` reads every image first.
     """
-    files, split = _read(config, config.data.train, "data.train"), None
+    check_part(config.data.split)
+    files, split, test = _read(config, config.data.train, "data.train"), None, None
     val = None if config.data.val is None else _read(config, config.data.val, "data.val")
     if config.data.split is not None:
         stored = resumed.split if resumed else None
-        files, val, split = held_out_parts(files, config.data.split, stored)
+        parts, split = held_out_parts(files, config.data.split, stored)
+        files, val = parts["train"], parts["val"]
+        test = parts["test"] if split.test else None
     left_out = resumed.left_out if resumed else {}
     files.left_out = left_out.get("data.train")
     if val is not None:
         val.left_out = left_out.get("data.val")
     train_data = _check(config, files, strict, decode_all)
     val_data = None if val is None else _check(config, val, strict, decode_all, is_val=True)
-    data = DataSets(train_data, val_data, split)
+    test_data = None if test is None else _check(config, test, strict, decode_all, is_val=True)
+    data = DataSets(train_data, val_data, split, test_data)
     data.check(strict=strict, contents=decode_all)
     return data
 
@@ -58,8 +62,8 @@ def build_localization_val_data(
     """
     if config.data.split is not None:
         read = _read(config, config.data.train, "data.train")
-        parts = held_out_parts(read, config.data.split, stored)
-        return _check(config, parts[1], strict, is_val=True)
+        parts, _ = held_out_parts(read, config.data.split, stored)
+        return _check(config, parts[config.data.split.evaluate], strict, is_val=True)
     if config.data.val is None:
         return None
     read = _read(config, config.data.val, "data.val")
@@ -72,7 +76,7 @@ def build_localization_train_data(
     """The training set alone, or what `data.split` leaves of it."""
     files = _read(config, config.data.train, "data.train")
     if config.data.split is not None:
-        files = held_out_parts(files, config.data.split, stored)[0]
+        files = held_out_parts(files, config.data.split, stored)[0]["train"]
     return _check(config, files, strict)
 
 
@@ -86,6 +90,7 @@ def _read(config: LocalizationConfig, files: SplitConfig, key: str) -> Annotated
         classes=config.data.classes,
         class_map=config.data.class_map,
         outlines=False,
+        group_key=group_key(config.data.split),
         max_pixels=config.data.max_pixels,
         key=key,
     )

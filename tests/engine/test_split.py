@@ -133,3 +133,59 @@ def test_plateau_accepts_held_out_images(config: Path) -> None:
     assert load_config(config, keys).optim.schedule == "plateau"
     with pytest.raises(UserError, match="plateau drops the rate by validations"):
         load_config(config, [*keys, "data.split=null"])
+
+
+def test_groups_and_a_test_part(config: Path, tmp_path: Path, caplog) -> None:
+    """Names 000001 to 000012, of which those with the same last digit stay together."""
+    keys = ["data.split.test=0.25", r"data.split.group_pattern=(\d)\.jpg$"]
+    run = train(config, keys, run_dir=tmp_path / "run", device="cpu")
+    split = split_of(run)
+    assert [len(split[part]) for part in ("train", "val", "test")] == [7, 3, 2]
+    part_of = {key: part for part in ("train", "val", "test") for key in split[part]}
+    assert part_of["000001"] == part_of["000011"] and part_of["000002"] == part_of["000012"]
+    assert split["groups"].startswith("group_pattern=")
+    folder = run / "test"
+    args = ["eval-voc", str(run), "data.split.evaluate=test", "--device", "cpu"]
+    before = (run / "eval.json").read_bytes()
+    assert cli.main(args) == 0
+    assert (folder / "eval.json").is_file() and (run / "eval.json").read_bytes() == before
+    _, validation = evaluate_run(run, ["data.split.evaluate=test"], device="cpu")
+    assert sorted(validation.result.truth.image_ids) == sorted(split["test"])
+    losses = losses_of(run)
+    train(None, ["train.max_steps=3"], run_dir=run, resume=True, device="cpu")
+    assert split_of(run) == split and {**losses_of(run), **losses} == losses_of(run)
+    with pytest.raises(UserError, match=r"split\.evaluate: test is for evaluating a run"):
+        train(config, [*keys, "data.split.evaluate=test"], run_dir=tmp_path / "b", device="cpu")
+    other = ["data.split.group_pattern=^(.)"]
+    with pytest.raises(UserError, match=r"but the run was split with val 0\.25, test 0\.25, gr"):
+        evaluate_run(run, other, device="cpu")
+
+
+def test_a_copy_in_the_test_part_is_a_leak(config: Path, tmp_path: Path) -> None:
+    keys = ["data.split.test=0.25"]
+    data = build_data(load_config(config, keys))
+    assert data.test is not None
+    sizes = [list(map(tuple, part.sizes.tolist())) for part in (data.train, data.test)]
+    [size, *_] = set(sizes[0]) & set(sizes[1])
+    source, target = (
+        part.path(own.index(size)) for part, own in zip((data.train, data.test), sizes, strict=True)
+    )
+    target.write_bytes(source.read_bytes())
+    data = build_data(load_config(config, keys), decode_all=True)
+    assert data.test is not None
+    found = [str(finding) for finding in data.test.findings]
+    assert any("byte for byte equal" in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["data.split.val=0.6", "data.split.test=0.5"], "leave nothing to train on"),
+        (["data.split.evaluate=test"], "evaluate: test needs a test part"),
+        (["data.split.group_pattern=("], "is not a regular expression"),
+        (["data.split.group_pattern=a", "data.split.group_key=b"], "give one of them"),
+    ],
+)
+def test_splits_that_cannot_be(config: Path, keys: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(config, keys)

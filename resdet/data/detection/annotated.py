@@ -43,6 +43,7 @@ def read_images(
     class_map: ClassMap | None = None,
     extras: Sequence[str] = (),
     outlines: bool = True,
+    group_key: str | None = None,
     max_pixels: int = MAX_PIXELS,
     key: str = "data",
 ) -> AnnotatedImages:
@@ -56,6 +57,7 @@ def read_images(
             Those of data.train are all there, data.val may lack some.
         extras: keys of further values per object, which become `Target.extra`.
         outlines: whether masks are wanted.
+        group_key: a key of the images that is wanted as `AnnotationTable.groups`.
         max_pixels: larger images are left out by `check_dataset`.
         key: the section of the config that names the files, such as data.train, for messages.
     Raises:
@@ -81,6 +83,7 @@ def read_images(
                 *(file, folder, tuple(extras), outlines),
                 classes=tuple(original_names(classes, class_map)),
                 format_key=f"{key}.format",
+                group_key=group_key,
                 part=key.rpartition(".")[2] if "." in key else None,
             )
             tables.append(_read_file(source, format, findings, key))

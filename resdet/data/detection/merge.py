@@ -120,6 +120,9 @@ def _concatenate(tables: Sequence[AnnotationTable]) -> AnnotationTable:
         image_extras={key: column.ragged() for key, column in lists.items()},
         has_annotations=all(table.has_annotations for table in tables),
         measured=_measured(tables),
+        groups=None
+        if any(table.groups is None for table in tables)
+        else pack_names(name for table in tables for name in table.groups or ()),
         **objects,  # type: ignore[arg-type]
     )
 

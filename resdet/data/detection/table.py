@@ -35,6 +35,8 @@ class Source:
     """Only class names and category ids are wanted; a reader may leave out all else."""
     classes: tuple[str, ...] = ()
     """Names that `data.classes` gives, for formats whose files do not list their classes."""
+    group_key: str | None = None
+    """A key of the images that is wanted as `AnnotationTable.groups`."""
     format_key: str = "format"
     """What messages call the key that gives the format."""
     part: str | None = None
@@ -116,6 +118,8 @@ class AnnotationTable:
     """Of the A objects, as annotated; None where they were not asked for."""
     extras: dict[str, NDArray[Any]] = field(default_factory=dict)
     """(A, …) further values per object, by the key of the file."""
+    groups: Names | None = None
+    """N values of `Source.group_key` as JSON, null where an image has none; None without a key."""
     image_extras: dict[str, Ragged] = field(default_factory=dict)
     """N lists of labels per image: LVIS's neg_category_ids and not_exhaustive_category_ids."""
     class_extras: dict[str, list[Any]] = field(default_factory=dict)
@@ -170,6 +174,7 @@ class AnnotationTable:
             file_of_image=self.file_of_image[rows],
             file_names=self.file_names.select(rows),
             sizes=self.sizes[rows],
+            groups=None if self.groups is None else self.groups.select(rows),
             measured=None if self.measured is None else self.measured[rows],
             image_of=(np.cumsum(keep) - 1)[table.image_of],
             image_extras={k: lists.select(rows) for k, lists in self.image_extras.items()},

@@ -1,5 +1,6 @@
 """COCO files as a table: every image and object is checked once, for all users of the table."""
 
+import json
 import os
 from itertools import chain
 from typing import Any
@@ -35,7 +36,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
     categories = Categories(file, findings)
     if source.classes_only:
         file.lists |= {"images": [], "annotations": []}
-    images = _Images(file, categories.rows, findings)
+    images = _Images(file, categories.rows, findings, source.group_key)
     sizes = images.sizes.array()
     objects = Objects(source, IdRows(images.row_of), sizes, categories.rows, findings).read(file)
     table = AnnotationTable(
@@ -46,6 +47,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
         file_of_image=np.zeros(len(sizes), np.int32),
         file_names=pack_names(images.names),
         sizes=sizes,
+        groups=None if source.group_key is None else pack_names(images.groups),
         image_extras={key: lists.ragged() for key, lists in images.lists.items()},
         class_extras=categories.extras,
         has_annotations="annotations" in file.lists,
@@ -58,7 +60,12 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
 class _Images:
     """The images of a file; those left out for a fault of their own are reported."""
 
-    def __init__(self, file: CocoFile, labels: IdRows, findings: list[Finding]) -> None:
+    def __init__(
+        self, file: CocoFile, labels: IdRows, findings: list[Finding], group_key: str | None
+    ) -> None:
+        self.group_key = group_key
+        self.groups: list[str] = []
+        """By row, as JSON."""
         self.path, self.labels, self.findings = file.path, labels, findings
         self.ids: list[int | str] = []
         """By row; those of `shared` may be repeated."""
@@ -69,7 +76,8 @@ class _Images:
         self.names: list[str] = []
         self.sizes = Column(np.int32, 2)
         self.lists: dict[str, RaggedColumn] = {}
-        for chunk in file.chunks("images", IMAGE_KEYS):
+        keys = IMAGE_KEYS if group_key is None else (*IMAGE_KEYS, group_key)
+        for chunk in file.chunks("images", keys):
             self._add(chunk)
         for key, rows in self.shared.items():
             files = some([self.names[row] for row in rows], 3)
@@ -93,6 +101,8 @@ class _Images:
             self.row_of.setdefault(key, len(self.ids))
             self.ids.append(key)
             self.names.append(name)
+            if self.group_key is not None:
+                self.groups.append(json.dumps(record.get(self.group_key), sort_keys=True))
             sizes.append(self._size(chunk, row))
             rows.append(row)
         self.sizes.extend(sizes)
