@@ -26,11 +26,11 @@ from resdet.data.detection.readers.mask_files import (
     Decoded,
     Masked,
     check_size,
-    image_size,
     mask_names,
     only_class,
     pair_masks,
     read_masks,
+    sized,
 )
 from resdet.data.detection.readers.mask_legend import CLASSES_FILE, Legend, pack, read_legend
 from resdet.data.detection.readers.shapes import ShapeTable
@@ -81,7 +81,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
         )
 
     def decode(image: Masked) -> Decoded:
-        decoded = Decoded(image_size(source, image) or (0, 0))
+        decoded = sized(source, image)
         item = image.masks[0]
         classes = _labelled(decoded, folder / item, item, legend)
         if classes is None or not check_size(decoded, item, classes.shape):

@@ -17,11 +17,11 @@ from resdet.data.detection.readers.mask_files import (
     Decoded,
     Masked,
     check_size,
-    image_size,
     mask_names,
     only_class,
     pair_masks,
     read_masks,
+    sized,
 )
 from resdet.data.detection.readers.mask_legend import CLASSES_FILE, find_legend, read_value_classes
 from resdet.data.detection.readers.shapes import ShapeTable
@@ -106,7 +106,7 @@ def _read(
     folder = Path(source.path)
 
     def decode(image: Masked) -> Decoded:
-        decoded, item = Decoded(image_size(source, image) or (0, 0)), image.masks[0]
+        decoded, item = sized(source, image), image.masks[0]
         labels = read_labels(folder / item)
         if not check_size(decoded, item, labels.shape):
             decoded.usable = False

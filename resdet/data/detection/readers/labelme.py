@@ -31,6 +31,7 @@ from resdet.data.detection.readers.shapes import (
     ellipse_shape,
     polygon_box,
     polygon_shape,
+    within,
 )
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import UserError
@@ -222,13 +223,13 @@ def _numbers(points: Any) -> list[float]:
         isinstance(point, list) and len(point) == 2 for point in points
     )
     flat: list[Any] = list(chain.from_iterable(points)) if is_list else [None]
-    if any(type(value) not in (int, float) for value in flat):
+    if not set(map(type, flat)) <= {int, float}:
         raise UserError(f"has points {shown(points)}, not a list of [x, y]")
     try:
-        numbers = [float(value) for value in flat]
+        numbers = list(map(float, flat))
     except OverflowError:
         numbers = [math.inf]
-    if not all(abs(value) <= LARGEST for value in numbers):  # false for NaN too
+    if not within(numbers, LARGEST):
         raise UserError(f"has points {shown(points)}, not finite numbers of pixels")
     return numbers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,8 @@ from resdet.files.findings import DROPPED, DataError, Finding, log_findings
 from resdet.files.images import is_image, read_size
 from resdet.files.walk import list_files
 
+logger = logging.getLogger("resdet")
+
 ENDINGS = (
     "_cp_masks", "_masks", "_mask", "_labels", "_label", "_labelIds", "_instanceIds",
     "_gtFine_instanceIds", "_instances", "_seg", "_segmentation", "_gt", "_L",
@@ -28,7 +31,10 @@ ENDINGS = (
 CACHED_S = 2.0
 """Seconds of decoding from which its results are kept."""
 
-VERSION = b"masks 1"
+MANY = 2000
+"""Masks of which the log tells before they are decoded."""
+
+VERSION = b"masks 2"
 """Of what `decode` gives; another one makes kept results void."""
 
 IMAGE_ENDINGS = ("", "_leftImg8bit", "_image", "_img")
@@ -64,6 +70,8 @@ class Decoded:
     """Item, what is wrong, and the remedy."""
     usable: bool = True
     """Whether the image is kept."""
+    measured: bool = False
+    """Whether the size is that of the image's header; else of its first mask."""
 
 
 class ImageNames:
@@ -155,15 +163,15 @@ def mask_names(folder: Path) -> list[str]:
     return [name for name in listing.files if is_image(name)]
 
 
-def image_size(source: Source, image: Masked) -> tuple[int, int] | None:
-    """(height, width) of an image from its header; None without an image folder, or where it can't
-    be read, which is reported by whoever needs it."""
+def sized(source: Source, image: Masked) -> Decoded:
+    """No objects yet, and the size from the image's header; unknown without an image folder, or
+    where it can't be read, which whoever needs the image reports."""
     if source.images is None:
-        return None
+        return Decoded()
     try:
-        return read_size(Path(source.images) / image.file_name)
+        return Decoded(read_size(Path(source.images) / image.file_name), measured=True)
     except DataError:
-        return None
+        return Decoded()
 
 
 def check_size(decoded: Decoded, item: str, shape: tuple[int, ...]) -> bool:
@@ -213,7 +221,9 @@ def read_masks(
     state = _state(source, images, [decode.__module__, *classes], others)
     results = _cached(key, state)
     if results is None:
-        start = time.monotonic()
+        start, masks = time.monotonic(), sum(len(image.masks) for image in images)
+        if masks > MANY:
+            logger.info("%s: decoding %d masks, once until a file changes", source.path, masks)
         with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
             results = list(pool.map(guarded, images))
         if time.monotonic() - start > CACHED_S:
@@ -222,7 +232,8 @@ def read_masks(
         for problem in decoded.problems:
             table.report(*problem)
         if decoded.usable:
-            row = table.add_image(image.key, image.file_name, decoded.size)
+            size, measured = decoded.size, decoded.measured
+            row = table.add_image(image.key, image.file_name, size, measured=measured)
             if row is not None:
                 table.add_codes(row, decoded.names, decoded.codes)
     if images and not any(decoded.usable for decoded in results):

@@ -26,10 +26,10 @@ from resdet.data.detection.readers.mask_files import (
     ImageNames,
     Masked,
     check_size,
-    image_size,
     mask_names,
     only_class,
     read_masks,
+    sized,
 )
 from resdet.data.detection.readers.shapes import ShapeTable
 from resdet.data.detection.table import AnnotationTable, Source
@@ -68,7 +68,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
         _leave_out_loose(table, images)
 
     def decode(image: Masked) -> Decoded:
-        decoded = Decoded(image_size(source, image) or (0, 0))
+        decoded = sized(source, image)
         for name, label in zip(image.masks, image.classes, strict=True):
             mask = read_labels(folder / name)
             if not check_size(decoded, name, mask.shape):

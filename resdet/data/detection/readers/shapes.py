@@ -24,7 +24,7 @@ from resdet.data.detection.table import (
 from resdet.data.names import pack_ids, pack_names
 from resdet.errors import UserError
 from resdet.files.findings import DROPPED, Finding
-from resdet.files.rle import Rle, is_polygon, union_of_polygons
+from resdet.files.rle import MAX_COORDINATE, Rle, union_of_polygons
 
 Report = Callable[[str, str, str], None]
 """Takes the item, what is wrong with it, and the remedy."""
@@ -70,7 +70,7 @@ class ShapeTable:
         """Rows of images by their file names."""
         self.sizes: list[tuple[int, int]] = []
         self.image_of, self.name_of = Column(np.int64), Column(np.int64)
-        self.boxes = Column(np.float64, 4)
+        self.boxes, self.measured = Column(np.float64, 4), Column(np.bool_)
         self.position: dict[str, int] = {}
         """Of each class name, in the order of their appearance."""
         self.outlines, self.areas = OutlineColumns(), Column(np.float64)
@@ -80,9 +80,11 @@ class ShapeTable:
         """Adds a finding."""
         self.findings.append(Finding(self.source.path, item, what, remedy))
 
-    def add_image(self, key: str, file_name: str, size: tuple[int, int]) -> int | None:
-        """The row of a new image of (height, width), (0, 0) where unknown; None, with a finding,
-        where another has the same file."""
+    def add_image(
+        self, key: str, file_name: str, size: tuple[int, int], *, measured: bool = False
+    ) -> int | None:
+        """The row of a new image of (height, width), (0, 0) where unknown, which was `measured` in
+        its header; None, with a finding, where another has the same file."""
         if file_name in self.row_of:
             other = self.ids[self.row_of[file_name]]
             remedy = "it is left out; remove one of the two"
@@ -91,6 +93,7 @@ class ShapeTable:
         row = self.row_of[file_name] = len(self.ids)
         self.ids.append(key)
         self.sizes.append(size)
+        self.measured.extend([measured])
         return row
 
     def add_object(self, image: int, name: str, shapes: Sequence[Shape]) -> None:
@@ -168,6 +171,7 @@ class ShapeTable:
             ignored=no,
             annotation_ids=np.arange(1, count + 1),
             outlines=self.outlines.outlines() if self.source.outlines else None,
+            measured=self.measured.array(),
             extras={k: join_extras([none], k, self.source.path) for k in self.source.extras},
         )
 
@@ -223,7 +227,7 @@ def box_shape(numbers: Sequence[float]) -> Shape:
         UserError: the numbers are not such; the text says what is wrong.
     """
     x1, y1, x2, y2 = numbers
-    if not all(abs(value) <= LARGEST for value in numbers):  # false for NaN too
+    if not within(numbers, LARGEST):
         raise UserError(f"has corners {shorten(numbers)}, not finite numbers of pixels")
     return Shape(box=(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
 
@@ -236,9 +240,14 @@ def polygon_shape(numbers: Sequence[float]) -> Shape:
     """
     if len(numbers) < 6:
         raise UserError(f"is a polygon of {len(numbers) // 2} point(s), which encloses nothing")
-    if not is_polygon(list(numbers)):
+    if not within(numbers, MAX_COORDINATE):
         raise UserError(f"has points {shorten(numbers)}, not finite numbers of pixels")
     return Shape(polygon=tuple(numbers))
+
+
+def within(numbers: Sequence[float], most: float) -> bool:
+    """Whether all numbers are finite and at most `most` away from 0."""
+    return math.isfinite(sum(numbers)) and -most <= min(numbers) and max(numbers) <= most
 
 
 def shorten(numbers: Sequence[float]) -> str:
@@ -258,7 +267,7 @@ def ellipse_shape(
         UserError: its numbers are not finite, or a radius is not positive.
     """
     numbers = (*centre, *radii, degrees)
-    if not all(abs(value) <= LARGEST for value in numbers) or min(radii) <= 0:
+    if not within(numbers, LARGEST) or min(radii) <= 0:
         raise UserError(f"has centre and radii {shorten(numbers)}, not finite and positive")
     # the sagitta of n sides is r (1 - cos(π / n)), about r π² / 2 n²; a multiple of 4 keeps the box
     sides = 4 * math.ceil(math.pi * math.sqrt(max(radii) / (2 * CURVE_ERROR)) / 4)
