@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ def caption(row: int, answers: Answers, names: list[str]) -> str:
 
 def entry_of(data: Any, place: int, row: int, answers: Answers, names: list[str]) -> Entry:
     """The image at a place of the data set for an album."""
-    name = answers.names[row]
+    name = "/".join(Path(answers.names[row]).parts[-2:])
     entry = Entry(name, partial(data.read, place), (0, 0))
     entry.caption = caption(row, answers, names)
     return entry

@@ -31,6 +31,7 @@ from resdet.report.data import (
 )
 from resdet.report.gallery import Shown
 from resdet.report.matching import Floats, Ints
+from resdet.report.numbers import heading
 from resdet.report.pictures import Album
 from resdet.report.source import RunSource
 
@@ -172,7 +173,7 @@ def compare_classifiers(
     for name, column in (("top1_percent", 0), ("top5_percent", -1)):
         low, high = mean_interval(right[1][:, column].astype(int) - right[0][:, column])
         before, after = (accuracy(each)[name] for each in (one, two))
-        found.append(significance(name, before, after, 100 * low, 100 * high))
+        found.append(significance(heading(name), before, after, 100 * low, 100 * high))
     changed = _changed_answers(one, two, sources[0], album, class_names)
     return RunComparison(run, differing, found, METHOD.format(n=RESAMPLES), changed)
 

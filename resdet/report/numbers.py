@@ -58,16 +58,21 @@ def metrics_table(result: Result) -> Table | None:
     """The summary, one row per kind."""
     groups = {name: each for name, each in result.summary.items() if isinstance(each, dict)}
     plain = {name: each for name, each in result.summary.items() if name not in groups}
-    note = "COCO's numbers are fractions of 1; names that end in _percent are percents."
     if groups:
         columns = list(next(iter(groups.values())))
         rows = [
             [name, *(value_of(each.get(key)) for key in columns)] for name, each in groups.items()
         ]
-        return Table("Metrics", ["kind", *columns], rows, note)
+        return Table("Metrics", ["kind", *map(heading, columns)], rows, "Fractions of 1.")
     if plain:
-        return Table("Metrics", ["", *plain], [["all", *map(value_of, plain.values())]], note)
+        columns = ["", *map(heading, plain)]
+        return Table("Metrics", columns, [["", *map(value_of, plain.values())]])
     return None
+
+
+def heading(name: str) -> str:
+    """The name of a number as a table shows it: top1_percent is top1 %."""
+    return name.replace("_percent", " %").removeprefix("num_").replace("_", " ")
 
 
 def class_tables(result: Result) -> list[Table]:
@@ -80,10 +85,11 @@ def class_tables(result: Result) -> list[Table]:
         shown = [row for row in rows if not counts or any(row[name] for name in counts)]
         cells = [[row["name"], *(value_of(row[name]) for name in names)] for row in shown]
         bars = next((name for name in names if name in ("AP", "loc_error_percent")), None)
-        headings = [name.removeprefix("num_").replace("gt", "objects") for name in names]
+        headings = ["objects" if name == "num_gt" else heading(name) for name in names]
         left = len(rows) - len(shown)
         note = f"{left} classes have neither objects nor detections." if left else ""
         title = f"Per class, {group}" if group else "Per class"
+        bars = None if bars is None else heading(bars)
         tables.append(Table(title, ["class", *headings], cells, note, bars))
     return tables
 

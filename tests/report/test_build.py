@@ -246,7 +246,7 @@ def test_a_classifiers_report(tmp_path: Path, made: list[Report]) -> None:
     stored = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert one.metrics is not None
     values = dict(zip(one.metrics.columns[1:], one.metrics.rows[0][1:], strict=True))
-    assert values["top1_percent"] == stored["top1_percent"] and values["num_images"] == 18
+    assert values["top1 %"] == stored["top1_percent"] and values["images"] == 18
     matrix = np.array(one.confusion[0].matrix)
     assert 100 * np.trace(matrix) / 18 == pytest.approx(stored["top1_percent"])
     assert one.confusion[0].names == ["blue", "green", "red"]
@@ -260,7 +260,7 @@ def test_a_classifiers_report(tmp_path: Path, made: list[Report]) -> None:
     both = report_command(runs=[tmp_path / "run", tmp_path / "other"], out=tmp_path / "both.html")
     assert both.is_file()
     (comparison,) = made[-1].comparisons
-    assert [each.metric for each in comparison.significance] == ["top1_percent", "top5_percent"]
+    assert [each.metric for each in comparison.significance] == ["top1 %", "top5 %"]
 
 
 def test_runs_of_two_tasks_have_nothing_in_common(run: Path, tmp_path: Path) -> None:
