@@ -31,10 +31,11 @@ from resdet.config.fields import (
     check_validations,
     split_replaces_val,
 )
-from resdet.config.find import is_folder, own_path
+from resdet.config.find import own_path
 from resdet.config.model import ModelConfig
 from resdet.config.testing import TestConfig
 from resdet.files.image_limits import MAX_PIXELS
+from resdet.files.regular import is_folder
 
 
 class SplitConfig(Section):

@@ -47,14 +47,6 @@ def own_path(path: str | Path) -> Path:
         return Path(path)
 
 
-def is_folder(path: Path) -> bool:
-    """False also for a name that no folder can have."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def is_file(path: Path) -> bool:
     """False also for a name that no file can have, such as one that is too long."""
     try:

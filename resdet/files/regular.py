@@ -56,6 +56,22 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; no for names that no folder can have."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def exists(path: Path) -> bool:
+    """Whether anything is there; no for names that nothing can have."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _other_kind(path: str | Path) -> str | None:
     """The message on something that is not a regular file."""
     try:

@@ -22,14 +22,17 @@ FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"
 MASKS = ("object_masks", "label_masks", "class_masks", "cvat_masks")
 
 
-def _copied(folder: Path, name: str) -> tuple[Path, Path]:
+def copied(folder: Path, name: str) -> tuple[Path, Path]:
     """The images and the annotations of a format, as copies."""
     for each in ("images", name):
-        shutil.copytree(FORMATS / each, folder / each)
+        if (FORMATS / each).is_dir():
+            shutil.copytree(FORMATS / each, folder / each)
+        else:
+            shutil.copyfile(FORMATS / each, folder / each)
     return folder / "images", folder / name
 
 
-def _read(rng: random.Random, images: Path, path: Path, format: str) -> None:
+def read_as(rng: random.Random, images: Path, path: Path, format: str) -> None:
     """As training reads it, by its name or recognised."""
     known = format if rng.random() < 0.7 else None
     use(dataset(rng, images, path, known, 28 if rng.random() < 0.7 else None))
@@ -37,7 +40,7 @@ def _read(rng: random.Random, images: Path, path: Path, format: str) -> None:
 
 def labelme(rng: random.Random, folder: Path) -> None:
     """LabelMe's JSON with other values or bytes."""
-    images, path = _copied(folder, "labelme")
+    images, path = copied(folder, "labelme")
     for file in rng.sample(sorted(path.iterdir()), rng.choice([1, 2, 12])):
         tree = json.loads(file.read_text())
         if rng.random() < 0.3:
@@ -52,7 +55,7 @@ def labelme(rng: random.Random, folder: Path) -> None:
                 },
             ]
         file.write_bytes(to_json(rng, mutate_tree(rng, tree)))
-    _read(rng, images, path, "labelme")
+    read_as(rng, images, path, "labelme")
 
 
 PNG = (
@@ -74,7 +77,7 @@ VIDEO = """<annotations><version>1.1</version><meta><task><labels><label><name>l
 
 def cvat(rng: random.Random, folder: Path) -> None:
     """CVAT's XML, for images or for video, with other words or bytes."""
-    images, path = _copied(folder, "cvat")
+    images, path = copied(folder, "cvat")
     file = path / "annotations.xml"
     if rng.random() < 0.4:
         file.write_text(VIDEO)
@@ -86,7 +89,7 @@ def cvat(rng: random.Random, folder: Path) -> None:
         else:
             data = changed_xml(rng, data) if kind < 0.8 else mutate_bytes(rng, data, 1)
     file.write_bytes(data)
-    _read(rng, images, rng.choice([path, file]), "cvat")
+    read_as(rng, images, rng.choice([path, file]), "cvat")
 
 
 def _changed_attribute(rng: random.Random, data: bytes) -> bytes:
@@ -102,7 +105,7 @@ def _changed_attribute(rng: random.Random, data: bytes) -> bytes:
 def masks(rng: random.Random, folder: Path) -> None:
     """Mask files and their legends with other bytes, names or sizes."""
     name = rng.choice(MASKS)
-    images, path = _copied(folder, name)
+    images, path = copied(folder, name)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     legends = [file for file in files if file.suffix != ".png"]
     for _ in range(rng.choice([1, 2, 6])):
@@ -124,7 +127,7 @@ def masks(rng: random.Random, folder: Path) -> None:
             case _:
                 file.write_bytes(mutate_bytes(rng, file.read_bytes()))
     format = "class_masks" if name == "cvat_masks" else name
-    _read(rng, images, path, format)
+    read_as(rng, images, path, format)
 
 
 def changed_words(rng: random.Random, text: str) -> bytes:

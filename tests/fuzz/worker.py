@@ -24,20 +24,22 @@ from tests.fuzz.outcome import check_message
 Target = Callable[[random.Random, Path], None]
 
 TARGETS = {
-    "config": ("texts.config", 45),
+    "config": ("texts.config", 35),
     "overrides": ("texts.overrides", 40),
     "annotations": ("texts.annotations", 40),
     "layouts": ("texts.layouts", 15),
     "labelme": ("formats.labelme", 10),
     "cvat": ("formats.cvat", 10),
     "masks": ("formats.masks", 14),
+    "yolo": ("boxes.yolo", 12),
+    "csv": ("boxes.csv", 8),
     "tables": ("formats.tables", 6),
     "results": ("texts.results", 20),
     "run_lengths": ("texts.run_lengths", 15),
     "logs": ("texts.logs", 8),
     "checkpoints": ("binaries.checkpoints", 20),
     "resume": ("binaries.resume", 4),
-    "images": ("binaries.images", 49),
+    "images": ("binaries.images", 39),
     "predict": ("binaries.predict", 4),
 }
 """Where each target is, and its share of 300 cases."""

@@ -181,7 +181,7 @@ def find_targets(
     past = objects & ~flat & ~outside & (np.abs(whole - boxes) > CLIP_TOLERANCE).any(axis=1)
     for row in np.flatnonzero(flat | outside | past).tolist():
         height, width = table.sizes[table.image_of[row]].tolist()
-        box = [int(v) if v.is_integer() else v for v in table.boxes_xywh[row].tolist()]
+        box = [int(v) if v.is_integer() else round(v, 3) for v in table.boxes_xywh[row].tolist()]
         what = f"has bbox {box} without {'width' if box[2] <= 0 else 'height'}"
         if not flat[row]:
             place = "outside" if outside[row] else "past"

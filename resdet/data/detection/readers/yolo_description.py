@@ -13,7 +13,7 @@ import yaml
 
 from resdet.data.detection.readers.xml_files import Report
 from resdet.files.findings import DataError
-from resdet.files.regular import is_file, open_regular
+from resdet.files.regular import exists, is_file, open_regular
 
 YAML = (".yaml", ".yml")
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -74,7 +74,7 @@ def list_suffixes(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Files with one of these suffixes, data.yaml first."""
     try:
         found = [one for one in folder.iterdir() if one.name.lower().endswith(tuple(suffixes))]
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with NUL
         return []
     return sorted(found, key=lambda one: (one.name != "data.yaml", one.name))
 
@@ -200,13 +200,13 @@ def stated_paths(stated: str, roots: Sequence[Path]) -> Iterator[Path]:
     text = stated.strip().replace("\\", "/")
     whole = Path(text).expanduser()
     if whole.is_absolute() or re.match(r"[A-Za-z]:", text):
-        if whole.exists():
+        if exists(whole):
             yield whole
     else:
-        yield from (root / text for root in roots if (root / text).exists())
+        yield from (root / text for root in roots if exists(root / text))
     parts = [part for part in PurePosixPath(text).parts if part not in ("/", ".", "..")]
     for first in range(len(parts)):
         if parts[first:] == ["images"] and first:
             return  # the folder of all parts
         rest = "/".join(parts[first:])
-        yield from (root / rest for root in roots if (root / rest).exists())
+        yield from (root / rest for root in roots if exists(root / rest))

@@ -27,6 +27,7 @@ from resdet.data.detection.readers.yolo_description import (
 from resdet.errors import first_few
 from resdet.files.findings import DataError, log_findings
 from resdet.files.images import SUFFIXES, is_image
+from resdet.files.regular import is_folder
 from resdet.files.walk import list_files
 
 NO_LABELS = frozenset((*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "notes.txt"))
@@ -132,10 +133,10 @@ def labels_of(images: Path) -> Path:
     """The folder of the label files of a folder of images: labels in place of the last images, or
     where that is not there the folder itself."""
     for path in (images, images.absolute()):
-        if (labels := _swapped(path, "images", "labels")) is not None and labels.is_dir():
+        if (labels := _swapped(path, "images", "labels")) is not None and is_folder(labels):
             return labels
     inner = images / "labels"  # a folder with images and labels, such as Roboflow's train
-    return inner if (images / "images").is_dir() and inner.is_dir() else images
+    return inner if is_folder(images / "images") and is_folder(inner) else images
 
 
 def _swapped(path: Path, old: str, new: str) -> Path | None:
