@@ -27,8 +27,10 @@ MODEL_KINDS = ("detector", "classifier", "localizer")
 WEIGHT_KINDS = (*MODEL_KINDS, "backbone")
 """What a checkpoint may hold."""
 KEYS = ("config", "class_names", "category_ids", "step", "model")
-SECTIONS = ("model", "model.backbone", "model.backbone.options", "data", "data.test_resize")
+SECTIONS = ("model", "model.backbone", "model.backbone.options", "data")
 """Of the config: what other parts of the package read before the config is parsed."""
+DETECTOR_SECTIONS = (*SECTIONS, "data.test_resize")
+"""The same for detectors; the `data.test_resize` of others is a number of pixels."""
 
 
 def contents(
@@ -114,7 +116,7 @@ def check(values: Mapping[str, Any], path: Path) -> None:
     if (
         not isinstance(values.get("config"), dict | None)
         or not _is_plain(values.get("config"))
-        or not all(map(_is_section, _sections(values.get("config"))))
+        or not all(isinstance(part, dict | None) for part in _sections(values))
         or not _is_list_of(str, values.get("class_names"))
         or not _is_list_of(int, values.get("category_ids"))
     ):
@@ -131,17 +133,13 @@ def _is_list_of(kind: type, value: Any) -> bool:
     )
 
 
-def _sections(config: Any) -> Iterator[Any]:
-    """The parts of a config that are read before it is parsed."""
-    for key in SECTIONS:
-        part = config
+def _sections(values: Mapping[str, Any]) -> Iterator[Any]:
+    """The parts of a checkpoint's config that are read before it is parsed."""
+    for key in DETECTOR_SECTIONS if values.get("kind") == "detector" else SECTIONS:
+        part = values.get("config")
         for name in key.split("."):
             part = part.get(name) if isinstance(part, dict) else None
         yield part
-
-
-def _is_section(value: Any) -> bool:
-    return isinstance(value, dict | None)
 
 
 def _is_plain(value: Any) -> bool:

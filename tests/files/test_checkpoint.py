@@ -48,6 +48,13 @@ def test_damaged_files_are_named(tmp_path):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize("kind", ["classifier", "localizer"])
+def test_classifiers_resize_to_a_number_of_pixels(tmp_path, kind):
+    config = {"data": {"test_resize": 256}}
+    torch.save(contents(kind=kind, config=config), tmp_path / "last.pt")
+    assert checkpoint.load(tmp_path / "last.pt")["config"] == config
+
+
 @pytest.mark.parametrize(
     "config",
     [
