@@ -334,6 +334,13 @@ def classification() -> Report:
     return Report("hymenoptera", "30 November 2026, resdet 0.9", [run], pictures)
 
 
+def bare() -> Report:
+    """A run of which little is known."""
+    metrics = Table("Metrics", ["kind", "AP", "images"], [["bbox", None, 12]])
+    run = RunReport("bare", "runs/bare", "detection", [], [], metrics=metrics)
+    return Report("bare", "", [run], notes=["There are no predictions."])
+
+
 def hostile() -> Report:
     """Names that try to break out of the page."""
     pictures = [picture(i, HOSTILE, 1, name) for i, name in enumerate(HOSTILE)]

@@ -34,6 +34,7 @@ REPORTS = {
     "comparison": example.comparison,
     "classification": example.classification,
     "hostile": example.hostile,
+    "bare": example.bare,
 }
 
 
@@ -369,6 +370,13 @@ def test_classifier(opened: Opened) -> None:
     page.get_by_label("Class", exact=True).select_option(label="bees")
     assert status(page).startswith("2 of 5 match the filters")
     assert page.locator(".tiles dd").all_inner_texts() == ["94.1", "0.187"]
+
+
+def test_sections_without_content_are_left_out(opened: Opened) -> None:
+    page = opened("bare")
+    assert page.locator("main h2").all_inner_texts() == ["Overview", "Metrics"]
+    assert page.locator(".notes").inner_text() == "There are no predictions."
+    assert page.locator("#metrics td").all_inner_texts() == ["–", "12"]
 
 
 def test_hostile_names_are_text(opened: Opened) -> None:
