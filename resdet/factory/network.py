@@ -14,7 +14,7 @@ from resdet.factory.imports import naming_imports
 from resdet.interop.architecture import architecture_of, described, remedy
 from resdet.interop.convert import describe_network
 from resdet.interop.fitting import load_exactly, refuse_classifier
-from resdet.interop.loaded import LoadedWeights
+from resdet.interop.loaded import LoadedWeights, value_at
 from resdet.interop.weights import read_weights
 from resdet.models.predict import Predictor
 
@@ -155,11 +155,11 @@ def resolve_config(config: C) -> Resolved[C]:
     asked.get("backbone", {}).pop("name", None)
     values = config_to_dict(config)
     values["model"] = _merged(model, asked)
-    values["imports"] += [
-        name for name in theirs.get("imports") or [] if name not in config.imports
-    ]
+    imports = theirs.get("imports")
+    if isinstance(imports, list):
+        values["imports"] += [name for name in imports if name not in config.imports]
     if isinstance(config, DetectionConfig):
-        method = ((theirs.get("data") or {}).get("test_resize") or {}).get("method")
+        method = value_at(theirs, "data.test_resize.method")
         if method is not None and "method" not in config.data.test_resize.model_fields_set:
             values["data"]["test_resize"]["method"] = method
     resolved = config_from_dict(values, f"model.weights={spec}")

@@ -61,7 +61,7 @@ def test_classifiers_resize_to_a_number_of_pixels(tmp_path, kind):
         {"model": "resnet50"},
         {"model": {"backbone": ["resnet50"]}},
         {"model": {"backbone": {"options": 5}}},
-        {"data": {"test_resize": 800}},
+        {"data": [1]},
         {"model": {"pixel_mean": torch.ones(3)}},
         {3: {}},
     ],
