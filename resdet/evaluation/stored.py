@@ -85,12 +85,22 @@ class Stored:
             gone = np.flatnonzero((self.num_objects == 0) & (objects > 0))
             kept = np.delete(np.arange(len(objects)), gone)
             same = bool((self.num_objects[kept] == objects[kept]).all())
+            same &= _masks_fit(self.predictions, table)
         if not same:
             raise DataError(
                 f"{self.path}: its detections are of other images, objects or classes than "
                 f"{table.source} has now; {AGAIN}"
             )
         return table.without_objects(gone.tolist()) if len(gone) else table
+
+
+def _masks_fit(predictions: Any, table: AnnotationTable) -> bool:
+    """Whether masks have the sizes of their images, which evaluators take for granted."""
+    rles = getattr(predictions, "rles", None)
+    if not rles:
+        return True
+    sizes = np.array([rle["size"] for rle in rles])
+    return np.array_equal(sizes, table.sizes[predictions.images])
 
 
 def store(

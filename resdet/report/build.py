@@ -14,6 +14,7 @@ from resdet.errors import UserError
 from resdet.files.run_log import read_log
 from resdet.files.writing import write_text
 from resdet.report import classification, detection, localization
+from resdet.report.analysis import read_summary
 from resdet.report.candidates import galleries
 from resdet.report.comparison import compare_classifiers, compare_detectors, side_by_side
 from resdet.report.data import ConfigDifference, Fact, Report, RunReport
@@ -168,12 +169,21 @@ def _facts(source: RunSource, records: Sequence[dict[str, Any]]) -> list[Fact]:
             facts.append(Fact("memory", f"{max(memory):,.0f} MB", "largest of the log"))
     metric = source.evaluated.eval.metric
     facts.append(Fact("metric", metric))
+    summary = read_summary(source.folder)
+    made = [r["step"] for r in records if r.get("eval") and _is_part(r["eval"], summary)]
+    if made:
+        facts.append(Fact("numbers of", f"step {made[-1]:,}", "the validation with the best value"))
     if source.stored is not None:
         changed = differences(source.config, source.evaluated)
         if changed:
             words = ", ".join(f"{each.key}={each.value}" for each in changed[:8])
             facts.append(Fact("evaluated with", words, "other than in the run's config"))
     return facts
+
+
+def _is_part(logged: dict[str, Any], summary: dict[str, Any]) -> bool:
+    """Whether a validation of the log has the numbers of eval.json."""
+    return all(summary.get(key) == value for key, value in logged.items())
 
 
 def _epochs(record: dict[str, Any]) -> str:

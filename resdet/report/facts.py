@@ -25,6 +25,8 @@ from resdet.report.data import (
 )
 from resdet.viz.plots import smooth
 
+OUTLIER = 5
+"""A validation loss above so many times the largest training loss would flatten the rest."""
 POINTS = 200
 """Of a curve over the steps of a run."""
 CROWDS = (0, 1, 2, 3, 5, 10, 20, 50, 100)
@@ -88,12 +90,17 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
     names = list(dict.fromkeys(key for r in train for key in r if key.startswith("loss")))
     names = ["loss"] if len(names) == 2 else names  # the one term is the total
     losses = [_smoothed(train, name) for name in names]
+    note = "Smoothed over the steps."
     points = [(r["step"], r["val_loss"]) for r in evals if r.get("val_loss") is not None]
     if points:
-        values = [value for _, value in points]
-        losses.append(Series("validation", [step for step, _ in points], values))
+        known = [value for one in losses for value in one.y if value is not None]
+        limit = OUTLIER * max(known, default=np.inf)
+        shown = [value if value <= limit else None for _, value in points]
+        losses.append(Series("validation", [step for step, _ in points], shown))
+        if None in shown:
+            note += f" {shown.count(None)} validation loss(es) above {limit:.3g} are left out."
     if losses:
-        charts.append(Chart("Losses", "step", "loss", losses, note="Smoothed over the steps."))
+        charts.append(Chart("Losses", "step", "loss", losses, note=note))
     rates = [(record["step"], record["lr"]) for record in train if "lr" in record]
     if rates:
         chosen = _thinned(len(rates))

@@ -117,6 +117,13 @@ def test_other_annotations_are_refused(truth: AnnotationTable, tmp_path: Path) -
             stored.truth(other)
 
 
+def test_masks_of_other_sizes_are_refused(truth: AnnotationTable, tmp_path: Path) -> None:
+    store(tmp_path, detections(truth, masks=True), CONFIG, truth)
+    larger = replace(truth, sizes=truth.sizes * 2)
+    with pytest.raises(DataError, match="evaluate the run again"):
+        read_stored(tmp_path).truth(larger)
+
+
 def test_what_is_not_kept(truth: AnnotationTable, tmp_path: Path) -> None:
     unannotated = replace(truth, has_annotations=False)
     assert store(tmp_path, detections(truth, masks=False), CONFIG, unannotated) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from resdet.report import build
 from resdet.report.data import Report
 from tests.engine.cls_data import FOLDER_YAML, write_folders
 from tests.engine.conftest import write_tiny
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, nuclei: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(config: Path) -> Path:
+def run(config: Path, blank_figures: None) -> Path:
     """A detector's run of one step, with its report."""
     folder = config.parent / "run"
     overrides = ["train.max_steps=1", "model.score_thresh=0", "log.report=true"]
@@ -71,6 +74,8 @@ def test_a_training_ends_with_its_report(run: Path, made: list[Report]) -> None:
         assert calibration.ece == stored["calibration"][calibration.kind]["ece"]
     assert [each.name for each in one.statistics] == ["data.train", "data.val"]
     assert one.statistics[0].facts[0].value == "10"
+    facts = {fact.name: fact.value for fact in one.facts}
+    assert facts["numbers of"] == "step 1" and facts["backbone"] == "resnet18"
     keys = [difference.key for difference in one.config_differences]
     assert "optim.lr" not in keys  # .02 is the default
     assert {"train.max_steps", "model.rpn.anchor_sizes"} <= set(keys)
@@ -125,6 +130,7 @@ def test_a_run_without_predictions_is_evaluated_first(
     assert made[-1].runs[0].gallery
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side(run: Path, config: Path, tmp_path: Path, made: list[Report]) -> None:
     other = tmp_path / "other"
     overrides = ["train.max_steps=1", "model.score_thresh=0", "train.seed=4"]
@@ -217,6 +223,7 @@ def test_a_failing_report_ends_no_run(
     assert (tmp_path / "run" / "last.pt").is_file()
 
 
+@pytest.mark.slow
 def test_by_vocs_metric_and_without_validation(
     config: Path, tmp_path: Path, made: list[Report]
 ) -> None:
@@ -239,9 +246,12 @@ def test_by_vocs_metric_and_without_validation(
 def test_a_classifiers_report(tmp_path: Path, made: list[Report]) -> None:
     data = write_folders(tmp_path / "data")
     (tmp_path / "c.yaml").write_text(FOLDER_YAML.format(root=data))
-    for name, seed in (("run", 0), ("other", 1)):
-        overrides = [f"train.seed={seed}", "log.report=true"]
-        resdet.train(tmp_path / "c.yaml", overrides, run_dir=tmp_path / name, device="cpu")
+    resdet.train(
+        tmp_path / "c.yaml",
+        ["train.max_steps=1", "log.report=true"],
+        run_dir=tmp_path / "run",
+        device="cpu",
+    )
     (one,) = made[0].runs
     stored = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert one.metrics is not None
@@ -257,10 +267,12 @@ def test_a_classifiers_report(tmp_path: Path, made: list[Report]) -> None:
     first = made[0].pictures[losses.items[0].picture]
     assert first.jpeg and first.caption.startswith("is ")
     assert main(["eval-cls", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
     both = report_command(runs=[tmp_path / "run", tmp_path / "other"], out=tmp_path / "both.html")
     assert both.is_file()
     (comparison,) = made[-1].comparisons
     assert [each.metric for each in comparison.significance] == ["top1 %", "top5 %"]
+    assert {each.delta for each in comparison.significance} == {0.0}
 
 
 def test_runs_of_two_tasks_have_nothing_in_common(run: Path, tmp_path: Path) -> None:
