@@ -1,9 +1,9 @@
-# make demo | test | lint | setup. PYTHON picks the interpreter of a new .venv, RUN the demo's folder.
+# make demo | test | lint | docs | setup. PYTHON picks the interpreter of a new .venv, RUN the demo's folder.
 PYTHON ?= python3
 RUN ?= runs/demo_nuclei
 BIN := .venv/bin
 
-.PHONY: demo test lint setup format
+.PHONY: demo test lint docs setup format
 
 setup: .venv/.stamp
 
@@ -50,6 +50,11 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tests/check_prose.py
+
+# The site of docs/ into site/, whose index.html opens from disk. Variable: no notice about the successor.
+docs: setup
+	$(BIN)/python docs/make_notebook.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 format: setup
 	$(BIN)/ruff check --fix .
