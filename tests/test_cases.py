@@ -85,7 +85,10 @@ def train(
 
 def test_a_size_before_exif_turns_the_photo_is_a_finding_at_the_start(train: Trainer) -> None:
     trained = train("exif_stored_size")
-    assert "p3.jpg) is 96×128 pixels upright, annotated as 128×96" in trained.text
+    assert (
+        "p3.jpg) is 96×128 pixels upright (its EXIF orientation turns it), annotated as 128×96"
+        in trained.text
+    )
     assert trained.state["step"] == 2
 
 

@@ -19,6 +19,7 @@ TOOLS = {
     "eval_imagenet": "eval-imagenet",
     "eval_cls": "eval-cls",
     "analyze": "analyze",
+    "check_data": "check-data",
     "convert": "convert",
     "convert_data": "convert-data",
     "predict": "predict",

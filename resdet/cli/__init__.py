@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from resdet.cli.analyze import fill_analyze, run_analyze
+from resdet.cli.check_data import fill_check_data, run_check_data
 from resdet.cli.convert import fill_convert, run_convert
 from resdet.cli.convert_data import fill_convert_data, run_convert_data
 from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
@@ -199,6 +200,7 @@ COMMANDS = {
     "train-cls": Command(
         "train a classifier from a config", fill_train_cls, run_train_cls, is_shared=True
     ),
+    "check-data": Command("check data before training on them", fill_check_data, run_check_data),
     "eval-coco": Command(
         "evaluate a detector, or a file of detections", fill_eval_coco, run_eval_coco
     ),

@@ -13,6 +13,7 @@ from resdet.engine.run_folder import Run, make_folder
 from resdet.engine.setup import prepare
 from resdet.engine.step import update
 from resdet.errors import UserError
+from resdet.factory.survey import survey_data
 
 logger = logging.getLogger("resdet")
 
@@ -34,6 +35,7 @@ def check_run(
     training = prepare(run, processes, strict=strict, decode_all=True)
     micro_batches = next(training.task.load_steps(0, 1, workers=0))
     if processes.is_main:
+        survey_data(training.config, training.task.train_data, training.task.val_data).log()
         make_folder(out)
         if training.task.split is not None:
             training.task.split.write(out / SPLIT_FILE)

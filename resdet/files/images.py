@@ -21,6 +21,8 @@ from resdet.files.bit_depth import WIDE_MODES, decode_deep, stated_white, to_8_b
 from resdet.files.findings import DataError
 from resdet.files.image_header import (
     ORIENTATION,
+    TURNED,
+    Header,
     read_header,
     read_orientation,
     valid_orientation,
@@ -261,30 +263,29 @@ def unread(error: DataError, name: str) -> str:
 
 
 def image_problems(
-    paths: Sequence[Path],
-    sizes: Sequence[tuple[int, int]],
-    *,
-    decode: bool,
-    max_pixels: int = MAX_PIXELS,
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], max_pixels: int = MAX_PIXELS
 ) -> dict[int, str]:
-    """What is wrong with each bad file, by its position; `sizes` are (height, width) as annotated.
-
-    Reads the headers; with `decode` every pixel, which finds files that are cut short too.
-    """
+    """What is wrong with each bad file by its header, by its position; `sizes` are (height, width)
+    as annotated."""
 
     def problem(path: Path, size: tuple[int, int]) -> str | None:
         try:
-            own = read_size(path, max_pixels)
-            if decode:
-                read_image(path, max_pixels)
+            with named_errors(str(path)), open_regular(path) as file:
+                return size_problem(read_header(file, max_pixels), size)
         except DataError as error:
             return unread(error, str(path))
-        if own == size:
-            return None
-        return f"is {own[1]}×{own[0]} pixels upright, annotated as {size[1]}×{size[0]}"
 
     problems = in_threads(lambda pair: problem(*pair), list(zip(paths, sizes, strict=True)))
     return {row: what for row, what in enumerate(problems) if what is not None}
+
+
+def size_problem(header: Header, stated: tuple[int, int]) -> str | None:
+    """What is wrong with the annotated (height, width) of an image; None if nothing is."""
+    own = header.size
+    if own == stated:
+        return None
+    turned = " (its EXIF orientation turns it)" if header.orientation in TURNED else ""
+    return f"is {own[1]}×{own[0]} pixels upright{turned}, annotated as {stated[1]}×{stated[0]}"
 
 
 def read_sizes(folder: Path, names: Sequence[str]) -> NDArray[np.int32]:

@@ -294,9 +294,10 @@ def test_orientations_that_are_odd_or_damaged(tmp_path: Path, kind: str, format:
     path.write_bytes(encode(picture(1), format, exif=exif))  # 40 pixels high, 60 wide
     expected = (60, 40) if is_turned else (40, 60)
     assert read_size(path) == read_image(path).shape[:2] == read_fast(path).shape[:2] == expected
-    assert image_problems([path], [expected], decode=False) == {}
-    stored = image_problems([path], [(40, 60)], decode=False)
-    assert stored == ({0: "is 40×60 pixels upright, annotated as 60×40"} if is_turned else {})
+    assert image_problems([path], [expected]) == {}
+    stored = image_problems([path], [(40, 60)])
+    turned = "is 40×60 pixels upright (its EXIF orientation turns it), annotated as 60×40"
+    assert stored == ({0: turned} if is_turned else {})
 
 
 def test_exif_data_behind_the_pixels_and_in_xmp(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from resdet.data.fingerprint import (
     mix,
     sampled_rows,
 )
+from resdet.data.looks import Looks, look_at, look_at_all
 from resdet.data.plausibility import check_class_names
 from resdet.errors import first_few
 from resdet.files.findings import (
@@ -95,6 +96,8 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         self.max_pixels = max_pixels
         self.broken: list[str] = []
         """Names of the images that were left out at the start because they can't be read."""
+        self.looks: Looks | None = None
+        """(N,) of the images, with `decode_all`."""
         every = source.names
         self._keep_left_out(left_out)
         self.findings = source.findings + self._leave_out_broken(decode_all)
@@ -127,24 +130,28 @@ class ClassificationDataset(torch.utils.data.Dataset[ClassificationSample]):
         if not decode_all and len(self) > HEADERS_AT_START:
             return []
 
-        def problem(index: int) -> str | None:
-            name = self.name(index)
+        def look(index: int) -> tuple[Any, str | None]:
+            name, found = self.name(index), None
             try:
-                with self._open(index) as file:
-                    check_image(file, name, whole=decode_all, max_pixels=self.max_pixels)
+                if decode_all:
+                    found = look_at(self.encoded(index))
+                else:
+                    with self._open(index) as file:
+                        check_image(file, name, whole=False, max_pixels=self.max_pixels)
             except DataError as error:
-                return unread(error, name)
-            return None
+                return None, unread(error, name)
+            return found, None
 
-        with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-            outcomes = enumerate(pool.map(problem, range(len(self))))
-            problems = {row: what for row, what in outcomes if what is not None}
+        looks, problems = look_at_all(len(self), look, str(self.source.root))
+        self.looks = looks if decode_all else None
         if not problems:
             return []
         names = [self.name(row) for row in problems]
         folder = os.path.commonpath([Path(name).parent for name in names])
         self.broken += names
-        self.source.keep(np.setdiff1d(np.arange(len(self)), list(problems)))
+        kept = np.setdiff1d(np.arange(len(self)), list(problems))
+        self.source.keep(kept)
+        self.looks = looks[kept] if decode_all else None
         return [
             Finding(folder, os.path.relpath(name, folder), what, BROKEN_REMEDY)
             for name, what in zip(names, problems.values(), strict=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,18 @@ from resdet.data.detection.file_names import ImageFolder
 from resdet.data.detection.outlines import BOX, POLYGON
 from resdet.data.detection.table import AnnotationTable
 from resdet.data.fingerprint import hash_names
+from resdet.data.looks import Looks, look_at, look_at_all
 from resdet.data.names import Names, pack_names
 from resdet.errors import first_few
 from resdet.files.findings import DROPPED, SHOWN, DataError, Finding
-from resdet.files.images import image_problems, read_size, read_sizes, unread
+from resdet.files.images import (
+    image_problems,
+    open_image,
+    read_size,
+    read_sizes,
+    size_problem,
+    unread,
+)
 
 logger = logging.getLogger("resdet")
 
@@ -133,15 +142,16 @@ def check_images(
     *,
     decode_all: bool,
     max_pixels: int,
-) -> AnnotationTable:
-    """The images that can be read, have at most `max_pixels` and the size that is annotated.
+) -> tuple[AnnotationTable, Looks | None]:
+    """The images that can be read, have at most `max_pixels` and the size that is annotated; and
+    their looks, if they were decoded.
 
     Reads the headers, of sets of at most `HEADERS_AT_START` images and unless their reader did;
     every pixel with `decode_all`.
     """
     count = len(table.image_ids)
     if not decode_all and count > HEADERS_AT_START:
-        return table
+        return table, None
     rows = np.arange(count)
     if table.measured is not None and not decode_all:
         is_large = table.sizes.prod(axis=1, dtype=np.int64) > max_pixels // 8
@@ -151,14 +161,34 @@ def check_images(
         for row in rows.tolist()
     ]
     sizes = [(height, width) for height, width in table.sizes[rows].tolist()]
-    bad = image_problems(paths, sizes, decode=decode_all, max_pixels=max_pixels)
+    looks = None
+    if decode_all:
+        looks, bad = _look_at_files(paths, sizes, max_pixels, table.source)
+    else:
+        bad = image_problems(paths, sizes, max_pixels)
     keep = np.ones(count, bool)
     for place, what in bad.items():
         row = int(rows[place])
         item = f"image {table.image_ids[row]!r} ({paths[place]})"
         findings.append(Finding(table.file_of(row), item, what, BAD_IMAGE))
         keep[row] = False
-    return table.select_images(keep)
+    return table.select_images(keep), None if looks is None else looks[keep]
+
+
+def _look_at_files(
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], max_pixels: int, where: str
+) -> tuple[Looks, dict[int, str]]:
+    """Looks of image files, and what is wrong with each bad one, as `image_problems`."""
+
+    def look(row: int) -> tuple[Any, str | None]:
+        try:
+            image = open_image(paths[row], max_pixels)
+            found = look_at(image)
+        except DataError as error:
+            return None, unread(error, str(paths[row]))
+        return found, size_problem(image.header, sizes[row])
+
+    return look_at_all(len(paths), look, where)
 
 
 def find_targets(

@@ -26,6 +26,7 @@ from resdet.data.detection.table import AnnotationTable
 from resdet.data.detection.transforms import Transform
 from resdet.data.detection.unusable import no_images, no_objects, no_outlines
 from resdet.data.fingerprint import file_bytes, hash_names
+from resdet.data.looks import Looks
 from resdet.data.names import Ids
 from resdet.data.plausibility import Images, find_repeated
 from resdet.files.findings import (
@@ -95,6 +96,8 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         self.class_names, self.category_ids = table.class_names, table.category_ids
         self.left_out = np.zeros(0, np.int64)
         """`hash_names` of the images that `check_dataset` left out, as missing or broken."""
+        self.looks: Looks | None = None
+        """(N,) of the images, if `check_dataset` decoded all."""
         self.with_outlines = mask_size is not None or transform.needs_outlines
         self.rows, self.kinds = find_targets(
             table, findings, masks=self.with_outlines, keep_difficult=keep_difficult
@@ -340,7 +343,7 @@ def check_dataset(
     folders, findings = read.folders, read.findings
     table = leave_out(read.table, read.left_out)
     table = check_presence(table, folders, findings)
-    table = check_images(
+    table, looks = check_images(
         table, folders, findings, decode_all=decode_all, max_pixels=read.max_pixels
     )
     if not len(table.image_ids):
@@ -357,6 +360,7 @@ def check_dataset(
         seed=seed,
         max_pixels=read.max_pixels,
     )
+    dataset.looks = None if looks is None else looks[dataset.images]
     if len(table.image_ids) < len(read.table.image_ids):
         every, kept = hash_names(read.table.file_names), hash_names(table.file_names)
         dataset.left_out = np.setdiff1d(every, kept)

@@ -54,8 +54,9 @@ def check_annotations(table: AnnotationTable, findings: list[Finding]) -> None:
     check_boxes(table, findings)
     check_repeats(table, findings)
     crowds = int(table.crowd.sum())
-    if max(3, CROWDS * len(table.crowd)) <= crowds < len(table.crowd):
-        item = f"{crowds} of {len(table.crowd)} objects"
+    if crowds >= max(3, CROWDS * len(table.crowd)):
+        count = len(table.crowd)
+        item = f"all {count} objects" if crowds == count else f"{crowds} of {count} objects"
         what = "are crowd regions (iscrowd 1), as some tools mark every painted mask"
         remedy = "they are not trained on and no miss counts; set iscrowd to 0 for single objects"
         findings.append(Finding(table.source, item, what, remedy))
