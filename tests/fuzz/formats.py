@@ -1,4 +1,4 @@
-"""Broken annotations of other tools, masks as image files, and tables of images."""
+"""Broken annotations of other tools, masks as image files, and tables."""
 
 from __future__ import annotations
 

@@ -379,8 +379,33 @@ YOLO = {
         r"photo_01.txt.*line 1",
     ),
 }
+CSV = {
+    "text for a number": (
+        text("boxes.csv", "photo_01.png,", "photo_01.png,a"),
+        "line 2 has x1 'a36', ",
+    ),
+    "NaN": (
+        text("boxes.csv", "photo_01.png,", "photo_01.png,nan,1,2,3,long\nphoto_01.png,"),
+        "nan",
+    ),
+    "one cell more": (
+        text("boxes.csv", "photo_01.png,", "photo_01.png,1,"),
+        "line 2 has 7 cells, and the table 6 columns; it is left out",
+    ),
+    "no class": (text("boxes.csv", ",long\n", ",\n"), r"line \d+"),
+    "missing image": (
+        text("boxes.csv", "photo_01.png,", "lost.png,1,2,3,4,long\nphoto_01.png,"),
+        "lost.png",
+    ),
+    "no header": (text("boxes.csv", "image,x1,y1,x2,y2,class", "a,b,c,d,e,f"), "boxes.csv: "),
+    "corners in another order": (
+        text("boxes.csv", "photo_01.png,", "photo_01.png,9,9,3,4,long\nphoto_01.png,"),
+        r"line 2.*",
+    ),
+}
 
 CASES = {
+    "boxes.csv": CSV,
     "coco.json": COCO,
     "voc": VOC,
     "yolo_boxes/labels": YOLO,
@@ -399,13 +424,15 @@ def test_malformed_annotations_give_one_finding_or_error(
     tmp_path: Path, path: str, name: str
 ) -> None:
     top = path.partition("/")[0]
-    shutil.copy(FORMATS / "coco.json", tmp_path)
+    for file in ("coco.json", "boxes.csv"):
+        shutil.copy(FORMATS / file, tmp_path)
     for folder in ("images", "voc", top):
         if not (tmp_path / folder).exists():
             shutil.copytree(FORMATS / folder, tmp_path / folder)
     edit, message = CASES[path][name]
     edit(tmp_path)
-    format = {XML: "cvat", "coco.json": "coco", "yolo_boxes/labels": "yolo"}.get(path, path)
+    names = {XML: "cvat", "coco.json": "coco", "boxes.csv": "csv", "yolo_boxes/labels": "yolo"}
+    format = names.get(path, path)
     try:
         read = read_images(str(tmp_path / "images"), str(tmp_path / path), format=format)
         transform = TestTransform(short_edge=64, max_size=96)

@@ -139,9 +139,13 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
 
 
 def _keep_whole(table: Table, report: Report) -> None:
-    """Leaves out rows that lack cells."""
+    """Leaves out rows that lack cells, or have more than the table has columns."""
     most = 1 + max(table.columns.values())
-    short = [place for place, row in enumerate(table.rows) if len(row) < most]
+    short = [
+        place
+        for place, row in enumerate(table.rows)
+        if len(row) < most or (len(row) > table.width and any(row[table.width :]))
+    ]
     for place in short:
         item, what = f"line {table.lines[place]}", f"has {len(table.rows[place])} cells"
         report(item, f"{what}, and the table {table.width} columns", DROPPED)

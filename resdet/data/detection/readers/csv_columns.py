@@ -110,7 +110,7 @@ def read_table(path: Path) -> Table:
     first = rows[0][:MOST_TRIED]
     if len(first) >= len(PLAIN) and are_box(first[1:5]):
         columns = {key: place for place, key in enumerate(PLAIN)}
-        return Table(columns, CORNERS, False, rows, lines, len(PLAIN))
+        return Table(columns, CORNERS, False, rows, lines, len(first))
     plain = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in first]
     short = [FRACTIONS.sub("", name) for name in plain]
     columns = {name: place for place, name in reversed(list(enumerate(first)))}
