@@ -23,6 +23,7 @@ from resdet.data.detection.file_names import ImageFolder
 from resdet.data.detection.outlines import box_outlines
 from resdet.data.detection.readers.csv_columns import SIDES, Table, are_box, read_rows, read_table
 from resdet.data.detection.readers.image_lists import ImageFiles
+from resdet.data.detection.readers.shapes import NO_OBJECTS
 from resdet.data.detection.readers.xml_files import LARGEST, Report, to_pixels
 from resdet.data.detection.table import AnnotationTable, Source, join_extras
 from resdet.data.names import pack_ids, pack_names
@@ -48,8 +49,6 @@ PARTS = {
 
 YES, NO = ("1", "true", "yes"), ("", "0", "-1", "false", "no")
 """Flags in lower case; Open Images has -1 for unknown."""
-
-NO_OBJECTS = "it has no objects; correct its name if it is misspelt"
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

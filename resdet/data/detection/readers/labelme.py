@@ -23,7 +23,6 @@ import numpy as np
 
 from resdet.data.detection.readers.image_lists import ImageFiles
 from resdet.data.detection.readers.shapes import (
-    LARGEST,
     Corners,
     Shape,
     ShapeTable,
@@ -33,6 +32,7 @@ from resdet.data.detection.readers.shapes import (
     polygon_shape,
     within,
 )
+from resdet.data.detection.readers.xml_files import LARGEST
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.errors import UserError
 from resdet.files.findings import DROPPED, DataError, Finding, log_findings

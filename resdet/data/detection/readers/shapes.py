@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from resdet.data.detection.outlines import BOX
 from resdet.data.detection.readers.coco_segmentation import parse_outlines
+from resdet.data.detection.readers.xml_files import LARGEST, Report
 from resdet.data.detection.table import (
     AnnotationTable,
     Column,
@@ -26,14 +27,8 @@ from resdet.errors import UserError
 from resdet.files.findings import DROPPED, Finding
 from resdet.files.rle import MAX_COORDINATE, Rle, union_of_polygons
 
-Report = Callable[[str, str, str], None]
-"""Takes the item, what is wrong with it, and the remedy."""
-
 Corners = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
-
-LARGEST = 1e9
-"""Pixels; larger coordinates are mistakes."""
 
 CHUNK = 8192
 """Objects whose outlines become arrays at a time."""
@@ -42,6 +37,7 @@ CURVE_ERROR = 0.05
 """Pixels by which the sides of a polygon may leave the curve that it stands for."""
 
 NO_OBJECTS = "it has no objects; correct its name if it is misspelt"
+"""The remedy for a class of `data.classes` that no file has."""
 
 
 @dataclass(frozen=True)

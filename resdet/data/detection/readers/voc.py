@@ -22,6 +22,7 @@ from resdet.data.detection.readers.image_lists import (
     read_lists,
     xml_names,
 )
+from resdet.data.detection.readers.shapes import NO_OBJECTS
 from resdet.data.detection.readers.xml_files import Report, XmlColumns, read_xml_files
 from resdet.data.detection.readers.xml_table import (
     NO_XML,
@@ -43,8 +44,6 @@ VOC_CLASSES = (
 FIRST_PIXEL = 1
 
 FOLDER = "Annotations"
-
-NO_OBJECTS = "it has no objects; correct its name if it is misspelt"
 
 
 def read(source: Source, findings: list[Finding]) -> AnnotationTable:
