@@ -169,6 +169,8 @@ def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
         "device": None,
         "check": True,
         "strict": False,
+        "lr_find": False,
+        "seeds": None,
     }
 
 

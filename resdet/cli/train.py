@@ -69,11 +69,7 @@ def _fill_train(
     )
     options.add_device(parser)
     options.add_imports(parser)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="resolve the config, check the data, draw one batch, estimate the memory, and stop",
-    )
+    _add_modes(parser)
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -86,6 +82,28 @@ def _fill_train(
         const="",
         help="print every config key, or those that start with PREFIX (such as optim), with "
         "default, type and meaning, and stop; of the task of CONFIG, if one is given",
+    )
+
+
+def _add_modes(parser: argparse.ArgumentParser) -> None:
+    """What else than one run there is to do."""
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="resolve the config, check the data, draw one batch, estimate the memory, and stop",
+    )
+    parser.add_argument(
+        "--lr-find",
+        action="store_true",
+        help="suggest a learning rate: 100 updates at growing rates, of which a plot and their "
+        "losses are kept",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        type=options.at_least_one,
+        help="train N runs with seeds from train.seed on, in seed_0, seed_1 … of the run folder, "
+        "and write mean and deviation of every metric to seeds.json",
     )
 
 
@@ -119,6 +137,11 @@ def _run_train(
         parser.error("give a CONFIG, or --resume --run-dir DIR to resume a run")
     if name is None and args.run_dir is None:
         parser.error("--resume without a CONFIG needs --run-dir DIR")
+    for alone in ("check", "lr_find"):
+        for other in ("lr_find", "seeds", *(["resume"] if alone == "lr_find" else [])):
+            if alone != other and getattr(args, alone) and getattr(args, other):
+                names = f"--{alone} and --{other}".replace("_", "-")
+                parser.error(f"{names} cannot be given together")
     config: AnyConfig | None = None
     imports, is_alone = list(args.imports), False
     if name is not None:
@@ -142,6 +165,8 @@ def _run_train(
         check=args.check,
         strict=args.strict,
         schema=schema,
+        lr_find=args.lr_find,
+        seeds=args.seeds,
     )
     return 0
 

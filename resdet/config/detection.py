@@ -290,6 +290,9 @@ class LogConfig(Section):
     """Steps between lines of log.jsonl."""
     tensorboard: bool = True
     """Write TensorBoard events too."""
+    trackers: list[str] = []
+    """Also send config, numbers and plots to wandb, mlflow, or one that a module in `imports`
+    adds."""
     report: bool = True
     """Write report.html into the run folder at the end of the training."""
 

@@ -1,4 +1,4 @@
-"""The log of a run: lines or a progress bar on the console, log.jsonl, and TensorBoard."""
+"""The log of a run: lines or a progress bar on the console, log.jsonl, TensorBoard, trackers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from resdet.files.writing import GrowingFile, WriteError, write_text
 
 if TYPE_CHECKING:
     from resdet.engine.events import EventFile
+    from resdet.engine.trackers import Trackers
 
 logger = logging.getLogger("resdet")
 
@@ -116,12 +117,20 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path, *, is_main: bool, tensorboard: bool, start_step: int, total_steps: int
+        self,
+        folder: Path,
+        *,
+        is_main: bool,
+        tensorboard: bool,
+        start_step: int,
+        total_steps: int,
+        trackers: Trackers | None = None,
     ) -> None:
         self.total_steps = total_steps
         self._file: GrowingFile | None = None
         self._events: EventFile | None = None
         self._progress: Progress | None = None
+        self._trackers = trackers
         if not is_main:
             return
         self._file = GrowingFile(folder / "log.jsonl")
@@ -188,6 +197,8 @@ class RunLog:
         if self._events is not None:
             with optional("TensorBoard's events"):
                 self._events.close()
+        if self._trackers is not None:
+            self._trackers.close()
         if self._file is not None:
             with optional("log.jsonl"):
                 self._file.close()
@@ -201,6 +212,8 @@ class RunLog:
         if self._events is not None:
             with optional("TensorBoard's events"):
                 self._events.add_scalars(prefix, values, step)
+        if self._trackers is not None:
+            self._trackers.log(prefix, values, step)
 
 
 class Pace:

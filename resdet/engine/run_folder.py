@@ -37,7 +37,7 @@ WRITTEN = ("last.pt", "best.pt", "config.yaml", SPLIT_FILE, "log.jsonl")
 # These change no number of the run, so that --resume may come with other values.
 FREE_KEYS = (
     *("imports", "data.workers", "data.max_broken", "data.max_pixels"),
-    *("log.every", "log.tensorboard", "log.report", "checkpoint.every"),
+    *("log.every", "log.tensorboard", "log.trackers", "log.report", "checkpoint.every"),
     *("train.early_stop", "train.early_stop.patience", "train.max_hours"),
 )
 # The files behind these are compared by what they hold, so that data may move.
@@ -82,7 +82,7 @@ def open_run(
             raise UserError("give a CONFIG to train, or --resume --run-dir DIR to resume a run")
         if folder.is_file():
             raise UserError(f"{folder}: a file, not a folder; give another one with --run-dir")
-        _check_unused(folder)
+        check_unused(folder)
         return Run(folder, config, None)
     stored = folder / "config.yaml"
     if not folder.is_dir():
@@ -128,7 +128,7 @@ def _check_start(folder: Path) -> None:
     logger.info("%s: has no last.pt yet; the run starts from its beginning", folder)
 
 
-def _check_unused(folder: Path) -> None:
+def check_unused(folder: Path) -> None:
     """UserError for a folder with files in it, other than those of a run that was killed before it
     had written any."""
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
@@ -160,7 +160,7 @@ class Claim:
                 lock.acquire()
                 self.lock = lock
                 if is_new:
-                    _check_unused(self.folder)
+                    check_unused(self.folder)
                 remove_leftovers(self.folder, WRITTEN)
                 remove_leftovers(self.folder / "plots")
             except UserError as error:

@@ -35,6 +35,7 @@ from resdet.engine.localization import make_localization_task
 from resdet.engine.resume import check_state, load_optimizer
 from resdet.engine.run_folder import Run
 from resdet.engine.task import Task
+from resdet.engine.trackers import check_trackers
 from resdet.engine.watch import LossWatch
 from resdet.factory.imports import naming_imports
 from resdet.files import checkpoint
@@ -176,6 +177,7 @@ def prepare(run: Run, processes: Processes, *, strict: bool, decode_all: bool = 
     UserError for whatever would make the run fail later.
     """
     config, state = run.config, run.checkpoint
+    check_trackers(config.log.trackers)
     threads = hardware.set_threads(config.train.threads, state["threads"] if state else None)
     hardware.set_determinism(config.train.deterministic, processes.device)
     hardware.seed_all(config.train.seed)

@@ -1,6 +1,7 @@
 """Training: the one function for the commands and for Python."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from resdet import hardware
@@ -9,8 +10,11 @@ from resdet.data.workers import leave_unguarded_script
 from resdet.engine import distributed
 from resdet.engine.check import check_run
 from resdet.engine.log import start_console
+from resdet.engine.lr_find import find_lr
 from resdet.engine.run_folder import choose_folder
+from resdet.engine.seeds import SEEDS_FILE, train_seeds
 from resdet.engine.train import train_run
+from resdet.errors import UserError
 from resdet.factory.imports import check_arguments, import_modules, load_named_config
 
 
@@ -25,6 +29,8 @@ def train(
     strict: bool = False,
     imports: Sequence[str] | None = None,
     schema: Schema | None = None,
+    lr_find: bool = False,
+    seeds: int | None = None,
 ) -> Path:
     """Train a detector, localizer or classifier, by the config's `task`; returns the run folder.
 
@@ -32,11 +38,14 @@ def train(
     config is used. `overrides` are key=value. `check` counts the data, draws a batch, estimates
     memory and stops; `strict` makes every finding in the data an error. `imports` are modules of
     your own, see `resdet.factory.imports`; those that `config` lists are imported as well. `schema`
-    accepts runs of some tasks only.
+    accepts runs of some tasks only. `lr_find` suggests a learning rate and stops. `seeds` trains so
+    many runs in seed_0, seed_1 … below the run folder.
     Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM,
     SIGINT or SIGHUP, once the state has been saved.
     """
     overrides = check_arguments(config, overrides)
+    if check + lr_find + (seeds is not None) > 1 or (resume and lr_find):
+        raise UserError("check, lr_find and seeds exclude each other, and lr_find resumes nothing")
     leave_unguarded_script()
     with hardware.settings_restored(), distributed.joined(device) as processes:
         start_console(processes.is_main)
@@ -49,7 +58,12 @@ def train(
             config, overrides = override_config(config, overrides, "train(overrides=…)"), ()
         if check:
             return check_run(config, folder, processes=processes, strict=strict)
-        return train_run(
+        if lr_find:
+            return find_lr(config, folder, processes=processes, strict=strict)
+        run: Callable[..., Path] = train_run
+        if seeds is not None or (resume and (folder / SEEDS_FILE).is_file()):
+            run = partial(train_seeds, count=seeds)
+        return run(
             config,
             folder,
             processes,

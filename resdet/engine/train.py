@@ -21,6 +21,7 @@ from resdet.engine.run_folder import Claim, Run, open_run, prepare_folder
 from resdet.engine.setup import Training, prepare
 from resdet.engine.signals import Stopped, StopRequest, stop_request
 from resdet.engine.step import num_readable, update
+from resdet.engine.trackers import Trackers
 from resdet.engine.watch import ERROR_STEPS, NonFiniteError, check_weights
 from resdet.files import checkpoint
 from resdet.files.writing import WriteError
@@ -63,12 +64,14 @@ def run_training(run: Run, training: Training, stop: StopRequest) -> None:
         gone = cut_log(log_file, start, validation_is_due=training.validation_is_due)
         if run.checkpoint is not None:
             logger.info(f"resuming {run.folder} after step {start}; {gone} later log lines removed")
+    names = training.config.log.trackers if is_main else []
     log = RunLog(
         run.folder,
         is_main=is_main,
         tensorboard=training.config.log.tensorboard,
         start_step=start,
         total_steps=training.total_steps,
+        trackers=Trackers(names, run.folder, config_to_dict(training.config)) if names else None,
     )
     try:
         with saved_on_error(training):

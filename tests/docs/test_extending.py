@@ -15,6 +15,7 @@ import pytest
 from resdet import backbones
 from resdet.cli import COMMANDS, main
 from resdet.data.detection.readers import READERS
+from resdet.engine.trackers import TRACKERS
 from resdet.evaluation import METRICS
 from resdet.models.branches import BRANCHES
 
@@ -52,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "datasets").symlink_to(ROOT / "datasets")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    tables: list[dict] = [backbones._BUILDERS, READERS, METRICS, BRANCHES, COMMANDS]
+    tables: list[dict] = [backbones._BUILDERS, READERS, METRICS, BRANCHES, TRACKERS, COMMANDS]
     before = [dict(table) for table in tables]
     modules = set(sys.modules)
     yield tmp_path
@@ -88,6 +89,12 @@ def areas_are_predicted(folder: Path) -> None:
     assert records and all(record["predicted_area"] > 0 for record in records)
 
 
+def numbers_are_tracked(folder: Path) -> None:
+    text = (folder / "runs/my_tracker/numbers.csv").read_text()
+    assert text.startswith("1,train/") and "1,train/loss," in text
+    assert "# plots/losses: " in text
+
+
 def command_runs(folder: Path) -> None:
     assert "count" in COMMANDS
 
@@ -97,6 +104,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "Annotation format": boxes_are_read,
     "Metric": objects_are_counted,
     "RoI branch": areas_are_predicted,
+    "Tracker": numbers_are_tracked,
     "Command": command_runs,
 }
 
