@@ -127,7 +127,8 @@ def heading(names: list[str], **first: Any) -> list[dict[str, Any]]:
 
 def test_roboflow_as_it_unpacks(tmp_path: Path) -> None:
     """The images beside the file, and a category that no object has."""
-    _, file = write_coco(tmp_path, [annotation(category_id=1)], categories=heading(["cat", "dog"]))
+    objects = [annotation(id=0, category_id=1), annotation(id=1, category_id=2)]
+    _, file = write_coco(tmp_path, objects, categories=heading(["cat", "dog"]))
     folder = tmp_path / "train"
     folder.mkdir()
     Path(file).rename(folder / "_annotations.coco.json")

@@ -110,6 +110,8 @@ class Objects:
         keys = [*KEYS, *self.source.extras, *(["segmentation"] if self.source.outlines else [])]
         for chunk in file.chunks("annotations", keys):
             self._add(chunk)
+        if self.noted.get("id") == ("annotation 0", 1):  # ids that count from 0, as Roboflow's
+            del self.noted["id"]
         for key, (first, count) in self.noted.items():
             # Files of boxes have no segmentation, and LVIS has no crowds.
             if key not in ("iscrowd", "segmentation") or count < self.count:
