@@ -118,6 +118,14 @@ def test_projects_with_subsets_and_several_tasks(tmp_path: Path) -> None:
     assert read_annotations(tmp_path, []).class_names == ["dog", "cat", "pose"]
 
 
+def test_an_export_as_it_unpacks(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "Train/b.png")
+    body = one(BOX_SHAPE, subset="default") + one(BOX_SHAPE, name="b.png", subset="Train")
+    write(tmp_path, body)
+    found = read_images(str(tmp_path), str(tmp_path))
+    assert list(found.table.file_names) == ["images/a.png", "images/Train/b.png"]
+
+
 def test_files_without_labels_and_sizes(tmp_path: Path) -> None:
     images(tmp_path, "a.png")
     body = re.sub(r'(width|height)="\d+"', "", one(BOX_SHAPE + BOX_SHAPE.replace("dog", "ape")))

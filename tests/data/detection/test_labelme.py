@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,18 @@ def test_how_images_are_found(
     (tmp_path / "moved.png").rename(target)
     table, findings = read(tmp_path)
     assert list(table.file_names) == [image_name]
-    assert len(findings) == image_name.count("/")  # found by another name, which is stated
+    assert not findings
+
+
+def test_files_beside_images_and_by_one_path(tmp_path: Path) -> None:
+    write(tmp_path, "a", [shape()], imagePath="..\\images\\a.png")
+    shutil.copy(tmp_path / "labels" / "a.json", tmp_path / "images" / "a.json")
+    for folder in (tmp_path / "images", tmp_path):  # both files in one folder, or folders in one
+        if folder == tmp_path:
+            (tmp_path / "images" / "a.json").unlink()
+        found = read_images(str(folder), str(folder))
+        name = "a.png" if folder != tmp_path else "images/a.png"
+        assert not found.findings and list(found.table.file_names) == [name]
 
 
 def test_folders_in_folders_and_one_file(tmp_path: Path) -> None:

@@ -205,6 +205,16 @@ def test_roboflows_masks_beside_the_images(tmp_path: Path) -> None:
     assert list(table.file_names) == ["a_jpg.rf.1.jpg"] and table.labels.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["a.png", "a_mask.png"])
+def test_folders_of_images_and_masks_by_one_path(tmp_path: Path, name: str) -> None:
+    values = square(1, 1, value=1) + square(9, 9, value=2)
+    save(tmp_path, {"set/images/a.jpg": PHOTO, f"set/masks/{name}": values})
+    save(tmp_path, {"set/images/b.jpg": PHOTO, f"set/masks/{name.replace('a', 'b', 1)}": values})
+    table, findings = read(tmp_path, "set", "set")
+    assert not findings and len(table.labels) == 4
+    assert list(table.file_names) == ["images/a.jpg", "images/b.jpg"]
+
+
 def test_voc_pairs(tmp_path: Path) -> None:
     classes, objects = np.zeros((2, 20, 30, 3), np.uint8)
     classes[2:8, 2:12] = (192, 128, 128)  # two persons that touch

@@ -50,6 +50,9 @@ FILE = "annotations.xml"
 NO_AREA = "it is left out, as it has no closed outline; draw polygons or boxes"
 NO_SIZE = "the size is read from the image"
 
+IMAGES = "images"
+"""The folder of the images in an export, beside annotations.xml."""
+
 OPEN_KINDS = ("polyline", "points", "skeleton", "cuboid")
 
 
@@ -112,9 +115,11 @@ def _add_image(
         item = f"image with id {element.get('id')!r:.40}"
         table.report(item, "has no name", f"{DROPPED}, with its objects")
         return
-    in_subset = f"{subset}/{name}"
-    if subset and (name in table.row_of or (not images.has(name) and images.has(in_subset))):
-        name = in_subset
+    in_subset = f"{subset}/{name}" if subset else name
+    if not images.has(name) or name in table.row_of:
+        places = (in_subset, f"{IMAGES}/{name}", f"{IMAGES}/{in_subset}")
+        free = (place for place in places if images.has(place) and place not in table.row_of)
+        name = next(free, in_subset if name in table.row_of else name)
     row = table.add_image(name, name, _size(table, images, name, element))
     if row is None:
         return

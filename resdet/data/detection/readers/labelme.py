@@ -13,6 +13,7 @@ import base64
 import binascii
 import json
 import math
+import os
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -94,7 +95,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
             table.report(name, str(error), BROKEN)
             broken += 1
             continue
-        _add_image(table, images, name, record)
+        _add_image(table, images, folder / name, name, record)
     if broken == len(names):
         raise DataError(f"{path}: no file in it is LabelMe's JSON: {findings[-1]}")
     return table.finish()
@@ -134,7 +135,20 @@ def _parse(content: bytes | OSError) -> dict[str, Any]:
     return record
 
 
-def _add_image(table: ShapeTable, images: ImageFiles, name: str, record: dict[str, Any]) -> None:
+def _stated(images: ImageFiles, folder: Path, given: Any) -> str:
+    """The path of an image below the image folder, from its path as a file in `folder` states it;
+    that path itself where it leads elsewhere."""
+    stated = str(given).replace("\\", "/")
+    if images.folder is None:
+        return stated
+    name = os.path.relpath(folder / stated, images.folder).replace(os.sep, "/")
+    return name if images.has(name) else stated
+
+
+def _add_image(
+    table: ShapeTable, images: ImageFiles, path: Path, name: str, record: dict[str, Any]
+) -> None:
+    """Adds the image of a file, whose path below the folder of all is `name`."""
     key = name.rpartition(".")[0]
     given = record.get("imagePath")
     base = given.replace("\\", "/").rpartition("/")[2] if isinstance(given, str) else ""
@@ -143,7 +157,7 @@ def _add_image(table: ShapeTable, images: ImageFiles, name: str, record: dict[st
         base = ""
     file_name = images.find(key, [base or key.rpartition("/")[2]])
     if base and not images.has(file_name):
-        file_name = str(given)  # perhaps a path to it from the JSON file
+        file_name = _stated(images, path.parent, given)
     row = table.add_image(key, file_name, _size(table, images, name, file_name, record))
     if row is None:
         return

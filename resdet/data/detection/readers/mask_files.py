@@ -22,6 +22,9 @@ from resdet.files.walk import list_files
 
 logger = logging.getLogger("resdet")
 
+MASKS = "masks"
+"""The folder of masks beside images, and of an image's masks in the Data Science Bowl's layout."""
+
 ENDINGS = (
     "_cp_masks", "_masks", "_mask", "_labels", "_label", "_labelIds", "_instanceIds",
     "_gtFine_instanceIds", "_instances", "_seg", "_segmentation", "_gt", "_L",
@@ -91,7 +94,7 @@ class ImageNames:
         shared = Path(folder).absolute() == masks.absolute()
         for name in list_files(folder).files:
             stem = name.rpartition(".")[0]
-            if is_image(name) and not (shared and mask_stem(stem)):
+            if is_image(name) and not (shared and is_mask(name)):
                 self.names.setdefault(stem, name)
                 self.bases.setdefault(stem.rpartition("/")[2], []).append(stem)
 
@@ -107,6 +110,11 @@ class ImageNames:
                 if len(found) == 1:
                     return found[0]
         return None
+
+
+def is_mask(name: str) -> bool:
+    """Whether a file beside images is called as a mask, or in a folder of masks."""
+    return MASKS in name.split("/")[:-1] or bool(mask_stem(name.rpartition(".")[0]))
 
 
 def mask_stem(stem: str) -> str:
@@ -128,7 +136,7 @@ def pair_masks(
     alone, listed = [], list(files)
     in_place = images is not None and Path(images).absolute() == folder.absolute()
     if in_place:
-        listed = [file for file in listed if mask_stem(file.rpartition(".")[0])]
+        listed = [file for file in listed if is_mask(file)]
     for file in listed:
         stem = file.rpartition(".")[0]
         key = names.find(stem) if images is not None else mask_stem(stem) or stem

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resdet.data.detection.readers.class_masks import CLASS_FOLDER
-from resdet.data.detection.readers.mask_files import ImageNames, mask_stem
+from resdet.data.detection.readers.mask_files import MASKS, ImageNames, is_mask
 from resdet.data.detection.readers.mask_legend import (
     FILES,
     find_legend,
     read_legend,
     read_value_classes,
 )
-from resdet.data.detection.readers.object_masks import MASKS
 from resdet.files.findings import DataError
 from resdet.files.images import is_image
 from resdet.files.label_images import read_labels
@@ -44,7 +43,7 @@ def recognize_masks(seen: Seen) -> str | None:
         return "class_masks"
     if any(name.endswith(CITYSCAPES) for name in files):
         return "cityscapes"
-    if any(f"/{MASKS}/" in f"/{name}" for name in files):
+    if any(f"/{MASKS}/" in name for name in files):
         return "object_masks"
     others = [name for name in seen.named(*OTHERS) if name.rpartition("/")[2] not in FILES]
     if not files or len(others) > 1 or seen.named(".json", ".xml", ".yaml", ".yml"):
@@ -73,9 +72,7 @@ def _paired(seen: Seen, files: list[str], names: ImageNames) -> list[str]:
     in_place = seen.images.absolute() == seen.path.absolute()
     stems = {file: file.rpartition(".")[0] for file in files}
     return [
-        file
-        for file, stem in stems.items()
-        if names.find(stem) and not (in_place and not mask_stem(stem))
+        file for file, stem in stems.items() if names.find(stem) and (is_mask(file) or not in_place)
     ]
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from resdet.data.detection.readers.mask_files import (
+    MASKS,
     Decoded,
     ImageNames,
     Masked,
@@ -35,9 +36,6 @@ from resdet.data.detection.readers.shapes import ShapeTable
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.files.findings import DROPPED, DataError, Finding
 from resdet.files.label_images import read_labels
-
-MASKS = "masks"
-"""The folder of an image's masks, in the Data Science Bowl's layout."""
 
 FOLDER_REMEDY = "put the masks of each class in a folder of its name"
 
@@ -54,7 +52,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
     folder = Path(source.path)
     names = mask_names(folder) if folder.is_dir() else []
     table = ShapeTable(source, findings)
-    in_bowl = any(f"/{MASKS}/" in f"/{name}" for name in names)
+    in_bowl = any(f"/{MASKS}/" in name for name in names)
     images = _bowl(table, folder, names) if in_bowl else _folders(table, folder, names)
     if not any(image.masks for image in images):
         raise DataError(
@@ -113,8 +111,8 @@ def _bowl(table: ShapeTable, folder: Path, names: list[str]) -> list[Masked]:
     pictures: dict[str, list[str]] = {}
     for name in names:
         *parts, _ = name.split("/")
-        if MASKS in parts:
-            place = parts.index(MASKS)
+        if MASKS in parts[1:]:
+            place = parts.index(MASKS, 1)
             label = "/".join(parts[place + 1 :])
             masks.setdefault("/".join(parts[:place]), []).append((name, label))
         elif parts[-1:] == ["images"]:
