@@ -63,7 +63,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     places = {place(name): name for name in OUTSIDE}
     uri = page.file.src_uri
     name = places.get(uri, f"docs/{uri}")
-    text = widen_lists(move_links(markdown, name, uri))
+    text = spread_blocks(move_links(markdown, name, uri))
     return re.sub(r"<!-- (\w+)(?:: (\w+))? -->", lambda match: fill(match[1], match[2]), text)
 
 
@@ -117,24 +117,28 @@ def parts(markdown: str) -> Iterator[tuple[str, bool]]:
         yield part, index % 2 == 1
 
 
-def widen_lists(markdown: str) -> str:
-    """The text whose list items are indented by four columns and start after an empty line.
-
-    Python-Markdown takes two and three columns, which Markdown allows elsewhere, for no list.
+def spread_blocks(markdown: str) -> str:
+    """The text as Python-Markdown wants it: list items are indented by four columns, and tables,
+    lists and what follows an item of several blocks start after an empty line.
     """
     lines: list[str] = []
-    width, is_code = 0, False
+    width, is_code, has_blocks = 0, False, False
     for line in markdown.splitlines():
         item = None if is_code else re.match(r"(?:[-*]|\d+\.) ", line)
         if item:
-            if not width and lines and lines[-1].strip():
+            if (not width or has_blocks) and lines and lines[-1].strip():
                 lines.append("")
-            width = item.end()
+            width, has_blocks = item.end(), False
         elif line.strip() and len(line) - len(line.lstrip()) < width:
             # a line at the margin ends the list, unless it continues a paragraph of the item
             width = 0
         elif width and line.strip():
             line = " " * (4 - width) + line
+        elif width:
+            has_blocks = True
+        if line.lstrip().startswith("|") and lines and not is_code:
+            above = lines[-1].strip()
+            lines += [""] if above and not above.startswith("|") else []
         is_code ^= line.lstrip().startswith("```")
         lines.append(line)
     return "\n".join(lines)

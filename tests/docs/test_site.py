@@ -35,11 +35,13 @@ def test_the_navigation_names_every_page_once() -> None:
     assert sorted(nav) == sorted(pages | set(hooks.OUTSIDE.values()))
 
 
-def test_lists_are_widened() -> None:
-    page = "Text:\n1. One\n   ```\n   x\n   - y\n   ```\n2. Two\n   more\n\nEnd\n- a\n  b\n"
-    assert hooks.widen_lists(page) == (
-        "Text:\n\n1. One\n    ```\n    x\n    - y\n    ```\n2. Two\n    more\n\nEnd\n\n- a\n    b"
+def test_blocks_are_spread() -> None:
+    page = "Text:\n| a |\n|---|\n1. One\n   ```\n   x\n   - y\n   ```\n2. Two\n\n   more\n3. x\n"
+    assert hooks.spread_blocks(page) == (
+        "Text:\n\n| a |\n|---|\n\n1. One\n    ```\n    x\n    - y\n    ```\n"
+        "2. Two\n\n    more\n\n3. x"
     )
+    assert hooks.spread_blocks("End\n- a\n  b\nc\n- d\n") == "End\n\n- a\n    b\nc\n\n- d"
 
 
 def test_links_lead_to_the_places_of_the_site() -> None:
@@ -72,6 +74,8 @@ def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> N
         )
         assert not re.findall(loaded, html), page
         assert "<!-- keys" not in html and "<!-- api" not in html
+        text = re.sub(r"(?s)<(pre|script|style)\b.*?</\1>", "", html)
+        assert not re.findall(r"(?m)^(?:[-*|]|\d+\.) .*|```.*", text), f"{page}: Markdown is left"
     index = json.loads((tmp_path / "search/search_index.json").read_text(encoding="utf-8"))
     places = {entry["location"] for entry in index["docs"]}
     for name, schema in hooks.SCHEMAS.items():
