@@ -94,9 +94,9 @@ LAYOUTS = {"coco": COCO_LAYOUT, "vocdevkit": VOC_LAYOUT, "ilsvrc": ILSVRC_LAYOUT
 """By what paths contain, in lower case."""
 
 OWN_PATHS = """\
-Data in COCO format need no layout: give their paths, which start at the working folder, as
-  data.train.images=FOLDER data.train.annotations=FILE.json
-  data.val.images=FOLDER data.val.annotations=FILE.json
+Your own data need no layout, and their format is recognised: give paths from the working folder, as
+  data.train.images=FOLDER data.train.annotations=FILE_OR_FOLDER
+  data.val.images=FOLDER data.val.annotations=FILE_OR_FOLDER
 datasets/README.md says how to get the data that the shipped configs name."""
 
 
