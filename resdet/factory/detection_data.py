@@ -178,6 +178,7 @@ def _read_boxes(config: DetectionConfig | LocalizationConfig) -> AnnotatedImages
         files.annotations,
         format=files.format,
         classes=config.data.classes,
+        class_map=config.data.class_map,
         outlines=False,
         group_key=group_key(config.data.split),
         max_pixels=config.data.max_pixels,

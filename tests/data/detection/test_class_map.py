@@ -14,6 +14,7 @@ from resdet.data.detection.class_map import original_names
 from resdet.data.detection.readers import read_classes
 from resdet.data.detection.table import AnnotationTable
 from resdet.factory.classes import detection_classes
+from resdet.factory.detection_data import read_train_table
 from resdet.files.findings import DataError
 from tests.data.make import annotation, write_coco
 
@@ -110,6 +111,7 @@ def test_the_config_s_classes(tmp_path: Path) -> None:
     class_map = json.dumps({"truck": "car", "cat": None})
     config = load_config("configs/own_data.yaml", [*overrides, f"data.class_map={class_map}"])
     assert detection_classes(config) == (["car", "bus"], [1, 5])
+    assert read_train_table(config).class_names == ["car", "bus"]
     coco = load_config("configs/own_data.yaml", ["data.class_map={dog: cat}"])
     names, _ = detection_classes(coco)  # without the data the names of COCO
     assert len(names) == 79
