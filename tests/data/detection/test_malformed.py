@@ -144,6 +144,7 @@ LABELME = {
         r"shape 1 \(\w+\) has points .*'a'.*, not a list of \[x, y\]",
     ),
     "three coordinates": (shape(points=[[1, 2, 3]] * 3), r"not a list of \[x, y\]; it is left out"),
+    "no points": (shape(points=[]), r"is a polygon of 0 point\(s\), which encloses nothing"),
     "two points": (shape(points=[[1, 2], [3, 4]]), r"is a polygon of 2 point\(s\), which encloses"),
     "no label": (shape(label=None), "shape 1 has label None, not a name; it is left out"),
     "unknown type": (shape(shape_type="spline"), "has shape_type 'spline', none of polygon, rect"),

@@ -243,7 +243,8 @@ def polygon_shape(numbers: Sequence[float]) -> Shape:
 
 def within(numbers: Sequence[float], most: float) -> bool:
     """Whether all numbers are finite and at most `most` away from 0."""
-    return math.isfinite(sum(numbers)) and -most <= min(numbers) and max(numbers) <= most
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
+    return math.isfinite(sum(numbers)) and -most <= low and high <= most
 
 
 def shorten(numbers: Sequence[float]) -> str:
