@@ -111,7 +111,7 @@ def test_the_config_s_classes(tmp_path: Path) -> None:
     class_map = json.dumps({"truck": "car", "cat": None})
     config = load_config("configs/own_data.yaml", [*overrides, f"data.class_map={class_map}"])
     assert detection_classes(config) == (["car", "bus"], [1, 5])
-    assert read_train_table(config).class_names == ["car", "bus"]
+    assert read_train_table(config, None).class_names == ["car", "bus"]
     coco = load_config("configs/own_data.yaml", ["data.class_map={dog: cat}"])
     names, _ = detection_classes(coco)  # without the data the names of COCO
     assert len(names) == 79
