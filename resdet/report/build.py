@@ -27,6 +27,8 @@ from resdet.version import __version__
 
 FILE = "report.html"
 NO_PREDICTIONS = "There are no stored predictions, so errors and images are not shown."
+MAX_PAGE = 14_500_000
+"""Bytes; larger pages get smaller pictures."""
 PROBLEMS = 5
 """Images that can't be read, named."""
 
@@ -35,11 +37,15 @@ def write_report(sources: Sequence[RunSource], path: Path) -> Path:
     """The page of one run, or of several side by side; WriteError where the disk refuses."""
     from resdet.report.page import render
 
-    return write_text(path, render(make_report(sources)))
+    page = render(make_report(sources))
+    if len(page) > MAX_PAGE:
+        page = render(make_report(sources, share=MAX_PAGE / len(page) / 2))
+    return write_text(path, page)
 
 
-def make_report(sources: Sequence[RunSource]) -> Report:
-    """What the page of some runs of the same task says; UserError for several tasks."""
+def make_report(sources: Sequence[RunSource], share: float = 1.0) -> Report:
+    """What the page of some runs of the same task says, with a `share` of the usual bytes of
+    pictures; UserError for several tasks."""
     tasks = list(dict.fromkeys(source.config.task for source in sources))
     if len(tasks) > 1:
         raise UserError(f"runs of {' and '.join(tasks)} have no number in common; compare one task")
@@ -57,7 +63,7 @@ def make_report(sources: Sequence[RunSource]) -> Report:
             for k, (base, source) in enumerate(zip(bases, sources, strict=True))
         ]
         comparisons = []
-    pictures, problems = album.pictures()
+    pictures, problems = album.pictures(share)
     notes = []
     if problems:
         more = f" and {len(problems) - PROBLEMS} more" if len(problems) > PROBLEMS else ""
@@ -87,7 +93,7 @@ def _detectors(
     for run, source in enumerate(sources):
         analysis, reason = detection.checked(source)
         reasons.append(reason)
-        own = None if analysis is None else Shown(analysis, album, run, classes)
+        own = None if analysis is None else Shown(analysis, album, run, classes, len(sources))
         shown.append(own)
     album.most = MAX_PICTURES // 2
     others = range(1, len(sources))

@@ -2,7 +2,7 @@
 
 Whether a difference is more than chance of the images is tested by a paired bootstrap over images
 (Efron & Tibshirani 1993, chapter 16): images are drawn with replacement, the same ones for both
-runs, and the 2.5 and 97.5 percentiles of the difference are its interval. Of AP it is hotcoco's.
+runs, and the 2.5 and 97.5 percentiles of the difference are its interval.
 It tells nothing about the chance of another seed, for which several runs are needed.
 """
 
@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
-import hotcoco
 import numpy as np
 
+from resdet.evaluation.coco import MAX_DETS, summarize
 from resdet.evaluation.stored import Answers
+from resdet.report.bootstrap import FEWER, MANY, RESAMPLES, differences_of_ap, mean_interval
 from resdet.report.candidates import image_counts
 from resdet.report.classification import accuracy, caption, entry_of
 from resdet.report.data import (
@@ -37,13 +37,8 @@ from resdet.report.source import RunSource
 
 logger = logging.getLogger("resdet")
 
-RESAMPLES, FEWER = 1000, 200
-"""Of the bootstrap, and with more than `MANY` detections in both runs together."""
-MANY = 100_000
-LEVEL = 0.95
 CHANGED = 24
 """Images in the gallery of changed ones."""
-COMPARED = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 METHOD = (
     "Paired bootstrap over images (Efron & Tibshirani 1993): {n} times, images are drawn with "
     "replacement, the same for both runs; the interval has the middle 95 % of the differences. "
@@ -71,9 +66,11 @@ def compare_detectors(
                 logger.info(
                     f"comparing {kind} AP of {names[0]} and {names[run]}: {count} resamples"
                 )
-            one, two = (each.evaluation.hotcoco for each in pair)
-            numbers = hotcoco.compare(one, two, n_bootstrap=count, seed=0, confidence=LEVEL)
-            found += [_of_metric(kind, key, numbers) for key in COMPARED if _has(key, numbers)]
+            numbers = [summarize(each.evaluation, MAX_DETS) for each in pair]
+            found += [
+                significance(f"{kind} {name}", numbers[0][name], numbers[1][name], *both)
+                for name, both in differences_of_ap(*pair, count).items()
+            ]
     changed = changed_images(first, other)
     return RunComparison(run, differing, found, METHOD.format(n=count), changed)
 
@@ -86,21 +83,6 @@ def same_truth(first: Shown, other: Shown) -> bool:
         and one.class_names == two.class_names
         and np.array_equal(one.boxes_xywh, two.boxes_xywh)
         and np.array_equal(one.labels, two.labels)
-    )
-
-
-def _has(key: str, numbers: dict[str, Any]) -> bool:
-    return numbers["metrics_a"][key] > -1 and numbers["metrics_b"][key] > -1
-
-
-def _of_metric(kind: str, key: str, numbers: dict[str, Any]) -> Significance:
-    interval = numbers["ci"][key]
-    return significance(
-        f"{kind} {key}",
-        numbers["metrics_a"][key],
-        numbers["metrics_b"][key],
-        interval["lower"],
-        interval["upper"],
     )
 
 
@@ -176,19 +158,6 @@ def compare_classifiers(
         found.append(significance(heading(name), before, after, 100 * low, 100 * high))
     changed = _changed_answers(one, two, sources[0], album, class_names)
     return RunComparison(run, differing, found, METHOD.format(n=RESAMPLES), changed)
-
-
-def mean_interval(change: np.ndarray[Any, Any], seed: int = 0) -> tuple[float, float]:
-    """The interval of the mean of (N,) changes of -1, 0 or 1 under a bootstrap.
-
-    A resample only matters by how many of each value it has, which is multinomial.
-    """
-    total = len(change)
-    shares = np.array([(change == value).sum() for value in (-1, 0, 1)]) / max(total, 1)
-    counts = np.random.default_rng(seed).multinomial(total, shares, RESAMPLES)
-    means = (counts[:, 2] - counts[:, 0]) / max(total, 1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def _changed_answers(

@@ -16,6 +16,7 @@ from resdet.report.pictures import Album, Marks, Path, scaled_box
 MAX_MARKS = 150
 """Detections of an image beside those that an item is about: the best scores."""
 MAX_TRUTHS = 400
+"""Objects, likewise the first. Runs side by side share both numbers."""
 
 
 class Shown:
@@ -27,13 +28,16 @@ class Shown:
         album: Album,
         run: int,
         names: Sequence[str],
+        num_runs: int = 1,
     ) -> None:
-        """`run` is the row of the report's run, `names` are the classes of the whole report."""
+        """`run` is the row of the report's run, of `num_runs` that share what can be marked;
+        `names` are the classes of the whole report."""
         self.analysis, self.album, self.run = analysis, album, run
         self.matches, self.images = analysis.shown, analysis.images
         self.labels = [names.index(name) for name in self.matches.truth.class_names]
         self.marked: dict[int, tuple[Ints, Ints]] = {}
         """By image: rows of its marked objects and detections, in the order of the marks."""
+        self.limits = MAX_TRUTHS // num_runs, MAX_MARKS // num_runs
         self.own_marks: dict[int, Marks] = {}
         self.groups: Sequence[Group] = ()
 
@@ -66,8 +70,8 @@ class Shown:
             marks = Marks(partial(self._marks, image), partial(self._counts, image))
             self.album.entries[key].marks.append(marks)
             self.own_marks[image] = marks
-        own = _first(self.matches.objects_in(image), MAX_TRUTHS, set(objects))
-        found = _first(self.matches.detections_in(image), MAX_MARKS, set(detections))
+        own = _first(self.matches.objects_in(image), self.limits[0], set(objects))
+        found = _first(self.matches.detections_in(image), self.limits[1], set(detections))
         self.marked[image] = own, found
         return row
 

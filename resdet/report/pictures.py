@@ -73,10 +73,10 @@ class Album:
             self.entries[key] = make()
         return self.rows[key]
 
-    def pictures(self) -> tuple[list[Picture], list[str]]:
-        """All of them, and why some could not be read."""
-        count = max(len(self.entries), 1)
-        limits = (PICTURE_BYTES // count, PATH_BYTES // count)
+    def pictures(self, share: float = 1.0) -> tuple[list[Picture], list[str]]:
+        """All of them, with a `share` of the usual bytes; and why some could not be read."""
+        count = max(len(self.entries), 1) / share
+        limits = (int(PICTURE_BYTES / count), int(PATH_BYTES / count))
         problems: list[str] = []
         return [picture(entry, *limits, problems) for entry in self.entries.values()], problems
 

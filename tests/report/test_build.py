@@ -31,8 +31,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Report]:
     reports: list[Report] = []
     make = build.make_report
 
-    def kept(sources: Any) -> Report:
-        reports.append(make(sources))
+    def kept(sources: Any, share: float = 1.0) -> Report:
+        reports.append(make(sources, share))
         return reports[-1]
 
     monkeypatch.setattr(build, "make_report", kept)
@@ -110,6 +110,16 @@ def test_pictures_hold_what_items_are_about(run: Path, made: list[Report], nucle
                 )
                 if group.key == "false_positives":
                     assert picture.detections[place].status == item.error
+
+
+def test_too_large_a_page_gets_smaller_pictures(
+    run: Path, tmp_path: Path, made: list[Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "MAX_PAGE", 100_000)
+    monkeypatch.setattr("resdet.report.pictures.PICTURE_BYTES", 50_000)
+    report_command(runs=[run], out=tmp_path / "page.html")
+    large, small = (sum(len(one.jpeg) for one in each.pictures) for each in made)
+    assert small < large and [len(each.pictures) for each in made] == [3, 3]
 
 
 def test_a_run_without_predictions_is_evaluated_first(

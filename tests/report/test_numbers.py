@@ -15,9 +15,9 @@ from resdet.evaluation.coco_backends import run_backend
 from resdet.evaluation.coco_detections import read_detections
 from resdet.evaluation.coco_result import TIDE_ERRORS
 from resdet.report import numbers
+from resdet.report.bootstrap import mean_interval, ranked_classes, resampled_precisions
 from resdet.report.breakdowns import breakdowns
 from resdet.report.candidates import galleries, image_counts, in_turn
-from resdet.report.comparison import mean_interval
 from resdet.report.labels import label_errors, near_pairs
 from resdet.report.matching import Matches, match
 
@@ -111,6 +111,34 @@ def test_breakdowns_share_out_the_same_objects(matches: Matches) -> None:
             assert np.dot(objects, recalls) == pytest.approx(found), table.title  # type: ignore[arg-type]
     images = sum(row[1] for row in tables[-1].rows)  # type: ignore[misc]
     assert images == len(matches.truth.image_ids)
+
+
+def test_ap_of_weighted_images(matches: Matches) -> None:
+    """With weight 1 it is COCO's AP; with others that of a table with copies of the images."""
+    truth, count = matches.truth, len(matches.truth.image_ids)
+    precision = matches.evaluation.precision[..., 0]
+    ones = np.ones((1, count), int)
+    found = resampled_precisions(ranked_classes(matches), ones)[0]
+    np.testing.assert_allclose(found, [each[each > -1].mean() for each in precision], atol=1e-12)
+    rng = np.random.default_rng(0)
+    # without equal scores, whose order depends on the images' ids
+    table = matches.detections.select(np.arange(len(matches.detections.scores)))
+    table.scores = table.scores + 1e-9 * np.arange(len(table.scores))
+    matches = match(truth, table, matches.kind, MAX_DETS)
+    draws = rng.multinomial(count, np.full(count, 1 / count), 1)
+    found = resampled_precisions(ranked_classes(matches), draws)[0]
+    rows = np.repeat(np.arange(count), draws[0])
+    objects = [matches.objects_in(row) for row in rows.tolist()]
+    detections = [np.flatnonzero(table.images == row) for row in rows.tolist()]
+    copies = replace(
+        truth.select(np.concatenate(objects)),
+        image_of=np.repeat(np.arange(count), list(map(len, objects))),
+        sizes=truth.sizes[rows],
+    )
+    again = table.select(np.concatenate(detections))
+    again.images = np.repeat(np.arange(count), list(map(len, detections)))
+    drawn = match(copies, again, matches.kind, MAX_DETS).evaluation.precision[..., 0]
+    np.testing.assert_allclose(found, [each[each > -1].mean() for each in drawn], atol=1e-12)
 
 
 def test_galleries_show_what_they_say(matches: Matches) -> None:
