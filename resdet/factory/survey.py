@@ -14,6 +14,7 @@ from resdet.files.findings import Finding, log_findings
 if TYPE_CHECKING:
     from resdet.data.detection.suggestions import Suggestion
     from resdet.data.detection.survey import ObjectSurvey, View
+    from resdet.data.plausibility import Images
 
 logger = logging.getLogger("resdet")
 
@@ -58,7 +59,7 @@ def survey_data(config: AnyConfig, train: Any, val: Any) -> Survey:
     named = {"data.train": train, "data.val": val}
     parts = [Part(name, data) for name, data in named.items() if hasattr(data, "looks")]
     survey = Survey(parts)
-    seen = [(_located(part.data), part.data.looks) for part in parts]
+    seen = [(located(part.data), part.data.looks) for part in parts]
     seen = [(images, looks) for images, looks in seen if looks is not None]
     for images, looks in seen:
         survey.findings += find_odd_images(images, looks)
@@ -72,8 +73,11 @@ def survey_data(config: AnyConfig, train: Any, val: Any) -> Survey:
     return survey
 
 
-def _located(data: Any) -> Any:
-    return data.located() if hasattr(data, "located") else data.source.located()
+def located(data: Any) -> Images:
+    """Where the images of a data set are."""
+    holder = data if hasattr(data, "located") else data.source
+    images: Images = holder.located()
+    return images
 
 
 def _survey_objects(config: DetectionConfig, survey: Survey) -> None:

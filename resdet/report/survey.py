@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 
@@ -12,12 +13,21 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.loading import AnyConfig
 from resdet.data.detection.suggestions import GOOD, POOR, REPEAT_KEY, repeat_effect
 from resdet.data.detection.survey import ObjectSurvey
-from resdet.factory.survey import Part, Survey
+from resdet.factory.survey import Part, Survey, located
 from resdet.files.findings import Finding, summarize_findings
 from resdet.files.scale import LEAST_SIDE
 from resdet.report.classification import label_statistics
-from resdet.report.data import DataStatistics, Fact, Report, RunReport, Table
+from resdet.report.data import (
+    DataStatistics,
+    Fact,
+    GalleryGroup,
+    GalleryItem,
+    Report,
+    RunReport,
+    Table,
+)
 from resdet.report.facts import detection_statistics
+from resdet.report.pictures import Album, Entry
 from resdet.version import __version__
 
 
@@ -35,10 +45,14 @@ def data_report(
     """The page's content."""
     names = list(survey.parts[0].data.class_names) if survey.parts else []
     lines = summarize_findings(findings)
-    facts = [Fact("findings", f"{len(findings):,}", "listed below" if lines else "")]
+    facts = [Fact("findings", f"{len(findings):,}")]
     for suggestion in survey.suggestions:
         values = ", ".join(f"{key}={value}" for key, value in suggestion.keys.items())
         facts.append(Fact("suggestion", values, suggestion.reason))
+    album = Album()
+    items = [item for part in survey.parts for item in _shown(part, survey.findings, album)]
+    pictures, _ = album.pictures()
+    words = "Images that a finding names, in the order of the findings."
     run = RunReport(
         name=_title(config),
         folder="",
@@ -47,9 +61,32 @@ def data_report(
         facts=facts,
         notes=lines,
         statistics=list(statistics),
+        gallery=[GalleryGroup("odd", "Images to look at", words, items, len(items))]
+        if items
+        else [],
     )
     created = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}, resdet {__version__}"
-    return Report(f"Data: {run.name}", created, [run])
+    return Report(f"Data: {run.name}", created, [run], pictures)
+
+
+def _shown(part: Part, findings: Sequence[Finding], album: Album) -> list[GalleryItem]:
+    """The images of one part that findings of the survey name."""
+    own = [finding for finding in findings if finding.file == located(part.data).file]
+    if not own:
+        return []
+    texts = [(f"{finding.item} {finding.what}", finding.what) for finding in own]
+    every = "\n".join(text for text, _ in texts)
+    name_of, items = located(part.data).name_of, []
+    named = {row: name for row in range(len(part.data)) if (name := name_of(row)) in every}
+    for text, what in texts:
+        for row, name in named.items():
+            entry = Entry(name, partial(part.data.read, row), (0, 0))
+            if name not in text:
+                continue
+            picture = album.row(f"{part.name} {name}", lambda entry=entry: entry)  # type: ignore[misc]
+            if picture is not None:
+                items.append(GalleryItem(picture, what))
+    return items
 
 
 def _title(config: AnyConfig) -> str:
