@@ -16,15 +16,20 @@ from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
 from resdet.config.loading import AnyConfig
 from resdet.data.detection.annotated import read_images
+from resdet.data.detection.batches import collate
 from resdet.data.detection.checks import check_presence
+from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.repair import LEFT_OUT, keep_usable, repair
 from resdet.data.detection.writers import coco
+from resdet.engine.detection import largest_area
+from resdet.engine.estimate import describe_batch, free_memory, largest_batch, memory_of
 from resdet.engine.evaluate_detection import check_classes
 from resdet.errors import UserError, printable
 from resdet.factory import (
     build_classification_train_data,
     build_classification_val_data,
     build_data,
+    build_model,
 )
 from resdet.factory.classification_data import check_val
 from resdet.factory.imports import import_modules, naming_imports
@@ -32,6 +37,7 @@ from resdet.factory.localization_data import build_localization_data
 from resdet.factory.survey import survey_data
 from resdet.files.findings import Finding, summarize_findings
 from resdet.files.writing import check_folder, write_text
+from resdet.hardware import choose_device, choose_precision
 from resdet.report.data import DataStatistics
 from resdet.report.page import render
 from resdet.report.survey import data_report, data_statistics
@@ -77,6 +83,8 @@ def check_data(
         train, val = _read(config, images)
     survey = survey_data(config, train, val)
     survey.log()
+    if images and isinstance(config, DetectionConfig) and len(paths) == 1:
+        _log_batch_size(config, train)
     findings = [*_findings(train), *_findings(val), *survey.findings]
     statistics = data_statistics(survey)
     for part in statistics:
@@ -110,6 +118,29 @@ def _read(config: AnyConfig, images: bool) -> tuple[Any, Any]:
     else:
         data = build_localization_data(config, decode_all=images)
     return data.train, data.val
+
+
+def _log_batch_size(config: DetectionConfig, train: DetectionDataset) -> None:
+    """How many training images the memory of this machine takes; of a network that the config
+    names, with random weights."""
+    device = choose_device(None, 0)
+    free = free_memory(device)
+    if free is None or config.model.backbone.name is None:
+        return
+    names, ids = train.class_names, train.category_ids
+    model = build_model(config, class_names=names, category_ids=ids).to(device)
+    batch = collate([train[0, 0]], multiple=model.size_divisibility).to(device)
+    height, width = batch.images.images.shape[-2:]
+    largest = largest_area(config, train.sizes, model.size_divisibility)
+    estimate = memory_of(
+        model,
+        config,
+        lambda: model(batch.images, batch.targets, seed=0, step=0),
+        scale=max(1.0, largest / (height * width)),
+        precision=choose_precision(config.train.precision, device),
+        is_averaged=config.train.ema_decay is not None,
+    )
+    logger.info(describe_batch(largest_batch(estimate, 1, free), free))
 
 
 def _findings(data: Any) -> list[Finding]:

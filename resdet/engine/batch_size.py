@@ -20,12 +20,12 @@ import torch
 
 from resdet.engine import distributed, optim
 from resdet.engine.distributed import Processes
-from resdet.engine.estimate import MIB, estimate_memory
+from resdet.engine.estimate import MEMORY_SHARE, MIB, estimate_memory, free_memory
 from resdet.engine.precise_bn import ONE_VALUE
 from resdet.engine.step import update
 from resdet.errors import UserError
 from resdet.hardware import memory_mb
-from resdet.memory import available_memory, forget_peak, is_out_of_memory, resident_memory
+from resdet.memory import forget_peak, is_out_of_memory, resident_memory
 from resdet.models.losses import without_other_processes
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("resdet")
 
-MEMORY_SHARE = 0.8
-"""Of the free memory that a batch may take."""
 SPEED_SHARE = 0.95
 """Of the most images/s that a batch has to reach."""
 UPDATES = 3
@@ -120,16 +118,13 @@ def _why_last(trials: list[Trial], limit: float) -> str:
 
 def _free_memory(processes: Processes) -> float:
     """Bytes that this process can still take of its device."""
-    if processes.device.type == "cuda":
-        torch.cuda.empty_cache()
-        return float(torch.cuda.mem_get_info(processes.device)[0])
-    left = available_memory()
+    left = free_memory(processes.device)
     if left is None:
         raise UserError(
             "train.batch_size: auto: this system does not report how much memory is free; give a "
             "number"
         )
-    return left / processes.local_world_size
+    return left if processes.device.type == "cuda" else left / processes.local_world_size
 
 
 class _Meter:

@@ -8,7 +8,7 @@ import torch
 from resdet.config.loading import AnyConfig
 from resdet.data.detection.split import SPLIT_FILE
 from resdet.engine.distributed import Processes
-from resdet.engine.estimate import MIB, estimate_memory
+from resdet.engine.estimate import MIB, describe_batch, estimate_memory, free_memory, largest_batch
 from resdet.engine.run_folder import Run, make_folder
 from resdet.engine.setup import prepare
 from resdet.engine.step import update
@@ -47,6 +47,9 @@ def check_run(
     estimate = estimate_memory(training, len(micro_batches[0].paths))
     listed = ", ".join(f"{name} {size:.0f}" for name, size in estimate.items())
     logger.info(f"memory: about {sum(estimate.values()):.0f} MiB per process ({listed})")
+    if (free := free_memory(processes.device)) is not None:
+        images = len(micro_batches[0].paths)
+        logger.info(describe_batch(largest_batch(estimate, images, free), free))
     if processes.device.type == "cuda":
         update(training, micro_batches, 0)
         peak = torch.cuda.max_memory_allocated(processes.device) / MIB

@@ -105,7 +105,8 @@ def _view(config: DetectionConfig) -> View:
     resize, model = config.data.augment.resize, config.model
     edges = sorted(resize.short_edges)
     short, long = edges[len(edges) // 2], resize.max_size
-    if resize.mode == "large_scale_jitter":
+    is_square = resize.mode == "large_scale_jitter"
+    if is_square:
         short = long = resize.lsj_size
     sizes = [
         list(level) if isinstance(level, list) else [level] for level in model.rpn.anchor_sizes
@@ -116,4 +117,4 @@ def _view(config: DetectionConfig) -> View:
         is_c5 = model.roi.box_head.type == "fc" and model.backbone.res5_dilation != 2
         strides = [32 if is_c5 else 16] * len(sizes)
     anchors = Anchors(sizes, model.rpn.aspect_ratios, strides)
-    return View(short, long, anchors, model.detections_per_image, model.nms_thresh)
+    return View(short, long, anchors, model.detections_per_image, is_square, model.nms_thresh)

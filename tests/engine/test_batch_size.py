@@ -12,7 +12,7 @@ import torch
 
 import resdet
 from resdet.config.loading import load_any_config, load_config
-from resdet.engine import batch_size, distributed, setup
+from resdet.engine import batch_size, distributed, estimate, setup
 from resdet.engine.batch_size import Trial
 from resdet.errors import UserError
 from resdet.files import checkpoint
@@ -105,11 +105,11 @@ def test_out_of_memory_ends_the_search(tiny, tmp_path, caplog, monkeypatch):
 
 
 def test_without_memory_for_one_image_there_is_an_error(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_size, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(estimate, "available_memory", lambda: 2**20)
     with pytest.raises(UserError, match=r"auto: not even 1 image.s. fit into 80% of the 0\.000977"):
         resdet.train(tiny.config, [AUTO], run_dir=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(batch_size, "available_memory", lambda: None)
+    monkeypatch.setattr(estimate, "available_memory", lambda: None)
     with pytest.raises(UserError, match="does not report how much memory is free; give a number"):
         resdet.train(tiny.config, [AUTO], run_dir=tmp_path / "run", device="cpu")
 

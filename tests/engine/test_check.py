@@ -5,7 +5,7 @@ from torch import nn
 
 from resdet.config.loading import load_config
 from resdet.engine.detection import largest_area
-from resdet.engine.estimate import _counting_saved
+from resdet.engine.estimate import ACTIVATIONS, MIB, _counting_saved, describe_batch, largest_batch
 
 
 def test_what_autograd_keeps_is_counted_once_and_without_weights():
@@ -33,3 +33,11 @@ def test_the_largest_image_that_the_transforms_make(tiny, overrides, area):
     config = load_config(tiny.config, [*resize, *overrides])
     sizes = np.array([[480, 640], [300, 200]], dtype=np.int32)
     assert largest_area(config, sizes, 32) == area
+
+
+def test_the_largest_batch_within_the_free_memory() -> None:
+    needed = {"weights": 100.0, "gradients": 100.0, ACTIVATIONS: 50.0}
+    assert largest_batch(needed, 2, 1000 * MIB) == 16  # 24 would fit, 25 MiB each
+    assert largest_batch(needed, 2, 200 * MIB) == 0
+    assert "up to 16 images per process" in describe_batch(16, 1000 * MIB)
+    assert "smaller images" in describe_batch(0, 200 * MIB)

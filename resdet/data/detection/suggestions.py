@@ -10,7 +10,7 @@ import numpy as np
 
 from resdet.data.detection.anchors import Anchors, fit_anchors
 from resdet.data.detection.repeats import class_factors, image_factors
-from resdet.data.detection.survey import TINY_SHARE, ObjectSurvey
+from resdet.data.detection.survey import TINY_SHARE, ObjectSurvey, View
 from resdet.files.scale import LEAST_SIDE
 
 POOR, GOOD = 0.3, 0.5
@@ -103,7 +103,7 @@ def _image_size(objects: ObjectSurvey) -> Suggestion | None:
             return None
         lost = float((shortest * factor < LEAST_SIDE).mean())
         return Suggestion(
-            _sizes(view.short_edge * factor, view.max_size * factor),
+            _sizes(view, factor),
             f"{float(objects.is_tiny.mean()):.1%} of the objects are less than {LEAST_SIDE:g} "
             f"pixels wide or high at the present size, and {lost:.1%} would be; it takes "
             f"{factor**2:.1f} times the time and memory",
@@ -111,21 +111,22 @@ def _image_size(objects: ObjectSurvey) -> Suggestion | None:
     usual = float(np.quantile(objects.root_areas, 0.05)) / scale
     if scale >= ENLARGED and usual >= PLENTY:
         return Suggestion(
-            _sizes(view.short_edge / scale, view.max_size / scale),
+            _sizes(view, 1 / scale),
             f"images are enlarged {scale:.1f} times, and objects are large enough without; it "
             f"takes {1 / scale**2:.0%} of the time and memory",
         )
     return None
 
 
-def _sizes(short_edge: float, max_size: float) -> dict[str, str]:
-    short, long = (max(32, 32 * math.ceil(side / 32 - 0.25)) for side in (short_edge, max_size))
-    return {
-        "data.augment.resize.short_edges": f"[{short}]",
-        "data.augment.resize.max_size": f"{long}",
-        "data.test_resize.short_edge": f"{short}",
-        "data.test_resize.max_size": f"{long}",
-    }
+def _sizes(view: View, factor: float) -> dict[str, str]:
+    """Keys for images of `factor` times the size, in multiples of 32 pixels."""
+    sides = (view.short_edge * factor, view.max_size * factor)
+    short, long = (max(32, 32 * math.ceil(side / 32 - 0.25)) for side in sides)
+    at_test = {"data.test_resize.short_edge": f"{short}", "data.test_resize.max_size": f"{long}"}
+    if view.is_square:
+        return {"data.augment.resize.lsj_size": f"{long}", **at_test}
+    resize = {"short_edges": f"[{short}]", "max_size": f"{long}"}
+    return {f"data.augment.resize.{key}": value for key, value in resize.items()} | at_test
 
 
 def _repeats(objects: ObjectSurvey) -> Suggestion | None:

@@ -47,6 +47,8 @@ class View:
     anchors: Anchors
     most: int
     """Detections kept per image."""
+    is_square: bool
+    """Whether images are fitted into a square, by large-scale jitter."""
     nms_thresh: float
     """IoU beyond which NMS drops a detection of the same class."""
 
