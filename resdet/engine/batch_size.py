@@ -37,8 +37,8 @@ SPEED_SHARE = 0.95
 """Of the most images/s that a batch has to reach."""
 UPDATES = 3
 """Of each size; the first is not timed."""
-MAX_SECONDS = 120.0
-"""After these no larger size is tried."""
+MAX_SECONDS = 60.0
+"""After these no larger size is tried; the last one may take twice as long."""
 GIB = 2**30
 
 

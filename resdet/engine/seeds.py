@@ -164,12 +164,13 @@ def metrics_of(run: Path) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Numbers by name, with that of their kind in front: bbox/AP."""
+    """Numbers by name, with that of their kind in front: bbox/AP. COCO's -1, which stands for no
+    object to measure, is left out."""
     found: list[tuple[str, float]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             found += _flat(value, f"{prefix}{name}/")
-        elif value is not None and math.isfinite(value):
+        elif value is not None and math.isfinite(value) and value != -1:
             found.append((f"{prefix}{name}", value))
     return found
 

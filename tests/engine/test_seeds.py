@@ -132,7 +132,7 @@ def test_mistakes(small, three, tmp_path):
 
 
 def test_metrics_of_several_kinds_and_of_runs_without_them():
-    flat = dict(seeds_module._flat({"bbox": {"AP": 0.5, "APs": None}, "mAP": 1}))
+    flat = dict(seeds_module._flat({"bbox": {"AP": 0.5, "APs": None, "APl": -1.0}, "mAP": 1}))
     assert flat == {"bbox/AP": 0.5, "mAP": 1}
     runs = {"a": {"metrics": {"x": 1.0}}, "b": {"metrics": {"x": 2.0, "y": 3.0}}}
     found = seeds_module.summary_of(runs)
