@@ -93,6 +93,7 @@ def test_a_signal_stops_all_and_resume_continues_exactly(
     assert ["metric", "mean", "std", "seed_0", "seed_1", "seed_2"] in table
 
 
+@pytest.mark.slow
 def test_one_measured_batch_size_holds_for_all(small, tmp_path, monkeypatch):
     asked = []
 
