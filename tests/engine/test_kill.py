@@ -33,7 +33,11 @@ from tests.golden import tiny_backbone  # noqa: F401  registers the backbone
 KILLS = int(os.environ.get("RESDET_KILLS", "100"))
 CASES = [(task, workers) for task in ("det", "cls") for workers in (0, 1, 3)]
 OVERRIDES = {
-    "det": ["model.backbone.name=golden_tiny", "train.ema_decay=0.9", "eval.every=3"],
+    "det": [
+        *("model.backbone.name=golden_tiny", "train.ema_decay=0.9", "eval.every=3"),
+        *("data.augment.copy_paste.prob=0.7", "data.augment.mosaic={prob: 0.7, off_epochs: 0.5}"),
+        *("data.repeat_threshold=1", "model.roi.box_head.class_weights=inverse"),
+    ],
     # 90 MB per checkpoint, so that some kills come while one is written
     "cls": ["eval.every=3"],
 }
