@@ -72,6 +72,9 @@ def _is_description(path: Path) -> bool:
 
 def _of_data(path: Path, overrides: Sequence[str]) -> AnyConfig:
     """The config of one folder or file that holds images and annotations."""
+    is_described = _has_annotations(path) and recognize(None, path) == "yolo"
+    if is_described and (parts := _parts(path)):  # names the classes of all parts
+        return _detection(str(path), str(path) if "val" in parts else None, overrides)
     if path.is_dir():
         train, val = (_named(path, names) for names in (TRAIN, VAL))
         if train is not None and _has_annotations(train):
@@ -81,8 +84,6 @@ def _of_data(path: Path, overrides: Sequence[str]) -> AnyConfig:
             return _detection(*_coco_layout(path), overrides)
         if not _has_annotations(path) and has_folders(path):
             return _classification(path, train, val, overrides)
-    if recognize(None, path) == "yolo" and (parts := _parts(path)):
-        return _detection(str(path), str(path) if "val" in parts else None, overrides)
     return _detection(str(path), None, overrides)
 
 

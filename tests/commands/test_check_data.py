@@ -13,7 +13,10 @@ from PIL import Image
 
 from resdet import cli
 from resdet.commands.check_data import check_data
+from resdet.commands.data_paths import config_of
+from resdet.config.detection import DetectionConfig
 from resdet.errors import UserError
+from resdet.factory import build_data
 from tests.commands import planted_defects
 from tests.commands.planted_defects import PLANTED, WHOLE, Planted, plant_all
 
@@ -140,6 +143,36 @@ def test_folders_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert any(re.search(pattern, line) for line in lines), (pattern, lines)
     assert len(lines) == 5
     assert re.search(r"dog +14", capsys.readouterr().out)
+
+
+def test_folders_with_parts(nuclei: Path, tmp_path: Path) -> None:
+    """As Roboflow exports them: YOLO with data.yaml, and COCO."""
+    content = json.loads((nuclei / "annotations" / "val.json").read_text())
+    for part, images in (("train", content["images"][:9]), ("valid", content["images"][9:12])):
+        ids = {image["id"] for image in images}
+        own = [each for each in content["annotations"] if each["image_id"] in ids]
+        (tmp_path / "yolo" / part / "images").mkdir(parents=True)
+        (tmp_path / "yolo" / part / "labels").mkdir()
+        (tmp_path / "coco" / part).mkdir(parents=True)
+        for image in images:
+            for folder in (tmp_path / "yolo" / part / "images", tmp_path / "coco" / part):
+                (folder / image["file_name"]).symlink_to(nuclei / "images" / image["file_name"])
+            label = tmp_path / "yolo" / part / "labels" / f"{Path(image['file_name']).stem}.txt"
+            boxes = [each["bbox"] for each in own if each["image_id"] == image["id"]]
+            rows = [
+                ((x + w / 2) / 256, (y + h / 2) / 256, w / 256, h / 256) for x, y, w, h in boxes
+            ]
+            label.write_text("".join(f"0 {' '.join(map(str, row))}\n" for row in rows))
+        coco = {**content, "images": images, "annotations": own}
+        (tmp_path / "coco" / part / "_annotations.coco.json").write_text(json.dumps(coco))
+    described = "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: [cell]\n"
+    (tmp_path / "yolo" / "data.yaml").write_text(described)
+    for given in (tmp_path / "yolo", tmp_path / "yolo" / "data.yaml", tmp_path / "coco"):
+        config = config_of([str(given)])
+        assert isinstance(config, DetectionConfig)
+        data = build_data(config)
+        assert data.val is not None and (len(data.train), len(data.val)) == (9, 3)
+        assert data.train.class_names == ["cell" if "yolo" in str(given) else "nucleus"]
 
 
 def texture(rng: np.random.Generator) -> np.ndarray:
