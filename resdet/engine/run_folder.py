@@ -40,9 +40,10 @@ FREE_KEYS = (
     *("log.every", "log.tensorboard", "log.trackers", "log.report", "checkpoint.every"),
     *("train.early_stop", "train.early_stop.patience", "train.max_hours"),
 )
+FILE_KEYS = ("images", "annotations", "format")
 # The files behind these are compared by what they hold, so that data may move.
 PATH_KEYS = (
-    *(f"data.{part}.{key}" for part in ("train", "val") for key in ("images", "annotations")),
+    *(f"data.{part}.{key}" for part in ("train", "val") for key in FILE_KEYS),
     *(f"data.{part}.{key}" for part in ("train", "val") for key in ("root", "ground_truth")),
     *("data.train.table", "data.val.table"),
     *("data.root", "data.proposals.train", "data.proposals.val", "loss.teacher"),

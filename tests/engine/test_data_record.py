@@ -227,10 +227,14 @@ def test_a_run_resumes_on_moved_data_only(tiny: Any, data: Path, tmp_path: Path)
     moved = data.rename(tmp_path / "moved")
     training = resume(run, *overrides(moved), "train.max_steps=6")
     assert training.config.data.train.annotations == f"{moved}/train.json"
+    # a format that is named is no other data than one that is recognised
+    resume(run, *overrides(moved), "data.train.format=coco")
     change(moved, lambda c: c["annotations"][0].update(bbox=[4, 5, 20, 20]), "val")
     with pytest.raises(UserError, match=r"data\.val changed since this run started"):
         resume(run, *overrides(moved))
-    with pytest.raises(UserError, match=r"differ .*data\.train\.format: coco → voc"):
+    with pytest.raises(
+        UserError, match=r"train\.json: a JSON file, and data\.train\.format is voc"
+    ):
         resume(run, *overrides(moved), "data.train.format=voc")
 
 
