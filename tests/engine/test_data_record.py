@@ -233,7 +233,7 @@ def test_a_run_resumes_on_moved_data_only(tiny: Any, data: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"data\.val changed since this run started"):
         resume(run, *overrides(moved))
     with pytest.raises(
-        UserError, match=r"train\.json: a JSON file, and data\.train\.format is voc"
+        UserError, match=r"a JSON file, and data\.train\.format is voc"
     ):
         resume(run, *overrides(moved), "data.train.format=voc")
 
