@@ -232,9 +232,7 @@ def test_a_run_resumes_on_moved_data_only(tiny: Any, data: Path, tmp_path: Path)
     change(moved, lambda c: c["annotations"][0].update(bbox=[4, 5, 20, 20]), "val")
     with pytest.raises(UserError, match=r"data\.val changed since this run started"):
         resume(run, *overrides(moved))
-    with pytest.raises(
-        UserError, match=r"a JSON file, and data\.train\.format is voc"
-    ):
+    with pytest.raises(UserError, match=r"a JSON file, and data\.train\.format is voc"):
         resume(run, *overrides(moved), "data.train.format=voc")
 
 
