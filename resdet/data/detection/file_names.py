@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, unquote_plus
 
-from resdet.files.images import SUFFIXES
+import numpy as np
+from numpy.typing import NDArray
+
+from resdet.files.images import SUFFIXES, read_sizes
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 DRIVE = re.compile(r"[A-Za-z]:")
@@ -90,6 +93,17 @@ class ImageFolder:
         """The one image whose name differs in its suffix alone, for a hint."""
         stem, _, suffix = name.rpartition(".")
         return self.locate(stem) if f".{suffix.lower()}" in SUFFIXES else None
+
+
+def sizes_of(folder: Path, names: Sequence[str]) -> NDArray[np.int32]:
+    """`read_sizes` of image files; of one that is not there as written, the file that its name
+    stands for."""
+    sizes, places = read_sizes(folder, names), ImageFolder(folder)
+    unsized = [names[row] for row in np.flatnonzero(sizes.min(axis=1, initial=1) < 1).tolist()]
+    found = [(places.locate(name) or "") if not places.has(name) else "" for name in unsized]
+    if any(found):
+        sizes[sizes.min(axis=1, initial=1) < 1] = read_sizes(folder, found)
+    return sizes
 
 
 def fold(name: str) -> str:

@@ -138,8 +138,26 @@ def test_classes(folder: Path) -> None:
     assert load(folder, ROW.replace("dog", "/m/01yrx")).table.class_names == ["Dog", "Cat"]
 
 
+@pytest.mark.parametrize(
+    ("classes", "named", "names", "ids"),
+    [
+        ("name,id\ndog,0\ncat,1\n", "dog", ["dog", "cat"], [0, 1]),
+        ("Class ID,Class Name\n7,dog\n8,cat\n", "7", ["dog", "cat"], [1, 2]),
+        ("LabelName,DisplayName\n/m/1,Cat\n/m/2,Dog\n", "/m/2", ["Cat", "Dog"], [1, 2]),
+        ("name,1\nlabel,2\n", "label", ["name", "label"], [1, 2]),
+    ],
+)
+def test_tables_of_classes_with_a_header(
+    folder: Path, classes: str, named: str, names: list[str], ids: list[int]
+) -> None:
+    (folder / "classes.csv").write_text(classes)
+    table = load(folder, HEADER + ROW.replace("dog", named)).table
+    assert (table.class_names, table.category_ids) == (names, ids)
+    assert len(table.labels) == 1
+
+
 def test_sizes_and_further_columns(folder: Path) -> None:
-    header = HEADER.replace("class", "class,width,height,difficult,iscrowd,age")
+    header = HEADER.replace("class", "class,width,height,difficult,crowd,age")
     rows = ["a.png,1,2,3,4,dog,60,40,0,0,1.5\n", "a.png,1,2,3,4,dog,50,40,1,TRUE,\n",
             "b.png,1,2,3,4,dog,,,maybe,,old\n"]  # fmt: skip
     read = load(folder, header + "".join(rows), extras=["age"])
@@ -179,3 +197,12 @@ def test_a_folder_with_one_table(folder: Path) -> None:
     listed = folder / "boxes.txt"
     listed.write_text(ROW)
     assert len(dataset(str(folder / "photos"), str(listed), mask_size=None)) == 1
+
+
+def test_fractions_of_images_under_another_name(folder: Path) -> None:
+    (folder / "t.csv").write_text(
+        "image,rel_x1,rel_y1,rel_x2,rel_y2,class\nA.PNG,0.5,0.5,1,1,dog\nb.png,0.5,0.5,1,1,dog\n"
+    )
+    data = dataset(str(folder / "photos"), str(folder / "t.csv"), mask_size=None)
+    assert list(data.table.file_names) == ["a.png", "b.png"]
+    assert data.table.boxes_xywh.tolist() == [[30, 20, 30, 20]] * 2

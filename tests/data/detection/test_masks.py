@@ -281,3 +281,12 @@ def test_results_are_kept_until_a_file_changes(
     for stored in (tmp_path / "cache" / "masks").iterdir():
         stored.write_bytes(stored.read_bytes()[:100])
     assert read(tmp_path)[0].rles == third.rles and len(calls) == 117
+
+
+def test_classes_of_images_without_suffix(tmp_path: Path) -> None:
+    save(tmp_path / "images", {"a.1.png": PHOTO, "a.2.png": PHOTO})
+    save(tmp_path / "masks", {"a.1.png": square(1, 1, value=1), "a.2.png": square(1, 1, value=1)})
+    (tmp_path / "masks/classes.csv").write_text("image,value,class\na.1,1,cell\na.2.png,1,dot\n")
+    table, findings = read(tmp_path)
+    assert not findings
+    assert [table.class_names[label] for label in table.labels] == ["cell", "dot"]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.data.detection.file_names import ImageFolder
+from resdet.data.detection.file_names import ImageFolder, sizes_of
 from resdet.data.detection.outlines import box_outlines
 from resdet.data.detection.readers.csv_columns import SIDES, Table, are_box, read_rows, read_table
 from resdet.data.detection.readers.image_lists import ImageFiles
@@ -29,7 +29,7 @@ from resdet.data.detection.table import AnnotationTable, Source, join_extras
 from resdet.data.names import pack_ids, pack_names
 from resdet.errors import first_few
 from resdet.files.findings import DROPPED, DataError, Finding
-from resdet.files.images import is_image, read_sizes
+from resdet.files.images import is_image
 
 if TYPE_CHECKING:
     from resdet.data.detection.readers.recognize import Seen
@@ -38,7 +38,13 @@ SUFFIXES = (".csv", ".tsv")
 
 CLASS_FILES = ("classes.csv", "_classes.csv", "class_list.csv", "class-descriptions-boxable.csv",
                "oidv7-class-descriptions-boxable.csv")  # fmt: skip
-"""Tables beside the boxes that name the classes: name, number, or Open Images' code, name."""
+"""Tables beside the boxes that name the classes: name, number, or Open Images' code, name; with a
+header or without."""
+
+HEADER = ("id", "name", "class", "number", "index", "label", "code", "mid", "category", "class_id",
+          "classid", "class_name", "classname", "label_id", "label_name", "labelname",
+          "display_name", "displayname", "category_id", "category_name")  # fmt: skip
+"""Words of such a header, in lower case."""
 
 PARTS = {
     "train": ("train", "training"),
@@ -285,7 +291,7 @@ def _sizes(
     unknown = np.flatnonzero((sizes == 0).any(axis=1))
     measured = np.zeros(len(files), bool)
     if source.images is not None and len(unknown) and not source.classes_only:
-        sizes[unknown] = read_sizes(Path(source.images), [files[row] for row in unknown.tolist()])
+        sizes[unknown] = sizes_of(Path(source.images), [files[row] for row in unknown.tolist()])
         measured[unknown] = sizes[unknown].all(axis=1)
     return sizes, measured
 
@@ -335,6 +341,9 @@ def _read_classes(folder: Path, found: set[str]) -> _Names | None:
         if not file.is_file():
             continue
         rows = [row for row in read_rows(file)[0] if len(row) == 2]
+        is_header = bool(rows) and rows[0][0] not in found
+        if is_header and all(cell.lower().replace(" ", "_") in HEADER for cell in rows[0]):
+            del rows[0]
         keys = [row[0] for row in rows]
         if not found & set(keys) or len(set(keys)) < len(keys):
             continue

@@ -32,7 +32,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "width": ("width", "imagewidth", "imgwidth"),
     "height": ("height", "imageheight", "imgheight"),
     "split": ("split", "set", "subset", "usage"),
-    "crowd": ("iscrowd", "isgroupof"),
+    "crowd": ("iscrowd", "crowd", "isgroupof"),
     "difficult": ("difficult", "isdifficult"),
 }  # fmt: skip
 """Names of columns, the likelier ones first, in lower case and without `_`, spaces and such."""

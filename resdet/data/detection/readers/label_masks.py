@@ -27,6 +27,7 @@ from resdet.data.detection.readers.mask_legend import CLASSES_FILE, find_legend,
 from resdet.data.detection.readers.shapes import ShapeTable
 from resdet.data.detection.table import AnnotationTable, Source
 from resdet.files.findings import DROPPED, DataError, Finding
+from resdet.files.images import is_image
 from resdet.files.label_images import read_labels
 from resdet.files.rle import encode_labels
 
@@ -62,7 +63,10 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
         name = only_class(source, "label images", remedy)
         return _read(source, findings, images, table, lambda image, value: name, [name])
     classes = sorted(set(given.values()) | set(source.classes))
-    names = {(Path(key).stem, value): name for (key, value), name in given.items()}
+    names = {
+        (Path(key).stem if is_image(key) else key, value): name
+        for (key, value), name in given.items()
+    }
 
     def name_of(image: Masked, value: int) -> str | None:
         base = Path(image.masks[0]).stem

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from resdet.data.detection.file_names import sizes_of
 from resdet.data.detection.outlines import BOX, POLYGON, Outlines, ragged_rows
 from resdet.data.detection.readers.xml_files import Report
 from resdet.data.detection.readers.yolo_description import describe
@@ -24,7 +25,7 @@ from resdet.data.detection.table import AnnotationTable, Source, outline_areas
 from resdet.data.names import pack_ids, pack_names
 from resdet.errors import first_few
 from resdet.files.findings import DataError, Finding
-from resdet.files.images import is_image, read_sizes
+from resdet.files.images import is_image
 
 if TYPE_CHECKING:
     from resdet.data.detection.readers.recognize import Seen
@@ -96,7 +97,7 @@ def read(source: Source, findings: list[Finding]) -> AnnotationTable:
     names = about.names or _numbers(source, labels, report)
     _check_labels(source, labels, report)
     folder = images or (path if about.file is None else about.file).parent
-    return _table(source, files, names, labels, read_sizes(folder, files.images), report)
+    return _table(source, files, names, labels, sizes_of(folder, files.images), report)
 
 
 def _check_files(source: Source, files: YoloFiles, report: Report) -> None:

@@ -212,7 +212,8 @@ def _of_lists(lists: Sequence[Path], folder: Path, roots: Sequence[Path]) -> Yol
         if not places.has(own) and (change := _change(name, folder, roots)) is not None:
             cut, put = change
             own = put + name.removeprefix(cut)
-        directory, _, base = own.rpartition("/")
+        place = own if places.has(own) else places.locate(own) or own
+        directory, _, base = place.rpartition("/")
         if directory not in listings:
             labels = labels_of(folder / directory)
             there = frozenset(file.name for file in list_suffixes(labels, (".txt",)))
@@ -220,6 +221,8 @@ def _of_lists(lists: Sequence[Path], folder: Path, roots: Sequence[Path]) -> Yol
             found.places.append(labels)
         labels, there = listings[directory]
         label = f"{base.rpartition('.')[0]}.txt"
+        if label not in there:  # called as the list has the image
+            label = f"{own.rpartition('/')[2].rpartition('.')[0]}.txt"
         found.images.append(own)
         found.labels.append(f"{labels}/{label}" if label in there else "")
     return found
