@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from resdet.config.detection import SplitConfig
+from resdet.config.find import own_path
 from resdet.data.detection.annotated import read_images
 from resdet.data.detection.file_names import ImageFolder
 from resdet.data.detection.table import AnnotationTable
 from resdet.data.detection.writers import WRITERS
 from resdet.data.names import pack_names
 from resdet.errors import UserError
-from resdet.files.findings import log_findings, strict_error
+from resdet.files.findings import Finding, log_findings, strict_error
 from resdet.files.images import read_sizes
 from resdet.files.writing import check_folder
 
@@ -44,7 +45,7 @@ def convert_data(
     Raises:
         UserError: `out` exists, or the format can't hold a name; and what reading raises.
     """
-    path = Path(out).expanduser()
+    path = own_path(out)
     if target not in WRITERS:
         raise UserError(f"--to {target}: expected one of {', '.join(WRITERS)}")
     _check_out(path, target)
@@ -52,12 +53,13 @@ def convert_data(
     folder = str(given.images) if images is None else str(images)
     key = f"data.{part}" if part is not None else "data"
     read = read_images(folder, str(given.annotations), format=format, key=key)
-    if read.findings and strict:
-        raise strict_error(read.findings)
-    log_findings(read.findings)
-    if not len(read.table.image_ids):
-        raise UserError(f"{read.table.source}: it lists no images, so there is nothing to convert")
     table, are_there = _as_found(read.table, folder)
+    findings = read.findings + _unsized(table, folder)
+    if findings and strict:
+        raise strict_error(findings)
+    log_findings(findings)
+    if not len(table.image_ids):
+        raise UserError(f"{table.source}: it lists no images, so there is nothing to convert")
     notes = WRITERS[target](table, path, folder if are_there else None, part or "train")
     if not are_there:
         notes.append(f"none of the images is in {folder}: give --images, or put them beside {path}")
@@ -79,6 +81,14 @@ def _check_out(path: Path, target: str) -> None:
     if target == "coco" and not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it first")
     check_folder(path.parent if target == "coco" else path, "OUT")
+
+
+def _unsized(table: AnnotationTable, folder: str) -> list[Finding]:
+    """Images whose size is unknown; their boxes in fractions can't be read."""
+    rows = np.flatnonzero(table.sizes.min(axis=1, initial=1) < 1).tolist()
+    what = f"has no size, and can't be read in {folder}"
+    remedy = "it has no size in OUT, and no boxes that were fractions; correct the image file"
+    return [Finding(table.file_of(row), table.image_name(row), what, remedy) for row in rows]
 
 
 def _as_found(table: AnnotationTable, folder: str) -> tuple[AnnotationTable, bool]:

@@ -117,3 +117,14 @@ def test_findings_stop_only_with_strict(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "out").exists()
     assert cli.main(["convert-data", *given]) == 0
     assert "1 crowd regions are left out: YOLO has none" in capsys.readouterr().out
+
+
+def test_lost_boxes_of_broken_images_are_findings(
+    yolo: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    (yolo / "train/images/photo_02.png").write_bytes(b"no image")
+    given = [str(yolo / "data.yaml"), str(tmp_path / "a.json"), "--to", "coco", "--part", "train"]
+    assert cli.main(["convert-data", *given, "--strict"]) == 2
+    assert "photo_02.png) has no size, and can't be read" in capsys.readouterr().err
+    assert cli.main(["convert-data", *given]) == 0
+    assert "photo_02.png) has no size, and can't be read" in caplog.text + capsys.readouterr().err

@@ -4,6 +4,7 @@ other readers find the same boxes in what was written."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -18,7 +19,7 @@ from pycocotools.coco import COCO
 
 from resdet.data.detection.annotated import read_images
 from resdet.data.detection.outlines import BOX
-from resdet.data.detection.readers import read_annotations
+from resdet.data.detection.readers import read_annotations, read_classes
 from resdet.data.detection.table import OBJECT_FIELDS, AnnotationTable
 from resdet.data.detection.writers import WRITERS
 from resdet.data.detection.writers.yolo import _join, _trace
@@ -164,7 +165,7 @@ def test_what_voc_can_not_hold(tmp_path: Path) -> None:
     ]
     again = read_annotations(tmp_path / "voc" / "Annotations", [])
     assert again.boxes_xywh.tolist() == [
-        *([0, 10, 16, 30], [1, 1, 29, 29], [5, 5, 20, 15], [10, 11, 21, 1], [0, 0, 30, 30])
+        *([0, 10, 16, 30], [1, 1, 29, 29], [5, 5, 20, 15], [10, 10, 21, 1], [0, 0, 30, 30])
     ]
     assert again.difficult.tolist() == [False, True, False, False, False]
 
@@ -297,3 +298,29 @@ def test_real_sets_come_back(tmp_path: Path, shared_data: Path, name: str) -> No
             assert again_masks.outlines is not None
             drawn = int((again_masks.outlines.kinds != BOX).sum())
             assert drawn >= 0.99 * int((~masks.crowd & (masks.outlines.kinds != BOX)).sum())
+
+
+def test_small_boxes_at_the_border_stay_inside(tmp_path: Path) -> None:
+    boxes = [[59.6, 1, 0.4, 5], [0, 39.7, 9, 0.3], [0.2, 0.2, 0.2, 0.2], [3.6, 3, 6.4, 7]]
+    objects = [annotation(id=k, bbox=box) for k, box in enumerate(boxes, 1)]
+    _, source = write_coco(tmp_path, objects)
+    WRITERS["voc"](read_annotations(source, []), tmp_path / "voc", None, "train")
+    back = read_annotations(tmp_path / "voc/Annotations", [])
+    assert back.boxes_xywh.tolist() == [[59, 1, 1, 5], [0, 39, 9, 1], [0, 0, 1, 1], [4, 3, 6, 7]]
+
+
+def test_yaml_keeps_names_of_classes(tmp_path: Path) -> None:
+    names = ["😀 👩\u200d🚀", "caf\u00e9: \\u00e9", 'a "b" #c', "no"]
+    for first in (0, 2):
+        folder = tmp_path / str(first)
+        named = dataclasses.replace(twelve(), class_names=names[first : first + 2])
+        WRITERS["yolo"](named, folder, str(FORMATS / "images"), "train")
+        assert read_classes(str(folder / "data.yaml"), "yolo", None)[0] == named.class_names
+
+
+def test_long_outlines_are_joined_at_their_closest_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.array([[0, 0], [9, 0], [9, 9], [0, 9]], np.float64)
+    part = whole + np.array([20, 3])
+    expected = _join(whole, part)
+    monkeypatch.setattr("resdet.data.detection.writers.yolo.MOST_PAIRS", 1)
+    np.testing.assert_array_equal(_join(whole, part), expected)

@@ -37,7 +37,8 @@ def write(
     check_classes(table)
     boxes, has_extent = inside(table)
     rows = np.flatnonzero(has_extent & ~table.crowd)
-    left_top = np.floor(boxes[:, :2] + 0.5)
+    # at least one pixel, inside of the image as the box is
+    left_top = np.minimum(np.floor(boxes[:, :2] + 0.5), np.ceil(boxes[:, 2:]) - 1)
     corners = np.concatenate(
         [left_top + 1, np.maximum(np.floor(boxes[:, 2:] + 0.5), left_top + 1)], axis=1
     ).astype(np.int64)

@@ -32,6 +32,9 @@ DECIMALS = 8
 MOVED = 0.5
 """Pixels by which a box may differ from the extent of its polygon without a note."""
 
+MOST_PAIRS = 1 << 20
+"""Pairs of points that are compared at a time."""
+
 Points = NDArray[np.float64]
 
 
@@ -67,7 +70,7 @@ def write(
     rows, counts = np.flatnonzero(has_extent & ~table.crowd), Counts()
     write_files(folder, _files(table, stems, boxes, rows, counts))
     listed = "".join(f"./images/{name}\n" for name in table.file_names)
-    names = "".join(f"  {k}: {json.dumps(n)}\n" for k, n in enumerate(table.class_names))
+    names = "".join(f"  {k}: {_quoted(n)}\n" for k, n in enumerate(table.class_names))
     yaml = f"{part}: {part}.txt\nnc: {len(table.class_names)}\nnames:\n{names}"
     write_files(folder, iter([(f"{part}.txt", listed), ("data.yaml", yaml)]))
     notes = link_images(folder / "images", images)
@@ -115,6 +118,12 @@ def _files(
         yield f"labels/{stems[image]}.txt", "".join(lines)
 
 
+def _quoted(name: str) -> str:
+    """A name as YAML; JSON's escapes of characters beyond 16 bits are others than YAML's."""
+    text = json.dumps(name, ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
+
+
 def _text(number: float) -> str:
     return f"{number:.{DECIMALS}f}".rstrip("0").rstrip(".")
 
@@ -150,7 +159,9 @@ def _trace(table: AnnotationTable, row: int) -> tuple[list[Points], bool]:
     assert outlines is not None
     code = outlines.rle[outlines.rle_offsets[row] : outlines.rle_offsets[row + 1]].tobytes()
     size = table.sizes[table.image_of[row]].tolist()
-    mask = coco_mask.decode({"size": size, "counts": code})
+    run = {"size": size, "counts": code}
+    left, top, width, height = (int(value) for value in coco_mask.toBbox(run))
+    mask = coco_mask.decode(run)[top : top + height, left : left + width]
     # of a mask twice as large the border pixels are odd and even: they tell the sides of a pixel
     large = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
     found, nesting = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -159,7 +170,7 @@ def _trace(table: AnnotationTable, row: int) -> tuple[list[Points], bool]:
     outer = nesting[0, :, 3] < 0
     parts = []
     for contour in (contour for contour, is_outer in zip(found, outer, strict=True) if is_outer):
-        points = (contour[:, 0].astype(np.int64) + 1) // 2
+        points = (contour[:, 0].astype(np.int64) + 1) // 2 + np.array([left, top])
         # corners only: points whose two sides have other directions
         points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
         before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
@@ -170,7 +181,12 @@ def _trace(table: AnnotationTable, row: int) -> tuple[list[Points], bool]:
 
 def _join(whole: Points, part: Points) -> Points:
     """Two polygons as one, with a line there and back between their closest points."""
-    distances = ((whole[:, None] - part[None]) ** 2).sum(axis=2)
-    here, there = np.unravel_index(int(distances.argmin()), distances.shape)
-    turned = np.roll(part, -int(there), axis=0)
+    best, here, there = np.inf, 0, 0
+    step = max(1, MOST_PAIRS // len(part))
+    for first in range(0, len(whole), step):
+        distances = ((whole[first : first + step, None] - part[None]) ** 2).sum(axis=2)
+        row, column = divmod(int(distances.argmin()), len(part))
+        if distances[row, column] < best:
+            best, here, there = float(distances[row, column]), first + row, column
+    turned = np.roll(part, -there, axis=0)
     return np.concatenate([whole[: here + 1], turned, turned[:1], whole[here:]])
