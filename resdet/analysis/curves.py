@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resdet.config.find import own_path
 from resdet.config.strict_yaml import ConfigError, parse
 from resdet.errors import UserError
 from resdet.files.run_log import read_log
@@ -99,7 +100,7 @@ def family_of(network: str) -> str:
 
 
 def _folder(run: str) -> Path:
-    path = Path(run).expanduser()
+    path = own_path(run)
     return path.parent if path.is_file() else path
 
 

@@ -22,8 +22,12 @@ def split_arguments(items: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def split_inputs(items: Sequence[str]) -> tuple[list[str], list[str]]:
     """As `split_arguments`, of files: what exists is a file, whatever its name."""
-    # os.path.exists, unlike Path.exists, says no of a name that no system takes
-    exists = {item for item in items if os.path.exists(Path(item).expanduser())}  # noqa: PTH110
+    # unlike those of Path they take names that no system has, and users who do not exist
+    exists = {
+        item
+        for item in items
+        if os.path.exists(os.path.expanduser(item))  # noqa: PTH110, PTH111
+    }
     _, overrides = split_arguments([item for item in items if item not in exists])
     return [item for item in items if item not in overrides], overrides
 

@@ -14,6 +14,7 @@ import numpy as np
 from resdet.commands.data_paths import config_of
 from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
+from resdet.config.find import own_path
 from resdet.config.loading import AnyConfig
 from resdet.data.detection.annotated import read_images
 from resdet.data.detection.batches import collate
@@ -69,7 +70,7 @@ def check_data(
         UserError: the data can't be used at all, or training and validation do not fit together;
             everything else has been reported then.
     """
-    fixed, page = (None if out is None else Path(out).expanduser() for out in (fix, html))
+    fixed, page = (None if out is None else own_path(out) for out in (fix, html))
     if fixed is not None:
         _check_fix(fixed)
     if page is not None:

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from resdet.config.find import holds_run
+from resdet.config.find import holds_run, own_path
 from resdet.errors import UserError
 from resdet.files.writing import open_atomic, write_text
 from resdet.interop.convert import (
@@ -47,8 +47,8 @@ def convert(
     Raises UserError for a suffix that contradicts the target, weights that the target's toolkit has
     no network for, and what `read_weights` refuses.
     """
-    path = Path(out).expanduser()
-    if holds_run(path) and not (is_published(spec) or Path(spec).expanduser().exists()):
+    path = own_path(out)
+    if holds_run(path) and not (is_published(spec) or own_path(spec).exists()):
         raise UserError(f"{spec}: no such file, and {out} is one; give IN first, then OUT")
     target = choose_target(path, target)
     beside = path.with_suffix(".yaml") if target == "detectron2" else None
@@ -101,7 +101,7 @@ def choose_target(path: Path, target: str | None) -> str:
 
 def _check_outputs(spec: str, path: Path, beside: Path | None) -> None:
     """UserError before anything is read, where writing would overwrite an input or cannot work."""
-    given = Path(spec).expanduser()
+    given = own_path(spec)
     for out in (path, beside):
         if out is None or not out.exists():
             continue

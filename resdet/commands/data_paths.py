@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resdet.config.classification import ClassificationConfig
-from resdet.config.find import is_file
+from resdet.config.find import is_file, own_path
 from resdet.config.loading import (
     AnyConfig,
     config_from_dict,
@@ -18,6 +18,7 @@ from resdet.config.loading import (
 )
 from resdet.data.classification.folder import has_folders
 from resdet.data.detection.readers.recognize import recognize
+from resdet.data.detection.readers.yolo import DESCRIPTIONS
 from resdet.data.detection.readers.yolo_description import describe
 from resdet.errors import UserError
 from resdet.files.findings import DataError
@@ -39,10 +40,10 @@ def config_of(paths: Sequence[str], overrides: Sequence[str] = ()) -> AnyConfig:
     Raises:
         UserError: it is something else.
     """
-    if len(paths) == 1 and (config := _config_file(Path(paths[0]).expanduser())):
+    if len(paths) == 1 and (config := _config_file(own_path(paths[0]))):
         return load_any_config(config, overrides)
     for path in paths:
-        if not Path(path).expanduser().exists():
+        if not own_path(path).exists():
             raise UserError(f"{path}: no such file or folder; give a config, or paths of data")
     if len(paths) > 1:
         pairs = [
@@ -50,7 +51,7 @@ def config_of(paths: Sequence[str], overrides: Sequence[str] = ()) -> AnyConfig:
             for images, annotations in zip(paths[::2], paths[1::2], strict=True)
         ]
         return _detection(pairs[0], pairs[1] if len(pairs) > 1 else None, overrides)
-    return _of_data(Path(paths[0]).expanduser(), overrides)
+    return _of_data(own_path(paths[0]), overrides)
 
 
 def _config_file(path: Path) -> str | None:
@@ -114,9 +115,12 @@ def _has_annotations(path: Path) -> bool:
 
 
 def _parts(path: Path) -> set[str]:
-    """The parts that YOLO's description lists; none without one."""
-    files = [path] if path.is_file() else sorted(path.glob("*.y*ml")) + sorted(path.glob("*.data"))
-    return set(describe(files[0], lambda *_: None).parts) if files else set()
+    """The parts that YOLO's description lists, which the path is or holds; none without one."""
+    if path.is_file() and path.suffix.lower() not in DESCRIPTIONS:
+        return set()  # a list of the images of one part
+    about = describe(path, lambda *_: None)
+    is_own = about.file is not None and (path.is_file() or about.file.parent == path.absolute())
+    return set(about.parts) if is_own else set()
 
 
 def _detection(train: Any, val: Any, overrides: Sequence[str]) -> AnyConfig:

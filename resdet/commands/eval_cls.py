@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resdet import hardware
 from resdet.commands.evaluate_run import note_training
+from resdet.config.find import own_path
 from resdet.config.loading import config_to_dict
 from resdet.engine.broken import failure
 from resdet.errors import Incomplete, UserError, naming
@@ -227,7 +228,7 @@ def _home(spec: str) -> Path | None:
     """The run folder, None for weights that come from none."""
     if is_published(spec):
         return None
-    path = Path(spec).expanduser()
+    path = own_path(spec)
     return path if path.is_dir() else path.parent
 
 
@@ -236,7 +237,7 @@ def _name(spec: str) -> str:
     home = _home(spec)
     if home is None:
         return re.sub(r"[^\w.-]+", "_", spec.partition(":")[2])
-    path = Path(spec).expanduser().resolve()
+    path = own_path(spec).resolve()
     return path.name if path.is_dir() else f"{path.parent.name}_{path.stem}"
 
 

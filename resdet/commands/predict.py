@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
-from resdet.config.find import holds_run
+from resdet.config.find import holds_run, own_path
 from resdet.errors import UserError, first_few, printable
 from resdet.files.findings import SHOWN
 from resdet.files.lock import locked
@@ -78,7 +78,7 @@ def predict_command(
     """
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}; give at least 1")
-    folder = Path(out).expanduser().resolve()
+    folder = own_path(out).resolve()
     if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"--out {out}: is a file; give a folder for the results")
     _check_order(run, inputs)

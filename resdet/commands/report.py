@@ -12,6 +12,7 @@ from resdet.commands.eval_cls import evaluate_classifier, write_scores
 from resdet.commands.evaluate_run import folder_of
 from resdet.config.classification import ClassificationConfig
 from resdet.config.detection import DetectionConfig
+from resdet.config.find import own_path
 from resdet.config.loading import AnyConfig, config_from_dict, load_any_config, override_config
 from resdet.data.detection.split import Split
 from resdet.engine.evaluate_detection import evaluate_run, val_data_of_run
@@ -69,7 +70,7 @@ def report_command(
 
 def _folder(run: str | Path) -> Path:
     """The run's folder, of which one of its checkpoints may be given; UserError without one."""
-    path = Path(run).expanduser()
+    path = own_path(run)
     folder = path.parent if path.is_file() else path
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{run}: is not a run folder, as it has no config.yaml; give a trained run")

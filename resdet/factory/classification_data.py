@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resdet.config.classification import ClassificationConfig, ClassificationSplitConfig
+from resdet.config.find import own_path
 from resdet.data.classification.cifar import FOLDERS, SIDE, CifarData, is_cifar, load_cifar
 from resdet.data.classification.dataset import ClassificationDataset, open_images
 from resdet.data.classification.policies import RandAugment, TrivialAugment
@@ -40,16 +41,16 @@ def split_root(config: ClassificationConfig, name: str) -> str:
     """The folder of data.train or data.val; UserError where neither it nor data.root is given."""
     section: ClassificationSplitConfig | None = getattr(config.data, name)
     if section is not None and section.root is not None:
-        return str(Path(section.root).expanduser())
+        return str(own_path(section.root))
     if section is not None and section.table is not None:
-        return str(Path(config.data.root or Path(section.table).parent).expanduser())
+        return str(own_path(config.data.root or Path(section.table).parent))
     if config.data.root is None:
         without = " (or data.val=null)" if name == "val" else ""
         raise UserError(
             f"data.{name}.root: no folder is given; give data.root=FOLDER with train/ and val/ in "
             f"it, or data.train.root and data.val.root{without}; datasets/README.md has the layouts"
         )
-    root = str(Path(config.data.root).expanduser())
+    root = str(own_path(config.data.root))
     if config.data.format in FOLDERS or (config.data.format == "auto" and is_cifar(root)):
         return root
     return str(Path(root) / name)

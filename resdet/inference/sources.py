@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
+from resdet.config.find import own_path
 from resdet.errors import UserError
 from resdet.files.findings import log_findings
 from resdet.files.image_limits import MAX_PIXELS
@@ -95,7 +96,7 @@ def list_sources(inputs: Sequence[str | Path], out: Path) -> Sources:
     others: list[str] = []
     problems: list[str] = []
     for given in inputs:
-        path = Path(given).expanduser()
+        path = own_path(given)
         kind = _kind(path)
         if kind == "file":
             files.append((path, path.name))

@@ -175,6 +175,24 @@ def test_folders_with_parts(nuclei: Path, tmp_path: Path) -> None:
         assert data.train.class_names == ["cell" if "yolo" in str(given) else "nucleus"]
 
 
+def test_the_parts_of_yolos_description(tmp_path: Path) -> None:
+    for stem in "ab":
+        for kind, content in (("images", b""), ("labels", b"0 .5 .5 .1 .1\n")):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            suffix = "jpg" if kind == "images" else "txt"
+            (tmp_path / kind / f"{stem}.{suffix}").write_bytes(content)
+    (tmp_path / "train.txt").write_text("images/a.jpg\n")
+    (tmp_path / "val.txt").write_text("images/b.jpg\n")
+    (tmp_path / "data.yaml").write_text("names: [x]\ntrain: train.txt\nval: val.txt\n")
+    (tmp_path / "args.yaml").write_text("epochs: 3\n")
+    for given, has_val in ((tmp_path, True), (tmp_path / "data.yaml", True),
+                           (tmp_path / "train.txt", False)):  # fmt: skip
+        config = config_of([str(given)])
+        assert isinstance(config, DetectionConfig)
+        assert config.data.train.annotations == str(given)
+        assert (config.data.val is not None) == has_val
+
+
 def texture(rng: np.random.Generator) -> np.ndarray:
     """A picture of smooth blobs with fine grain, (96, 128, 3)."""
     coarse = rng.integers(0, 200, (6, 8, 3)).astype(np.uint8)

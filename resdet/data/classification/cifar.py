@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resdet.config.find import own_path
 from resdet.data.classification.samples import ClassificationBatch
 from resdet.data.fingerprint import Fingerprint, as_words, hash_rows, hash_texts, mix
 from resdet.files.findings import DataError, Finding
@@ -141,7 +142,7 @@ def find_cifar(kind: str, root: str | Path, *, download: bool = False) -> Path:
 
     With `download` a missing one is downloaded. Raises DataError otherwise.
     """
-    root = Path(root).expanduser()
+    root = own_path(root)
     for folder in (root, root / FOLDERS[kind]):
         if (folder / NAMES[kind][0]).is_file():
             return folder

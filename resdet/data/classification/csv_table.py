@@ -20,6 +20,7 @@ from resdet.data.names import pack_names
 from resdet.errors import first_few
 from resdet.files.findings import DROPPED, DataError, Finding
 from resdet.files.images import is_image
+from resdet.files.regular import is_file
 
 IMAGE_COLUMNS = (
     *(
@@ -123,7 +124,7 @@ def _locate(folder: ImageFolder, given: str) -> str | None:
     """The file of a row below the folder, or by its full path."""
     if folder.has(given):
         return given
-    if given.startswith("/") and Path(given).is_file():
+    if given.startswith("/") and is_file(Path(given)):
         return given
     return folder.locate(given)
 

@@ -36,7 +36,7 @@ from resdet.errors import UserError, first_few
 from resdet.files.cache import cache_folder
 from resdet.files.findings import DROPPED, DataError, Finding
 from resdet.files.json import shown
-from resdet.files.writing import open_atomic
+from resdet.files.writing import make_folder, open_atomic
 
 BATCH = 256
 """Rows in memory at a time."""
@@ -262,7 +262,7 @@ class _Table:
                 return _Packed(data, places, stored["names"], stored["labels"], findings)
         except (OSError, ValueError, KeyError, TypeError):
             pass  # none yet, or of other files
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "RESDET_CACHE")
         packed = self._write(data)
         content = {
             "stamp": stamp,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from resdet.config.find import own_path
 from resdet.data.classification.csv_table import read_csv
 from resdet.data.classification.parquet import read_parquet
 from resdet.data.classification.samples import Source
@@ -30,7 +31,7 @@ def read_table(
     Raises:
         DataError: there is no such file, or as the readers.
     """
-    files = expand(str(Path(table).expanduser()))
+    files = expand(str(own_path(table)))
     for file in files:
         if not file.is_file():
             what = "is a folder; give" if file.is_dir() else "no such file; give"

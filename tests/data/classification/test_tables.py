@@ -228,3 +228,18 @@ def test_unusable_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"pip install 'resdet\[parquet\]'"):
         read_table(path, tmp_path)
+
+
+def test_paths_that_are_too_long(images: Path, tmp_path: Path) -> None:
+    name, label = rows(images)[0]
+    text = f"image,class\n{name},{label}\n/{'x' * 5000},{label}\n"
+    assert listed(read_table(table(tmp_path, text), images)) == [(name, label)]
+
+
+def test_a_cache_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RESDET_CACHE", str(tmp_path / "file"))
+    packed = tmp_path / "t.parquet"
+    pq.write_table(pyarrow.table({"image": [b"x"], "label": ["ant"]}), packed)
+    with pytest.raises(UserError, match=r"cannot be made a folder.*RESDET_CACHE"):
+        read_table(packed, tmp_path)

@@ -211,3 +211,19 @@ def test_whole_numbers_without_end(tmp_path: Path) -> None:
     table, findings = read(tmp_path)
     assert len(table.labels) == 1 and len(findings) == 1
     assert not math.isinf(table.boxes_xywh.max())
+
+
+def test_names_that_no_file_has(tmp_path: Path) -> None:
+    write(tmp_path, "a", [shape()], imagePath="x\0y/b.png")
+    (tmp_path / "images/a.png").rename(tmp_path / "images/c.png")
+    table, findings = read(tmp_path)
+    assert not len(table.image_ids)
+    assert "has no file in" in str(findings[0])
+
+
+def test_coco_may_speak_of_shapes(tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    category = {"id": 1, "name": "dog", "supercategory": "shapes"}
+    image = {"id": 1, "file_name": "a.png", "height": 40, "width": 60}
+    file.write_text(json.dumps({"categories": [category], "images": [image], "annotations": []}))
+    assert read_annotations(file, []).class_names == ["dog"]

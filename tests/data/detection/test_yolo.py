@@ -312,3 +312,36 @@ def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     assert len(dataset(str(tmp_path), str(tmp_path / "labels"), mask_size=None)) == 4
     assert len(count) == 4
+
+
+def test_lines_are_counted_in_files_of_every_system(tmp_path: Path) -> None:
+    for end in (b"\n", b"\r\n", b"\r"):
+        text = (BOX * 2 + "0 1 1 1\n").encode().replace(b"\n", end)
+        assert "line 3 has 4 numbers" in found(rows(tmp_path, text), tmp_path)
+
+
+def test_paths_with_a_tilde(tmp_path: Path) -> None:
+    write(tmp_path, {"images/a.png": None, "labels/a.txt": BOX})
+    write(tmp_path, {"data.yaml": f"{NAMES}train: ~nobody_at_all/images\n"})
+    with pytest.raises(DataError, match="no folder or list ~nobody_at_all/images"):
+        load(tmp_path, "data.yaml")
+    write(tmp_path, {"train.txt": "images/a.png\n~$b.png\n"})
+    assert list(load(tmp_path, "train.txt").table.file_names) == ["images/a.png", "~$b.png"]
+
+
+@pytest.mark.parametrize("other", ["iris.data", "numbers.data/x"])
+def test_other_data_beside_the_labels(tmp_path: Path, other: str) -> None:
+    write(tmp_path, {"images/a.png": None, "labels/a.txt": BOX, "classes.txt": "cat\n"})
+    write(tmp_path, {other: "1,2,3\n"})
+    assert load(tmp_path, "labels", "images").table.class_names == ["cat"]
+
+
+@pytest.mark.parametrize("listed", ["images/a.PNG", "Images/A.png", "D:\\set\\IMAGES\\A.PNG"])
+def test_images_under_another_name_keep_their_objects(tmp_path: Path, listed: str) -> None:
+    write(tmp_path, {"images/a.png": None, "images/b.png": None, "data.yaml": NAMES})
+    write(tmp_path, {"labels/a.txt": BOX, "labels/b.txt": BOX})
+    write(tmp_path, {"train.txt": f"{listed}\nimages/b.png\n"})
+    data = dataset(str(tmp_path), str(tmp_path / "train.txt"), mask_size=None)
+    assert list(data.table.file_names) == ["images/a.png", "images/b.png"]
+    assert data.table.boxes_xywh.round(6).tolist() == [BOX_XYWH] * 2
+    assert "is images/a.png in" in " ".join(map(str, data.findings))

@@ -157,7 +157,7 @@ class ImageFiles:
                 for name in sorted(entry.name for entry in entries):
                     if (stem := _stem(name)) != name:
                         files.setdefault(stem, []).append(name)
-            except OSError:
+            except (OSError, ValueError):  # ValueError: what no path can hold
                 pass  # a missing folder is reported once, by whoever needs its images
             self.listed[directory] = files
         return self.listed[directory]

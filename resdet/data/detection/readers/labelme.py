@@ -14,6 +14,7 @@ import binascii
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -47,6 +48,8 @@ from resdet.files.walk import list_files
 if TYPE_CHECKING:
     from resdet.data.detection.readers.recognize import Seen
 
+SHAPES_KEY = re.compile(rb'"shapes"\s*:')
+
 NO_CLASS = ("__ignore__", "_background_")
 """Labels that LabelMe's own converters leave out."""
 
@@ -70,7 +73,8 @@ def looks_like(seen: Seen) -> bool:
         head = seen.head(name)
         if b'"imageData"' in head and b'"shapes"' not in head:  # the keys were sorted
             head = (seen.path / name if seen.is_folder else seen.path).read_bytes()
-        if b'"shapes"' in head and b'"images"' not in head.partition(b'"shapes"')[0]:
+        shapes = SHAPES_KEY.search(head)
+        if shapes is not None and b'"images"' not in head[: shapes.start()]:
             return True
     return False
 

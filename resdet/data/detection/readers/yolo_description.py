@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from resdet.config.find import own_path
 from resdet.data.detection.readers.xml_files import Report
 from resdet.files.findings import DataError
 from resdet.files.regular import exists, is_file, open_regular
@@ -63,7 +64,8 @@ def describe(path: Path, report: Report) -> Description:
             if _names_classes(file):
                 return _read_yaml(file, report)
         for file in list_suffixes(folder, (".data",)):
-            return _read_data(file, report)
+            if _has(file, rb"(?m)^\s*names\s*="):
+                return _read_data(file, report)
         for name in NAME_FILES:
             if is_file(folder / name):
                 return Description(folder / name, names=_read_names(folder / name))
@@ -81,10 +83,15 @@ def list_suffixes(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def _names_classes(file: Path) -> bool:
     """Whether a YAML file looks like a description of data; those of networks have nc too."""
-    if not is_file(file) or file.stat().st_size > MOST_BYTES:
-        return False
-    keys = set(re.findall(rb"(?m)^(names|nc|train|val)\s*:", _read(file)))
+    keys = _has(file, rb"(?m)^(names|nc|train|val)\s*:")
     return b"names" in keys or {b"nc", b"train"} <= keys
+
+
+def _has(file: Path, pattern: bytes) -> set[bytes]:
+    """What a pattern finds in a file; nothing in a folder, or in a larger file than such are."""
+    if not is_file(file) or file.stat().st_size > MOST_BYTES:
+        return set()
+    return set(re.findall(pattern, _read(file)))
 
 
 def _read(file: Path) -> bytes:
@@ -198,7 +205,7 @@ def stated_paths(stated: str, roots: Sequence[Path]) -> Iterator[Path]:
     """What is there under a stated path, which another machine may have written: relative to one
     of `roots`, with `..` in front left out as Roboflow's, and without its first folders."""
     text = stated.strip().replace("\\", "/")
-    whole = Path(text).expanduser()
+    whole = own_path(text)
     if whole.is_absolute() or re.match(r"[A-Za-z]:", text):
         if exists(whole):
             yield whole

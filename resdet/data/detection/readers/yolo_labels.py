@@ -255,4 +255,5 @@ def plain_text(content: bytes) -> bytes:
     """The text of a file in UTF-8, with \\n between lines."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell writes it
         content = content.decode("utf-16", "replace").encode("utf-8", "replace")
-    return content.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n")
+    text = content.removeprefix(b"\xef\xbb\xbf")
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
