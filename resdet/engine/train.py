@@ -128,7 +128,8 @@ def run_steps(training: Training, log: RunLog, stop: StopRequest) -> None:
             pace.add(config.train.images_per_step)
             log.advance()
 
-            ends = bool(stop) or t.broken.too_many or t.ending.is_over_time
+            is_late = step < t.total_steps and t.ending.is_over_time
+            ends = bool(stop) or t.broken.too_many or is_late
             is_stopping = distributed.any_process(ends, processes)
             is_evaluating = t.validation_is_due
             is_saving = t.is_due(step, config.checkpoint.every)
@@ -278,7 +279,9 @@ def validate(training: Training, log: RunLog, stop: StopRequest) -> bool:
         name, value = validation.best
         if t.schedule.see_metric(t.adapted, value):
             logger.info(f"step {t.step}: {name} is on a plateau; the rate drops")
+        # where the disk refused best.pt, the main process alone knows what its best one is
         is_better = t.best is None or value > t.best["value"]
+        is_better = distributed.broadcast(is_better, t.processes)
         t.ending.see_metric(is_better=is_better)
         if is_better:
             former, t.best = t.best, {"step": t.step, "metric": name, "value": value}

@@ -6,6 +6,7 @@ import time
 import pytest
 
 import resdet
+from resdet.engine import distributed
 from resdet.engine.ending import Ending
 from resdet.errors import UserError
 from resdet.files import checkpoint
@@ -74,6 +75,33 @@ def test_a_run_without_time_left_saves_and_continues_exactly(tiny, tmp_path, cap
     resdet.train(None, ["train.max_hours=null"], run_dir=run, resume=True, device="cpu")
     whole = resdet.train(tiny.config, common, run_dir=tmp_path / "whole", device="cpu")
     assert_same_end(run, whole)
+
+
+def test_the_last_step_is_validated_without_time_left(tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    overrides = ["train.max_steps=1", "train.max_hours=1e-9", "model.roi.mask_head=null"]
+    run = resdet.train(tiny.config, overrides, run_dir=tmp_path / "run", device="cpu")
+    assert "eval" in log_of(run)[-1] and (run / "best.pt").is_file()
+    assert not checkpoint.load(run / "last.pt")["validation_is_due"]
+    assert "done: 1 steps; best" in messages(caplog)
+
+
+def test_the_main_process_tells_all_whether_validation_is_better(tiny, tmp_path, monkeypatch):
+    # process 1's best may be one that the disk of the main process refused
+    told, broadcast = [], distributed.broadcast
+
+    def of_main(value, processes):
+        if not isinstance(value, bool):
+            return broadcast(value, processes)
+        told.append(value)
+        return len(told) == 2
+
+    monkeypatch.setattr(distributed, "broadcast", of_main)
+    overrides = ["train.max_steps=2", "eval.every=1", "model.roi.mask_head=null"]
+    run = resdet.train(tiny.config, overrides, run_dir=tmp_path / "run", device="cpu")
+    state = checkpoint.load(run / "last.pt")
+    assert told == [True, True]
+    assert state["best"]["step"] == 2 and state["ending"]["waited"] == 0
 
 
 @pytest.mark.parametrize("overrides", [["data.val=null"], ["eval.every=0"]])
