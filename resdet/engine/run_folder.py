@@ -81,8 +81,6 @@ def open_run(
     if not resume:
         if config is None:
             raise UserError("give a CONFIG to train, or --resume --run-dir DIR to resume a run")
-        if folder.is_file():
-            raise UserError(f"{folder}: a file, not a folder; give another one with --run-dir")
         check_unused(folder)
         return Run(folder, config, None)
     stored = folder / "config.yaml"
@@ -130,8 +128,10 @@ def _check_start(folder: Path) -> None:
 
 
 def check_unused(folder: Path) -> None:
-    """UserError for a folder with files in it, other than those of a run that was killed before it
-    had written any."""
+    """UserError for a file, and for a folder with files in it, other than those of a run that was
+    killed before it had written any."""
+    if folder.is_file():
+        raise UserError(f"{folder}: a file, not a folder; give another one with --run-dir")
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     left = [name for name in names if name == LOCK_FILE or is_leftover(name)]
     if len(left) < len(names):

@@ -23,7 +23,7 @@ from resdet.config.loading import (
 from resdet.engine import distributed
 from resdet.engine.distributed import Processes
 from resdet.engine.run_folder import check_unused, make_folder
-from resdet.engine.signals import Stopped
+from resdet.engine.signals import Stopped, stop_request
 from resdet.engine.train import train_run
 from resdet.errors import UserError
 from resdet.files import checkpoint
@@ -58,33 +58,37 @@ def train_seeds(
     if processes.is_main:
         make_folder(folder)
         write_results(folder, seeds)
-    for seed in seeds:
-        run = folder / f"seed_{seed}"
-        is_started = resume and any((run / n).is_file() for n in ("config.yaml", "last.pt"))
-        own = config
-        if config is not None or not is_started:
-            own = _config_of(config, folder, seeds[0], seed, overrides)
-        logger.info(f"seed {seed} of {seeds[0]} to {seeds[-1]}: {run}")
-        try:
-            train_run(
-                own,
-                run,
-                processes,
-                resume=is_started,
-                overrides=overrides if own is None else (),
-                strict=strict,
-                schema=schema,
-            )
-        except Stopped:
-            known = own or load_any_config(run / "config.yaml")
-            command = train_command(known.task)
-            logger.info(f"resume all seeds with: {command} --resume --run-dir {folder}")
-            raise
-        gc.collect()
-        if processes.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if processes.is_main:
-            write_results(folder, seeds)
+    with stop_request() as stop:
+        for seed in seeds:
+            run = folder / f"seed_{seed}"
+            is_started = resume and any((run / n).is_file() for n in ("config.yaml", "last.pt"))
+            own = config
+            if config is not None or not is_started:
+                own = _config_of(config, folder, seeds[0], seed, overrides)
+            logger.info(f"seed {seed} of {seeds[0]} to {seeds[-1]}: {run}")
+            try:
+                train_run(
+                    own,
+                    run,
+                    processes,
+                    resume=is_started,
+                    overrides=overrides if own is None else (),
+                    strict=strict,
+                    schema=schema,
+                )
+                if processes.is_main:
+                    write_results(folder, seeds)
+                # asked after the last step, as the report was written
+                if seed != seeds[-1] and distributed.any_process(bool(stop), processes):
+                    raise Stopped(stop.exit_code)
+            except Stopped:
+                known = own or load_any_config(run / "config.yaml")
+                command = train_command(known.task)
+                logger.info(f"resume all seeds with: {command} --resume --run-dir {folder}")
+                raise
+            gc.collect()
+            if processes.device.type == "cuda":
+                torch.cuda.empty_cache()
     for line in table_of(folder) if processes.is_main else ():
         logger.info(line)
     return folder

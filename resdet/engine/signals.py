@@ -51,10 +51,15 @@ def stop_signals() -> list[signal.Signals]:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catch the signals inside; outside the main thread nothing can be caught."""
+    """Catch the signals inside; outside the main thread nothing can be caught. Inside another one
+    this is the same request."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
+        return
+    outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(outer, StopRequest):
+        yield outer
         return
     former = {number: signal.signal(number, request.receive) for number in stop_signals()}
     try:

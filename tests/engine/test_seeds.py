@@ -93,6 +93,21 @@ def test_a_signal_stops_all_and_resume_continues_exactly(
     assert ["metric", "mean", "std", "seed_0", "seed_1", "seed_2"] in table
 
 
+def test_a_signal_during_a_report_starts_no_further_seed(small, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+
+    def interrupted(training):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_module, "report_run", interrupted)
+    runs = tmp_path / "runs"
+    with pytest.raises(Stopped) as stopped:
+        resdet.train(small, OPTIONS, run_dir=runs, device="cpu", seeds=2)
+    assert stopped.value.code == 143 and "resume all seeds with:" in caplog.text
+    assert not (runs / "seed_1").exists()
+    assert list(json.loads((runs / "seeds.json").read_text())["runs"]) == ["seed_0"]
+
+
 @pytest.mark.slow
 def test_one_measured_batch_size_holds_for_all(small, tmp_path, monkeypatch):
     asked = []
@@ -114,7 +129,12 @@ def test_one_measured_batch_size_holds_for_all(small, tmp_path, monkeypatch):
     assert len(asked) == 1
 
 
-def test_mistakes(small, three, tmp_path):
+def test_mistakes(small, three, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "small").write_text("")
+    with pytest.raises(UserError, match=r"runs/small: a file, not a folder; give another"):
+        resdet.train(small, device="cpu", seeds=2)
     with pytest.raises(UserError, match="this run folder exists; resume it"):
         resdet.train(small, run_dir=three, device="cpu", seeds=3)
     with pytest.raises(UserError, match=r"--seeds 2: .* has 3 seeds; give at least as many"):

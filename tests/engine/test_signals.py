@@ -37,6 +37,15 @@ def test_each_signal_is_a_request_with_its_exit_code(name, code):
     assert signal.getsignal(number) == before
 
 
+def test_a_request_inside_another_is_the_same():
+    with stop_request() as outer:
+        with stop_request() as inner:
+            signal.raise_signal(signal.SIGTERM)
+            assert inner
+        assert outer is inner
+    assert signal.getsignal(signal.SIGTERM) != outer.receive
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
 def test_a_hangup_that_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
