@@ -18,7 +18,7 @@ from resdet.data.detection.split import Split
 from resdet.engine.evaluate_detection import evaluate_run, val_data_of_run
 from resdet.engine.localization_runs import evaluate_localization_run
 from resdet.engine.run_folder import stored_split
-from resdet.errors import Incomplete, UserError
+from resdet.errors import Incomplete, UserError, first_few
 from resdet.evaluation.stored import FILE as PREDICTIONS
 from resdet.evaluation.stored import Stored, read_stored
 from resdet.factory import (
@@ -109,7 +109,7 @@ def _open(
         notes.append(f"{folder}: no errors and images are shown: {error}")
     train = None
     try:
-        train = _train_data(override_config(config, overrides, str(folder)), folder)
+        train = _train_data(override_config(config, overrides, str(folder)), folder, stored)
     except UserError as error:
         notes.append(f"{folder}: no statistics of data.train are shown: {error}")
     return RunSource(folder, config, evaluated, stored, val, train, notes)
@@ -163,9 +163,16 @@ def _val_data(config: AnyConfig, folder: Path, stored: Stored) -> Any:
     return val_data_of_run(config, folder, str(folder), build)[0]
 
 
-def _train_data(config: AnyConfig, folder: Path) -> Any:
-    """The annotations that the run trained on, or the labels of a classifier's images."""
+def _train_data(config: AnyConfig, folder: Path, stored: Stored | None) -> Any:
+    """The annotations that the run trained on, or the labels of a classifier's images; UserError
+    where these are of other classes than the predictions."""
     if isinstance(config, ClassificationConfig):
-        return build_classification_train_data(config).labels
-    stored = stored_split(folder) if config.data.split is not None else None
-    return read_train_table(config, stored)
+        data = build_classification_train_data(config)
+        if stored is not None and list(data.class_names) != stored.class_names:
+            raise UserError(
+                f"its classes are {first_few(data.class_names)}, and those of the run are "
+                f"{first_few(stored.class_names)}; give the folder that it was trained on"
+            )
+        return data.labels
+    split = stored_split(folder) if config.data.split is not None else None
+    return read_train_table(config, split)

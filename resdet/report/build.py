@@ -116,10 +116,8 @@ def _classifiers(
     album: Album,
 ) -> tuple[list[RunReport], list[Any]]:
     album.most = MAX_PICTURES // 2
-    classes = classification.class_names_of(sources[0])
     comparisons = [
-        compare_classifiers(run, differing[run], sources, album, classes)
-        for run in range(1, len(sources))
+        compare_classifiers(run, differing[run], sources, album) for run in range(1, len(sources))
     ]
     runs = []
     for run, (base, source) in enumerate(zip(bases, sources, strict=True)):

@@ -18,7 +18,7 @@ from resdet.evaluation.coco import MAX_DETS, summarize
 from resdet.evaluation.stored import Answers
 from resdet.report.bootstrap import FEWER, MANY, RESAMPLES, differences_of_ap, mean_interval
 from resdet.report.candidates import image_counts
-from resdet.report.classification import accuracy, caption, entry_of
+from resdet.report.classification import accuracy, caption, class_names_of, entry_of
 from resdet.report.data import (
     Cell,
     ConfigDifference,
@@ -140,15 +140,14 @@ def compare_classifiers(
     differing: list[ConfigDifference],
     sources: Sequence[RunSource],
     album: Album,
-    class_names: list[str],
 ) -> RunComparison:
     """Run `run` beside run 0, by their stored answers."""
     answers = [each.stored.predictions if each.stored else None for each in sources]
     one, two = answers[0], answers[run]
     if not isinstance(one, Answers) or not isinstance(two, Answers):
         return RunComparison(run, differing, [], "One of the two has no predictions.", None)
-    if one.names != two.names or not np.array_equal(one.labels, two.labels):
-        why = "The two were evaluated on different images, so nothing is compared."
+    if one.names != two.names or _true_classes(one) != _true_classes(two):
+        why = "The two were evaluated on different images or classes, so nothing is compared."
         return RunComparison(run, differing, [], why, None)
     right = [(each.top == each.labels[:, None]).cumsum(axis=1) > 0 for each in (one, two)]
     found = []
@@ -156,14 +155,24 @@ def compare_classifiers(
         low, high = mean_interval(right[1][:, column].astype(int) - right[0][:, column])
         before, after = (accuracy(each)[name] for each in (one, two))
         found.append(significance(heading(name), before, after, 100 * low, 100 * high))
-    changed = _changed_answers(one, two, sources[0], album, class_names)
+    names = class_names_of(sources[0]), class_names_of(sources[run])
+    changed = _changed_answers(one, two, sources[0], album, names)
     return RunComparison(run, differing, found, METHOD.format(n=RESAMPLES), changed)
 
 
+def _true_classes(answers: Answers) -> list[str]:
+    """By name: of two runs, one may have more classes than the other."""
+    return [answers.class_names[label] for label in answers.labels.tolist()]
+
+
 def _changed_answers(
-    one: Answers, two: Answers, source: RunSource, album: Album, names: list[str]
+    one: Answers,
+    two: Answers,
+    source: RunSource,
+    album: Album,
+    names: tuple[list[str], list[str]],
 ) -> GalleryGroup | None:
-    """The images whose class changed its share of the softmax most."""
+    """The images whose class changed its share of the softmax most; `names` are each run's."""
     if source.val is None:
         return None
     change = two.own_scores.astype(np.float64) - one.own_scores
@@ -175,11 +184,11 @@ def _changed_answers(
         place = positions.get(one.names[row])
         if place is None:
             continue
-        make = partial(entry_of, source.val, place, row, one, names)
+        make = partial(entry_of, source.val, place, row, one, names[0])
         picture = album.row(one.names[row], make)
         if picture is None:
             break
-        reason = f"first {caption(row, one, names)}; then {caption(row, two, names)}"
+        reason = f"first {caption(row, one, names[0])}; then {caption(row, two, names[1])}"
         items.append(GalleryItem(picture, reason, labels=[int(one.labels[row])]))
     words = "Images that only one of the two has right, then by the change of their class's share."
     return GalleryGroup("changed", "Images that changed", words, items, int(flipped.sum()))

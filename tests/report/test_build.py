@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import resdet
 from resdet.cli import main
 from resdet.commands.report import report_command
 from resdet.errors import Incomplete, UserError, command_line
-from resdet.evaluation.stored import FILE, read_stored
+from resdet.evaluation.stored import FILE, Answers, read_stored, store
 from resdet.files.images import read_image
 from resdet.report import build
 from resdet.report.data import Report
@@ -283,6 +284,21 @@ def test_a_classifiers_report(tmp_path: Path, made: list[Report]) -> None:
     (comparison,) = made[-1].comparisons
     assert [each.metric for each in comparison.significance] == ["top1 %", "top5 %"]
     assert {each.delta for each in comparison.significance} == {0.0}
+    # a run that knew one class more, and whose training data are gone
+    before = read_stored(tmp_path / "other")
+    answers = before.predictions
+    assert isinstance(answers, Answers)
+    more = replace(
+        answers,
+        class_names=[*answers.class_names, "yellow"],
+        top=np.insert(answers.top, 0, 3, axis=1),
+        top_scores=np.insert(answers.top_scores, 0, 0.5, axis=1),
+    )
+    assert store(tmp_path / "other", more, before.config) is not None
+    with pytest.raises(Incomplete, match=r"no statistics of data\.train are shown: its"):
+        report_command(runs=[tmp_path / "run", tmp_path / "other"], out=tmp_path / "both.html")
+    changed = made[-1].comparisons[0].changed
+    assert changed is not None and "predicted yellow 50%" in changed.items[0].reason
 
 
 def test_runs_of_two_tasks_have_nothing_in_common(run: Path, tmp_path: Path) -> None:
