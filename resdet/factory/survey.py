@@ -86,7 +86,7 @@ def _survey_objects(config: DetectionConfig, survey: Survey) -> None:
 
     view = _view(config)
     for part in survey.parts:
-        part.objects = ObjectSurvey(part.data.table, part.data.rows, view)
+        part.objects = ObjectSurvey(part.data.table, part.data.rows, view, len(part.data))
         survey.findings += part.objects.findings(is_train=part.name == "data.train")
         if part.name == "data.train":
             survey.repeat_threshold = config.data.repeat_threshold

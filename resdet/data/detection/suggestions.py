@@ -135,7 +135,7 @@ def _repeats(objects: ObjectSurvey) -> Suggestion | None:
     present = images >= MANY_TO_REPEAT
     if present.sum() < 2:
         return None
-    shares = images[present] / len(objects.objects_per_image)
+    shares = images[present] / objects.num_used
     threshold = min(float(np.median(shares)), REPEATED**2 * float(shares.min()), 1.0)
     threshold = float(f"{threshold:.2g}")
     factors, total = repeat_effect(objects, threshold)
@@ -153,13 +153,12 @@ def _repeats(objects: ObjectSurvey) -> Suggestion | None:
 def repeat_effect(objects: ObjectSurvey, threshold: float) -> tuple[np.ndarray, float]:
     """(K,) how often images of each class are repeated, and the length of an epoch in images, by
     repeat-factor sampling."""
-    count = len(objects.objects_per_image)
     factors = class_factors(
         objects.images,
         objects.labels,
-        num_images=count,
+        num_images=objects.num_used,
         num_classes=len(objects.objects_per_class),
         threshold=threshold,
     )
-    by_image = image_factors(objects.images, objects.labels, factors, count)
-    return factors, float(by_image.mean())
+    by_image = image_factors(objects.images, objects.labels, factors, objects.num_images)
+    return factors, 1 + float((by_image - 1).sum()) / objects.num_used

@@ -64,6 +64,8 @@ class ObjectSurvey(Statistics):
     """The usable objects (`rows`, by image) of a table, as a detector sees them."""
 
     view: View
+    num_used: int
+    """Images that training uses: mostly those with objects alone."""
 
     @cached_property
     def scales(self) -> Floats:

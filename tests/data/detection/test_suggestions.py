@@ -17,12 +17,17 @@ VIEW = View(800, 1333, ANCHORS, 100, False, 0.5)
 
 
 def survey(
-    boxes: list[list[float]], *, size: tuple[int, int], view: View = VIEW, rare: int = 0
+    boxes: list[list[float]],
+    *,
+    size: tuple[int, int],
+    view: View = VIEW,
+    rare: int = 0,
+    empty: int = 0,
 ) -> ObjectSurvey:
-    """One box per image; the first `rare` are of a second class."""
+    """One box per image, the first `rare` of a second class; `empty` images that are not used."""
     images = [
         {"id": k, "file_name": f"{k}.jpg", "height": size[0], "width": size[1]}
-        for k in range(len(boxes))
+        for k in range(len(boxes) + empty)
     ]
     objects = [
         {"id": k + 1, "image_id": k, "category_id": 2 if k < rare else 1, "bbox": box}
@@ -31,7 +36,7 @@ def survey(
     classes = [{"id": 1, "name": "common"}, {"id": 2, "name": "seldom"}][: 2 if rare else 1]
     data = {"images": images, "annotations": objects, "categories": classes}
     table = read_annotations(data, [])
-    return ObjectSurvey(table, np.arange(len(objects)), view)
+    return ObjectSurvey(table, np.arange(len(objects)), view, len(boxes))
 
 
 def keys(objects: ObjectSurvey) -> dict[str, str]:
@@ -71,12 +76,17 @@ def test_the_threshold_of_repeats_shows_rare_images_four_times() -> None:
     boxes = [[50.0, 50.0, 100.0, 100.0]] * 1000
     assert keys(survey(boxes, size=(800, 1000), rare=20)) == {"data.repeat_threshold": "0.32"}
     assert keys(survey(boxes, size=(800, 1000), rare=400)) == {}
+    # images without objects are not trained on, and shares are of the others
+    with_empty = survey(boxes, size=(800, 1000), rare=20, empty=1000)
+    (suggestion,) = suggest(with_empty, repeat_threshold=None)
+    assert suggestion.keys == {"data.repeat_threshold": "0.32"}
+    assert suggestion.reason.endswith("an epoch has 1.06 times the samples")
 
 
 def test_overlapping_crowded_and_absent(tmp_path: Path) -> None:
     objects = survey([[50.0, 50.0, 100.0, 100.0]] * 3, size=(800, 1000))
     table = replace(objects.table, image_of=np.zeros(3, np.int64))
-    crowded = ObjectSurvey(table, objects.rows, replace(VIEW, most=2))
+    crowded = ObjectSurvey(table, objects.rows, replace(VIEW, most=2), 3)
     assert crowded.is_overlapped.all()
     (few, many) = crowded.findings(is_train=False), crowded.findings(is_train=True)
     assert [each.what for each in few] == ["have more than 2 objects, up to 3"]
