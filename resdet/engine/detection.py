@@ -219,11 +219,10 @@ def repeat_factors(config: DetectionConfig, data: DetectionDataset) -> np.ndarra
 
 def end_mosaics(config: DetectionConfig, data: DetectionDataset, plan: TrainPlan) -> None:
     """Mosaics are made in the whole epochs before the last `off_epochs`."""
-    section = config.data.augment.mosaic
-    if section is None or section.off_epochs == 0:
+    section, last = config.data.augment.mosaic, epochs_with_mosaics(config, plan)
+    if section is None or last is None:
         return
     epochs = plan.total_steps(config.train.epochs, config.train.max_steps) / plan.steps_per_epoch
-    last = math.floor(epochs - section.off_epochs + 1e-6)
     if last < 1:
         raise UserError(
             f"data.augment.mosaic.off_epochs: {section.off_epochs:g} of the run's {epochs:.2g} "
@@ -232,6 +231,15 @@ def end_mosaics(config: DetectionConfig, data: DetectionDataset, plan: TrainPlan
     logger.info(f"data.augment.mosaic: in the first {last} of {epochs:.3g} epochs")
     assert isinstance(data.transform, TrainTransform)
     data.transform.mosaic_until = last * plan.turns
+
+
+def epochs_with_mosaics(config: DetectionConfig, plan: TrainPlan) -> int | None:
+    """How many, before the last `off_epochs`; None for all, or without mosaics."""
+    section = config.data.augment.mosaic
+    if section is None or section.off_epochs == 0:
+        return None
+    epochs = plan.total_steps(config.train.epochs, config.train.max_steps) / plan.steps_per_epoch
+    return math.floor(epochs - section.off_epochs + 1e-6)
 
 
 def make_model(

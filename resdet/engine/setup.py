@@ -12,6 +12,7 @@ from torch import nn
 
 from resdet import hardware
 from resdet.config.classification import ClassificationConfig, ClassificationOptimConfig
+from resdet.config.detection import DetectionConfig
 from resdet.config.loading import (
     AnyConfig,
     config_from_dict,
@@ -27,7 +28,7 @@ from resdet.engine.batch_size import choose_batch_size, smallest_batch
 from resdet.engine.broken import BrokenImages
 from resdet.engine.classification import ClassificationTask
 from resdet.engine.data_record import check_data, compare_processes, left_out_of
-from resdet.engine.detection import DetectionTask
+from resdet.engine.detection import DetectionTask, epochs_with_mosaics
 from resdet.engine.distributed import Processes
 from resdet.engine.ema import EMA
 from resdet.engine.ending import Ending
@@ -380,4 +381,7 @@ def log_longer(training: Training, state: dict[str, Any]) -> None:
             "; the statistics of batch norm that train.precise_bn_images gave the shorter run "
             "average with the new steps, and are computed again at the end"
         )
+    last = epochs_with_mosaics(old, training.plan) if isinstance(old, DetectionConfig) else None
+    if last is not None and step > last * training.plan.steps_per_epoch:
+        words += f"; the shorter run made no mosaics after epoch {last}, and the longer part does"
     logger.info(words)

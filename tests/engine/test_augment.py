@@ -7,16 +7,19 @@ import logging
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
 import resdet
-from resdet.config.loading import load_config
+from resdet.config.loading import config_to_dict, load_config
 from resdet.data.detection.transforms import TrainTransform
 from resdet.engine import train as loop
 from resdet.engine.detection import DetectionTask
 from resdet.engine.distributed import Processes
+from resdet.engine.setup import Training, log_longer, make_schedule
 from resdet.errors import UserError
 from tests.engine.conftest import assert_same_end, losses_of
 from tests.golden import tiny_backbone  # noqa: F401  registers the backbone
@@ -116,6 +119,22 @@ def test_mosaics_end_with_the_whole_epochs_before_the_last(two_classes, tiny):
     assert make_task(two_classes, ["data.augment.mosaic.off_epochs=0"]).plan.turns == 1
     with pytest.raises(UserError, match=r"mosaic\.off_epochs: 1 of the run's 0\.8 epochs leave no"):
         make_task(two_classes, ["data.augment.mosaic={}"])
+
+
+def test_a_longer_run_says_that_mosaics_come_back(two_classes, tmp_path, caplog):
+    """2 epochs of 5 steps, the second without mosaics, become 3."""
+    caplog.set_level(logging.INFO, "resdet")
+    keys = ["data.augment.mosaic={}", "train.max_steps=10"]
+    task = make_task(two_classes, keys)
+    longer = make_schedule(load_config(two_classes, [*keys, "train.max_steps=15"]), task.plan)
+    state = {"config": config_to_dict(task.config)}
+    for step, is_said in ((5, False), (6, True)):
+        caplog.clear()
+        run = SimpleNamespace(folder=tmp_path, plan=task.plan, schedule=longer, step=step)
+        run.adapted = longer.begin()
+        log_longer(cast(Training, run), state)
+        assert "longer: 10 → 15 steps" in caplog.text
+        assert ("the shorter run made no mosaics after epoch 1, and" in caplog.text) == is_said
 
 
 def test_repeated_images_make_epochs_longer(two_classes, caplog):
