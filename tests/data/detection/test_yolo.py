@@ -345,3 +345,11 @@ def test_images_under_another_name_keep_their_objects(tmp_path: Path, listed: st
     assert list(data.table.file_names) == ["images/a.png", "images/b.png"]
     assert data.table.boxes_xywh.round(6).tolist() == [BOX_XYWH] * 2
     assert "is images/a.png in" in " ".join(map(str, data.findings))
+
+
+def test_photos_that_are_called_as_lists_are(tmp_path: Path) -> None:
+    files = {f"images/{stem}.png": None for stem in ("train", "notes", "readme_1", "a")}
+    labels = {f"labels/{stem}.txt": BOX for stem in ("train", "notes", "readme_1", "a")}
+    write(tmp_path, {**files, **labels, "data.yaml": NAMES, "labels/val.txt": "images/a.png\n"})
+    data = load(tmp_path, "labels", "images")
+    assert data.table.image_of.tolist() == [0, 1, 2, 3] and not data.findings

@@ -185,10 +185,17 @@ def _pair(found: YoloFiles, images: Path, before: str, labels: Path) -> None:
     listing = list_files(images)
     log_findings(listing.findings(images))
     texts = listing.files if labels == images else list_files(labels).files
-    there = {name for name in texts if is_label(name)}
+    there, others = set[str](), set[str]()
+    for text in texts:
+        if is_label(text):
+            there.add(text)
+        elif text.endswith(".txt") and text.rpartition("/")[2] not in NAME_FILES:
+            others.add(text)
     used = set()
     for name in filter(is_image, listing.files):
         label = f"{name.rpartition('.')[0]}.txt"
+        if label in others:  # of a photo that is called train or notes
+            there.add(label)
         found.images.append(f"{before}{name}")
         found.labels.append(f"{labels}/{label}" if label in there else "")
         if label in used and label in there:
