@@ -162,17 +162,18 @@ def read_train_table(
 ) -> AnnotationTable:
     """The annotations of data.train without its images, of which none is looked at; `stored` is
     the split of the run, where it has one."""
-    read = _read_boxes(config)
+    read = read_boxes(config, config.data.train, "data.train")
     if config.data.split is not None:
         read = held_out_parts(read, config.data.split, stored)[0]["train"]
     return read.table
 
 
-def _read_boxes(config: DetectionConfig | LocalizationConfig) -> AnnotatedImages:
-    """data.train without outlines."""
+def read_boxes(
+    config: DetectionConfig | LocalizationConfig, files: SplitConfig, key: str
+) -> AnnotatedImages:
+    """The images at a key of the config, without outlines."""
     from resdet.data.detection.annotated import read_images
 
-    files = config.data.train
     return read_images(
         files.images,
         files.annotations,
@@ -182,7 +183,7 @@ def _read_boxes(config: DetectionConfig | LocalizationConfig) -> AnnotatedImages
         outlines=False,
         group_key=group_key(config.data.split),
         max_pixels=config.data.max_pixels,
-        key="data.train",
+        key=key,
     )
 
 

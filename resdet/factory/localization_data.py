@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resdet.config.detection import SplitConfig
 from resdet.config.localization import LocalizationConfig
 from resdet.errors import UserError
-from resdet.factory.detection_data import DataSets, check_part, group_key, held_out_parts
+from resdet.factory.detection_data import DataSets, check_part, held_out_parts, read_boxes
 
 if TYPE_CHECKING:
     from resdet.data.detection.annotated import AnnotatedImages
@@ -30,8 +29,8 @@ def build_localization_data(
     error; `decode_all` reads every image first.
     """
     check_part(config.data.split)
-    files, split, test = _read(config, config.data.train, "data.train"), None, None
-    val = None if config.data.val is None else _read(config, config.data.val, "data.val")
+    files, split, test = read_boxes(config, config.data.train, "data.train"), None, None
+    val = None if config.data.val is None else read_boxes(config, config.data.val, "data.val")
     if config.data.split is not None:
         stored = resumed.split if resumed else None
         parts, split = held_out_parts(files, config.data.split, stored)
@@ -61,12 +60,12 @@ def build_localization_val_data(
     `unannotated` accepts test images, whose files have no annotations: all of them are in the set.
     """
     if config.data.split is not None:
-        read = _read(config, config.data.train, "data.train")
+        read = read_boxes(config, config.data.train, "data.train")
         parts, _ = held_out_parts(read, config.data.split, stored)
         return _check(config, parts[config.data.split.evaluate], strict, is_val=True)
     if config.data.val is None:
         return None
-    read = _read(config, config.data.val, "data.val")
+    read = read_boxes(config, config.data.val, "data.val")
     return _check(config, read, strict, is_val=True, unannotated=unannotated)
 
 
@@ -74,26 +73,10 @@ def build_localization_train_data(
     config: LocalizationConfig, *, stored: Split | None = None, strict: bool = False
 ) -> DetectionDataset:
     """The training set alone, or what `data.split` leaves of it."""
-    files = _read(config, config.data.train, "data.train")
+    files = read_boxes(config, config.data.train, "data.train")
     if config.data.split is not None:
         files = held_out_parts(files, config.data.split, stored)[0]["train"]
     return _check(config, files, strict)
-
-
-def _read(config: LocalizationConfig, files: SplitConfig, key: str) -> AnnotatedImages:
-    from resdet.data.detection.annotated import read_images
-
-    return read_images(
-        files.images,
-        files.annotations,
-        format=files.format,
-        classes=config.data.classes,
-        class_map=config.data.class_map,
-        outlines=False,
-        group_key=group_key(config.data.split),
-        max_pixels=config.data.max_pixels,
-        key=key,
-    )
 
 
 def _check(
