@@ -13,7 +13,7 @@ import numpy as np
 from resdet.errors import UserError
 from resdet.files.records import RecordFile, holds_records
 from resdet.files.writing import WriteError, is_full
-from resdet.inference.sources import Picture, is_utf8
+from resdet.inference.pictures import Picture, is_utf8
 from resdet.inference.targets import (
     DETECTIONS,
     IMAGES,

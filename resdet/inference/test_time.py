@@ -21,7 +21,7 @@ from torch import Tensor
 from resdet.errors import UserError
 from resdet.evaluation.classification import Scores
 from resdet.files.findings import DataError
-from resdet.inference.sources import run_ahead
+from resdet.inference.pictures import run_ahead
 from resdet.models.classifier import Classifier
 from resdet.models.views import Views, view_logits
 

@@ -20,7 +20,8 @@ from resdet.commands.predict import predict_command
 from resdet.errors import UserError
 from resdet.files.checkpoint import save
 from resdet.inference.loading import load
-from resdet.inference.sources import list_sources, run_ahead
+from resdet.inference.pictures import run_ahead
+from resdet.inference.sources import list_sources
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
 from tests.models.tiny_detector import write_checkpoint

@@ -22,7 +22,7 @@ from resdet.errors import UserError
 from resdet.files import lock
 from resdet.files.images import read_image
 from resdet.files.scale import UNKNOWN
-from resdet.inference import sources
+from resdet.inference import pictures
 from resdet.models.rcnn import RCNN
 from tests.models.tiny_detector import write_checkpoint
 
@@ -65,7 +65,7 @@ def test_one_bad_input_is_one_line(
             path.unlink()  # while it is predicted
         return read_image(path, *limits)
 
-    monkeypatch.setattr(sources, "read_image", broken)
+    monkeypatch.setattr(pictures, "read_image", broken)
     assert run(run_folder, [folder], tmp_path / "out", score_thresh=0.0, batch_size=3) == 1
     _, entries = read(tmp_path / "out")
     assert [entry["file_name"] for entry in entries] == ["a.png", "c.png", "g.png"]

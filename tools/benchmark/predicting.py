@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from resdet import hardware
-from resdet.commands.predict import DETECTION_THRESH, predict_sources
 from resdet.errors import UserError
 from resdet.files.images import read_image
 from resdet.inference.loading import load
+from resdet.inference.predicting import DETECTION_THRESH, predict_sources
 from resdet.inference.sources import list_sources
 from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN

@@ -1,0 +1,194 @@
+"""Predictions of many pictures: read ahead of the network, drawn and written behind it."""
+
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import Progress
+
+from resdet.errors import UserError
+from resdet.inference.combined import CombinedDetector
+from resdet.inference.output import Finished, Output, finish
+from resdet.inference.pictures import Picture, Unreadable, read_pictures
+from resdet.inference.sources import Source
+from resdet.memory import is_out_of_memory
+from resdet.models.classifier import Classifier
+from resdet.models.localizer import Localizer
+from resdet.models.predict import inference_mode
+from resdet.models.rcnn import RCNN
+from resdet.structures import Classification, Detections
+
+log = logging.getLogger("resdet")
+
+DETECTION_THRESH = 0.5
+"""A detector's score threshold where none is given."""
+
+
+class Done(NamedTuple):
+    """How many there were."""
+
+    pictures: int
+    failures: int
+    """Files that could not be read or drawn; each was named in the log."""
+    detections: int
+
+
+def predict_sources(
+    model: RCNN | CombinedDetector | Classifier | Localizer,
+    sources: Sequence[Source],
+    folder: Path,
+    *,
+    score_thresh: float | None,
+    batch_size: int,
+    ids: Mapping[Source, int | str | None] | None = None,
+    max_pixels: int | None = None,
+) -> Done:
+    """Write below `folder`, which exists, what `predict_command` writes for `sources`.
+
+    `ids` are those of the records; None counts the pictures from 1. A source whose id is None has
+    no records.
+
+    Threads read ahead and draw behind; the main one runs the network. All of them hold a few
+    pictures at most. After an error or a signal the pictures before it are complete in `folder`.
+    """
+    if isinstance(model, RCNN | CombinedDetector) and score_thresh is None:
+        score_thresh = DETECTION_THRESH
+    workers = max(1, min(4, (os.cpu_count() or 1) // 2))
+    image_ids, failures = count(1), Failures()
+    writing: deque[Future[None]] = deque()
+    console = Console(stderr=True)
+    with (
+        _output(folder, detects=not isinstance(model, Classifier)) as output,
+        ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
+        # One thread, so that records and frames are written in order.
+        ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,
+        closing(
+            read_pictures(
+                sources,
+                model.prepare,
+                workers=workers,
+                max_pixels=max_pixels or model.max_pixels,
+            )
+        ) as futures,
+        inference_mode(model),
+        Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
+    ):
+        total = None if any(source.is_video for source in sources) else len(sources)
+        task = bar.add_task("images", total=total)
+        pictures = _large_enough(model, _readable(futures, failures))
+        while batch := list(islice(pictures, batch_size)):
+            for picture, answer in zip(batch, _answers(model, batch, score_thresh), strict=True):
+                if isinstance(answer, UserError):
+                    failures.add(picture.source, str(answer))
+                    continue
+                image_id = next(image_ids) if ids is None else ids[picture.source]
+                made = drawers.submit(finish, picture, image_id, answer, folder)
+                writing.append(writer.submit(_write, output, made, failures))
+            while len(writing) > 2 * workers + batch_size:
+                writing.popleft().result()
+            bar.advance(task, len(batch))
+        for future in writing:
+            future.result()
+        output.end()
+    return Done(output.num_pictures, len(failures.sources), output.num_detections)
+
+
+@contextmanager
+def _output(folder: Path, *, detects: bool) -> Iterator[Output]:
+    """The files of results, closed at the end; after an error the log has how many there are."""
+    output = Output(folder, detects=detects)
+    try:
+        yield output
+    except BaseException:
+        if output.num_pictures:
+            log.warning("stopped: %d pictures are complete in %s", output.num_pictures, folder)
+        raise
+    finally:
+        output.close()
+
+
+@dataclass
+class Failures:
+    """Inputs that could not be read, predicted or drawn."""
+
+    sources: set[Source] = field(default_factory=set)
+    """The frames of a video are one input."""
+
+    def add(self, source: Source, problem: str) -> None:
+        """Count an input; its first problem is in the log."""
+        if source not in self.sources:
+            log.error("%s", problem)
+            self.sources.add(source)
+
+
+def _answers(
+    model: RCNN | CombinedDetector | Classifier | Localizer,
+    batch: Sequence[Picture],
+    score_thresh: float | None,
+) -> Sequence[Detections | Classification | UserError]:
+    """Predictions of a batch; one by one where all do not fit into memory together, and an error
+    for a picture that does not fit at all."""
+    try:
+        return model.predict_prepared(
+            [picture.prepared for picture in batch],
+            [picture.pixels.shape[:2] for picture in batch],
+            score_thresh,
+        )
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # not in the handler: the exception holds what the network had computed
+    if len(batch) > 1:
+        return [answer for each in batch for answer in _answers(model, [each], score_thresh)]
+    return [
+        UserError(
+            f"{batch[0].source.path}: does not fit into memory at the size that the network sees; "
+            "lower data.test_resize.short_edge and data.test_resize.max_size"
+        )
+    ]
+
+
+def _write(output: Output, made: Future[Finished], failures: Failures) -> None:
+    finished = made.result()
+    output.write(finished)
+    if finished.problem is not None:
+        failures.add(finished.picture.source, finished.problem)
+
+
+def _readable(
+    futures: Iterator[Future[Picture | Unreadable]], failures: Failures
+) -> Iterator[Picture]:
+    """The pictures in order; files that cannot be read are named in the log and collected."""
+    for future in futures:
+        read = future.result()
+        if isinstance(read, Unreadable):
+            failures.add(read.source, read.problem)
+        else:
+            yield read
+
+
+def _large_enough(
+    model: RCNN | CombinedDetector | Classifier | Localizer, pictures: Iterator[Picture]
+) -> Iterator[Picture]:
+    """All of the pictures, with a warning where the network sees objects much smaller than those it
+    was trained on."""
+    shrunk: set[Source] = set()
+    for picture in pictures:
+        height, width = picture.pixels.shape[:2]
+        problem = model.size_problem((height, width))
+        if problem is not None:
+            if not shrunk:
+                log.warning("%s: %s", picture.source.path, problem)
+            shrunk.add(picture.source)
+        yield picture
+    if len(shrunk) > 1:
+        log.warning("%d inputs are shrunk too much, the first is named above", len(shrunk))
