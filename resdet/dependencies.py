@@ -1,6 +1,8 @@
 """Remedies for a missing package and for two OpenCV packages that break each other."""
 
+import importlib
 from importlib import metadata
+from types import ModuleType
 
 from resdet.errors import UserError
 
@@ -44,6 +46,20 @@ def explain_import_error(error: ImportError) -> str | None:
         f"the package {package} is not installed; pip install {to_install}, or all of them with "
         "`pip install resdet` (in a checkout: `pip install -c constraints.txt -e .`)"
     )
+
+
+def import_extra(module: str, extra: str, what: str) -> ModuleType:
+    """A module of an optional package; UserError with the extra of resdet that installs it, for
+    `what`, which needs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        is_absent = isinstance(error, ModuleNotFoundError) and error.name == package
+        problem = "is not installed" if is_absent else f"does not load ({error})"
+        raise UserError(
+            f"{what} needs the package {package}, which {problem}; pip install 'resdet[{extra}]'"
+        ) from error
 
 
 def check_opencv() -> None:

@@ -1,0 +1,1 @@
+"""Trained models for other runtimes: ONNX, OpenVINO and torch.export."""
