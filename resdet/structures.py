@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resdet.ops.masks import encode_rle, paste_masks
+from resdet.ops.masks import encode_rle, paste_in_windows, paste_masks
+from resdet.ops.runs import Window, decode_window
 
 
 @dataclass
@@ -90,7 +91,8 @@ class Detections:
     image_size: tuple[int, int]
     """(height, width) of the original image in pixels."""
     mask_probs: Tensor | None = None
-    """(N, m, m) float32 probabilities inside each box, before pasting; None without a mask head."""
+    """(N, m, m) float32 probabilities inside each box, before pasting; None without a mask head,
+    and where the masks are `rles`."""
     class_names: list[str] = field(default_factory=list)
     """K names; empty where unknown."""
     category_ids: list[int] = field(default_factory=list)
@@ -99,6 +101,9 @@ class Detections:
     """How masks go into the image: continuous or rounded, see `paste_masks`."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """(N, …) each: what further branches predict, by name."""
+    rles: list[dict[str, Any]] | None = None
+    """N masks as compressed COCO RLE ({"size": [H, W], "counts": str}) in the original size, in
+    place of `mask_probs`: those merged from several tiles are on no grid in their boxes."""
     _pasted: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -114,6 +119,7 @@ class Detections:
             for name, value in values.items()
             if value is not None
         )
+        shapes += f"{', ' if shapes else ''}rles" if self.rles is not None else ""
         height, width = self.image_size
         what = f"{len(self)}{': ' if counts else ''}{classes}{', …' if counts[5:] else ''}"
         return f"Detections({what}; {height}×{width}{'; ' if shapes else ''}{shapes})"
@@ -122,13 +128,41 @@ class Detections:
         return self.class_names[label] if self.class_names else f"of class {label}"
 
     @property
+    def has_masks(self) -> bool:
+        """Whether each detection has a mask, in either form."""
+        return self.mask_probs is not None or self.rles is not None
+
+    @property
     def masks(self) -> Tensor | None:
         """(N, H, W) bool at the original size, pasted on first use; None without a mask head."""
         if self._pasted is None and self.mask_probs is not None:
             self._pasted = paste_masks(
                 self.mask_probs, self.boxes, self.image_size, paste=self.mask_paste
             )
+        elif self._pasted is None and self.rles is not None:
+            self._pasted = torch.zeros((len(self), *self.image_size), dtype=torch.bool)
+            for whole, ((x1, y1, x2, y2), mask) in zip(
+                self._pasted, self.mask_windows(), strict=True
+            ):
+                whole[y1:y2, x1:x2] = mask
         return self._pasted
+
+    def mask_windows(self) -> Iterator[tuple[Window, Tensor]]:
+        """Each mask as (h, w) bool on the CPU in a window of the image that holds all of it, one
+        at a time: memory does not grow with N × H × W. Nothing without masks."""
+        if self.mask_probs is not None:
+            yield from paste_in_windows(
+                self.mask_probs, self.boxes, self.image_size, paste=self.mask_paste
+            )
+        for rle in self.rles or ():
+            window, mask = decode_window(rle)
+            yield window, torch.from_numpy(np.ascontiguousarray(mask))
+
+    def encoded_masks(self) -> list[dict[str, Any]] | None:
+        """N masks as compressed COCO RLE in the original size; None without a mask head."""
+        if self.mask_probs is None:
+            return self.rles
+        return encode_rle(self.mask_probs, self.boxes, self.image_size, paste=self.mask_paste)
 
     def __getitem__(self, keep: Any) -> Detections:
         """The detections picked by a slice, a boolean mask or an index tensor of shape (N,).
@@ -137,7 +171,11 @@ class Detections:
         """
         if isinstance(keep, int):
             keep = [range(len(self))[keep]]
-        return map_tensors(self, lambda values: values[keep])
+        picked = map_tensors(self, lambda values: values[keep])
+        if self.rles is not None:
+            rows = torch.arange(len(self), device=self.scores.device)[keep].tolist()
+            picked.rles = [self.rles[row] for row in rows]
+        return picked
 
     def cpu(self) -> Detections:
         return map_tensors(self, Tensor.cpu)
@@ -162,8 +200,7 @@ class Detections:
                 boxes_xywh.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True
             )
         ]
-        if self.mask_probs is not None:
-            rles = encode_rle(self.mask_probs, self.boxes, self.image_size, paste=self.mask_paste)
+        if (rles := self.encoded_masks()) is not None:
             for record, rle in zip(records, rles, strict=True):
                 record["segmentation"] = rle
         for name, values in self.extra.items():

@@ -33,6 +33,21 @@ def test_picking(keep, rows):
     assert len(picked) == len(picked.to_coco(1)) == len(rows)
 
 
+def test_masks_as_run_lengths():
+    found = three()
+    found.mask_probs = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))
+    merged = three()
+    merged.rles = found.encoded_masks()
+    assert found.has_masks and merged.has_masks and not three().has_masks
+    assert three().masks is None and three().encoded_masks() is None
+    assert torch.equal(merged.masks, found.masks)
+    assert merged.to_coco(1) == found.to_coco(1)
+    picked = merged[torch.tensor([False, False, True])]
+    assert picked.rles == [merged.rles[2]] and torch.equal(picked.masks, found.masks[2:])
+    assert merged[1].rles == [merged.rles[1]] and merged[1:].rles == merged.rles[1:]
+    assert repr(merged).endswith("8×8; rles)")
+
+
 def test_a_loop_ends():
     assert [len(each) for each in three()] == [1, 1, 1]
     with pytest.raises(IndexError):

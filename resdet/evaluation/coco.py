@@ -166,8 +166,6 @@ class CocoEvaluator:
         Their `category_ids`, where they have any, name their classes; those that the ground truth
         lacks are left out.
         """
-        from resdet.ops.masks import encode_rle
-
         for image_id, detections in zip(image_ids, predictions, strict=True):
             labels = detections.labels.cpu().numpy()
             if detections.category_ids:
@@ -182,13 +180,7 @@ class CocoEvaluator:
             self.state.labels.append(labels)
             self.state.scores.append(detections.scores.cpu().double().numpy())
             self.state.boxes.append(boxes.round(3))  # as in result files
-            if detections.mask_probs is not None and len(labels):
-                rles = encode_rle(
-                    detections.mask_probs,
-                    detections.boxes,
-                    detections.image_size,
-                    paste=detections.mask_paste,
-                )
+            if len(labels) and (rles := detections.encoded_masks()) is not None:
                 self.state.mask_areas.append(hotcoco.mask.area(rles))
                 self.state.codes.append("\n".join(rle["counts"] for rle in rles))
 

@@ -12,6 +12,7 @@ from pycocotools import mask as mask_utils
 
 from resdet.errors import UserError
 from resdet.files.json import whole_number
+from resdet.ops.runs import CONTINUES, read_runs
 
 Rle = dict[str, Any]
 
@@ -167,13 +168,6 @@ def encode_labels(labels: NDArray[Any]) -> tuple[list[int], list[bytes]]:
     return values[heads].tolist(), codes
 
 
-_CONTINUES = 0x20
-_NEGATIVE = 0x10
-_MOST_DIGITS = 7
-"""32 bits: no image has more pixels."""
-_ONE_DIGIT = np.arange(64) % 32 - 32 * (np.arange(64) % 32 >= _NEGATIVE)
-"""The number that a single digit stands for: five bits, the highest of them the sign."""
-
 CODES_AT_ONCE = 512
 """As many as fit the second-level cache: twice as fast as 1,024."""
 
@@ -218,8 +212,8 @@ def _areas_of_some(
 ) -> NDArray[np.int64]:
     """`measure_codes` of a few codes, none of them empty, from `offsets` (G + 1,)."""
     digits, last = code - np.uint8(48), offsets[1:] - 1
-    broken = digits[last] >= _CONTINUES
-    digits[last] &= _CONTINUES - 1  # a number may not continue in the next code
+    broken = digits[last] >= CONTINUES
+    digits[last] &= CONTINUES - 1  # a number may not continue in the next code
     if digits.max() > 63:
         broken |= np.maximum.reduceat(digits, offsets[:-1]) > 63
     runs, bounds = read_runs((digits & np.uint8(63)) + np.uint8(48), offsets)
@@ -229,48 +223,3 @@ def _areas_of_some(
     runs[::2] = 0
     areas = np.add.reduceat(runs, starts)  # every second run, from a mask's first or second on
     return np.where(broken, -1, np.where(starts % 2, totals - areas, areas))
-
-
-def read_runs(
-    code: NDArray[np.uint8], offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Reads the codes of G masks at once.
-
-    Args:
-        code: the bytes of all masks, none malformed; offsets: (G + 1,) first byte of each.
-    Returns:
-        The runs of all masks, of 0 and 1 in turn, and (G + 1,) the first run of each.
-    """
-    digits = code - np.uint8(48)
-    ends = np.flatnonzero(digits < _CONTINUES)
-    numbers = _numbers(digits, ends)
-    bounds = np.searchsorted(ends, offsets)
-    # A mask's first three runs are given whole, later ones as the difference to the second before:
-    # two chains of sums, which take back what came before wherever a run is whole.
-    whole = bounds[:-1, None] + np.arange(3)
-    whole = whole[whole < bounds[1:, None]]
-    runs = np.empty_like(numbers)
-    for parity in (0, 1):
-        chain, begins = numbers[parity::2], whole[whole % 2 == parity] // 2
-        if len(begins):
-            chain[begins[1:]] -= np.add.reduceat(chain, begins)[:-1]
-            np.cumsum(chain, out=runs[parity::2])
-    return runs, bounds
-
-
-def _numbers(digits: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers whose last digits are at `ends`; -2⁴⁰ for one of too many digits."""
-    numbers = _ONE_DIGIT[digits[ends]]
-    counts = np.diff(ends, prepend=-1)
-    long = np.flatnonzero(counts > 1)
-    if not len(long):
-        return numbers
-    starts, sizes = ends[long] - counts[long] + 1, counts[long]
-    values = np.zeros(len(long), np.int64)
-    for place in range(min(_MOST_DIGITS, sizes.max())):
-        more = (digits[starts + np.minimum(place, sizes - 1)] & (_CONTINUES - 1)).astype(np.int64)
-        values += np.where(place < sizes, more << (5 * place), 0)
-    is_negative = (digits[ends[long]] & _NEGATIVE) > 0
-    values -= is_negative * (1 << (5 * np.minimum(sizes, _MOST_DIGITS)))
-    numbers[long] = np.where(sizes > _MOST_DIGITS, -(1 << 40), values)
-    return numbers

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resdet.files.findings import DataError
-from resdet.files.rle import Rle, read_runs
+from resdet.files.rle import Rle
+from resdet.ops.runs import decode_window
 from resdet.report.data import Mark, Picture
 
 MAX_PICTURES = 120
@@ -167,13 +168,14 @@ def svg_path(rle: Rle, scale: float, epsilon: float) -> str:
 
     `epsilon` is how far, in pixels of the picture, the path may be from the mask.
     """
-    mask, x, y = decode_box(rle)
-    if not mask.size:
+    (x, y, _, _), inside = decode_window(rle)
+    if not inside.size:
         return ""
     # two samples for each pixel of the picture are enough, and as many are needed: a pixel is a
     # square, and its outline runs along its borders, not through its centre
     step, times = max(1, int(0.5 / scale)), max(1, min(8, round(2 * scale)))
-    mask = np.pad(mask[::step, ::step].repeat(times, 0).repeat(times, 1), 1)
+    samples = inside[::step, ::step].view(np.uint8)
+    mask = np.pad(samples.repeat(times, 0).repeat(times, 1), 1)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     size = step / times  # of a sample, in pixels of the image
     parts = []
@@ -183,31 +185,6 @@ def svg_path(rle: Rle, scale: float, epsilon: float) -> str:
             # a contour runs through the centres of the border samples
             parts.append(_closed(((points - 0.5) * size + (x, y)) * scale))
     return "".join(parts)
-
-
-def decode_box(rle: Rle) -> tuple[NDArray[np.uint8], int, int]:
-    """The part (h, w) of a mask that is not empty, and its left and top in the image.
-
-    Only the columns of the mask are decoded: images may have many megapixels, and masks few.
-    """
-    height = int(rle["size"][0])
-    counts = rle["counts"]
-    code = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
-    runs, _ = read_runs(code, np.array([0, len(code)]))
-    edges = np.cumsum(runs)
-    starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
-    filled = ends > starts
-    starts, ends = starts[filled], ends[filled]
-    if not len(starts):
-        return np.zeros((0, 0), np.uint8), 0, 0
-    left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height
-    flips = np.zeros((right - left + 1) * height + 1, np.int8)
-    flips[starts - left * height] += 1
-    flips[ends - left * height] -= 1
-    columns = np.cumsum(flips[:-1], dtype=np.int8).view(np.uint8).reshape(-1, height)
-    rows = np.flatnonzero(columns.any(axis=0))
-    top, bottom = int(rows[0]), int(rows[-1])
-    return np.ascontiguousarray(columns.T[top : bottom + 1]), left, top
 
 
 def _closed(points: NDArray[np.float64]) -> str:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from resdet.errors import UserError, printable
 from resdet.files.images import to_rgb
-from resdet.ops.masks import paste_in_windows
 from resdet.structures import Classification, Detections, Target
 from resdet.viz import palette
 
@@ -61,9 +61,7 @@ def draw(
         f"{_name(names, label)} {score:.2f}"
         for label, score in zip(labels, shown.scores.tolist(), strict=True)
     ]
-    return _render(
-        pixels, shown.boxes, shown.labels, texts, shown.mask_probs, len(names), shown.mask_paste
-    )
+    return _render(pixels, shown, texts, len(names))
 
 
 def draw_targets(
@@ -74,7 +72,14 @@ def draw_targets(
     names = list(class_names or [])
     texts = [_name(names, label) for label in target.labels.tolist()]
     masks = None if target.masks is None else target.masks.cpu().float()
-    return _render(pixels, target.boxes.cpu(), target.labels.cpu(), texts, masks, len(names))
+    objects = Detections(
+        target.boxes.cpu(),
+        torch.ones(len(texts)),
+        target.labels.cpu(),
+        image_size=(pixels.shape[0], pixels.shape[1]),
+        mask_probs=masks,
+    )
+    return _render(pixels, objects, texts, len(names))
 
 
 def draw_caption(pixels: np.ndarray, words: str) -> Image.Image:
@@ -189,31 +194,24 @@ def _name(names: list[str], label: int) -> str:
 
 
 def _render(
-    pixels: np.ndarray,
-    boxes: Tensor,
-    labels: Tensor,
-    texts: list[str],
-    mask_probs: Tensor | None,
-    num_classes: int,
-    paste: str = "continuous",
+    pixels: np.ndarray, objects: Detections, texts: list[str], num_classes: int
 ) -> Image.Image:
-    """`pixels` (H, W, 3) with boxes (N, 4) xyxy, their `texts`, and masks (N, m, m) inside."""
+    """`pixels` (H, W, 3) with the boxes of N objects, their `texts`, and their masks."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     line = max(1, round(side / 240))
-    corners = boxes.double().numpy()
-    if mask_probs is not None:
+    corners = objects.boxes.double().numpy()
+    if objects.has_masks:
         colors = palette.by_instance(corners, margin=2 * line)
-        owner = label_map(mask_probs, boxes, (height, width), paste)
-        pixels = _blend_masks(pixels, owner, colors, line)
+        pixels = _blend_masks(pixels, label_map(objects), colors, line)
     else:
-        colors = palette.by_class(labels.numpy())
+        colors = palette.by_class(objects.labels.numpy())
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     canvas = ImageDraw.Draw(picture)
     sides = (corners[:, 2:] - corners[:, :2]).min(1)
     small = num_classes == 1 and len(corners) > 0 and float(np.median(sides)) < TINY_SIDE
-    if mask_probs is None or not small:
-        frame = line if mask_probs is None else max(1, line // 2)
+    if not objects.has_masks or not small:
+        frame = max(1, line // 2) if objects.has_masks else line
         # best last, so that it is on top
         for box, color in zip(corners[::-1].tolist(), colors[::-1], strict=True):
             x1, y1, x2, y2 = box
@@ -226,18 +224,16 @@ def _render(
     return picture
 
 
-def label_map(
-    probs: Tensor, boxes: Tensor, image_size: tuple[int, int], paste: str = "continuous"
-) -> np.ndarray:
+def label_map(objects: Detections) -> np.ndarray:
     """(H, W) unsigned: which mask owns each pixel, counted from 1; 0 is none.
 
-    Masks are pasted as in `paste_masks`. Small objects cover large ones, so that a person on a
-    horse stays visible.
+    Small objects cover large ones, so that a person on a horse stays visible.
     """
-    owner = np.zeros(image_size, dtype=np.min_scalar_type(len(probs)))
+    boxes = objects.boxes
+    owner = np.zeros(objects.image_size, dtype=np.min_scalar_type(len(objects)))
     order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
-    pasted = paste_in_windows(probs[order], boxes[order], image_size, paste=paste)
-    for i, ((x1, y1, x2, y2), mask) in zip(order.tolist(), pasted, strict=True):
+    masks = objects[order].mask_windows()
+    for i, ((x1, y1, x2, y2), mask) in zip(order.tolist(), masks, strict=True):
         owner[y1:y2, x1:x2][mask.numpy()] = i + 1
     return owner
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from resdet.files.rle import encode_bitmap, encode_labels, measure_codes, read_runs
+from resdet.files.rle import encode_bitmap, encode_labels, measure_codes
+from resdet.ops.runs import read_runs
 
 
 def write_code(counts: list[int]) -> bytes:

@@ -19,7 +19,6 @@ from resdet.report.pictures import (
     Album,
     Entry,
     Marks,
-    decode_box,
     encode,
     picture,
     picture_side,
@@ -50,21 +49,6 @@ def random_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     if x2 - x1 > 30 and y2 - y1 > 30:  # a hole
         ImageDraw.Draw(image).ellipse((x1 + 10, y1 + 10, x2 - 5, y2 - 5), fill=0)
     return np.asarray(image).astype(np.uint8)
-
-
-def test_the_decoded_part_is_the_mask() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(40):
-        mask = random_mask(rng, (90, 140))
-        mask[rng.random(mask.shape) < 0.02] ^= 1
-        part, x, y = decode_box(mask_utils.encode(np.asfortranarray(mask)))
-        again = np.zeros_like(mask)
-        again[y : y + part.shape[0], x : x + part.shape[1]] = part
-        assert np.array_equal(again, mask)
-        assert part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any()
-    for value in (0, 1):
-        whole = np.full((7, 9), value, np.uint8, order="F")
-        assert decode_box(mask_utils.encode(whole))[0].shape == ((7, 9) if value else (0, 0))
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 0.5, 0.2])

@@ -74,7 +74,9 @@ def test_label_map_is_the_pasted_masks_small_over_large(paste: str) -> None:
     boxes = torch.rand(40, 2, generator=generator) * 80 - 5
     boxes = torch.cat([boxes, boxes + 3 + 30 * torch.rand(40, 2, generator=generator)], 1)
     probs = torch.rand(40, 14, 14, generator=generator)
-    owner = label_map(probs, boxes, (90, 100), paste)
+    found = detections(boxes.tolist(), (90, 100), masks=probs)
+    found.mask_paste = paste
+    owner = label_map(found)
     pasted = paste_masks(probs, boxes, (90, 100), paste=paste).numpy()
     expected = np.zeros((90, 100), np.int32)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)

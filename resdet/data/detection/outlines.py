@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.files.rle import read_runs
+from resdet.ops.runs import read_runs
 
 MOST_CELLS = 1 << 24
 """Cells of masks, or crossings of polygons with their rows, at a time."""
