@@ -197,6 +197,16 @@ def test_a_mistake_in_a_config_is_one_line_and_needs_no_torch(repo, args, messag
     assert "torch" not in imports(done)
 
 
+@pytest.mark.slow
+def test_starting_to_evaluate_or_predict_imports_no_torchvision(repo):
+    code = "import resdet.commands.eval_cls, resdet.commands.predict, resdet.engine.classification"
+    done = run("-X", "importtime", "-c", code, cwd=repo)
+    assert done.returncode == 0
+    assert "torch" in imports(done)
+    # with it comes torch._dynamo: together 5 s of processor time
+    assert not imports(done) & {"torchvision", "torch._dynamo"}
+
+
 @pytest.mark.parametrize("argv", [["eval-coco", "none_there"], ["predict", "none_there", "a.png"]])
 def test_a_run_that_is_not_there_is_one_line(monkeypatch, tmp_path, capsys, argv):
     monkeypatch.setattr(cli.options, "prepare", lambda **_: None)

@@ -49,3 +49,22 @@ def test_every_module_has_a_docstring(repo: Path) -> None:
         if len((ast.get_docstring(ast.parse(path.read_text())) or "").strip(" .")) < 10
     ]
     assert not empty, f"no docstring: {', '.join(empty)}"
+
+
+def test_torchvision_is_imported_only_where_it_is_used(repo: Path) -> None:
+    """It takes longer to import than torch, and classifiers need none of it."""
+    at_start = {
+        f"{path.relative_to(repo)}:{node.lineno}"
+        for path in (repo / "resdet").rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        for name in imported(node)
+        if name.split(".")[0] == "torchvision"
+    }
+    assert not at_start
+
+
+def imported(node: ast.stmt) -> list[str]:
+    """The modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from resdet.ops import kernels
+from resdet.ops.vision import nms
 
 MAX_BOXES_A_CALL = 500
 """Of NMS on a CPU, whatever their groups."""

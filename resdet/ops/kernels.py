@@ -6,7 +6,8 @@ import warnings
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms, roi_align
+
+from resdet.ops.vision import nms, roi_align
 
 
 def usable(x: Tensor) -> bool:
@@ -72,7 +73,7 @@ def find_fault(device: torch.device) -> str | None:
             expected = torch.zeros_like(ours)
             for level, scale in enumerate((0.25, 0.125)):
                 rows = (levels == level).nonzero()[:, 0]
-                pooled = roi_align(maps[level], rois[rows], (3, 3), scale, ratio, aligned)
+                pooled = roi_align(maps[level], rois[rows], 3, scale, ratio, aligned)
                 expected = expected.index_add(0, rows, pooled)
             weights = torch.randn(ours.shape, generator=generator).to(device)
             results = [

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from resdet.ops import box_voting
 from resdet.ops.boxes import is_nonempty
+from resdet.ops.vision import nms
 
 CANDIDATES = 5
 """Proposals go through NMS with this many times their number of boxes, at least a thousand."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_pool
 
 from resdet.ops.roi_windows import pool_windows
+from resdet.ops.vision import roi_pool
 
 LARGEST = 1e6
 """Coordinates in pixels are cut at this magnitude: whole cells then fit into 32 bits."""

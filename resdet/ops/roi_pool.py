@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from resdet.ops import kernels
 from resdet.ops.boxes import box_area
 from resdet.ops.roi_max import pool_maxima
 from resdet.ops.roi_rows import pool_rows
 from resdet.ops.triton_common import MAX_LEVELS, Grid
+from resdet.ops.vision import roi_align
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 
@@ -77,7 +77,7 @@ def pool_rois(
         return pool_levels(features, levels, rois, grid)
     maps = [feature.to(dtype) for feature in features]
     if len(maps) == 1:
-        pooled = roi_align(maps[0], rois, (size, size), grid.scales[0], sampling_ratio, aligned)
+        pooled = roi_align(maps[0], rois, size, grid.scales[0], sampling_ratio, aligned)
     elif aligned:
         pooled = _pool_packed(maps, rois, levels, grid)
     else:
@@ -92,7 +92,7 @@ def _pool_every_level(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, grid
     for level, (feature, scale) in enumerate(zip(maps, grid.scales, strict=True)):
         is_here = levels == level
         here = torch.where(is_here[:, None], rois, 0)
-        values = roi_align(feature, here, (grid.size, grid.size), scale, grid.sampling_ratio, False)
+        values = roi_align(feature, here, grid.size, scale, grid.sampling_ratio, False)
         pooled = torch.where(is_here[:, None, None, None], values, pooled)
     return pooled
 
@@ -116,7 +116,7 @@ def _pool_packed(features: Sequence[Tensor], rois: Tensor, levels: Tensor, grid:
     boxes = rois[:, 1:] * scale[:, None]
     shift = torch.stack([torch.ones_like(shift_y), shift_y] * 2, dim=1)
     shifted = torch.cat([rois[:, :1], boxes + shift], dim=1)
-    return roi_align(canvas, shifted, (grid.size, grid.size), 1.0, grid.sampling_ratio, True)
+    return roi_align(canvas, shifted, grid.size, 1.0, grid.sampling_ratio, True)
 
 
 def _lookup(values: Sequence[float], index: Tensor, like: Tensor) -> Tensor:
