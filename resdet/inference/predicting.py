@@ -16,16 +16,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from resdet.errors import UserError
+from resdet.inference.batches import predict_batch
 from resdet.inference.combined import CombinedDetector
 from resdet.inference.output import Finished, Output, finish
 from resdet.inference.pictures import Picture, Unreadable, read_pictures
 from resdet.inference.sources import Source
-from resdet.memory import is_out_of_memory
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
 from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
-from resdet.structures import Classification, Detections
 
 log = logging.getLogger("resdet")
 
@@ -86,7 +85,14 @@ def predict_sources(
         task = bar.add_task("images", total=total)
         pictures = _large_enough(model, _readable(futures, failures))
         while batch := list(islice(pictures, batch_size)):
-            for picture, answer in zip(batch, _answers(model, batch, score_thresh), strict=True):
+            answers = predict_batch(
+                model,
+                [picture.prepared for picture in batch],
+                [picture.pixels.shape[:2] for picture in batch],
+                [str(picture.source.path) for picture in batch],
+                score_thresh,
+            )
+            for picture, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, UserError):
                     failures.add(picture.source, str(answer))
                     continue
@@ -128,33 +134,6 @@ class Failures:
         if source not in self.sources:
             log.error("%s", problem)
             self.sources.add(source)
-
-
-def _answers(
-    model: RCNN | CombinedDetector | Classifier | Localizer,
-    batch: Sequence[Picture],
-    score_thresh: float | None,
-) -> Sequence[Detections | Classification | UserError]:
-    """Predictions of a batch; one by one where all do not fit into memory together, and an error
-    for a picture that does not fit at all."""
-    try:
-        return model.predict_prepared(
-            [picture.prepared for picture in batch],
-            [picture.pixels.shape[:2] for picture in batch],
-            score_thresh,
-        )
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    # not in the handler: the exception holds what the network had computed
-    if len(batch) > 1:
-        return [answer for each in batch for answer in _answers(model, [each], score_thresh)]
-    return [
-        UserError(
-            f"{batch[0].source.path}: does not fit into memory at the size that the network sees; "
-            "lower data.test_resize.short_edge and data.test_resize.max_size"
-        )
-    ]
 
 
 def _write(output: Output, made: Future[Finished], failures: Failures) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -25,6 +24,7 @@ from resdet.data.detection.writers.layout import (
     write_files,
 )
 from resdet.errors import UserError
+from resdet.ops.outlines import Points, trace_rings
 
 DECIMALS = 8
 """Of fractions: 0.0001 pixels in an image of 10,000."""
@@ -34,8 +34,6 @@ MOVED = 0.5
 
 MOST_PAIRS = 1 << 20
 """Pairs of points that are compared at a time."""
-
-Points = NDArray[np.float64]
 
 
 @dataclass
@@ -162,21 +160,8 @@ def _trace(table: AnnotationTable, row: int) -> tuple[list[Points], bool]:
     run = {"size": size, "counts": code}
     left, top, width, height = (int(value) for value in coco_mask.toBbox(run))
     mask = coco_mask.decode(run)[top : top + height, left : left + width]
-    # of a mask twice as large the border pixels are odd and even: they tell the sides of a pixel
-    large = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
-    found, nesting = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    if nesting is None:
-        return [], False
-    outer = nesting[0, :, 3] < 0
-    parts = []
-    for contour in (contour for contour, is_outer in zip(found, outer, strict=True) if is_outer):
-        points = (contour[:, 0].astype(np.int64) + 1) // 2 + np.array([left, top])
-        # corners only: points whose two sides have other directions
-        points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
-        before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
-        turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
-        parts.append(points[turns].astype(np.float64))
-    return [part for part in parts if len(part) >= 3], bool((~outer).any())
+    outer, holes = trace_rings(mask)
+    return [np.add(ring, (left, top)) for ring in outer], bool(holes)
 
 
 def _join(whole: Points, part: Points) -> Points:
