@@ -25,6 +25,7 @@ from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
 from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
+from resdet.structures import Classification, Detections
 
 log = logging.getLogger("resdet")
 
@@ -85,14 +86,7 @@ def predict_sources(
         task = bar.add_task("images", total=total)
         pictures = _large_enough(model, _readable(futures, failures))
         while batch := list(islice(pictures, batch_size)):
-            answers = predict_batch(
-                model,
-                [picture.prepared for picture in batch],
-                [picture.pixels.shape[:2] for picture in batch],
-                [str(picture.source.path) for picture in batch],
-                score_thresh,
-            )
-            for picture, answer in zip(batch, answers, strict=True):
+            for picture, answer in zip(batch, _answers(model, batch, score_thresh), strict=True):
                 if isinstance(answer, UserError):
                     failures.add(picture.source, str(answer))
                     continue
@@ -134,6 +128,20 @@ class Failures:
         if source not in self.sources:
             log.error("%s", problem)
             self.sources.add(source)
+
+
+def _answers(
+    model: RCNN | CombinedDetector | Classifier | Localizer,
+    batch: Sequence[Picture],
+    score_thresh: float | None,
+) -> list[Detections | Classification | UserError]:
+    return predict_batch(
+        model,
+        [picture.prepared for picture in batch],
+        [picture.pixels.shape[:2] for picture in batch],
+        [str(picture.source.path) for picture in batch],
+        score_thresh,
+    )
 
 
 def _write(output: Output, made: Future[Finished], failures: Failures) -> None:
