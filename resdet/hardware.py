@@ -23,9 +23,9 @@ class Precision:
     """The number format a run computes in."""
 
     name: str
-    """fp32, bf16, fp16 or fp64."""
+    """fp32, bf16, fp16 or fp64; int8 of an exported model."""
     device_type: str
-    """cuda or cpu, for autocast."""
+    """cuda or cpu, for autocast; export for an exported model, which torch does not compute."""
     reason: str
     """Why, for the log."""
 
@@ -37,7 +37,7 @@ class Precision:
     def autocast(self) -> AbstractContextManager[None]:
         """The context of a forward pass; a new one each time."""
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        if self.name not in dtypes:
+        if self.name not in dtypes or self.device_type == "export":
             return nullcontext()
         return torch.autocast(self.device_type, dtype=dtypes[self.name])
 

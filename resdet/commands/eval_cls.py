@@ -21,8 +21,11 @@ from resdet.evaluation.classification import ClassificationEvaluator, Scores
 from resdet.evaluation.stored import store
 from resdet.factory import build_classification_val_data, load_classifier
 from resdet.factory.imports import naming_imports
+from resdet.factory.network import evaluated_by
+from resdet.files.exported import is_exported
 from resdet.files.findings import DataError
 from resdet.files.writing import WriteError, check_folder, make_folder, write_json
+from resdet.inference.exported import load_exported, without_config
 from resdet.inference.test_time import Images, score_images
 from resdet.inference.test_time import ensemble as mean_of
 from resdet.interop.weights import check_spec, checkpoint_path, is_published
@@ -109,7 +112,8 @@ def _check_runs(specs: Sequence[str], ensemble: bool) -> None:
     if twice:
         raise UserError(f"{twice[0]} is given twice; name each run once")
     for spec in specs:
-        check_spec(spec)
+        if not is_exported(spec):
+            check_spec(spec)
 
 
 @hardware.settings_restored()
@@ -129,9 +133,9 @@ def evaluate_classifier(
     `folder`, if given, is made before the network runs, so that one which can't be made costs
     nothing. Raises UserError where there are no data, or their classes are not the model's.
     """
-    model = load_classifier(spec, overrides)
+    model = _load(spec, overrides, crops)
     config = model.config
-    assert config is not None, "load_classifier sets it"
+    assert config is not None, "a run and a published name have it"
     with naming_imports(config):
         build_evaluator(config.eval.metric, model.class_names)  # an unknown metric fails at once
     views = make_views(
@@ -163,6 +167,26 @@ def evaluate_classifier(
     scores.config = config_to_dict(config)
     scores.failure = failure(broken, len(dataset), config.data.max_broken, strict=strict)
     return scores, views
+
+
+def _load(spec: str, overrides: Sequence[str], crops: str) -> Classifier:
+    """The classifier of a run, a published name or an exported model, with its config."""
+    if not is_exported(spec):
+        return load_classifier(spec, overrides)
+    model = load_exported(spec, overrides)
+    if not isinstance(model, Classifier):
+        raise UserError(
+            f"{spec}: is an exported detector, not a classifier; evaluate it with "
+            f"{evaluated_by('detector')}"
+        )
+    if model.config is None:
+        raise without_config(spec)
+    if crops == "dense":
+        raise UserError(
+            f"{spec}: --crops dense needs images of other sizes than the exported model takes; "
+            "give the run"
+        )
+    return model
 
 
 def score_all(
@@ -226,7 +250,7 @@ def _folders(specs: Sequence[str], out: Path | None) -> tuple[list[Path], Path]:
 
 def _home(spec: str) -> Path | None:
     """The run folder, None for weights that come from none."""
-    if is_published(spec):
+    if is_published(spec) or is_exported(spec):
         return None
     path = own_path(spec)
     return path if path.is_dir() else path.parent
@@ -234,8 +258,7 @@ def _home(spec: str) -> Path | None:
 
 def _name(spec: str) -> str:
     """A short name that can be a file's."""
-    home = _home(spec)
-    if home is None:
+    if is_published(spec):
         return re.sub(r"[^\w.-]+", "_", spec.partition(":")[2])
     path = own_path(spec).resolve()
     return path.name if path.is_dir() else f"{path.parent.name}_{path.stem}"
@@ -267,7 +290,8 @@ def write_scores(
     if views.scales:
         numbers["scales"] = list(views.scales)
     if weights is not None:
-        numbers["weights"] = weights if is_published(weights) else str(checkpoint_path(weights))
+        is_file = not (is_published(weights) or is_exported(weights))
+        numbers["weights"] = str(checkpoint_path(weights)) if is_file else weights
     note_training(folder)
     title = f"{name}, top-1 {numbers['top1_percent']:.2f} %"
     confusion: NDArray[np.int64] = accuracy.confusion

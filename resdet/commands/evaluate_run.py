@@ -20,6 +20,7 @@ from resdet.errors import Incomplete, UserError
 from resdet.evaluation import Result
 from resdet.evaluation.conventions import XYWH, XYXY, describe_results
 from resdet.evaluation.inclusive import PixelDetections
+from resdet.files.exported import is_exported
 from resdet.files.findings import DataError, Finding, strict_error, summarize_findings
 from resdet.files.lock import held_by
 from resdet.files.writing import check_folder
@@ -65,7 +66,7 @@ def folder_of(run: str | Path | Sequence[str | Path]) -> Path:
     from resdet.interop.weights import is_published
 
     runs = [run] if isinstance(run, str | Path) else list(run)
-    if len(runs) == 1 and not is_published(str(runs[0])):
+    if len(runs) == 1 and not is_published(str(runs[0])) and not is_exported(runs[0]):
         return Path(runs[0]) if Path(runs[0]).is_dir() else Path(runs[0]).parent
     names = []
     for each in runs:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from resdet.config.find import holds_run, own_path
 from resdet.errors import UserError, first_few, printable
+from resdet.files.exported import is_exported
 from resdet.files.findings import SHOWN
 from resdet.files.lock import locked
 from resdet.files.writing import check_folder, make_folder
@@ -87,10 +88,10 @@ def predict_command(
 
 def _check_order(run: str | Path, inputs: Sequence[str | Path]) -> None:
     """UserError where the model stands among the images, and an image in its place."""
-    if holds_run(run) or is_published(str(run)):
+    if holds_run(run) or is_exported(run) or is_published(str(run)):
         return
     for given in inputs:
-        if holds_run(given):
+        if holds_run(given) or is_exported(given):
             raise UserError(
                 f"{run}: is not a run or checkpoint, and the input {given} is one; give it first, "
                 "then the images"

@@ -11,6 +11,7 @@ from resdet.data.detection.dataset import DetectionDataset, Sample
 from resdet.data.loader import Key, eval_loader
 from resdet.engine.distributed import Processes
 from resdet.inference.combined import CombinedDetector
+from resdet.inference.exported import AnyDetector
 from resdet.inference.sizes import Preparation, Prepared
 from resdet.models.rcnn import RCNN
 
@@ -38,7 +39,7 @@ def collate_viewed(items: Sequence[Item], multiple: int) -> tuple[Batch, list[Pr
 
 
 def eval_batches(
-    model: RCNN | CombinedDetector,
+    model: AnyDetector,
     dataset: DetectionDataset,
     processes: Processes,
     *,
@@ -48,7 +49,8 @@ def eval_batches(
 ) -> Generator[tuple[Batch, list[Prepared] | None]]:
     """This process's images in batches; with what a `CombinedDetector` predicts from. `broken` as
     in `eval_loader`."""
-    multiple = networks_of(model)[0].size_divisibility
+    first = model.models[0] if isinstance(model, CombinedDetector) else model
+    multiple = first.size_divisibility
     load = partial(
         eval_loader,
         batch_size=batch_size,
@@ -70,6 +72,8 @@ def _plain(batches: Generator[Batch]) -> Generator[tuple[Batch, None]]:
             yield batch, None
 
 
-def networks_of(model: RCNN | CombinedDetector) -> list[RCNN]:
-    """The detectors that a model is made of."""
-    return model.models if isinstance(model, CombinedDetector) else [model]
+def networks_of(model: AnyDetector) -> list[RCNN]:
+    """The networks that a model is made of; none of an exported model."""
+    if isinstance(model, CombinedDetector):
+        return model.models
+    return [model] if isinstance(model, RCNN) else []

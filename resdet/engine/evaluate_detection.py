@@ -27,16 +27,15 @@ from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation, joined, share
 from resdet.errors import UserError
 from resdet.evaluation import EvalSettings, Evaluator, LeavesOut, Result, build_evaluator
-from resdet.factory import build_trained, build_val_data
+from resdet.factory import build_val_data
 from resdet.factory.imports import naming_imports
 from resdet.hardware import Precision
-from resdet.inference.combined import CombinedDetector, combine
-from resdet.inference.flips import warn_of_test_flip
+from resdet.inference.combined import CombinedDetector
+from resdet.inference.exported import AnyDetector
+from resdet.inference.loading import join_members, load_members
 from resdet.inference.sizes import Prepared
 from resdet.interop.loaded import are_numbered, without_names
-from resdet.interop.weights import read_weights
 from resdet.models.predict import precision_of
-from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
 
 logger = logging.getLogger("resdet")
@@ -56,7 +55,7 @@ class _Gathered(NamedTuple):
 
 
 def evaluate(
-    model: RCNN | CombinedDetector,
+    model: AnyDetector,
     dataset: DetectionDataset,
     evaluator: Evaluator,
     *,
@@ -72,11 +71,11 @@ def evaluate(
 
     Each process takes its share of the images, and their detections meet in the main one. None
     where a stop was requested in some process meanwhile. Losses are those of one detector at its
-    test size; an ensemble has none.
+    test size; an ensemble and an exported model have none.
     """
     start = time.perf_counter()
     networks = networks_of(model)
-    was_training = networks[0].training
+    was_training = model.training
     model.eval()
     for network in networks:
         distributed.share_buffers(network, processes)
@@ -121,7 +120,7 @@ def compute_without(
 
 def make_evaluator(
     config: DetectionConfig,
-    model: RCNN | CombinedDetector,
+    model: AnyDetector,
     dataset: DetectionDataset,
     kinds: Sequence[str] | None = None,
 ) -> Evaluator:
@@ -153,16 +152,14 @@ def evaluate_run(
 ) -> tuple[DetectionConfig, Validation]:
     """Evaluate a run folder (best.pt, else last.pt) or a checkpoint on `data.val`.
 
-    Several of them are an ensemble, on the data and by the thresholds of the first. Averaged
+    An exported model is evaluated on the `data.val` of the config in its description. Several runs
+    are an ensemble, on the data and by the thresholds of the first. Averaged
     weights are used where a checkpoint keeps them. Overrides go on top of each run's own config.
     `metrics` are those to choose from, the config's if it is among them, else the first; None is
     the config's. `kinds` are bbox and segm, `precision` as in `resdet.load`. Writes nothing.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
-    loaded = [read_weights(str(each)) for each in paths]
-    sources = [weights.source for weights in loaded]
-    models = [build_trained(weights, overrides) for weights in loaded]
-    del loaded
+    models, sources = load_members(paths, overrides)
     config = models[0].config
     processes = Processes(0, 1, 1, hardware.choose_device(device, 0))
     hardware.set_threads(config.train.threads, None)
@@ -176,8 +173,7 @@ def evaluate_run(
     )
     name_classes(models, dataset, source)
     check_classes(dataset, models[0].class_names, source, fewer=True)
-    model = combine(models, sources)
-    warn_of_test_flip(config, models[0].class_names)
+    model = join_members(models, sources)
     model.to(processes.device)
     chosen = precision_of(model, precision)
     model.place(processes.device, chosen.parameters)
@@ -225,7 +221,7 @@ def val_data_of_run(
 
 @torch.no_grad()
 def _run_model(
-    model: RCNN | CombinedDetector,
+    model: AnyDetector,
     dataset: DetectionDataset,
     batches: Iterable[tuple[Batch, list[Prepared] | None]],
     evaluator: Evaluator,
@@ -301,7 +297,7 @@ def _mean_losses(
     return {name: s / total for name, s in zip(names, sums, strict=True)} if total else {}
 
 
-def name_classes(models: Sequence[RCNN], dataset: DetectionDataset, source: str) -> None:
+def name_classes(models: Sequence[AnyDetector], dataset: DetectionDataset, source: str) -> None:
     """Give models the names of as many classes in the data where they share none of them: files of
     other toolkits hold no names, and theirs are `class 1` and so on, in the order of the labels.
     Members of an ensemble with the classes of the first, in whatever order, are named as that."""

@@ -14,8 +14,10 @@ from resdet.errors import UserError
 from resdet.factory import build_trained, build_trained_classifier, build_trained_localizer
 from resdet.factory.imports import import_modules
 from resdet.factory.network import evaluated_by
+from resdet.files.exported import is_exported
 from resdet.hardware import choose_device
 from resdet.inference.combined import CombinedDetector, combine
+from resdet.inference.exported import AnyDetector, ExportedDetector, load_exported, without_config
 from resdet.inference.flips import warn_of_test_flip
 from resdet.interop.weights import read_weights
 from resdet.models.classifier import Classifier
@@ -25,7 +27,7 @@ from resdet.models.region_classifier import AnyLocalizer
 
 log = logging.getLogger("resdet")
 
-Model = RCNN | CombinedDetector | Classifier | AnyLocalizer
+Model = RCNN | CombinedDetector | ExportedDetector | Classifier | AnyLocalizer
 
 
 def load(
@@ -41,7 +43,8 @@ def load(
     names.
 
     `path` is a run folder (best.pt, else last.pt), a checkpoint, a published name such as
-    torchvision:resnet50.IMAGENET1K_V2, or a file of another toolkit. For such a file, `source`
+    torchvision:resnet50.IMAGENET1K_V2, an exported model (.onnx, .xml or .pt2, with the files that
+    were written beside it), or a file of another toolkit. For such a file, `source`
     names the toolkit, as ORIGIN or ORIGIN:NAME (detectron2, torchvision, timm, cifar), if its
     tensors do not identify it. Averaged (EMA) weights are used if the checkpoint has them. `device`
     None is the GPU if there is one. `imports` are modules of your own that the model needs, such as
@@ -123,6 +126,10 @@ def load_models(
     """As `load`, on the CPU; `overrides` change the config of a detector or localizer."""
     if not paths:
         raise UserError("no model is given; give a run folder, a checkpoint or a published name")
+    if any(map(is_exported, paths)):
+        exported = load_exported(_only(paths, source), overrides)
+        _check_overrides(overrides)
+        return exported
     detectors = []
     for path in paths:
         weights = read_weights(str(path), source)
@@ -147,3 +154,46 @@ def load_models(
         _check_overrides(overrides)
     warn_of_test_flip(detectors[0].config, detectors[0].class_names)
     return combine(detectors, [str(path) for path in paths])
+
+
+def load_members(
+    paths: Sequence[str | Path], overrides: Sequence[str] = ()
+) -> tuple[list[AnyDetector], list[str]]:
+    """The detectors of runs and checkpoints, or one exported, on the CPU, and how messages call
+    them. `overrides` may change anything that does not contradict their networks."""
+    if any(map(is_exported, paths)):
+        model = load_exported(_only(paths), overrides)
+        if isinstance(model, Classifier):
+            raise UserError(
+                f"{paths[0]}: is an exported classifier, not a detector; evaluate it with "
+                f"{evaluated_by('classifier')}"
+            )
+        if model.config is None:
+            raise without_config(model.path)
+        return [model], [str(model.path)]
+    loaded = [read_weights(str(path)) for path in paths]
+    return [build_trained(weights, overrides) for weights in loaded], [
+        weights.source for weights in loaded
+    ]
+
+
+def join_members(models: Sequence[AnyDetector], names: Sequence[str]) -> AnyDetector:
+    """The detector to test with, of those of `load_members`."""
+    networks = [model for model in models if isinstance(model, RCNN)]
+    if not networks:
+        return models[0]
+    warn_of_test_flip(networks[0].config, networks[0].class_names)
+    return combine(networks, names)
+
+
+def _only(paths: Sequence[str | Path], source: str | None = None) -> str | Path:
+    """The exported model among `paths`; UserError for what only runs and checkpoints can do."""
+    path = next(path for path in paths if is_exported(path))
+    if len(paths) > 1:
+        raise UserError(
+            f"{path}: is an exported model, which predicts alone; give the runs or checkpoints for "
+            "an ensemble"
+        )
+    if source is not None:
+        raise UserError(f"{path} is an exported model of resdet: leave out source={source!r}")
+    return path

@@ -17,14 +17,13 @@ from rich.progress import Progress
 
 from resdet.errors import UserError
 from resdet.inference.batches import predict_batch
-from resdet.inference.combined import CombinedDetector
+from resdet.inference.exported import AnyDetector, ExportedDetector
 from resdet.inference.output import Finished, Output, finish
 from resdet.inference.pictures import Picture, Unreadable, read_pictures
 from resdet.inference.sources import Source
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
 from resdet.models.predict import inference_mode
-from resdet.models.rcnn import RCNN
 from resdet.structures import Classification, Detections
 
 log = logging.getLogger("resdet")
@@ -43,7 +42,7 @@ class Done(NamedTuple):
 
 
 def predict_sources(
-    model: RCNN | CombinedDetector | Classifier | Localizer,
+    model: AnyDetector | Classifier | Localizer,
     sources: Sequence[Source],
     folder: Path,
     *,
@@ -60,8 +59,10 @@ def predict_sources(
     Threads read ahead and draw behind; the main one runs the network. All of them hold a few
     pictures at most. After an error or a signal the pictures before it are complete in `folder`.
     """
-    if isinstance(model, RCNN | CombinedDetector) and score_thresh is None:
+    if isinstance(model, AnyDetector) and score_thresh is None:
         score_thresh = DETECTION_THRESH
+        if isinstance(model, ExportedDetector):
+            score_thresh = max(score_thresh, model.lowest_score)
     workers = max(1, min(4, (os.cpu_count() or 1) // 2))
     image_ids, failures = count(1), Failures()
     writing: deque[Future[None]] = deque()
@@ -131,7 +132,7 @@ class Failures:
 
 
 def _answers(
-    model: RCNN | CombinedDetector | Classifier | Localizer,
+    model: AnyDetector | Classifier | Localizer,
     batch: Sequence[Picture],
     score_thresh: float | None,
 ) -> list[Detections | Classification | UserError]:
@@ -164,7 +165,7 @@ def _readable(
 
 
 def _large_enough(
-    model: RCNN | CombinedDetector | Classifier | Localizer, pictures: Iterator[Picture]
+    model: AnyDetector | Classifier | Localizer, pictures: Iterator[Picture]
 ) -> Iterator[Picture]:
     """All of the pictures, with a warning where the network sees objects much smaller than those it
     was trained on."""

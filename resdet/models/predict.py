@@ -41,6 +41,9 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
     is_imported: bool = False
     """Whether the weights are another toolkit's, whose numbers are those of fp32."""
 
+    fixed_precision: Precision | None = None
+    """Of an exported model, whose precision can't be chosen any more."""
+
     seen: Seen = UNKNOWN
     """How large a detector's objects were in training."""
 
@@ -210,8 +213,17 @@ def precision_of(model: Predictor[Any], wanted: str | None = None) -> Precision:
     """The precision a trained model computes in: `wanted`, else what `resdet.load` was asked for,
     else train.precision of its config (fp32 without a config).
 
-    A config that trained in fp16 on a GPU counts as auto on a CPU, which has no fp16.
+    A config that trained in fp16 on a GPU counts as auto on a CPU, which has no fp16. UserError for
+    an exported model of which another precision is wanted.
     """
+    if model.fixed_precision is not None:
+        if wanted or model.precision:
+            raise UserError(
+                f"precision: {wanted or model.precision}, and an exported model computes in the "
+                f"precision that it was exported in, {model.fixed_precision.name}; leave it out, "
+                "or export the model again with --precision"
+            )
+        return model.fixed_precision
     key, asked = "precision", wanted or model.precision
     if asked is None:
         key, asked = "train.precision", "fp32"

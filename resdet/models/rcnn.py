@@ -174,34 +174,14 @@ class RCNN(Predictor[Detections]):
 
         Boxes that are empty in the original are dropped.
         """
-        scale = (originals / sizes).flip(1).repeat(1, 2).to(batch.boxes.dtype)
-        boxes = clip_boxes(batch.boxes * scale[batch.images], originals[batch.images])
-        rows = is_nonempty(boxes).nonzero()[:, 0]
-        image = torch.arange(len(original_sizes), device=rows.device)
-        counts = (batch.images[rows] == image[:, None]).sum(dim=1).tolist()
-        batch = map_tensors(replace(batch, boxes=boxes), lambda values: values[rows])
-        ends = list(accumulate(counts))
-        return [
-            self._detections(map_tensors(batch, itemgetter(slice(end - count, end))), size)
-            for end, count, size in zip(ends, counts, original_sizes, strict=True)
-        ]
-
-    def _detections(self, image: RoIDetections, size: tuple[int, int]) -> Detections:
-        """The detections of one image, of its original (height, width), in its pixels."""
-        extra = {
-            name: values.float() if values.is_floating_point() else values
-            for name, values in image.extra.items()
-        }
-        return Detections(
-            image.boxes.float(),
-            image.scores.float(),
-            image.labels,
-            image_size=(int(size[0]), int(size[1])),
-            mask_probs=extra.pop("mask_probs", None),
+        return split_by_image(
+            batch,
+            sizes,
+            originals,
+            original_sizes,
             class_names=self.class_names,
             category_ids=self.category_ids,
             mask_paste=self.mask_paste,
-            extra=extra,
         )
 
     def detect(self, images: ImageBatch, score_thresh: float | None = None) -> RoIDetections:
@@ -232,3 +212,44 @@ class RCNN(Predictor[Detections]):
         batch = collate_images(images, self.size_divisibility).to(self.device)
         sizes = [(int(height), int(width)) for height, width in original_sizes]
         return [image.cpu() for image in self.infer(batch, sizes, score_thresh)]
+
+
+def split_by_image(
+    batch: RoIDetections,
+    sizes: Tensor,
+    originals: Tensor,
+    original_sizes: Sequence[tuple[int, int]],
+    *,
+    class_names: list[str],
+    category_ids: list[int],
+    mask_paste: str,
+) -> list[Detections]:
+    """See `RCNN.by_image`."""
+    scale = (originals / sizes).flip(1).repeat(1, 2).to(batch.boxes.dtype)
+    boxes = clip_boxes(batch.boxes * scale[batch.images], originals[batch.images])
+    rows = is_nonempty(boxes).nonzero()[:, 0]
+    image = torch.arange(len(original_sizes), device=rows.device)
+    counts = (batch.images[rows] == image[:, None]).sum(dim=1).tolist()
+    batch = map_tensors(replace(batch, boxes=boxes), lambda values: values[rows])
+    ends = list(accumulate(counts))
+    images = []
+    for end, count, size in zip(ends, counts, original_sizes, strict=True):
+        one = map_tensors(batch, itemgetter(slice(end - count, end)))
+        extra = {
+            name: values.float() if values.is_floating_point() else values
+            for name, values in one.extra.items()
+        }
+        images.append(
+            Detections(
+                one.boxes.float(),
+                one.scores.float(),
+                one.labels,
+                image_size=(int(size[0]), int(size[1])),
+                mask_probs=extra.pop("mask_probs", None),
+                class_names=class_names,
+                category_ids=category_ids,
+                mask_paste=mask_paste,
+                extra=extra,
+            )
+        )
+    return images
