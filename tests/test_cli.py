@@ -23,6 +23,7 @@ TOOLS = {
     "convert": "convert",
     "convert_data": "convert-data",
     "predict": "predict",
+    "export": "export",
     "report": "report",
 }
 

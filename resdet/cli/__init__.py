@@ -20,6 +20,7 @@ from resdet.cli.eval_cls import fill_eval_cls, run_eval_cls
 from resdet.cli.eval_coco import fill_eval_coco, run_eval_coco
 from resdet.cli.eval_imagenet import fill_eval_imagenet, run_eval_imagenet
 from resdet.cli.eval_voc import fill_eval_voc, run_eval_voc
+from resdet.cli.export import fill_export, run_export
 from resdet.cli.predict import fill_predict, run_predict
 from resdet.cli.report import fill_report, run_report
 from resdet.cli.streams import close_streams, open_streams
@@ -216,6 +217,7 @@ COMMANDS = {
     "report": Command("explain runs on one page", fill_report, run_report),
     "analyze": Command("compare networks and runs", fill_analyze, run_analyze),
     "predict": Command("detect or classify in images and videos", fill_predict, run_predict),
+    "export": Command("write a model for ONNX Runtime or OpenVINO", fill_export, run_export),
     "convert": Command("convert weights to another toolkit's layout", fill_convert, run_convert),
     "convert-data": Command(
         "convert annotations to COCO, VOC or YOLO", fill_convert_data, run_convert_data

@@ -331,7 +331,7 @@ class RoIHeads(nn.Module):
         if self.context:
             whole = torch.cat([torch.zeros_like(sizes), sizes.flip(1)], dim=1).to(boxes.dtype)
             boxes = torch.cat([boxes, whole])
-            images = torch.cat([images, torch.arange(len(sizes), device=images.device)])
+            images = torch.cat([images, torch.arange(sizes.shape[0], device=images.device)])
         return features.pool(boxes, images, self.box_pool_size)
 
     def _embed(self, head: BoxHead, pooled: Tensor, images: Tensor) -> Tensor:
@@ -339,7 +339,8 @@ class RoIHeads(nn.Module):
         embedded = head.embed(pooled)
         if not self.context:
             return embedded
-        return torch.cat([embedded[: len(images)], embedded[len(images) :][images]], dim=1)
+        regions = images.shape[0]
+        return torch.cat([embedded[:regions], embedded[regions:][images]], dim=1)
 
     def _places(self, valid: Tensor, slots: int) -> Tensor:
         """Of the first `slots` of each image, flat: their positions among the rows of `_rows`."""

@@ -177,7 +177,7 @@ class RPN(nn.Module):
         logits, deltas = [], []
         for feature in features:
             hidden = self.conv(feature)
-            batch = len(feature)
+            batch = feature.shape[0]  # not len(), which an export would take for a constant
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).reshape(batch, -1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(batch, -1, 4))
         return logits, deltas

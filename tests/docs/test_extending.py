@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from resdet import backbones
 from resdet.cli import COMMANDS, main
 from resdet.data.detection.readers import READERS
 from resdet.engine.trackers import TRACKERS
 from resdet.evaluation import METRICS
+from resdet.export import EXPORTS
 from resdet.models.branches import BRANCHES
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -53,7 +55,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "datasets").symlink_to(ROOT / "datasets")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    tables: list[dict] = [backbones._BUILDERS, READERS, METRICS, BRANCHES, TRACKERS, COMMANDS]
+    tables: list[dict] = [backbones._BUILDERS, READERS, METRICS, BRANCHES, TRACKERS, EXPORTS]
+    tables.append(COMMANDS)
     before = [dict(table) for table in tables]
     modules = set(sys.modules)
     yield tmp_path
@@ -95,6 +98,11 @@ def numbers_are_tracked(folder: Path) -> None:
     assert "# plots/losses: " in text
 
 
+def weights_are_written(folder: Path) -> None:
+    assert "backbone.conv1.weight" in load_file(folder / "short.safetensors")
+    assert json.loads((folder / "short.json").read_text())["class_names"] == ["nucleus"]
+
+
 def command_runs(folder: Path) -> None:
     assert "count" in COMMANDS
 
@@ -105,6 +113,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "Metric": objects_are_counted,
     "RoI branch": areas_are_predicted,
     "Tracker": numbers_are_tracked,
+    "Export target": weights_are_written,
     "Command": command_runs,
 }
 

@@ -1,0 +1,76 @@
+"""A model on its way into a file: its graph, example inputs, and which of their sides are free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from resdet.export.graph import ClassifierGraph, DetectorGraph, Suppress
+from resdet.export.nms import nms_by_rows
+from resdet.export.paste import PastedGraph
+from resdet.models.classifier import Classifier
+from resdet.models.rcnn import RCNN
+
+EXAMPLE_BATCH, EXAMPLE_SIDES = 2, (128, 160)
+"""Of the images that a free size is traced with; they may be any but 1."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What an export target writes, see `EXPORTS`."""
+
+    model: RCNN | Classifier
+    size: tuple[int, int] | None
+    """Height and width in pixels of all images, one at a time; None where both are free, and how
+    many there are."""
+    is_pasted: bool = False
+    """Whether masks are pasted into the original image inside."""
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Examples of the inputs by name."""
+        batch = 1 if self.size else EXAMPLE_BATCH
+        if isinstance(self.model, Classifier):
+            side = self.model.test_size
+            return {"images": torch.zeros((batch, 3, side, side), dtype=torch.uint8)}
+        height, width = self.size or EXAMPLE_SIDES
+        dtype = torch.float32 if self.model.test_resize_method == "float" else torch.uint8
+        images = torch.zeros((batch, 3, height, width), dtype=dtype)
+        sizes = torch.tensor([[height, width]]).repeat(batch, 1)
+        if self.is_pasted:
+            return {"images": images, "sizes": sizes, "original_sizes": sizes.clone()}
+        return {"images": images, "sizes": sizes}
+
+    def free(self) -> dict[str, dict[int, Any]] | None:
+        """The free dimensions of each input, by position; None where all are fixed."""
+        if self.size is not None:
+            return None
+        batch = Dim("batch")
+        if isinstance(self.model, Classifier):
+            return {"images": {0: batch}}
+        height, width = Dim("height"), Dim("width")
+        if (divisor := self.model.size_divisibility) > 1:
+            height, width = divisor * Dim("rows"), divisor * Dim("columns")
+        free: dict[str, dict[int, Any]] = {name: {0: batch} for name in self.inputs()}
+        free["images"] |= {2: height, 3: width}
+        return free
+
+    def program(self, suppress: Suppress = nms_by_rows) -> ExportedProgram:
+        """The traced network, whose outputs are a dict; `suppress` is the NMS it contains."""
+        import torchvision  # noqa: F401  # its operators are looked up while tracing
+
+        graph: torch.nn.Module
+        if isinstance(self.model, Classifier):
+            graph = ClassifierGraph(self.model)
+        else:
+            graph = DetectorGraph(self.model, suppress)
+            graph = PastedGraph(graph) if self.is_pasted else graph
+        inputs = tuple(self.inputs().values())
+        free = self.free()
+        with torch.no_grad():
+            return torch.export.export(
+                graph, inputs, dynamic_shapes=None if free is None else tuple(free.values())
+            )

@@ -1,0 +1,130 @@
+"""Detectors that are sure of what they see: each overfitted on eight images of COCO, for exports.
+
+    python -m tests.export.overfit IMAGES_AND_ANNOTATIONS runs/overfit [KIND …] [--hours 0.24]
+
+IMAGES_AND_ANNOTATIONS is a folder with images/ and annotations/train.json. Every KIND becomes a run
+folder; one that was stopped is resumed, and one that is complete is left as it is. A check of an
+export then has confident detections:
+
+    resdet export runs/overfit/cascade cascade.onnx --dynamic --check DATA/images
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import resdet
+from resdet.config.loading import config_from_dict
+from resdet.files.writing import write_json
+
+IMAGES = 8
+SIZE = {"short_edge": 320, "max_size": 448}
+STAGES = [
+    {"foreground_iou": iou, "box_weights": [10 * stage, 10 * stage, 5 * stage, 5 * stage]}
+    for stage, iou in enumerate((0.5, 0.6, 0.7), 1)
+]
+TORCHVISION = {
+    "rpn": {"round_anchors": True, "anchor_spacing": "rounded", "min_size": 1e-3},
+    "roi": {
+        "aligned": False,
+        "sampling_ratio": 2,
+        "min_detection_size": 1e-2,
+        "mask_head": {"paste": "rounded"},
+    },
+}
+DETECTRON2 = {
+    "channel_order": "bgr",
+    "pixel_mean": [103.53, 116.28, 123.675],
+    "pixel_std": [1.0, 1.0, 1.0],
+    "backbone": {"stride_in_1x1": True},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "mask_torchvision": TORCHVISION,
+    "mask_detectron2": DETECTRON2,
+    "cascade": {"roi": {"stages": STAGES, "box_head": {"class_agnostic": True}}},
+    "c4": {
+        "fpn": None,
+        "rpn": {"anchor_sizes": [[32, 64, 128, 256, 512]], "post_nms_topk_train": 500},
+        "roi": {
+            "num_samples": 64,
+            "box_head": {"type": "res5", "num_fcs": 0, "pool_size": 14},
+            "mask_head": {"num_convs": 0, "pool_size": 14},
+        },
+    },
+    "faster": {"roi": {"mask_head": None}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("data", type=Path, help="a folder with images/ and annotations/train.json")
+    parser.add_argument("out", type=Path, help="the folder of the runs")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--hours", type=float, default=0.24, help="per run, default %(default)s")
+    args = parser.parse_args()
+    for kind in args.kinds or KINDS:
+        overfit(kind, args.data, args.out, hours=args.hours)
+
+
+def overfit(kind: str, data: Path, out: Path, *, hours: float, **train: Any) -> Path:
+    """Train the detector `kind` on the first images of `data` with objects; its run folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / kind
+    if (folder / "config.yaml").is_file():
+        return resdet.train(None, run_dir=folder, resume=True)
+    config = settings(kind, data / "images", few(data / "annotations/train.json", out))
+    config["train"] |= {"max_hours": hours, **train}
+    return resdet.train(config_from_dict(config, f"the settings of {kind}"), run_dir=folder)
+
+
+def few(annotations: Path, out: Path) -> Path:
+    """A COCO file of the first `IMAGES` images that have three objects or more."""
+    values = json.loads(annotations.read_text())
+    objects = [each for each in values["annotations"] if not each["iscrowd"]]
+    counts: dict[int, int] = {}
+    for each in objects:
+        counts[each["image_id"]] = counts.get(each["image_id"], 0) + 1
+    images = [each for each in values["images"] if counts.get(each["id"], 0) >= 3][:IMAGES]
+    ids = {each["id"] for each in images}
+    values |= {
+        "images": images,
+        "annotations": [each for each in objects if each["image_id"] in ids],
+    }
+    return write_json(out / "eight.json", values)
+
+
+def settings(kind: str, images: Path, annotations: Path) -> dict[str, Any]:
+    """The config of a run, from random weights: eight images need no others."""
+    truth = {"images": str(images), "annotations": str(annotations)}
+    model = {"backbone": {"name": "resnet50", "norm": "bn"}, "rpn": {}, "roi": {}}
+    for key, value in KINDS[kind].items():
+        known = model.get(key)
+        model[key] = known | value if isinstance(known, dict) and value is not None else value
+    resize = {"short_edges": [SIZE["short_edge"]], "max_size": SIZE["max_size"]}
+    test_resize: dict[str, Any] = dict(SIZE)
+    if kind == "mask_torchvision":
+        test_resize["method"] = "float"
+    return {
+        "task": "detection",
+        "model": model,
+        "data": {
+            "train": truth,
+            "val": truth,
+            "augment": {"resize": resize, "flip_prob": 0.0},
+            "test_resize": test_resize,
+        },
+        "optim": {
+            "lr": 0.02,
+            "reference_batch": 4,
+            "milestones": [450],
+            "warmup_steps": 50,
+            "clip_norm": 10,
+        },
+        "train": {"max_steps": 600, "batch_size": 4},
+        "eval": {"every": 200},
+    }
+
+
+if __name__ == "__main__":
+    main()
