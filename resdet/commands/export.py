@@ -13,9 +13,10 @@ from resdet.errors import Incomplete, UserError
 from resdet.export import EXPORTS
 from resdet.export.check import check as check_export
 from resdet.export.description import SCRIPT, describe, write_beside
-from resdet.export.images import images_to_check
+from resdet.export.images import images_to_calibrate, images_to_check
 from resdet.export.network import Network
 from resdet.export.onnx import OPSET
+from resdet.export.quantise import lower
 from resdet.files.exported import Precision, description_path
 from resdet.files.json import read_json
 from resdet.files.writing import check_folder
@@ -80,7 +81,9 @@ def export_command(
     size = None if form.dynamic else _fixed_size(model, form.size)
     _check_form(model, form, path)
     # read before the export, which takes a while
-    images = None
+    images, calibration = None, None
+    if form.precision == "int8":
+        calibration = images_to_calibrate(model, form.calibrate, count=form.calibrate_images)
     if check is not None:
         images = images_to_check(model, check.images, check.annotations, count=check.count)
     write(Network(model, size, form.pasted), path)
@@ -95,6 +98,8 @@ def export_command(
         pasted=form.pasted,
         opset=OPSET if path.suffix.lower() in (".onnx", ".xml") else None,
     )
+    if form.precision != "fp32":
+        lower(path, form.precision, model=model, description=description, calibration=calibration)
     write_beside(path, description)
     mb = sum(file.stat().st_size for file in _files(path) if file.is_file()) / 2**20
     sides = "any size" if size is None else f"{size[0]} × {size[1]} pixels"

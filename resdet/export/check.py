@@ -151,7 +151,7 @@ def _average_precision(
     truth = images.truth or _as_truth(kept[EAGER])
     if truth is None:
         return {}
-    numbers = {}
+    numbers: dict[str, dict[str, float]] = {}
     by_name = dict(zip(truth.class_names, truth.category_ids, strict=True))
     for name, predictions in kept.items():
         evaluator = CocoEvaluator(truth)
@@ -159,7 +159,7 @@ def _average_precision(
         named = [replace(one, category_ids=ids) for one in predictions]
         evaluator.update(list(truth.image_ids), named)
         summary = evaluator.compute().summary
-        numbers[name] = {kind: summary[kind]["AP"] for kind in ("bbox", "segm") if kind in summary}
+        numbers[name] = {str(kind): values["AP"] for kind, values in summary.items()}
     return numbers
 
 

@@ -1,7 +1,7 @@
 """Runs an exported model without resdet: python THIS.py IMAGE… > results.json
 
-Needs numpy, pillow and the runtime: onnxruntime for .onnx, openvino for .xml, torch for .pt2. The
-model and its description are beside this file, under its name.
+Needs numpy, pillow and the runtime: onnxruntime for .onnx, openvino for .xml, torch and torchvision
+for .pt2. The model and its description are beside this file, under its name.
 """
 
 import json
@@ -34,6 +34,7 @@ def open_model(about: dict[str, Any]) -> Callable[[Arrays], Arrays]:
         model = openvino.compile_model(path, "CPU", exact)
         return lambda inputs: {key.any_name: value for key, value in model(inputs).items()}
     import torch
+    import torchvision  # noqa: F401  # its operators are in the graph
 
     module = torch.export.load(path).module()
 

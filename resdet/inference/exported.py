@@ -71,16 +71,8 @@ class ExportedDetector(Predictor[Detections]):
         resize = self.about.test_resize
         assert resize is not None, "a detector's description has it"
         image = resize_image(pixels, resize.short_edge, resize.max_size, resize.method)
-        self._check_fits(image.shape[0], image.shape[1])
+        _check_fits(self.path, self.about, image.shape[0], image.shape[1])
         return to_planes(image)
-
-    def _check_fits(self, height: int, width: int) -> None:
-        about = self.about
-        if height > (about.height or height) or width > (about.width or width):
-            raise UserError(
-                f"{self.path}: was exported for images of {about.height}×{about.width} pixels, and "
-                f"an image has {height}×{width} at its test size; export the model with --dynamic"
-            )
 
     def predict_prepared(
         self,
@@ -106,7 +98,7 @@ class ExportedDetector(Predictor[Detections]):
                 f"the score threshold is {score_thresh:g}; give at least {lowest:g}, or export a "
                 "run with a lower model.score_thresh"
             )
-        inputs = {"images": self._padded(images).numpy(), "sizes": images.sizes.cpu().numpy()}
+        inputs = input_arrays(self.path, self.about, images)
         if self.about.pasted:
             found = [
                 self._pasted({name: values[[row]] for name, values in inputs.items()}, size)
@@ -160,17 +152,27 @@ class ExportedDetector(Predictor[Detections]):
         )
         return found[is_nonempty(boxes)]
 
-    def _padded(self, batch: ImageBatch) -> Tensor:
-        """The images (B, 3, H, W) at the fixed size of the export, where it has one."""
-        images, about = batch.images.cpu(), self.about
-        height, width = about.height or images.shape[2], about.width or images.shape[3]
-        if images.shape[2:] == (height, width):
-            return images.contiguous()
+
+def input_arrays(path: Path, about: Description, batch: ImageBatch) -> dict[str, np.ndarray]:
+    """What an exported detector takes: the images of a batch, at the fixed size of the export where
+    it has one, and their sizes. UserError for images that are larger."""
+    images = batch.images.cpu()
+    height, width = about.height or images.shape[2], about.width or images.shape[3]
+    if images.shape[2:] != (height, width):
         down, across = batch.sizes.amax(dim=0).tolist()
-        self._check_fits(down, across)
+        _check_fits(path, about, down, across)
         padded = images.new_zeros((len(images), 3, height, width))
         padded[:, :, :down, :across] = images[:, :, :down, :across]
-        return padded
+        images = padded
+    return {"images": images.contiguous().numpy(), "sizes": batch.sizes.cpu().numpy()}
+
+
+def _check_fits(path: Path, about: Description, height: int, width: int) -> None:
+    if height > (about.height or height) or width > (about.width or width):
+        raise UserError(
+            f"{path}: was exported for images of {about.height}×{about.width} pixels, and an image "
+            f"has {height}×{width} at its test size; export the model with --dynamic"
+        )
 
 
 class ExportedBackbone(nn.Module):

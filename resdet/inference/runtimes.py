@@ -56,6 +56,7 @@ def open_openvino(path: Path, about: Description) -> Run:
 
 def open_torch(path: Path, about: Description) -> Run:
     """A program of torch.export: its graph is run, no code of the file."""
+    import_extra("torchvision", "export", str(path))  # its operators are in the graph
     module = torch.export.load(path).module()
 
     def run(inputs: Mapping[str, NDArray[Any]]) -> Arrays:

@@ -25,6 +25,8 @@ def write_detector(path: Path, **changes: Any) -> Path:
     description, of which `batch`, `height` and `width` are those of its inputs too."""
     about = describe_detector(**changes)
     batch = about.batch or "N"
+    assert about.test_resize is not None
+    kind = TensorProto.FLOAT if about.test_resize.method == "float" else TensorProto.UINT8
     images = [batch, 3, about.height or "H", about.width or "W"]
     constants = {
         "shares": SHARES[None],
@@ -34,8 +36,6 @@ def write_detector(path: Path, **changes: Any) -> Path:
         "swapped": np.array([1, 0, 1, 0]),
         "axis": np.array([1]),
         "two": np.array([2]),
-        "zero": np.array([0]),
-        "last": np.array([1]),
     }
     nodes = [
         helper.make_node("Cast", ["sizes"], ["float_sizes"], to=TensorProto.FLOAT),
@@ -60,9 +60,11 @@ def write_detector(path: Path, **changes: Any) -> Path:
         helper.make_tensor_value_info("counts", TensorProto.INT64, [batch]),
     ]
     inputs = [
-        helper.make_tensor_value_info("images", TensorProto.UINT8, images),
+        helper.make_tensor_value_info("images", kind, images),
         helper.make_tensor_value_info("sizes", TensorProto.INT64, [batch, 2]),
     ]
+    if about.mask_size is None:
+        nodes, outputs = nodes[:-2], [each for each in outputs if each.name != "masks"]
     _save(path, nodes, inputs, outputs, constants)
     write_beside(path, about)
     return path
