@@ -28,6 +28,7 @@ from resdet.factory import (
 )
 from resdet.factory.detection_data import read_train_table
 from resdet.factory.localization_data import build_localization_val_data
+from resdet.files.exported import is_exported, needs_run
 from resdet.files.writing import check_folder, make_folder
 from resdet.report.build import FILE, write_report
 from resdet.report.source import RunSource
@@ -71,6 +72,8 @@ def report_command(
 def _folder(run: str | Path) -> Path:
     """The run's folder, of which one of its checkpoints may be given; UserError without one."""
     path = own_path(run)
+    if is_exported(path):
+        raise UserError(needs_run(run))
     folder = path.parent if path.is_file() else path
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{run}: is not a run folder, as it has no config.yaml; give a trained run")

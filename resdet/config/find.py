@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from resdet.config.strict_yaml import ConfigError
+from resdet.files.exported import is_exported, needs_run
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 """Suffixes of files that are given in place of a config."""
@@ -87,6 +88,8 @@ def read_text(path: Path) -> str:
             f"{shown(path)}: is a checkpoint, a config is a YAML file; to continue a run give "
             "--resume --run-dir FOLDER"
         )
+    if is_exported(path):
+        raise ConfigError(needs_run(shown(path)))
     try:
         if path.stat().st_size > MAX_SIZE:
             raise ConfigError(

@@ -28,6 +28,14 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
+def needs_run(path: str | Path) -> str:
+    """What is wrong where an exported model is given for what only the run can do."""
+    return (
+        f"{path}: is an exported model, which predicts and is evaluated alone; give the run or the "
+        "checkpoint that it was exported from"
+    )
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 

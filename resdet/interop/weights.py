@@ -15,7 +15,7 @@ from torch import Tensor
 from resdet.config.find import holds_run, own_path
 from resdet.errors import UserError, did_you_mean
 from resdet.files import checkpoint
-from resdet.files.exported import is_exported
+from resdet.files.exported import is_exported, needs_run
 from resdet.files.scale import Seen
 from resdet.files.tensor_files import read_tensor_file
 from resdet.interop.architecture import with_last_layer
@@ -112,10 +112,7 @@ def checkpoint_path(spec: str | Path) -> Path:
     try:
         if path.is_file():
             if is_exported(path):
-                raise UserError(
-                    f"{path} is an exported model, which only predicts and is evaluated alone; "
-                    "give the run or the checkpoint that it was exported from"
-                )
+                raise UserError(needs_run(path))
             if path.suffix in CONFIG_SUFFIXES:
                 run = f"the run folder {path.parent}" if holds_run(path.parent) else "a run folder"
                 raise UserError(

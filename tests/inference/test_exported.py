@@ -14,6 +14,9 @@ import torch
 from PIL import Image
 
 import resdet
+from resdet.analysis.networks import count_named
+from resdet.commands.report import report_command
+from resdet.config.loading import load_any_config
 from resdet.errors import UserError
 from resdet.inference.exported import ExportedDetector, load_exported
 from resdet.interop.weights import read_weights
@@ -166,8 +169,14 @@ def test_options_of_runs_are_refused(exported: Path, options: dict[str, Any], wa
 def test_only_predictions_are_made_of_it(exported: Path, run_folder: Path) -> None:
     with pytest.raises(UserError, match="which predicts alone; give the runs"):
         resdet.load([run_folder, exported])
-    with pytest.raises(UserError, match="is an exported model, which only predicts"):
-        read_weights(str(exported))
+    for call in (
+        lambda: read_weights(str(exported)),
+        lambda: load_any_config(exported),
+        lambda: count_named(str(exported)),
+        lambda: report_command(runs=[exported]),
+    ):
+        with pytest.raises(UserError, match="is an exported model, which predicts and is evalu"):
+            call()
     model = resdet.load(exported, device="cpu")
     with pytest.raises(UserError, match="precision: fp16, and an exported model"):
         model.predict(np.zeros((60, 200, 3), np.uint8), precision="fp16")
