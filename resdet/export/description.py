@@ -63,6 +63,7 @@ def describe(
             max_size=model.test_max_size,
             method=model.test_resize_method,  # type: ignore[arg-type]
         ),
+        tile_scale=getattr(model, "tile_scale", None) or 1.0,
         size_divisibility=model.size_divisibility,
         mask_paste=model.mask_paste if model.has_masks else None,  # type: ignore[arg-type]
         mask_size=_mask_size(model),

@@ -82,6 +82,8 @@ class Description(_Part):
     category_ids: list[int] = []
     """K ids of the annotation file, of a detector."""
     test_resize: Resize | None = None
+    tile_scale: float = Field(default=1.0, gt=0)
+    """By what factor the tiles of large images are resized."""
     crop: Crop | None = None
     size_divisibility: int = Field(default=1, ge=1)
     """What the padded sides are multiples of."""

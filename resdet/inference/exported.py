@@ -43,7 +43,7 @@ class ExportedDetector(Predictor[Detections]):
         self.path, self.about, self.run = path, about, run
         self.config = config
         self.class_names, self.category_ids = list(about.class_names), list(about.category_ids)
-        self.size_divisibility = about.size_divisibility
+        self.size_divisibility, self.tile_scale = about.size_divisibility, about.tile_scale
         self.lowest_score = about.score_thresh or 0.0
         """What scores this or less is not in the outputs."""
         self.fixed_precision = _precision(path, about)
