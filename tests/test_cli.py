@@ -25,6 +25,7 @@ TOOLS = {
     "predict": "predict",
     "export": "export",
     "report": "report",
+    "serve": "serve",
 }
 
 

@@ -23,6 +23,7 @@ from resdet.cli.eval_voc import fill_eval_voc, run_eval_voc
 from resdet.cli.export import fill_export, run_export
 from resdet.cli.predict import fill_predict, run_predict
 from resdet.cli.report import fill_report, run_report
+from resdet.cli.serve import fill_serve, run_serve
 from resdet.cli.streams import close_streams, open_streams
 from resdet.cli.train import fill_train_cls, fill_train_det, run_train_cls, run_train_det
 from resdet.errors import Incomplete, Reported, UserError, printable
@@ -218,6 +219,7 @@ COMMANDS = {
     "analyze": Command("compare networks and runs", fill_analyze, run_analyze),
     "predict": Command("detect or classify in images and videos", fill_predict, run_predict),
     "export": Command("write a model for ONNX Runtime or OpenVINO", fill_export, run_export),
+    "serve": Command("answer HTTP requests with predictions", fill_serve, run_serve),
     "convert": Command("convert weights to another toolkit's layout", fill_convert, run_convert),
     "convert-data": Command(
         "convert annotations to COCO, VOC or YOLO", fill_convert_data, run_convert_data

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from resdet.files import tiff
-from resdet.files.image_limits import MAX_PIXELS, ImageError
+from resdet.files.image_limits import MAX_PIXELS, ImageError, TooLarge
 
 # Pillow's words about odd metadata do not name the file; what matters is an error here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
@@ -82,9 +82,9 @@ def check_pixels(height: int, width: int, most: int, bytes_per_pixel: float = 3)
     # 8 bytes are four bands of 16 bits; many bands of many bits count as so many pixels more
     if height * width * max(1.0, bytes_per_pixel / 8) > most:
         bands = "" if bytes_per_pixel <= 8 else f" of {bytes_per_pixel:.0f} bytes"
-        raise ImageError(
+        raise TooLarge(
             f"has {width}×{height} pixels{bands}, more than max_pixels ({most:,}) allows; cut it "
-            "into tiles, or raise data.max_pixels, or --max-pixels of predict"
+            "into tiles, or raise data.max_pixels, or --max-pixels of predict or serve"
         )
 
 

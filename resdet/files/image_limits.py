@@ -6,3 +6,7 @@ MAX_PIXELS = 180_000_000
 
 class ImageError(Exception):
     """Problem and remedy, to which the name of the file is added."""
+
+
+class TooLarge(ImageError):
+    """More pixels than are allowed."""

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from resdet.report import page
+from resdet.report.bundle import SERIES, STATIC
 from resdet.report.data import Report, RunReport, Table
-from resdet.report.page import SERIES, STATIC, render
+from resdet.report.page import render
 from resdet.viz.palette import COLORS
 from tests.report import example
 

@@ -7,7 +7,6 @@ it. The browser is started once, and costs about 2 of the 7 seconds.
 import itertools
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,6 @@ from tests.report import example
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 AXE = os.environ.get("RESDET_AXE")
 DESKTOP, PHONE = 1440, 390
 CALM = {"viewport": {"width": DESKTOP, "height": 900}, "reduced_motion": "reduce"}
@@ -36,17 +32,6 @@ REPORTS = {
     "hostile": example.hostile,
     "bare": example.bare,
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 class Opened:

@@ -37,7 +37,7 @@ export function className(names, label) {
 
 /** A mark in one line of words. */
 export function describeMark(mark, isTruth, names) {
-  const parts = [className(names, mark.label), mark.status];
+  const parts = [className(names, mark.label), mark.status].filter(Boolean);
   if (mark.score !== null) parts.push(`score ${number(round(mark.score))}`);
   if (mark.iou !== null) parts.push(`IoU ${number(round(mark.iou))}`);
   return `${isTruth ? "Ground truth" : "Detection"}: ${parts.join(", ")}`;
@@ -133,9 +133,10 @@ export function filterWords(state, names) {
 export function pictureWords(picture, marks) {
   const truths = marks.filter((each) => each.isTruth).length;
   const detections = marks.length - truths;
-  const shown =
-    marks.length > 0
-      ? `: ${plural(truths, "object")} and ${plural(detections, "detection")} shown`
-      : "";
+  const words = [
+    truths > 0 && plural(truths, "object"),
+    detections > 0 && plural(detections, "detection"),
+  ].filter(Boolean);
+  const shown = words.length > 0 ? `: ${words.join(" and ")} shown` : "";
   return `${picture.name}, ${picture.original[1]} × ${picture.original[0]} pixels${shown}`;
 }

@@ -8,8 +8,9 @@ const LABEL_SIZE = 12; // pixels of the screen
 
 const urls = new Map();
 
-/** An address of the picture's JPEG for <image>, made once. */
+/** An address of the picture for <image>: its own, or one of its JPEG, made once. */
 function pictureUrl(picture) {
+  if (picture.url) return picture.url;
   if (!picture.jpeg) return null;
   if (!urls.has(picture)) {
     const bytes = Uint8Array.from(atob(picture.jpeg), (letter) => letter.charCodeAt(0));
