@@ -3,7 +3,7 @@
 import io
 import re
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,36 +24,63 @@ _NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*([0-9]+)")
 _COMMENT = re.compile(rb"#[^\r\n]*")
 
 
-def to_8_bits(values: NDArray[np.generic], full_scale: int | None = None) -> NDArray[np.uint8]:
+class Span(NamedTuple):
+    """The range of the finite values of an image."""
+
+    low: float
+    high: float
+
+    def joined(self, other: "Span") -> "Span":
+        """The range of both."""
+        return Span(min(self.low, other.low), max(self.high, other.high))
+
+
+NOTHING = Span(np.inf, -np.inf)
+"""Of no finite value."""
+
+
+def to_8_bits(
+    values: NDArray[np.generic], full_scale: int | None = None, span: Span | None = None
+) -> NDArray[np.uint8]:
     """Scales an array of any depth to 0..255 by its depth, so that brightness keeps a meaning.
 
     Where the file states what white is (`full_scale`), that becomes 255. Else whole numbers are
     taken to have the smallest of 8, 10, 12, 14 and 16 bits that holds the largest of them (cameras
     and microscopes store 12 bits in files of 16), over all channels. Anything else (fractions,
     negative or larger numbers) is stretched from least to greatest finite value; NaN becomes 0.
+    `span` is the range of the whole image where the values are a part of it.
     """
     if values.dtype == np.uint8 and full_scale in (None, 255):
         return values.astype(np.uint8, copy=False)
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
+    span = span or span_of(values)
     if np.issubdtype(values.dtype, np.integer):
-        low, high = int(values.min()), int(values.max())
+        low, high = int(span.low), int(span.high)
         if low >= 0 and high < 2 ** BIT_DEPTHS[-1]:
             bits = next(bits for bits in BIT_DEPTHS if high < 2**bits)
             white = float(full_scale or 2**bits - 1)
             levels = np.arange(high + 1, dtype=np.float64) * (255.0 / white) + 0.5
             return np.minimum(levels, 255.0).astype(np.uint8)[values]
-    return _stretch(values)
+    return _stretch(values, span)
 
 
-def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    flat = values.reshape(-1)
-    low, high = np.inf, -np.inf
+def span_of(values: NDArray[np.generic]) -> Span:
+    """The range of an array of any kind of numbers."""
+    if np.issubdtype(values.dtype, np.integer):
+        return Span(int(values.min()), int(values.max()))
+    flat, span = values.reshape(-1), NOTHING
     for start in range(0, flat.size, CHUNK):
         part = _as_floats(flat[start : start + CHUNK])
         part = part[np.isfinite(part)]
         if part.size:
-            low, high = min(low, float(part.min())), max(high, float(part.max()))
+            span = span.joined(Span(float(part.min()), float(part.max())))
+    return span
+
+
+def _stretch(values: NDArray[np.generic], span: Span) -> NDArray[np.uint8]:
+    flat = values.reshape(-1)
+    low, high = float(span.low), float(span.high)
     scaled = np.zeros(flat.size, np.uint8)
     if not high > low:
         return scaled.reshape(values.shape)
@@ -104,8 +131,19 @@ def stated_white(header: Header, data: bytes) -> int | None:
 
 
 def _decode_tiff(layout: tiff.Layout, data: bytes) -> NDArray[np.uint8]:
-    values = tiff.decode(data, layout)
-    pixels = to_8_bits(values[:, :, :3] if values.shape[2] >= 3 else values[:, :, :1])
+    return tiff_colours(tiff.decode(data, layout), layout)
+
+
+def seen_bands(values: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, 1 or 3) of all the bands of a TIFF file (H, W, bands)."""
+    return values[:, :, :3] if values.shape[2] >= 3 else values[:, :, :1]
+
+
+def tiff_colours(
+    values: NDArray[Any], layout: tiff.Layout, span: Span | None = None
+) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of the values (H, W, bands) of a TIFF file; `span` as in `to_8_bits`."""
+    pixels = to_8_bits(seen_bands(values), span=span)
     if layout.photometric == tiff.MIN_IS_WHITE:
         pixels = 255 - pixels
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)

@@ -3,6 +3,7 @@
 import logging
 import re
 import struct
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from resdet.files import tiff
 from resdet.files.image_limits import MAX_PIXELS, ImageError, TooLarge
+from resdet.files.tiff_blocks import find_blocks
 
 # Pillow's words about odd metadata do not name the file; what matters is an error here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
@@ -46,8 +48,11 @@ class Header:
     """Of TIFF files."""
 
 
-def read_header(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Header:
-    """The header of an image file that is open at its start.
+def read_header(
+    file: BinaryIO, max_pixels: int = MAX_PIXELS, *, by_windows: bool = False
+) -> Header:
+    """The header of an image file that is open at its start. `by_windows`: a file that can be read
+    window by window may have any number of pixels.
 
     Raises:
         ImageError: it is not an image, or larger than `max_pixels`; and whatever Pillow raises for
@@ -55,6 +60,8 @@ def read_header(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Header:
     """
     prefix = file.read(16)
     layout = tiff.read_layout(file) if prefix.startswith(tiff.MAGIC) else None
+    if by_windows and layout is not None and find_blocks(layout) is not None:
+        max_pixels = sys.maxsize
     image: ImageFile.ImageFile | None = None
     if layout is not None and layout.is_deep:
         height, width = layout.height, layout.width
@@ -68,7 +75,7 @@ def read_header(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Header:
         check_pixels(height, width, max_pixels)
     orientation = 1
     if image is None and layout is not None:
-        orientation = _tiff_orientation(layout)
+        orientation = tiff_orientation(layout)
     elif image is not None and layout is None:  # Pillow turns TIFF itself
         orientation = read_orientation(image, file)
     turned = orientation in TURNED
@@ -193,7 +200,8 @@ def _xmp_orientation(xmp: object) -> int | None:
     return int(match[1]) if match else None
 
 
-def _tiff_orientation(layout: tiff.Layout) -> int:
+def tiff_orientation(layout: tiff.Layout) -> int:
+    """The orientation that the tags of a TIFF file state, 1 to 8."""
     value = layout.tags.get(ORIENTATION)
     if not isinstance(value, int):
         value = _xmp_orientation(layout.tags.get(tiff.XMP))

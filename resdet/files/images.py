@@ -263,15 +263,19 @@ def unread(error: DataError, name: str) -> str:
 
 
 def image_problems(
-    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], max_pixels: int = MAX_PIXELS
+    paths: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    max_pixels: int = MAX_PIXELS,
+    *,
+    by_windows: bool = False,
 ) -> dict[int, str]:
     """What is wrong with each bad file by its header, by its position; `sizes` are (height, width)
-    as annotated."""
+    as annotated, `by_windows` as in `read_header`."""
 
     def problem(path: Path, size: tuple[int, int]) -> str | None:
         try:
             with named_errors(str(path)), open_regular(path) as file:
-                return size_problem(read_header(file, max_pixels), size)
+                return size_problem(read_header(file, max_pixels, by_windows=by_windows), size)
         except DataError as error:
             return unread(error, str(path))
 

@@ -7,6 +7,7 @@ bytes comes out as these bytes, which are put together here.
 
 import io
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -74,14 +75,14 @@ def read_layout(file: BinaryIO) -> Layout:
             tags[tag] = directory[tag]
         except Exception:  # a damaged tag may be one that is not needed
             continue
-    width, height = _number(tags, WIDTH, 0), _number(tags, HEIGHT, 0)
+    width, height = number(tags, WIDTH, 0), number(tags, HEIGHT, 0)
     if width <= 0 or height <= 0:
         raise ImageError("has no width and height in its header; replace it")
-    bands = _number(tags, BANDS, 1)
-    bits = _numbers(tags, BITS) or (1,)
+    bands = number(tags, BANDS, 1)
+    bits = numbers(tags, BITS) or (1,)
     bits = bits * bands if len(bits) == 1 else bits
     order = "<" if head[:2] == b"II" else ">"
-    return Layout(height, width, bits, _number(tags, PHOTOMETRIC, MIN_IS_BLACK), tags, order)
+    return Layout(height, width, bits, number(tags, PHOTOMETRIC, MIN_IS_BLACK), tags, order)
 
 
 def decode(data: bytes, layout: Layout) -> NDArray[Any]:
@@ -92,7 +93,7 @@ def decode(data: bytes, layout: Layout) -> NDArray[Any]:
         ImageError: it is a kind that is not read; and whatever Pillow raises for damaged data.
     """
     tags, bands = layout.tags, len(layout.bits)
-    sample_format, compression = _number(tags, SAMPLE_FORMAT, 1), _number(tags, COMPRESSION, 1)
+    sample_format, compression = number(tags, SAMPLE_FORMAT, 1), number(tags, COMPRESSION, 1)
     kind, size = KINDS.get(sample_format), layout.bits[0] // 8
     odd = kind is None or len(set(layout.bits)) > 1 or layout.bits[0] % 8
     sizes = (2, 4, 8) if kind == "f" else (1, 2, 4, 8)
@@ -102,7 +103,7 @@ def decode(data: bytes, layout: Layout) -> NDArray[Any]:
             f"and compression {compression} is not read; convert it to 8 or 16 bits"
         )
     dtype = np.dtype(f"{layout.byte_order}{kind}{size}")
-    if _number(tags, PLANAR, 1) == 2 and bands > 1:
+    if number(tags, PLANAR, 1) == 2 and bands > 1:
         planes = [_decode_bytes(data, layout, size, band) for band in range(bands)]
         values = np.stack([_values(plane, layout, dtype, 1)[:, :, 0] for plane in planes], axis=2)
     else:
@@ -117,11 +118,11 @@ def _decode_bytes(
     W is that of whole tiles."""
     tags = layout.tags
     tiled = TILE_OFFSETS in tags
-    offsets = _numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS)
-    counts = _numbers(tags, TILE_BYTES if tiled else STRIP_BYTES)
+    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS)
+    counts = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES)
     if not offsets:
         raise ImageError("has no pixels; replace it")
-    width = -(-layout.width // _tile_width(layout)) * _tile_width(layout)
+    width = -(-layout.width // tile_width(layout)) * tile_width(layout)
     counts = counts or (layout.height * width * width_factor,)
     if band is not None:
         share = len(offsets) // len(layout.bits)
@@ -131,34 +132,34 @@ def _decode_bytes(
         WIDTH: (width * width_factor,),
         HEIGHT: (layout.height,),
         BITS: (8,),
-        COMPRESSION: (_number(tags, COMPRESSION, 1),),
+        COMPRESSION: (number(tags, COMPRESSION, 1),),
         PHOTOMETRIC: (MIN_IS_BLACK,),
-        FILL_ORDER: (_number(tags, FILL_ORDER, 1),),
+        FILL_ORDER: (number(tags, FILL_ORDER, 1),),
         BANDS: (1,),
     }
     if tiled:
-        entries[TILE_WIDTH] = (_tile_width(layout) * width_factor,)
-        entries[TILE_HEIGHT] = (_number(tags, TILE_HEIGHT, 0),)
+        entries[TILE_WIDTH] = (tile_width(layout) * width_factor,)
+        entries[TILE_HEIGHT] = (number(tags, TILE_HEIGHT, 0),)
         entries[TILE_OFFSETS], entries[TILE_BYTES] = offsets, counts
     else:
-        entries[ROWS_PER_STRIP] = (
-            min(_number(tags, ROWS_PER_STRIP, layout.height), layout.height),
-        )
+        entries[ROWS_PER_STRIP] = (min(number(tags, ROWS_PER_STRIP, layout.height), layout.height),)
         entries[STRIP_OFFSETS], entries[STRIP_BYTES] = offsets, counts
-    with TiffImageFile(io.BytesIO(_with_directory(data, entries))) as image:
+    with TiffImageFile(io.BytesIO(with_directory(data, entries))) as image:
         return np.asarray(image)
 
 
-def _with_directory(data: bytes, entries: dict[int, tuple[int, ...]]) -> bytes:
-    """A file with the same pixels, described by `entries` alone; all are written as LONG."""
+def with_directory(data: bytes, entries: Mapping[int, tuple[int, ...] | bytes]) -> bytes:
+    """A file with the same pixels, described by `entries` alone; numbers are written as LONG."""
     start = len(data) + len(data) % 2
     place = start + 2 + 12 * len(entries) + 4
     directory, arrays = struct.pack("<H", len(entries)), b""
     for tag, values in sorted(entries.items()):
-        content = struct.pack(f"<{len(values)}I", *values)
-        if len(values) > 1:
-            directory += struct.pack("<HHII", tag, 4, len(values), place + len(arrays))
-            arrays += content
+        is_bytes = isinstance(values, bytes)
+        content = values if is_bytes else struct.pack(f"<{len(values)}I", *values)
+        if is_bytes or len(values) > 1:
+            kind = 7 if is_bytes else 4
+            directory += struct.pack("<HHII", tag, kind, len(values), place + len(arrays))
+            arrays += content + b"\0" * (len(content) % 2)
         else:
             directory += struct.pack("<HHI", tag, 4, 1) + content
     head = b"II*\x00" + struct.pack("<I", start)
@@ -170,8 +171,8 @@ def _values(
     rows: NDArray[np.uint8], layout: Layout, dtype: "np.dtype[Any]", bands: int
 ) -> NDArray[Any]:
     """(H, W, bands) values of decompressed bytes (H, W · bands · itemsize), predictors undone."""
-    predictor = _number(layout.tags, PREDICTOR, 1)
-    height, step = layout.height, _tile_width(layout)
+    predictor = number(layout.tags, PREDICTOR, 1)
+    height, step = layout.height, tile_width(layout)
     native = dtype.newbyteorder("=")
     if predictor == 1:
         values = np.ascontiguousarray(rows).view(dtype).astype(native, copy=False)
@@ -190,11 +191,11 @@ def _values(
     return values.reshape(height, -1, bands)[:, : layout.width]
 
 
-def _tile_width(layout: Layout) -> int:
+def tile_width(layout: Layout) -> int:
     """Pixels of a row that are stored together: those of a tile, or all."""
     if TILE_OFFSETS not in layout.tags:
         return layout.width
-    width = _number(layout.tags, TILE_WIDTH, 0)
+    width = number(layout.tags, TILE_WIDTH, 0)
     if width <= 0:
         raise ImageError("TIFF with tiles of no width; replace it")
     return width
@@ -212,12 +213,12 @@ def _missing_as_nan(values: NDArray[Any], tags: dict[int, Any]) -> NDArray[Any]:
     return floats
 
 
-def _numbers(tags: dict[int, Any], tag: int) -> tuple[int, ...]:
+def numbers(tags: dict[int, Any], tag: int) -> tuple[int, ...]:
     value = tags.get(tag, ())
     values = value if isinstance(value, tuple) else (value,)
     return tuple(int(one) for one in values)
 
 
-def _number(tags: dict[int, Any], tag: int, otherwise: int) -> int:
-    values = _numbers(tags, tag)
+def number(tags: dict[int, Any], tag: int, otherwise: int) -> int:
+    values = numbers(tags, tag)
     return values[0] if values else otherwise

@@ -60,7 +60,7 @@ def make_tiff(values: NDArray[Any], *, order: str = "<", **tags: tuple[int, ...]
         339: (kinds[values.dtype.kind],) * bands,
     }  # fmt: skip
     data = b"\0" * 8 + b"".join(strips)
-    with_little = tiff._with_directory(data, entries)
+    with_little = tiff.with_directory(data, entries)
     if order == "<":
         return with_little
     start = struct.unpack_from("<I", with_little, 4)[0]
@@ -163,7 +163,7 @@ def test_predicted_tiff_in_tiles(predictor: int) -> None:
         262: (2 if bands > 1 else 1,), 317: (predictor,), 322: (32,), 323: (32,), 324: (8,),
         325: (len(data),), 339: (1 if predictor == 2 else 3,) * bands,
     }  # fmt: skip
-    pixels = read(tiff._with_directory(b"\0" * 8 + data, entries))
+    pixels = read(tiff.with_directory(b"\0" * 8 + data, entries))
     if predictor == 2:
         np.testing.assert_array_equal(pixels, EXPECTED)
     else:

@@ -192,7 +192,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
         image.save(path, exif=exif)
         np.testing.assert_array_equal(read_image(path), RED_LEFT)
         assert read_size(path) == (20, 30)
-    deep = tiff._with_directory(
+    deep = tiff.with_directory(
         bytes(8) + (np.ascontiguousarray(stored).astype("<u2") * 257).tobytes(),
         {256: (stored.shape[1],), 257: (stored.shape[0],), 258: (16,) * 3, 262: (2,), 277: (3,),
          273: (8,), 279: (stored.size * 2,), 274: (orientation,)},
