@@ -100,6 +100,13 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """A whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 is expected")
+    return int(text)
+
+
 def add_imports(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imports",

@@ -3,7 +3,7 @@
 import argparse
 
 from resdet.cli import options
-from resdet.cli.options import at_least_one, fraction, split_inputs
+from resdet.cli.options import at_least_one, fraction, not_negative, split_inputs
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         "  %(prog)s runs/demo_nuclei datasets/nuclei/images --out runs/drawn\n"
         "  %(prog)s runs/a images test.flip=true test.scales=[640,800,960] --out runs/drawn\n"
         "  %(prog)s runs/a images --ensemble runs/b runs/c --out runs/drawn\n"
+        "  %(prog)s runs/a slide.tif --tile 1024 --out runs/drawn\n"
         "  %(prog)s runs/rpn --proposals runs/rpn/train.npz test.views=dense"
     )
     _add_inputs(parser)
@@ -49,7 +50,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=at_least_one,
         default=1,
-        help="images per forward pass; default %(default)s",
+        help="images, or with --tile tiles, per forward pass; default %(default)s",
     )
     parser.add_argument(
         "--max-pixels",
@@ -57,6 +58,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         type=at_least_one,
         help="do not read images of more pixels; default: data.max_pixels of the model's config",
     )
+    _add_tiles(parser)
     options.add_inference(parser)
 
 
@@ -82,6 +84,24 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="further detectors of the same classes: each classifies the proposals of all, and "
         "their scores and boxes are averaged",
+    )
+
+
+def _add_tiles(parser: argparse.ArgumentParser) -> None:
+    """How large images are cut."""
+    parser.add_argument(
+        "--tile",
+        metavar="N",
+        type=not_negative,
+        help="cut images into tiles with a side of N pixels, at the resolution that the detector "
+        "was trained at, and merge their detections; 0 takes images whole; default: data.tile of "
+        "the model's config",
+    )
+    parser.add_argument(
+        "--overlap",
+        metavar="S",
+        type=fraction,
+        help="share of a tile's side that neighbours have in common, 0 to .9; default: .2",
     )
 
 
@@ -127,6 +147,8 @@ def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         device=args.device,
         precision=args.precision,
         max_pixels=args.max_pixels,
+        tile=args.tile,
+        overlap=args.overlap,
     )
 
 
@@ -143,6 +165,8 @@ def _run_proposals(
         "--ids-from": args.ids_from,
         "--ensemble": args.ensemble,
         "--max-pixels": args.max_pixels is not None,
+        "--tile": args.tile is not None,
+        "--overlap": args.overlap is not None,
     }
     for name in (name for name, value in given.items() if value):
         parser.error(

@@ -12,12 +12,14 @@ from resdet.files.findings import SHOWN
 from resdet.files.lock import locked
 from resdet.files.writing import check_folder, make_folder
 from resdet.hardware import choose_device
+from resdet.inference.exported import AnyDetector
 from resdet.inference.image_ids import check_categories, find_ids, read_truth
 from resdet.inference.loading import load_models
 from resdet.inference.predicting import Done, predict_sources
 from resdet.inference.sources import Sources, list_sources
 from resdet.interop.weights import is_published
 from resdet.models.classifier import Classifier
+from resdet.models.localizer import Localizer
 from resdet.models.predict import precision_of
 from resdet.models.region_classifier import RegionClassifier, needs_proposals
 
@@ -37,6 +39,8 @@ def predict_command(
     batch_size: int = 1,
     precision: str | None = None,
     max_pixels: int | None = None,
+    tile: int | None = None,
+    overlap: float | None = None,
 ) -> int:
     """Draw what the model of `run` detects in images, folders and videos; returns the exit code.
 
@@ -48,7 +52,8 @@ def predict_command(
     `score_thresh` are left out; None is .5 for a detector, and leaves a classifier its five
     classes. Ids count from 1, or with `ids_from` are those that annotations give images of the
     same file name. Detectors in `ensemble` predict together with that of `run`; `overrides` go on
-    top of every detector's config. `precision` as in `resdet.load`. `max_pixels` as in `predict`.
+    top of every detector's config. `precision` as in `resdet.load`; `max_pixels`, `tile` and
+    `overlap` as in `predict`, with `batch_size` tiles at a time.
     Exit code 0; 1 when some inputs could not be read or drawn: each is named, the others are done.
     """
     if batch_size < 1:
@@ -63,15 +68,10 @@ def predict_command(
         log.info(what, len(sources.others), printable(first_few(sources.others, SHOWN)))
     truth = None if ids_from is None else read_truth(ids_from)
     ids = None if truth is None else find_ids(truth, sources.files)
-    model = load_models([run, *ensemble], overrides=overrides)
-    if isinstance(model, RegionClassifier):
-        raise needs_proposals()
+    model = _load([run, *ensemble], overrides, device, precision)
     if truth is not None:
         check_categories(truth, model.class_names, getattr(model, "category_ids", ()))
-    model.place(choose_device(device, 0))
-    model.precision = precision
-    chosen = precision_of(model)
-    log.info("%s: precision %s (%s)", run, chosen.name, chosen.reason)
+    tiling = model.tiling(tile, overlap, ("--tile", "--overlap"))
     check_folder(make_folder(folder))
     with locked(folder, "--out"):
         done = predict_sources(
@@ -82,8 +82,23 @@ def predict_command(
             batch_size=batch_size,
             ids=ids,
             max_pixels=max_pixels,
+            tiling=tiling,
         )
     return _report(done, sources, out, classifies=isinstance(model, Classifier))
+
+
+def _load(
+    runs: Sequence[str | Path], overrides: Sequence[str], device: str | None, precision: str | None
+) -> AnyDetector | Classifier | Localizer:
+    """The model of one or several runs, on its device."""
+    model = load_models(runs, overrides=overrides)
+    if isinstance(model, RegionClassifier):
+        raise needs_proposals()
+    model.place(choose_device(device, 0))
+    model.precision = precision
+    chosen = precision_of(model)
+    log.info("%s: precision %s (%s)", runs[0], chosen.name, chosen.reason)
+    return model
 
 
 def _check_order(run: str | Path, inputs: Sequence[str | Path]) -> None:

@@ -34,6 +34,7 @@ from resdet.config.fields import (
 from resdet.config.find import own_path
 from resdet.config.model import ModelConfig
 from resdet.config.testing import TestConfig
+from resdet.config.tiles import TileConfig, count_more_objects, see_tiles_natively
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.regular import is_folder
 
@@ -152,6 +153,8 @@ class DataConfig(Section):
     class_map: ClassMap | None = None
     """{old name: new name} merges and renames classes before `classes` are chosen; null in place of
     a new name leaves out the class with its objects. Other classes stay."""
+    tile: TileConfig | None = None
+    """Cut images into tiles, in training and evaluation; null takes them whole."""
     keep_empty: bool = False
     """Train on images without objects too."""
     keep_difficult: bool = False
@@ -175,6 +178,8 @@ class DataConfig(Section):
     test_resize: TestResizeConfig = TestResizeConfig()
 
     _split = model_validator(mode="before")(split_replaces_val)
+
+    _native = model_validator(mode="before")(see_tiles_natively)
 
     @property
     def val_files(self) -> SplitConfig | None:
@@ -337,6 +342,8 @@ class DetectionConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
     test: TestConfig = TestConfig()
+
+    _many_objects = model_validator(mode="before")(count_more_objects)
 
     @model_validator(mode="after")
     def _parts_together(self) -> DetectionConfig:

@@ -153,10 +153,14 @@ def build_trained(weights: LoadedWeights, overrides: Sequence[str] = ()) -> RCNN
     or if the overrides change the network.
     """
     check_kind(weights, "detector")
-    config = stored_config(weights, DetectionConfig)
+    config = stored = stored_config(weights, DetectionConfig)
     if overrides:
         config = override_config(config, overrides, weights.source)
-    return build_stored(weights, config, _build)
+    model = build_stored(weights, config, _build)
+    # a larger test size enlarges tiles as much
+    ratio = config.data.test_resize.short_edge / stored.data.test_resize.short_edge
+    model.tile_scale = model.seen.scale * ratio
+    return model
 
 
 def _build(config: DetectionConfig, weights: LoadedWeights) -> RCNN:

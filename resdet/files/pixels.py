@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def output_size(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
+def output_size(height: int, width: int, short_edge: float, max_size: float) -> tuple[int, int]:
     """(height, width) of short side `short_edge`, or less where the long would pass `max_size`.
 
     Rounded as Detectron2's ResizeShortestEdge does.
@@ -99,7 +99,7 @@ def to_planes(image: NDArray[np.uint8] | NDArray[np.float32]) -> torch.Tensor:
 
 
 def resize_image(
-    image: NDArray[np.uint8], short_edge: int, max_size: int, method: str = "pillow"
+    image: NDArray[np.uint8], short_edge: float, max_size: float, method: str = "pillow"
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Resizes (H, W, 3) uint8 as at test time; the scale of each side is its new over its old.
 
@@ -112,8 +112,17 @@ def resize_image(
     return resize_exactly(image, *output_size(height, width, short_edge, max_size))
 
 
+def resize_by(
+    image: NDArray[np.uint8], factor: float, method: str = "pillow"
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Resizes (H, W, 3) uint8 by a factor, as `resize_image` does."""
+    if factor == 1 and method == "pillow":
+        return image
+    return resize_image(image, factor * min(image.shape[:2]), math.inf, method)
+
+
 def _resize_as_floats(
-    image: NDArray[np.uint8], short_edge: int, max_size: int
+    image: NDArray[np.uint8], short_edge: float, max_size: float
 ) -> NDArray[np.float32]:
     """(H, W, 3) uint8 to float32 as torchvision's GeneralizedRCNNTransform does.
 

@@ -48,5 +48,5 @@ def shrink_problem(size: tuple[int, int], short_edge: int, max_size: int, seen: 
     return (
         f"its {size[1]}×{size[0]} pixels are shrunk to {width}×{height}, by {scale:.2g}, and "
         f"training images were resized by {seen.scale:.2g}{objects}; raise "
-        "data.test_resize.short_edge and data.test_resize.max_size"
+        "data.test_resize.short_edge and data.test_resize.max_size, or predict in tiles (--tile)"
     )

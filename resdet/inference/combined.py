@@ -52,7 +52,7 @@ class CombinedDetector(Predictor[Detections]):
             self.register_buffer(f"class_order_{number}", order, persistent=False)
         self.prepared, self._plans = plan_sizes(models, test, adjacent=self.adjacent)
         self.config, self.channels_last = first.config, first.channels_last
-        self.precision, self.seen = first.precision, first.seen
+        self.precision, self.seen, self.tile_scale = first.precision, first.seen, first.tile_scale
         self.is_imported = any(model.is_imported for model in models)
         self.class_names, self.category_ids = first.class_names, first.category_ids
         self.num_classes = first.num_classes
@@ -77,9 +77,10 @@ class CombinedDetector(Predictor[Detections]):
         largest = max(self.prepared.sizes, key=lambda each: each.short_edge)
         return shrink_problem(size, largest.short_edge, largest.max_size, self.seen)
 
-    def prepare(self, pixels: np.ndarray) -> Prepared:
-        """(H, W, 3) uint8 RGB in every size that is needed, each once."""
-        return self.prepared(pixels)
+    def prepare(self, pixels: np.ndarray, *, is_tile: bool = False) -> Prepared:
+        """(H, W, 3) uint8 RGB in every size that is needed, each once; a tile of an image is
+        resized by the `tile_scale` of each member, and in proportion for other scales."""
+        return self.prepared(pixels, is_tile=is_tile)
 
     def predict_prepared(
         self,

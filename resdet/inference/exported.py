@@ -16,7 +16,7 @@ from resdet.config.find import own_path
 from resdet.config.loading import AnyConfig, config_from_dict, diff_configs, override_config
 from resdet.errors import UserError
 from resdet.files.exported import Description, read_description
-from resdet.files.pixels import resize_image, to_planes
+from resdet.files.pixels import resize_by, resize_image, to_planes
 from resdet.files.rle import encode_bitmap
 from resdet.hardware import Precision
 from resdet.inference.combined import CombinedDetector
@@ -37,6 +37,7 @@ class ExportedDetector(Predictor[Detections]):
     """A detector from a file of ONNX, OpenVINO or torch.export; it has no parameters."""
 
     channel_order, channels_last = "rgb", False
+    tile_scale: float | None = 1.0
 
     def __init__(self, path: Path, about: Description, run: Run, config: AnyConfig | None) -> None:
         super().__init__()
@@ -65,12 +66,16 @@ class ExportedDetector(Predictor[Detections]):
         if device.type != "cpu":
             log.warning("%s: exported models run on the CPU here, not on %s", self.path, device)
 
-    def prepare(self, pixels: np.ndarray) -> Tensor:
-        """(3, h, w) at the test size, 0..255, of `pixels` (H, W, 3) uint8 RGB; UserError where that
-        is larger than the fixed size of the export."""
+    def prepare(self, pixels: np.ndarray, *, is_tile: bool = False) -> Tensor:
+        """(3, h, w) at the test size, 0..255, of `pixels` (H, W, 3) uint8 RGB; a tile of an image
+        is resized by `tile_scale`. UserError where that is larger than the fixed size of the
+        export."""
         resize = self.about.test_resize
         assert resize is not None, "a detector's description has it"
-        image = resize_image(pixels, resize.short_edge, resize.max_size, resize.method)
+        if is_tile and self.tile_scale is not None:
+            image = resize_by(pixels, self.tile_scale, resize.method)
+        else:
+            image = resize_image(pixels, resize.short_edge, resize.max_size, resize.method)
         _check_fits(self.path, self.about, image.shape[0], image.shape[1])
         return to_planes(image)
 
@@ -171,7 +176,8 @@ def _check_fits(path: Path, about: Description, height: int, width: int) -> None
     if height > (about.height or height) or width > (about.width or width):
         raise UserError(
             f"{path}: was exported for images of {about.height}×{about.width} pixels, and an image "
-            f"has {height}×{width} at its test size; export the model with --dynamic"
+            f"has {height}×{width} at its test size; export the model with --dynamic, or give "
+            "smaller tiles (--tile)"
         )
 
 

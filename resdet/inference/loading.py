@@ -94,7 +94,7 @@ def _paths(given: object) -> list[str | Path]:
 
 USED_KEYS = (
     *("model", "test", "imports", "train.precision", "train.channels_last"),
-    *("data.test_resize", "data.test_size"),
+    *("data.test_resize", "data.test_size", "data.tile"),
 )
 """Keys and sections of a config that change a trained model's predictions."""
 

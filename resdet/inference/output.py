@@ -9,10 +9,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from resdet.errors import UserError
+from resdet.files.georeference import read_georeference
 from resdet.files.records import RecordFile, holds_records
 from resdet.files.writing import WriteError, is_full
+from resdet.inference.geojson import write_geojson
 from resdet.inference.pictures import Picture, is_utf8
 from resdet.inference.targets import (
     DETECTIONS,
@@ -26,6 +29,7 @@ from resdet.inference.targets import (
 )
 from resdet.structures import Classification, Detections
 from resdet.viz.draw import draw, draw_classification
+from resdet.viz.overview import draw_windows
 
 log = logging.getLogger("resdet")
 
@@ -96,10 +100,7 @@ def finish(
     """
     source, frame = picture.source, picture.frame
     target = source.target if frame is None else source.target / f"frame_{frame:06d}.jpg"
-    if isinstance(prediction, Detections):
-        drawn = draw(picture.pixels, prediction)
-    else:
-        drawn = draw_classification(picture.pixels, prediction)
+    drawn = _drawn(picture, prediction)
     problem = None
     try:
         save_drawing(drawn, target)
@@ -107,7 +108,7 @@ def finish(
         if isinstance(error, OSError) and is_full(error):
             raise WriteError(target, error) from error
         problem = f"{target}: the drawing cannot be written: {error}; give another --out"
-    height, width = picture.pixels.shape[:2]
+    height, width = picture.size
     entry = {
         "id": image_id,
         "file_name": source.name,
@@ -118,11 +119,39 @@ def finish(
         "drawn": None if problem else target.relative_to(out).as_posix(),
     }
     pixels = None if frame is None else np.asarray(drawn)
+    if isinstance(prediction, Detections) and frame is None:
+        try:
+            entry |= _georeferenced(picture, prediction, out)
+        except UserError as error:
+            if isinstance(error, WriteError):
+                raise
+            problem = problem or str(error)
     if isinstance(prediction, Detections):
         records = [] if image_id is None else prediction.to_coco(image_id)
         return Finished(picture, pixels, records, entry, problem)
     entry["classes"] = prediction.to_records()
     return Finished(picture, pixels, [], entry, problem)
+
+
+def _georeferenced(picture: Picture, detections: Detections, out: Path) -> dict[str, Any]:
+    """Write the detections of a GeoTIFF file as GeoJSON beside its drawing; what the records of
+    images say of it."""
+    place = read_georeference(picture.source.path)
+    if place is None:
+        return {}
+    path = picture.source.target.with_suffix(".geojson")
+    write_geojson(detections, place, picture.source.name, path)
+    written = path.relative_to(out).as_posix()
+    return {"geojson": written, "crs": place.crs, "transform": list(place.transform)}
+
+
+def _drawn(picture: Picture, prediction: Detections | Classification) -> Image.Image:
+    if picture.pixels is None:
+        assert picture.windows is not None and isinstance(prediction, Detections)
+        return draw_windows(picture.windows, prediction)
+    if isinstance(prediction, Detections):
+        return draw(picture.pixels, prediction)
+    return draw_classification(picture.pixels, prediction)
 
 
 class Output:

@@ -15,6 +15,7 @@ import numpy as np
 from resdet.errors import UserError
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import read_image
+from resdet.files.windows import Windows, open_windows
 from resdet.inference.sources import Source
 
 T = TypeVar("T")
@@ -30,10 +31,20 @@ class Picture:
     """Frame number from 0; None for an image."""
     fps: float
     """Frames per second of the video; 0 for an image."""
-    pixels: np.ndarray
-    """(H, W, 3) uint8 RGB."""
+    pixels: np.ndarray | None
+    """(H, W, 3) uint8 RGB; None for a picture that is predicted in tiles."""
     prepared: Any
     """What the model's `prepare` gives: (3, h, w) at its test size, or at several sizes."""
+    windows: Windows | None = None
+    """Where the tiles of a picture are read from."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        if self.pixels is not None:
+            return self.pixels.shape[0], self.pixels.shape[1]
+        assert self.windows is not None, "a picture has pixels or windows"
+        return self.windows.size
 
 
 @dataclass
@@ -47,7 +58,7 @@ class Unreadable:
 
 def read_pictures(
     sources: Sequence[Source],
-    prepare: Callable[[np.ndarray], Any],
+    prepare: Callable[[np.ndarray], Any] | None,
     *,
     workers: int,
     max_pixels: int = MAX_PIXELS,
@@ -55,13 +66,14 @@ def read_pictures(
     """Images and video frames in order, decoded and resized by `workers` threads.
 
     At most a few pictures for each worker are in memory, however long the videos are. Images of
-    more than `max_pixels` are not read.
+    more than `max_pixels` are not read. For None in place of `prepare`, pictures are opened by
+    windows (`open_windows`), to be predicted in tiles.
     """
     return run_ahead(_tasks(sources, prepare, max_pixels), workers)
 
 
 def _tasks(
-    sources: Sequence[Source], prepare: Callable[[np.ndarray], Any], max_pixels: int
+    sources: Sequence[Source], prepare: Callable[[np.ndarray], Any] | None, max_pixels: int
 ) -> Iterator[Callable[[], Picture | Unreadable]]:
     for source in sources:
         if not source.is_video:
@@ -77,13 +89,16 @@ def _tasks(
 
 def _picture(
     source: Source,
-    prepare: Callable[[np.ndarray], Any],
+    prepare: Callable[[np.ndarray], Any] | None,
     max_pixels: int,
     frame: int | None = None,
     fps: float = 0.0,
     pixels: np.ndarray | None = None,
 ) -> Picture | Unreadable:
     try:
+        if prepare is None:
+            image = open_windows(source.path if pixels is None else pixels, max_pixels)
+            return Picture(source, frame, fps, None, None, image)
         if pixels is None:
             pixels = read_image(source.path, max_pixels)
         return Picture(source, frame, fps, pixels, prepare(pixels))

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from resdet.errors import UserError
-from resdet.inference.batches import predict_batch
+from resdet.inference.batches import predict_batch, predict_picture
 from resdet.inference.exported import AnyDetector, ExportedDetector
 from resdet.inference.output import Finished, Output, finish
 from resdet.inference.pictures import Picture, Unreadable, read_pictures
@@ -24,6 +24,7 @@ from resdet.inference.sources import Source
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
 from resdet.models.predict import inference_mode
+from resdet.ops.tiles import Tiling
 from resdet.structures import Classification, Detections
 
 log = logging.getLogger("resdet")
@@ -50,11 +51,12 @@ def predict_sources(
     batch_size: int,
     ids: Mapping[Source, int | str | None] | None = None,
     max_pixels: int | None = None,
+    tiling: Tiling | None = None,
 ) -> Done:
     """Write below `folder`, which exists, what `predict_command` writes for `sources`.
 
     `ids` are those of the records; None counts the pictures from 1. A source whose id is None has
-    no records.
+    no records. With `tiling`, `batch_size` tiles are predicted at a time, of one large picture.
 
     Threads read ahead and draw behind; the main one runs the network. All of them hold a few
     pictures at most. After an error or a signal the pictures before it are complete in `folder`.
@@ -63,10 +65,9 @@ def predict_sources(
         score_thresh = DETECTION_THRESH
         if isinstance(model, ExportedDetector):
             score_thresh = max(score_thresh, model.lowest_score)
-    workers = max(1, min(4, (os.cpu_count() or 1) // 2))
+    workers = 1 if tiling is not None else max(1, min(4, (os.cpu_count() or 1) // 2))
     image_ids, failures = count(1), Failures()
     writing: deque[Future[None]] = deque()
-    console = Console(stderr=True)
     with (
         _output(folder, detects=not isinstance(model, Classifier)) as output,
         ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
@@ -75,32 +76,37 @@ def predict_sources(
         closing(
             read_pictures(
                 sources,
-                model.prepare,
+                None if tiling is not None else model.prepare,
                 workers=workers,
                 max_pixels=max_pixels or model.max_pixels,
             )
         ) as futures,
         inference_mode(model),
-        Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
+        _progress() as bar,
     ):
         total = None if any(source.is_video for source in sources) else len(sources)
         task = bar.add_task("images", total=total)
-        pictures = _large_enough(model, _readable(futures, failures))
-        while batch := list(islice(pictures, batch_size)):
-            for picture, answer in zip(batch, _answers(model, batch, score_thresh), strict=True):
+        pictures = _readable(futures, failures)
+        for batch in _answered(model, pictures, score_thresh, batch_size, tiling):
+            for picture, answer in batch:
                 if isinstance(answer, UserError):
                     failures.add(picture.source, str(answer))
                     continue
                 image_id = next(image_ids) if ids is None else ids[picture.source]
                 made = drawers.submit(finish, picture, image_id, answer, folder)
                 writing.append(writer.submit(_write, output, made, failures))
-            while len(writing) > 2 * workers + batch_size:
+            while len(writing) > 2 * workers + len(batch):
                 writing.popleft().result()
             bar.advance(task, len(batch))
         for future in writing:
             future.result()
         output.end()
     return Done(output.num_pictures, len(failures.sources), output.num_detections)
+
+
+def _progress() -> Progress:
+    """Shown on a terminal alone."""
+    return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
 
 
 @contextmanager
@@ -131,18 +137,32 @@ class Failures:
             self.sources.add(source)
 
 
-def _answers(
+Answer = tuple[Picture, Detections | Classification | UserError]
+
+
+def _answered(
     model: AnyDetector | Classifier | Localizer,
-    batch: Sequence[Picture],
+    pictures: Iterator[Picture],
     score_thresh: float | None,
-) -> list[Detections | Classification | UserError]:
-    return predict_batch(
-        model,
-        [picture.prepared for picture in batch],
-        [picture.pixels.shape[:2] for picture in batch],
-        [str(picture.source.path) for picture in batch],
-        score_thresh,
-    )
+    batch_size: int,
+    tiling: Tiling | None,
+) -> Iterator[list[Answer]]:
+    """Pictures with their predictions, batch by batch; with tiles one by one."""
+    if tiling is not None:
+        for picture in pictures:
+            found = predict_picture(model, picture, tiling, score_thresh, batch_size)
+            yield [(picture, found)]
+        return
+    pictures = _large_enough(model, pictures)
+    while batch := list(islice(pictures, batch_size)):
+        answers = predict_batch(
+            model,
+            [picture.prepared for picture in batch],
+            [picture.size for picture in batch],
+            [str(picture.source.path) for picture in batch],
+            score_thresh,
+        )
+        yield list(zip(batch, answers, strict=True))
 
 
 def _write(output: Output, made: Future[Finished], failures: Failures) -> None:
@@ -171,8 +191,7 @@ def _large_enough(
     was trained on."""
     shrunk: set[Source] = set()
     for picture in pictures:
-        height, width = picture.pixels.shape[:2]
-        problem = model.size_problem((height, width))
+        problem = model.size_problem(picture.size)
         if problem is not None:
             if not shrunk:
                 log.warning("%s: %s", picture.source.path, problem)

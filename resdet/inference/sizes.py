@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from resdet.config.testing import TestConfig
-from resdet.files.pixels import resize_image, to_planes
+from resdet.files.pixels import resize_by, resize_image, to_planes
 from resdet.models.rcnn import RCNN
 
 Prepared = tuple[Tensor, ...]
@@ -23,6 +23,8 @@ class Size:
     short_edge: int
     max_size: int
     method: str
+    tile_scale: float
+    """The factor by which tiles of large images are resized."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,14 @@ class Preparation:
 
     sizes: tuple[Size, ...]
 
-    def __call__(self, pixels: np.ndarray) -> Prepared:
+    def __call__(self, pixels: np.ndarray, *, is_tile: bool = False) -> Prepared:
         """(H, W, 3) uint8 RGB → its sizes; uint8, or float32 where the method is float."""
         return tuple(
-            to_planes(resize_image(pixels, size.short_edge, size.max_size, size.method))
+            to_planes(
+                resize_by(pixels, size.tile_scale, size.method)
+                if is_tile
+                else resize_image(pixels, size.short_edge, size.max_size, size.method)
+            )
             for size in self.sizes
         )
 
@@ -56,7 +62,12 @@ def plan_sizes(
     sizes: dict[Size, int] = {}
     plans = []
     for model in members:
-        own = Size(model.test_short_edge, model.test_max_size, model.test_resize_method)
+        own = Size(
+            model.test_short_edge,
+            model.test_max_size,
+            model.test_resize_method,
+            model.tile_scale or 1.0,
+        )
         scales = [at_scale(own, scale) for scale in test.scales] or [own]
         positions = tuple(sizes.setdefault(size, len(sizes)) for size in scales)
         at_test = None
@@ -69,4 +80,6 @@ def plan_sizes(
 def at_scale(size: Size, short_edge: int) -> Size:
     """Another short side, with the limit on the long side in proportion: an image keeps its
     aspect at all scales, and at its own test size it is what it was."""
-    return Size(short_edge, round(size.max_size * short_edge / size.short_edge), size.method)
+    ratio = short_edge / size.short_edge
+    longest = round(size.max_size * short_edge / size.short_edge)
+    return Size(short_edge, longest, size.method, size.tile_scale * ratio)

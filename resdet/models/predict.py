@@ -4,8 +4,9 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,13 +20,17 @@ from resdet.errors import UserError
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import ImageInput, to_rgb
 from resdet.files.scale import UNKNOWN, Seen
+from resdet.files.windows import open_windows
 from resdet.hardware import Precision, choose_precision
+from resdet.models.tiles import make_tiling, predict_tiles
 from resdet.ops.pixels import normalize_pixels
+from resdet.ops.tiles import OVERLAP, Tiling
 from resdet.structures import Classification, Detections
 
 log = logging.getLogger("resdet")
 
 Prediction = TypeVar("Prediction", Detections, Classification)
+T = TypeVar("T")
 
 
 class Predictor(nn.Module, ABC, Generic[Prediction]):
@@ -46,6 +51,11 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
 
     seen: Seen = UNKNOWN
     """How large a detector's objects were in training."""
+
+    tile_scale: float | None = None
+    """By what factor a detector resizes the tiles of large images: that of `data.test_resize` for
+    the median training image, so that objects have the size that it learned; None for models that
+    cannot predict in tiles."""
 
     def size_problem(self, size: tuple[int, int]) -> str | None:
         """Why objects of an image of (height, width) would be missed; None if nothing is known."""
@@ -113,6 +123,8 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
         precision: str | None = None,
         channel_order: str = "rgb",
         max_pixels: int | None = None,
+        tile: int | None = None,
+        overlap: float | None = None,
     ) -> Prediction | list[Prediction]:
         """`Detections` in pixels of each original image, or the `Classification` of its centre
         crop, on the CPU; a list for a list of images.
@@ -125,6 +137,11 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
         with its own options. Files and Pillow images of more than `max_pixels` are refused; None is
         the limit of `max_pixels` in the config. Raises UserError that names the image which cannot
         be used, and its position in the list.
+
+        With `tile`, a side in pixels, images are cut into tiles that overlap by the share `overlap`
+        of it (0 to .9; None is .2), `batch_size` of them are predicted at a time, and their
+        detections are merged. None takes data.tile of the config, 0 predicts on whole images. A
+        TIFF file of tiles or strips is then read piece by piece, without a limit on its pixels.
         """
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise UserError(f"batch_size is {batch_size!r}; give a whole number from 1")
@@ -134,30 +151,96 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
             raise UserError(f"score_thresh is {score_thresh!r}; give a score from 0 to 1")
         if channel_order not in ("rgb", "bgr"):
             raise UserError(f"channel_order is {channel_order!r}; give 'rgb' or 'bgr'")
+        tiling = self.tiling(tile, overlap)
         is_list = isinstance(images, Sequence) and not isinstance(images, str)
         all_images: Sequence[Any] = images if is_list else [images]  # type: ignore[assignment]
-        predictions: list[Prediction] = []
+        inputs = _Inputs(all_images, channel_order, max_pixels or self.max_pixels)
         with inference_mode(self, precision):
-            for start in range(0, len(all_images), batch_size):
-                arrays = []
-                for position, image in enumerate(all_images[start : start + batch_size], start):
-                    try:
-                        pixels = to_rgb(_file(image), max_pixels or self.max_pixels)
-                    except UserError as error:
-                        if len(all_images) == 1:
-                            raise
-                        raise UserError(f"image {position} of the list: {error}") from error
-                    if channel_order == "bgr" and isinstance(image, np.ndarray):
-                        pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-                    arrays.append(pixels)
-                prepared = [self.prepare(array) for array in arrays]
-                sizes = [array.shape[:2] for array in arrays]
-                for image, size in zip(all_images[start:], sizes, strict=False):
-                    if (problem := self.size_problem(size)) is not None:
-                        name = image if isinstance(image, str | Path) else "the image"
-                        log.warning("%s: %s", name, problem)
-                predictions += self.predict_prepared(prepared, sizes, score_thresh)
+            if tiling is None:
+                predictions = self._predict_whole(inputs, batch_size, score_thresh)
+            else:
+                predictions = self._predict_tiled(inputs, batch_size, score_thresh, tiling)
         return predictions if is_list else predictions[0]
+
+    def tiling(
+        self,
+        tile: int | None,
+        overlap: float | None,
+        keys: tuple[str, str] = ("tile", "overlap"),
+    ) -> Tiling | None:
+        """The tiles of `predict`; None for whole images. UserError, which names the `keys`, for
+        values that make no tiles, and for a model that cannot predict in tiles."""
+        section = getattr(getattr(self.config, "data", None), "tile", None)
+        if tile == 0 or (tile is None and section is None):
+            if overlap is not None:
+                raise UserError(f"{keys[1]} belongs to tiles; give {keys[0]} too, such as 1024")
+            return None
+        if self.tile_scale is None:
+            raise UserError(f"{keys[0]}: only detectors predict in tiles; leave it out")
+        own: Tiling = section.tiling if section is not None else Tiling(0, OVERLAP)
+        size = own.size if tile is None else tile
+        return make_tiling(size, own.overlap if overlap is None else overlap, keys)
+
+    def _predict_whole(
+        self, inputs: "_Inputs", batch_size: int, thresh: float | None
+    ) -> list[Prediction]:
+        """Predictions of whole images."""
+        predictions: list[Prediction] = []
+        for start in range(0, len(inputs.images), batch_size):
+            batch = inputs.images[start : start + batch_size]
+            arrays = [inputs.read(position, to_rgb) for position, _ in enumerate(batch, start)]
+            prepared = [self.prepare(array) for array in arrays]
+            sizes = [array.shape[:2] for array in arrays]
+            for image, size in zip(batch, sizes, strict=True):
+                if (problem := self.size_problem(size)) is not None:
+                    name = image if isinstance(image, str | Path) else "the image"
+                    log.warning("%s: %s", name, problem)
+            predictions += self.predict_prepared(prepared, sizes, thresh)
+        return predictions
+
+    def _predict_tiled(
+        self, inputs: "_Inputs", batch_size: int, thresh: float | None, tiling: Tiling
+    ) -> list[Prediction]:
+        """Predictions of images in tiles."""
+        model: Any = self  # a detector, as `tiling` has checked
+        predictions: list[Any] = []
+        for position in range(len(inputs.images)):
+            windows = inputs.read(position, open_windows)
+            with inputs.naming(position):
+                merged = predict_tiles(
+                    model, windows, tiling, score_thresh=thresh, batch_size=batch_size
+                )
+            predictions.append(merged)
+        return predictions
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The images of a call, which are read as they are needed."""
+
+    images: Sequence[Any]
+    channel_order: str
+    """Of arrays: rgb or bgr."""
+    max_pixels: int
+    """Of images that are decoded whole."""
+
+    def read(self, position: int, read: Callable[[ImageInput, int], T]) -> T:
+        """What `read` makes of an image; its UserErrors name the position in a list of several."""
+        image = self.images[position]
+        with self.naming(position):
+            if self.channel_order == "bgr" and isinstance(image, np.ndarray) and image.ndim == 3:
+                image = image[:, :, ::-1]
+            return read(_file(image), self.max_pixels)
+
+    @contextmanager
+    def naming(self, position: int) -> Iterator[None]:
+        """UserErrors that name the position of an image in a list of several."""
+        try:
+            yield
+        except UserError as error:
+            if len(self.images) == 1:
+                raise
+            raise UserError(f"image {position} of the list: {error}") from error
 
 
 def _file(image: ImageInput) -> ImageInput:

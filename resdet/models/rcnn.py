@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.files.pixels import resize_image
+from resdet.files.pixels import resize_by, resize_image
 from resdet.files.scale import shrink_problem
 from resdet.hardware import profiled
 from resdet.models.fpn import FPN, OneMap
@@ -34,6 +34,7 @@ class RCNN(Predictor[Detections]):
     """
 
     config: DetectionConfig
+    tile_scale: float | None = 1.0
 
     def __init__(
         self,
@@ -193,14 +194,17 @@ class RCNN(Predictor[Detections]):
     def size_problem(self, size: tuple[int, int]) -> str | None:
         return shrink_problem(size, self.test_short_edge, self.test_max_size, self.seen)
 
-    def prepare(self, pixels: np.ndarray) -> Tensor:
-        """(3, h, w) at the model's test size, 0..255, of `pixels` (H, W, 3) uint8 RGB.
+    def prepare(self, pixels: np.ndarray, *, is_tile: bool = False) -> Tensor:
+        """(3, h, w) at the model's test size, 0..255, of `pixels` (H, W, 3) uint8 RGB; a tile of an
+        image is resized by `tile_scale`.
 
         uint8, or float32 for a model that resizes as floats (`data.test_resize.method`).
         """
-        resized = resize_image(
-            pixels, self.test_short_edge, self.test_max_size, self.test_resize_method
-        )
+        method = self.test_resize_method
+        if is_tile and self.tile_scale is not None:
+            resized = resize_by(pixels, self.tile_scale, method)
+        else:
+            resized = resize_image(pixels, self.test_short_edge, self.test_max_size, method)
         return torch.from_numpy(np.array(resized.transpose(2, 0, 1), order="C"))
 
     def predict_prepared(

@@ -20,6 +20,8 @@ STRIP_PIXELS = 1 << 20
 """Pixels that are blended at a time; the floats take some 60 bytes for each."""
 # Side in pixels below which a box of the only class is drawn without its label.
 TINY_SIDE = 40
+MOST_LABELS = 1000
+"""Only so many of the best detections get their label: of more, labels hide the picture."""
 CAPTIONED_SIDE = 192
 """Images with a caption are enlarged towards this side in pixels."""
 TINY_PICTURE, ENLARGED_SIDE = 64, 256
@@ -220,7 +222,8 @@ def _render(
             )
     if not small:
         font = ImageFont.load_default(float(np.clip(side // 38, 11, 36)))
-        _write_labels(canvas, (width, height), corners, texts, colors, font)
+        best = slice(MOST_LABELS)
+        _write_labels(canvas, (width, height), corners[best], texts[best], colors[best], font)
     return picture
 
 

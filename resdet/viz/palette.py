@@ -25,6 +25,9 @@ COLORS = np.array(
 )
 """(14, 3) RGB."""
 
+MOST_COMPARED = 10_000
+"""Boxes whose neighbours are looked for, which takes time by the square of their number."""
+
 
 def by_class(labels: np.ndarray) -> np.ndarray:
     """(N, 3) uint8 RGB for labels (N,): the same class always has the same colour."""
@@ -35,8 +38,11 @@ def by_instance(boxes: np.ndarray, margin: float) -> np.ndarray:
     """(N, 3) uint8 RGB for boxes (N, 4) xyxy: neighbours within `margin` pixels differ if possible.
 
     Greedy colouring: each box takes the colour that is rarest among its coloured neighbours, and
-    among equally rare ones the rarest in the image.
+    among equally rare ones the rarest in the image. Of more than `MOST_COMPARED` boxes each takes
+    the next colour.
     """
+    if len(boxes) > MOST_COMPARED:
+        return by_class(np.arange(len(boxes)))
     chosen = np.zeros(len(boxes), dtype=np.int64)
     used = np.zeros(len(COLORS), dtype=np.int64)
     for i, box in enumerate(boxes):

@@ -16,7 +16,7 @@ def test_an_installed_package_finds_the_configs_it_carries(repo, tmp_path):
     inside = wheel["wheel"]["sources"]["configs"]
     assert "configs" in wheel["wheel"]["only-include"]
     package = tmp_path / "site" / "resdet"
-    for name in ("config", "files"):
+    for name in ("config", "files", "ops"):
         shutil.copytree(repo / "resdet" / name, package / name)
     shutil.copytree(repo / "configs", tmp_path / "site" / inside)
     for name in ("__init__.py", "errors.py", "version.py"):
