@@ -3,7 +3,7 @@
 import copy
 import math
 import multiprocessing
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, Protocol
@@ -327,8 +327,10 @@ def eval_loader(
     pin_memory: bool = False,
     collate: Callable[[list[Any]], Any] = collate,
     broken: dict[int, str],
+    share: Sequence[int] | None = None,
 ) -> Generator[Any]:
-    """Every image once over all processes: this one takes each world_size-th, from `rank` on.
+    """Every image once over all processes: this one takes those at the positions `share`, in this
+    order; for None each world_size-th, from `rank` on.
 
     Images that can't be read are in no batch: `broken` gets the reasons by their positions in the
     data set. Closing the generator ends its workers.
@@ -336,7 +338,7 @@ def eval_loader(
     Raises:
         DataError: a sample can't be made for another reason than its image.
     """
-    own = range(rank, len(dataset), world_size)
+    own = range(rank, len(dataset), world_size) if share is None else share
     keys = [
         [(0, index) for index in own[first : first + batch_size]]
         for first in range(0, len(own), batch_size)

@@ -80,8 +80,12 @@ class DetectionTask(Task):
         self.collate = partial(collate, multiple=self.model.size_divisibility)
         self.record, self.findings = record_of(data), findings_of(data)
         sizes, resize = self.train_data.sizes, config.data.test_resize
+        # of tiles, smaller ones are resized by the same factor
+        tile = config.data.tile
+        seen = sizes if tile is None else np.array([[tile.size, tile.size]])
         areas = self.train_data.object_areas
-        self.seen = seen_in(sizes, areas, resize.short_edge, resize.max_size)
+        self.seen = seen_in(seen, areas, resize.short_edge, resize.max_size)
+        self.model.tile_scale = self.seen.scale
         self.plan = TrainPlan(
             num_images=len(self.train_data),
             batch_size=config.train.images_per_step,
@@ -136,10 +140,13 @@ def record_of(data: DataSets) -> DataRecord:
     parts = [("data.train", data.train), *([("data.val", data.val)] if data.val else [])]
     return DataRecord(
         {
-            key: DataSet(fingerprint_detection(part, whole=part is data.val), part.image_name)
+            key: DataSet(
+                fingerprint_detection(part.untiled, whole=part is data.val),
+                part.untiled.image_name,
+            )
             for key, part in parts
         },
-        old_digest=partial(old_digest, data.train),
+        old_digest=partial(old_digest, data.train.untiled),
     )
 
 
@@ -167,14 +174,14 @@ def load_data(
             f"data.split: {held_out} of {held_out + test + len(data.split.train)} images of "
             f"data.train are held out for validation{more}"
         )
-    describe_data("data.train", data.train)
+    describe_data("data.train", data.train.untiled)
     if not len(data.train):
         raise UserError(
             f"{config.data.train.annotations}: no image to train on; "
             "see the findings above, or set data.keep_empty=true"
         )
     if data.val is not None and config.data.val_files is not None:
-        describe_data("data.val" if data.split is None else "held out", data.val)
+        describe_data("data.val" if data.split is None else "held out", data.val.untiled)
         source = str(config.data.val_files.annotations)
         check_classes(data.val, data.train.class_names, source)
     return data

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resdet.data.detection.batches import Batch, collate
 from resdet.data.detection.dataset import DetectionDataset, Sample
@@ -12,16 +15,18 @@ from resdet.data.loader import Key, eval_loader
 from resdet.engine.distributed import Processes
 from resdet.inference.combined import CombinedDetector
 from resdet.inference.exported import AnyDetector
-from resdet.inference.sizes import Preparation, Prepared
+from resdet.inference.sizes import Prepared
 from resdet.models.rcnn import RCNN
 
 Item = tuple[Sample, Prepared]
 
 
 class Viewed:
-    """A data set whose images come in the sizes of a `Preparation` too, each read once."""
+    """A data set whose images come as a `Preparation` makes them too, each read once."""
 
-    def __init__(self, dataset: DetectionDataset, prepare: Preparation) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, prepare: Callable[[NDArray[np.uint8]], Prepared]
+    ) -> None:
         self.dataset, self.prepare = dataset, prepare
 
     def __len__(self) -> int:
@@ -46,9 +51,10 @@ def eval_batches(
     batch_size: int,
     workers: int,
     broken: dict[int, str],
+    share: Sequence[int] | None = None,
 ) -> Generator[tuple[Batch, list[Prepared] | None]]:
-    """This process's images in batches; with what a `CombinedDetector` predicts from. `broken` as
-    in `eval_loader`."""
+    """This process's images in batches; with what a `CombinedDetector` predicts from. `broken` and
+    `share` as in `eval_loader`."""
     first = model.models[0] if isinstance(model, CombinedDetector) else model
     multiple = first.size_divisibility
     load = partial(
@@ -59,9 +65,10 @@ def eval_batches(
         workers=workers,
         pin_memory=processes.device.type == "cuda",
         broken=broken,
+        share=share,
     )
     if isinstance(model, CombinedDetector):
-        viewed = Viewed(dataset, model.prepared)
+        viewed = Viewed(dataset, partial(model.prepared, is_tile=dataset.tiles is not None))
         return load(viewed, collate=partial(collate_viewed, multiple=multiple))
     return _plain(load(dataset, collate=partial(collate, multiple=multiple)))
 

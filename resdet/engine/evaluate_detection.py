@@ -22,6 +22,7 @@ from resdet.engine import distributed, pictures
 from resdet.engine.broken import judge
 from resdet.engine.distributed import Processes
 from resdet.engine.eval_batches import eval_batches, networks_of
+from resdet.engine.eval_images import Images, images_of
 from resdet.engine.run_folder import stored_split
 from resdet.engine.signals import StopRequest
 from resdet.engine.validation import Validation, joined, share
@@ -80,13 +81,19 @@ def evaluate(
     for network in networks:
         distributed.share_buffers(network, processes)
     broken: dict[int, str] = {}
+    images = images_of(dataset, model.tile_scale)
     batches = eval_batches(
-        model, dataset, processes, batch_size=batch_size, workers=workers, broken=broken
+        *(model, dataset, processes),
+        batch_size=batch_size,
+        workers=workers,
+        broken=broken,
+        share=images.share(processes.rank, processes.world_size),
     )
     val_loss = val_loss and dataset.table.has_annotations and len(networks) == 1
     with closing(batches):
         gathered = _run_model(
-            model, dataset, batches, evaluator, processes, precision, val_loss, stop, num_pictures
+            *(model, dataset, images, batches, evaluator),
+            *(processes, precision, val_loss, stop, num_pictures),
         )
     model.train(was_training)
     if distributed.any_process(bool(stop), processes):
@@ -103,7 +110,8 @@ def evaluate(
         names = next((one.names for _, one, _ in parts if one.names), ())
         losses = _mean_losses(names, [row for _, one, _ in parts for row in one.losses])
         broken = joined(own for *_, own in parts)
-        result = compute_without(evaluator, dataset, broken)
+        broken = {images.position(index): why for index, why in reversed(broken.items())}
+        result = compute_without(evaluator, dataset.untiled, broken)
         validation = Validation(result, losses, time.perf_counter() - start, draw, broken)
     return share(validation, processes)
 
@@ -178,8 +186,8 @@ def evaluate_run(
     chosen = precision_of(model, precision)
     model.place(processes.device, chosen.parameters)
     logger.info(
-        f"{' + '.join(sources)}: evaluating on {len(dataset)} images of {source}, precision "
-        f"{chosen.name} ({chosen.reason})"
+        f"{' + '.join(sources)}: evaluating on {len(dataset.untiled)} images of {source}, "
+        f"precision {chosen.name} ({chosen.reason})"
     )
     if metrics is not None and config.eval.metric not in metrics:
         section = config.eval.model_copy(update={"metric": metrics[0]})
@@ -194,7 +202,7 @@ def evaluate_run(
         val_loss=config.eval.val_loss,
         workers=hardware.default_workers(config.data.workers, 1),
     )
-    return config, judge(validation, len(dataset), config, paths, strict)
+    return config, judge(validation, len(dataset.untiled), config, paths, strict)
 
 
 def val_data_of_run(
@@ -223,6 +231,7 @@ def val_data_of_run(
 def _run_model(
     model: AnyDetector,
     dataset: DetectionDataset,
+    images: Images,
     batches: Iterable[tuple[Batch, list[Prepared] | None]],
     evaluator: Evaluator,
     processes: Processes,
@@ -260,14 +269,15 @@ def _run_model(
                 losses.append(torch.stack([value.double() for value in named.values()]))
                 rows.append((batch.indices[0], len(batch.indices)))
         predictions = [_relabel(one.cpu(), of_data, dataset) for one in predictions]
-        evaluator.update(batch.targets.image_ids, predictions)
-        for index, path, one in zip(batch.indices, batch.paths, predictions, strict=True):
-            if index < num_pictures:
-                gathered.pictures.append((index, path, one))
+        for position, image_id, path, one in images.complete(batch, predictions):
+            evaluator.update([image_id], [one])
+            if position < num_pictures:
+                gathered.pictures.append((position, path, one))
         done += len(predictions)
         if time.perf_counter() - reported > PROGRESS_S:
             reported = time.perf_counter()
-            logger.info(f"validation: {done * processes.world_size} of {len(dataset)} images")
+            what = "images" if dataset.tiles is None else "tiles"
+            logger.info(f"validation: {done * processes.world_size} of {len(dataset)} {what}")
     values = torch.stack(losses).tolist() if losses else []
     gathered.losses.extend((*row, one) for row, one in zip(rows, values, strict=True))
     return gathered._replace(names=names)

@@ -8,9 +8,11 @@ from PIL import Image
 
 from resdet.data.detection.batches import Batch
 from resdet.files.run_log import read_log
+from resdet.files.windows import open_windows
 from resdet.files.writing import make_folder, open_atomic
 from resdet.structures import Detections, Target
-from resdet.viz.draw import draw, draw_caption, draw_targets, grid
+from resdet.viz.draw import draw_caption, draw_targets, grid
+from resdet.viz.overview import draw_windows
 from resdet.viz.plots import plot_training
 
 MAX_IMAGES = 9
@@ -50,7 +52,10 @@ def draw_predictions(
 ) -> None:
     """Some validation images with the detections in them at `score_thresh`, 0..1, or more."""
     if pictures:
-        drawn = [draw(file, detections, score_thresh=score_thresh) for file, detections in pictures]
+        drawn = [
+            draw_windows(open_windows(file), detections, score_thresh=score_thresh)
+            for file, detections in pictures
+        ]
         _save(grid(drawn, max_side=MAX_SIDE), path)
 
 

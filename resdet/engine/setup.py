@@ -99,7 +99,8 @@ class Training:
         self.broken = BrokenImages("data.train", len(self.task.train_data), share)
         self.broken_val = None
         if val_data is not None:
-            self.broken_val = BrokenImages("data.val", len(val_data), share)
+            images = getattr(val_data, "untiled", val_data)
+            self.broken_val = BrokenImages("data.val", len(images), share)
 
     @property
     def total_steps(self) -> int:

@@ -76,6 +76,7 @@ def images_to_check(
         dataset = build_val_data(config, masks=model.has_masks)
     if dataset is None:
         raise UserError("--check val: the config of the run has no data.val; give a folder")
+    dataset = dataset.untiled
     images = _spread(dataset, dataset.image_name, count)
     keep = np.zeros(len(dataset.table.image_ids), bool)
     keep[dataset.images[_positions(len(dataset), count)]] = True

@@ -38,12 +38,15 @@ class DataSets:
             if held_out is None or held_out.class_names != self.train.class_names:
                 continue
             check_sets(
-                self.train.located(),
-                held_out.located(),
+                self.train.untiled.located(),
+                held_out.untiled.located(),
                 held_out.findings,
                 what="objects",
                 classes=self.train.class_names,
-                counts=(self.train.objects_per_class, held_out.objects_per_class),
+                counts=(
+                    self.train.untiled.objects_per_class,
+                    held_out.untiled.objects_per_class,
+                ),
                 contents=contents,
                 strict=strict,
             )
@@ -80,6 +83,20 @@ def build_data(
     return data
 
 
+def _tiles(
+    config: DetectionConfig, data: DetectionDataset, *, empty: float = 1.0
+) -> DetectionDataset:
+    """The data, cut into tiles if the config asks for it; with the share `empty` of the tiles that
+    have no objects."""
+    from resdet.data.detection.tiles import cut_into_tiles
+
+    tile = config.data.tile
+    if tile is None:
+        return data
+    seed, least = config.train.seed, tile.min_visible
+    return cut_into_tiles(data, tile.tiling, min_visible=least, empty=empty, seed=seed)
+
+
 def build_train_data(
     config: DetectionConfig,
     *,
@@ -92,7 +109,8 @@ def build_train_data(
     `part` is what `data.split` leaves of data.train, where it was read before. `strict` makes every
     finding in the files an error; `decode_all` reads every image first.
     """
-    transform = make_transform(config.data.augment)
+    tile = config.data.tile
+    transform = make_transform(config.data.augment, None if tile is None else tile.size)
     if part is None and config.data.split is not None:
         part = _held_out(config, None)["train"]
     read = part or _read(config, config.data.train, "data.train")
@@ -104,18 +122,26 @@ def build_train_data(
         )
     if not len(dataset.rows):
         raise dataset.no_objects()
-    return dataset
+    if tile is None:
+        return dataset
+    tiles = _tiles(config, dataset, empty=tile.empty)
+    if not len(tiles.rows):
+        raise UserError(
+            f"data.tile: no tile of {tile.size} pixels shows {tile.min_visible:g} of an object; "
+            "lower min_visible, or raise size"
+        )
+    return tiles
 
 
-def make_transform(augment: AugmentConfig) -> TrainTransform:
-    """The transforms of training."""
+def make_transform(augment: AugmentConfig, tile: int | None = None) -> TrainTransform:
+    """The transforms of training; of tiles with a side of `tile` pixels."""
     from resdet.data.detection.mixing import CopyPaste, Mosaic
     from resdet.data.detection.resizes import LargeScaleJitter, ShortEdge
     from resdet.data.detection.transforms import TrainTransform
 
     resize, mosaic, copy_paste = augment.resize, augment.mosaic, augment.copy_paste
     return TrainTransform(
-        resize=ShortEdge(resize.short_edges, resize.max_size)
+        resize=ShortEdge(resize.short_edges, resize.max_size, tile)
         if resize.mode == "short_edge"
         else LargeScaleJitter(resize.lsj_size, (resize.lsj_scale[0], resize.lsj_scale[1])),
         flip_prob=augment.flip_prob,
@@ -154,7 +180,8 @@ def build_val_data(
         return None
     transform = TestTransform(resize.short_edge, resize.max_size, resize.method)
     masks = masks or part.table.has_masks  # losses of masks are computed where they can be
-    return _check(config, part, transform, True, strict, decode_all, masks=masks)
+    data = _check(config, part, transform, True, strict, decode_all, masks=masks)
+    return _tiles(config, data)
 
 
 def read_train_table(
@@ -279,4 +306,5 @@ def _check(
         seed=config.train.seed,
         strict=strict,
         decode_all=decode_all,
+        by_windows=config.data.tile is not None,
     )

@@ -57,7 +57,11 @@ def survey_data(config: AnyConfig, train: Any, val: Any) -> Survey:
     from resdet.data.image_quality import find_alike_images, find_odd_images
 
     named = {"data.train": train, "data.val": val}
-    parts = [Part(name, data) for name, data in named.items() if hasattr(data, "looks")]
+    parts = [
+        Part(name, getattr(data, "untiled", data))
+        for name, data in named.items()
+        if hasattr(data, "looks")
+    ]
     survey = Survey(parts)
     seen = [(located(part.data), part.data.looks) for part in parts]
     seen = [(images, looks) for images, looks in seen if looks is not None]
@@ -117,4 +121,6 @@ def _view(config: DetectionConfig) -> View:
         is_c5 = model.roi.box_head.type == "fc" and model.backbone.res5_dilation != 2
         strides = [32 if is_c5 else 16] * len(sizes)
     anchors = Anchors(sizes, model.rpn.aspect_ratios, strides)
-    return View(short, long, anchors, model.detections_per_image, is_square, model.nms_thresh)
+    tile = None if config.data.tile is None else config.data.tile.size
+    most = model.detections_per_image
+    return View(short, long, anchors, most, is_square, model.nms_thresh, tile)

@@ -45,8 +45,8 @@ class TruthImages:
     """The images of a detector's ground truth, by row."""
 
     def __init__(self, truth: AnnotationTable, dataset: DetectionDataset) -> None:
-        self.truth, self.dataset = truth, dataset
-        self.positions = {image: place for place, image in enumerate(dataset.image_ids)}
+        self.truth, self.dataset = truth, dataset.untiled
+        self.positions = {image: place for place, image in enumerate(self.dataset.image_ids)}
 
     def key(self, image: int) -> str:
         """The image file."""

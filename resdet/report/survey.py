@@ -147,12 +147,17 @@ def _seen(objects: ObjectSurvey) -> list[Fact]:
             f"{objects.is_overlapped.mean():.1%} of the objects",
             f"by another one of their class with an IoU over {view.nms_thresh:g}",
         ),
-        Fact(
-            "crowded images",
-            f"{(objects.objects_per_image > view.most).sum():,}",
-            f"with more objects than model.detections_per_image, {view.most}",
-        ),
+        *([] if view.tile is not None else [_crowded(objects)]),
     ]
+
+
+def _crowded(objects: ObjectSurvey) -> Fact:
+    most = objects.view.most
+    return Fact(
+        "crowded images",
+        f"{(objects.objects_per_image > most).sum():,}",
+        f"with more objects than model.detections_per_image, {most}",
+    )
 
 
 def _with_repeats(

@@ -1,6 +1,7 @@
 """Which image files, objects and outlines of a table can be used for training."""
 
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ from resdet.data.detection.file_names import ImageFolder
 from resdet.data.detection.outlines import BOX, POLYGON
 from resdet.data.detection.table import AnnotationTable
 from resdet.data.fingerprint import hash_names
-from resdet.data.looks import Looks, look_at, look_at_all
+from resdet.data.looks import Looks, look_at, look_at_all, measure
 from resdet.data.names import Names, pack_names
 from resdet.errors import first_few
 from resdet.files.findings import DROPPED, SHOWN, DataError, Finding
+from resdet.files.image_header import read_header
 from resdet.files.images import (
     image_problems,
     open_image,
@@ -27,6 +29,8 @@ from resdet.files.images import (
     size_problem,
     unread,
 )
+from resdet.files.regular import open_regular
+from resdet.files.windows import open_windows, overview
 
 logger = logging.getLogger("resdet")
 
@@ -39,6 +43,11 @@ BAD_IMAGE = "it is left out; replace the file, or correct its width and height"
 NOT_TRAINED = "it is left out of training; fix or remove it"
 CLIPPED = "it is clipped to the image for training"
 MASK_FROM_BOX = "training takes its box as its mask"
+
+START_BYTES = 1 << 24
+"""Of a file that is too large to be in memory, these stand for its content."""
+SEEN_PIXELS = 1 << 22
+"""Of the overview of such an image at which it is looked."""
 
 CLIP_TOLERANCE = 1.0
 """Boxes that pass the image's border by no more pixels than this are clipped without a finding."""
@@ -142,12 +151,14 @@ def check_images(
     *,
     decode_all: bool,
     max_pixels: int,
+    by_windows: bool = False,
 ) -> tuple[AnnotationTable, Looks | None]:
     """The images that can be read, have at most `max_pixels` and the size that is annotated; and
     their looks, if they were decoded.
 
     Reads the headers, of sets of at most `HEADERS_AT_START` images and unless their reader did;
-    every pixel with `decode_all`.
+    every pixel with `decode_all`. `by_windows`: files that can be read window by window may have
+    any number of pixels.
     """
     count = len(table.image_ids)
     if not decode_all and count > HEADERS_AT_START:
@@ -163,9 +174,9 @@ def check_images(
     sizes = [(height, width) for height, width in table.sizes[rows].tolist()]
     looks = None
     if decode_all:
-        looks, bad = _look_at_files(paths, sizes, max_pixels, table.source)
+        looks, bad = _look_at_files(paths, sizes, max_pixels, table.source, by_windows=by_windows)
     else:
-        bad = image_problems(paths, sizes, max_pixels)
+        bad = image_problems(paths, sizes, max_pixels, by_windows=by_windows)
     keep = np.ones(count, bool)
     for place, what in bad.items():
         row = int(rows[place])
@@ -176,12 +187,25 @@ def check_images(
 
 
 def _look_at_files(
-    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], max_pixels: int, where: str
+    paths: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    max_pixels: int,
+    where: str,
+    *,
+    by_windows: bool,
 ) -> tuple[Looks, dict[int, str]]:
     """Looks of image files, and what is wrong with each bad one, as `image_problems`."""
 
     def look(row: int) -> tuple[Any, str | None]:
         try:
+            if by_windows and math.prod(sizes[row]) > max_pixels:
+                with open_regular(paths[row]) as file:
+                    header = read_header(file, max_pixels, by_windows=True)
+                    file.seek(0)
+                    start = file.read(START_BYTES)
+                found = measure(overview(open_windows(paths[row], max_pixels), SEEN_PIXELS), start)
+                found["height"], found["width"] = header.size
+                return found, size_problem(header, sizes[row])
             image = open_image(paths[row], max_pixels)
             found = look_at(image)
         except DataError as error:

@@ -23,6 +23,7 @@ from resdet.data.detection.mixing import Others
 from resdet.data.detection.placing import Objects
 from resdet.data.detection.plausibility import check_annotations
 from resdet.data.detection.table import AnnotationTable
+from resdet.data.detection.tiles import Tiles
 from resdet.data.detection.transforms import Transform
 from resdet.data.detection.unusable import no_images, no_objects, no_outlines
 from resdet.data.fingerprint import file_bytes, hash_names
@@ -96,6 +97,8 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
         self.class_names, self.category_ids = table.class_names, table.category_ids
         self.left_out = np.zeros(0, np.int64)
         """`hash_names` of the images that `check_dataset` left out, as missing or broken."""
+        self.tiles: Tiles | None = None
+        """Where each image is a tile, see `cut_into_tiles`; None for whole images."""
         self.looks: Looks | None = None
         """(N,) of the images, if `check_dataset` decoded all."""
         self.with_outlines = mask_size is not None or transform.needs_outlines
@@ -137,8 +140,19 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
 
     @property
     def sizes(self) -> NDArray[np.int32]:
-        """(N, 2) height, width of each image, as the files state."""
-        return self.table.sizes[self.images]
+        """(N, 2) height, width of each image, as the files state; of tiles their own."""
+        return self.table.sizes[self.images] if self.tiles is None else self.tiles.sizes
+
+    @property
+    def untiled(self) -> "DetectionDataset":
+        """The whole images of a data set of tiles; itself without tiles."""
+        return self if self.tiles is None else self.tiles.untiled
+
+    @property
+    def target_boxes(self) -> NDArray[np.float64]:
+        """(A, 4) xyxy of the targets, clipped to the whole images."""
+        table = self.table
+        return clip_boxes(table.boxes_xywh[self.rows], table.sizes[table.image_of[self.rows]])
 
     @property
     def object_areas(self) -> NDArray[np.float64]:
@@ -197,6 +211,8 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The image (H, W, 3) RGB as it is in the file, upright; DataError as in `__getitem__`."""
+        if self.tiles is not None:
+            return self.tiles.read(index)
         path = self.path(index)
         decode = read_image if self.transform.exact else read_fast
         image = decode(path, self.max_pixels)
@@ -257,7 +273,8 @@ class DetectionDataset(torch.utils.data.Dataset[Sample]):
             outlines.points = outlines.points.astype(np.float32)
         boxes = clip_boxes(table.boxes_xywh[rows], self.table.sizes[[self.images[index]]])
         extras = {key: values[rows] for key, values in table.extras.items()}
-        return Objects(boxes.astype(np.float32), table.labels[rows], outlines, extras)
+        objects = Objects(boxes.astype(np.float32), table.labels[rows], outlines, extras)
+        return objects if self.tiles is None else self.tiles.cut(objects, index)
 
     def check_size(self, index: int, height: int, width: int) -> None:
         """DataError where an image that was read does not have the size that its file states."""
@@ -329,13 +346,14 @@ def check_dataset(
     seed: int = 0,
     strict: bool = False,
     decode_all: bool = False,
+    by_windows: bool = False,
 ) -> DetectionDataset:
     """The data set of annotated images, of which only those are left that can be used.
 
     Args:
         read: its findings get what is left out here.
         strict: raise an error for everything that would be left out or repaired.
-        decode_all: read every pixel of every image; otherwise see `check_images`.
+        decode_all, by_windows: see `check_images`.
         The others: see `DetectionDataset`.
     Raises:
         DataError: nothing is left; and with `strict` for every finding.
@@ -344,7 +362,10 @@ def check_dataset(
     table = leave_out(read.table, read.left_out)
     table = check_presence(table, folders, findings)
     table, looks = check_images(
-        table, folders, findings, decode_all=decode_all, max_pixels=read.max_pixels
+        *(table, folders, findings),
+        decode_all=decode_all,
+        max_pixels=read.max_pixels,
+        by_windows=by_windows,
     )
     if not len(table.image_ids):
         raise no_images(read)

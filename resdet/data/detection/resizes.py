@@ -1,5 +1,6 @@
 """The random resizes of training, and how they cut what does not fit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,15 @@ PAD_VALUE = 128
 
 @dataclass(frozen=True)
 class ShortEdge:
-    """Detectron2's multi-scale resize: the short side is drawn from `short_edges`, in pixels."""
+    """Detectron2's multi-scale resize: the short side is drawn from `short_edges`, in pixels.
+
+    Of tiles it is the side of a whole tile: `tile` in pixels of the image. Smaller ones, of images
+    that a tile holds whole, are resized by the same factor.
+    """
 
     short_edges: Sequence[int]
     max_size: int
+    tile: int | None = None
 
     def __call__(
         self, image: NDArray[np.uint8], rng: np.random.Generator
@@ -33,7 +39,11 @@ class ShortEdge:
     ) -> tuple[tuple[int, int], tuple[int, int]]:
         """What becomes of an image of `size`, and the size of the output: they are the same."""
         short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
-        resized = output_size(*size, short_edge, self.max_size)
+        if self.tile is None:
+            resized = output_size(*size, short_edge, self.max_size)
+        else:
+            factor = min(short_edge, self.max_size) / self.tile
+            resized = output_size(*size, factor * min(size), math.inf)
         return resized, resized
 
 

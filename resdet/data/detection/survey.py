@@ -51,9 +51,13 @@ class View:
     """Whether images are fitted into a square, by large-scale jitter."""
     nms_thresh: float
     """IoU beyond which NMS drops a detection of the same class."""
+    tile: int | None = None
+    """Side of the tiles that images are cut into, in pixels; None for whole images."""
 
     def scales(self, sizes: NDArray[np.int32]) -> Floats:
         """(N,) resized over original side of images of (N, 2) height, width."""
+        if self.tile is not None:
+            return np.full(len(sizes), min(self.short_edge, self.max_size) / self.tile)
         short, long = np.maximum(sizes.min(axis=1), 1), np.maximum(sizes.max(axis=1), 1)
         scales: Floats = np.minimum(self.short_edge / short, self.max_size / long)
         return scales
@@ -181,7 +185,7 @@ class ObjectSurvey(Statistics):
 
     def _crowded(self) -> Finding | None:
         crowded = np.flatnonzero(self.objects_per_image > self.view.most)
-        if not len(crowded):
+        if not len(crowded) or self.view.tile is not None:  # the limit is one per tile
             return None
         names = [self.table.image_name(row) for row in crowded[: SHOWN + 1].tolist()]
         named = first_few(names, SHOWN)

@@ -23,7 +23,7 @@ from resdet.data.detection.placing import (
     whole_image,
 )
 from resdet.data.detection.resizes import Resize
-from resdet.files.pixels import resize_image
+from resdet.files.pixels import resize_by, resize_image
 
 
 class Transform(Protocol):
@@ -196,6 +196,8 @@ class TestTransform:
     short_edge: int
     max_size: int
     method: str = "pillow"
+    factor: float | None = None
+    """Resizes by this in place of the two sizes, as tiles are."""
 
     exact = True
     needs_outlines = False
@@ -212,7 +214,10 @@ class TestTransform:
     ) -> Transformed:
         """Transforms (H, W, 3) uint8 RGB and its objects."""
         height, width = image.shape[:2]
-        resized = resize_image(image, self.short_edge, self.max_size, self.method)
+        if self.factor is None:
+            resized = resize_image(image, self.short_edge, self.max_size, self.method)
+        else:
+            resized = resize_by(image, self.factor, self.method)
         affine = Affine(scale_x=resized.shape[1] / width, scale_y=resized.shape[0] / height)
         layer = whole_image(resized, objects, affine, (height, width))
         return place_objects(resized, [layer], mask_size)
