@@ -173,3 +173,8 @@ def _check_outputs(path: Path) -> None:
             raise UserError(
                 f"{description}: would be overwritten, and is not of an export; rename OUT"
             )
+        other = path.with_name(Path(str(values.get("file"))).name)
+        if other.suffix.lower() != path.suffix.lower() and other.is_file():
+            raise UserError(
+                f"{description}: would be overwritten, and belongs to {other.name}; rename OUT"
+            )

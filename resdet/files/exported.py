@@ -188,6 +188,11 @@ def read_description(model: Path) -> Description:
 
 def _check_files(model: Path, path: Path, description: Description) -> None:
     """UserError where the model's files are not those that were described."""
+    if Path(description.file).suffix.lower() != model.suffix.lower():
+        raise UserError(
+            f"{path}: describes {description.file} and not {model.name}, since both were exported "
+            "under the same name; export each under its own"
+        )
     digests = {model: description.sha256}
     for name, digest in description.files.items():
         # OpenVINO finds its weights by the model's name, which may have changed
