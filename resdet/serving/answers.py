@@ -13,6 +13,8 @@ from resdet.viz.draw import draw
 Masks = Literal["none", "rle", "polygons"]
 SMOOTH = 1.0
 """Pixels that a polygon may be away from its mask."""
+SMOOTH_SHARE = 0.03
+"""The same as a share of the longer side of a small mask."""
 FAST = 1
 """zlib's level for pictures: twice the bytes of the default at a fifth of its time."""
 
@@ -66,7 +68,8 @@ def _records(detections: Detections, masks: Masks) -> Iterator[dict[str, Any]]:
 def _polygons(mask: np.ndarray, start: tuple[int, int]) -> list[list[list[int]]]:
     """The rings of a mask (h, w) whose left top pixel is `start` (x, y)."""
     outer, holes = trace_rings(mask)
-    rings = [simplify_ring(ring, SMOOTH) + np.array(start) for ring in (*outer, *holes)]
+    distance = min(SMOOTH, SMOOTH_SHARE * max(mask.shape))
+    rings = [simplify_ring(ring, distance) + np.array(start) for ring in (*outer, *holes)]
     return [ring.astype(int).tolist() for ring in rings]
 
 

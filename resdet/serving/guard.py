@@ -23,7 +23,7 @@ log = logging.getLogger("resdet")
 
 Message = dict[str, Any]
 QUIET = ("/health", "/metrics")
-"""Routes whose answers 200 are not logged: they are asked every few seconds."""
+"""Routes that are not logged unless they fail: they are asked every few seconds."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 """Methods that compute nothing."""
 GONE = 499
@@ -100,7 +100,7 @@ class Guard:
         status = status or GONE
         route = scope["path"] if scope["path"] in self.routes else "other"
         self.on_answer(route, status, seconds)
-        if route not in QUIET or status != 200:
+        if route not in QUIET or status not in (200, 503):
             log.info("%s %s: %d in %.0f ms", scope["method"][:8], route, status, 1e3 * seconds)
 
     def _problem(self, method: str, headers: Mapping[str, str]) -> str | None:

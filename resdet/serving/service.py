@@ -62,6 +62,9 @@ class Service:
         self.model: Predictor[Any] | None = None
         self.answers_with: type[Detections | Classification] = Detections
         self.has_masks = False
+        self.class_names: list[str] = []
+        self.class_words: list[str] = []
+        """The names for people."""
         self.failure: BaseException | None = None
         """Why the model could not be loaded."""
         self._batcher: Batcher | None = None
@@ -89,6 +92,8 @@ class Service:
             assert isinstance(first, Detections | Classification)
             self.answers_with = type(first)
             self.has_masks = isinstance(first, Detections) and first.has_masks
+            self.class_names = list(first.class_names)
+            self.class_words = readable_names(self.class_names)
             self._batcher = Batcher(
                 model,
                 max_batch=self.settings.max_batch,
@@ -156,14 +161,14 @@ class Service:
     def describe(self) -> dict[str, Any]:
         """What is served, for programs and the page."""
         model, settings = self.ready_model(), self.settings
-        names = list(getattr(model, "class_names", ()))
         return {
             "name": self.name,
             "task": "detection" if self.answers_with is Detections else "classification",
-            "class_names": names,
-            "class_words": readable_names(names),
+            "class_names": self.class_names,
+            "class_words": self.class_words,
             "has_masks": self.has_masks,
             "score_thresh": self.default_thresh(),
+            "lowest_score": self.lowest_score,
             "device": str(model.device),
             "max_upload_bytes": settings.max_upload,
             "max_pixels": settings.max_pixels,
@@ -172,10 +177,16 @@ class Service:
 
     def default_thresh(self) -> float | None:
         """The score threshold of requests that give none."""
-        if self.settings.score_thresh is not None:
-            return self.settings.score_thresh
         detects = self.answers_with is Detections and not isinstance(self.model, AnyLocalizer)
-        return DETECTION_THRESH if detects else None
+        thresh = self.settings.score_thresh
+        if thresh is None and detects:
+            thresh = DETECTION_THRESH
+        return None if thresh is None else max(thresh, self.lowest_score)
+
+    @property
+    def lowest_score(self) -> float:
+        """The lowest threshold that requests may give: exported models leave out what is below."""
+        return float(getattr(self.model, "lowest_score", 0.0))
 
     # Answers
 

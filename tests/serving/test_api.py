@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +16,13 @@ import pytest
 from PIL import Image
 
 from resdet.errors import UserError
+from resdet.inference.combined import CombinedDetector
+from resdet.inference.exported import load_exported
+from resdet.models.predict import Predictor
 from resdet.models.rcnn import RCNN
 from resdet.serving.settings import Settings
+from tests.inference.handmade import write_detector
+from tests.models.test_localizer import make_localizer
 from tests.models.tiny_classifier import configured
 from tests.serving.running import Running, running
 from tests.serving.slow_model import SlowModel
@@ -210,6 +215,33 @@ def test_a_classifier_answers_with_classes() -> None:
         drawn = server.post(encoded(image), headers={"accept": "image/png"})
         assert Image.open(io.BytesIO(drawn.content)).width == 360
         assert server.client.get("/model").json()["task"] == "classification"
+
+
+def ensemble(detector: RCNN, folder: Path) -> Predictor:
+    return CombinedDetector([detector, detector], detector.config.test, ["a", "b"])
+
+
+def exported(detector: RCNN, folder: Path) -> Predictor:
+    return load_exported(write_detector(folder / "cells.onnx"))
+
+
+@pytest.mark.parametrize(
+    "make", [ensemble, exported, lambda *_: make_localizer()], ids=["ensemble", "exported", "loc"]
+)
+def test_every_kind_of_model_is_served(
+    make: Callable[[RCNN, Path], Predictor], model: RCNN, tmp_path: Path
+) -> None:
+    served, image = make(model, tmp_path), picture(96, 64)
+    with running(served) as server:
+        lowest = server.client.get("/model").json()["lowest_score"]
+        query = {"score_thresh": lowest}
+        found = server.post(encoded(image), params=query).json()["detections"]
+        expected = served.predict(image, score_thresh=lowest)
+        assert [each["label"] for each in found] == expected.labels.tolist()
+        if lowest:
+            assert "give at least" in error(
+                400, server.post(encoded(image), params={"score_thresh": 0})
+            )
 
 
 def test_the_server_answers_before_the_model_is_loaded() -> None:

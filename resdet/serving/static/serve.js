@@ -10,8 +10,9 @@ import { themeSwitch } from "./theme.js";
 const LOWEST = 0.05; // score of the detections that are asked for: the slider shows fewer
 const AGAIN_MS = 1500;
 const CLASS_COLORS = 14;
+const LABELLED = 12; // detections up to which labels are drawn without being asked for
 
-const now = { model: null, file: null, url: null, saved: null, answer: null, score: 0.5, masks: true, labels: true };
+const now = { model: null, file: null, url: null, saved: null, answer: null, score: 0.5, masks: true, labels: true, labelsAreChosen: false };
 let running = null; // the request that is not answered yet
 
 const title = el("h1", {}, "resdet");
@@ -88,7 +89,10 @@ async function send(file) {
   const started = performance.now();
   try {
     const query = new URLSearchParams({ masks: "polygons" });
-    if (now.model.task === "detection") query.set("score_thresh", Math.min(LOWEST, now.score));
+    if (now.model.task === "detection") {
+      const lowest = Math.max(now.model.lowest_score, Math.min(LOWEST, now.score));
+      query.set("score_thresh", lowest);
+    }
     const response = await post(file, query, "application/json", own.signal);
     if (!response.ok) throw new Error(await problemOf(response));
     const answer = await response.json();
@@ -155,6 +159,8 @@ function show(file, answer, url, milliseconds) {
     inFocus: false,
   }));
   now.seconds = milliseconds / 1000;
+  const above = now.marks.filter(({ mark }) => mark.score > now.score);
+  if (!now.labelsAreChosen) now.labels = above.length <= LABELLED;
   result.hidden = false;
   result.classList.remove("busy");
   drop.classList.add("compact");
@@ -191,6 +197,7 @@ function fillControls() {
   });
   const change = (name) => (checked) => {
     now[name] = checked;
+    now.labelsAreChosen ||= name === "labels";
     drawMarks(true);
   };
   controls.replaceChildren(
