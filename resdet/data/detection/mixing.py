@@ -127,7 +127,8 @@ class CopyPaste:
     prob: float
     max_objects: int
     min_visible: float
-    """See `Layer`."""
+    """Pasted objects of whose box less than this share is in the picture are not pasted, and
+    objects below of which less than this share stays uncovered are dropped."""
     blend_sigma: float
     """Standard deviation in pixels of the Gaussian that smooths the pasted masks; 0: sharp edges.
     """
@@ -156,10 +157,7 @@ class CopyPaste:
         for _, (x0, y0, x1, y1), mask in pixel_masks(layer, np.arange(len(rows)), boxes):
             covered[y0:y1, x0:x1] |= mask
         pixels = self._compose(pixels, second[0], covered, layer.window, (down, right))
-        under = [
-            replace(each, hidden=covered, min_visible=max(each.min_visible, self.min_visible))
-            for each in layers
-        ]
+        under = [replace(each, hidden=covered, min_uncovered=self.min_visible) for each in layers]
         return pixels, [*under, layer]
 
     def _chosen(self, layer: Layer, rng: np.random.Generator) -> Layer:

@@ -82,8 +82,9 @@ class Layer:
     hidden: NDArray[np.bool_] | None = None
     """(H, W) pixels of the picture where something covers the image; the objects have outlines."""
     min_visible: float = 0.0
-    """Objects are dropped of which less than this share, 0..1, is inside the window, or less than
-    this share of that is not covered."""
+    """Objects are dropped of whose box less than this share, 0..1, is inside the window."""
+    min_uncovered: float = 0.0
+    """And those of which less than this share, 0..1, of what the window shows is not covered."""
 
     def moved(self, down: int, right: int, size: tuple[int, int]) -> Layer:
         """The same elsewhere, in a picture of `size` (height, width)."""
@@ -158,7 +159,7 @@ def visible_boxes(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.float64]]
         rows = rows[_short_sides(boxes[rows]) > least[rows]]
     if layer.hidden is not None:
         boxes[rows], shares = _uncovered(layer, rows, boxes[rows])
-        rows = rows[(shares > 0) & (shares >= layer.min_visible)]
+        rows = rows[(shares > 0) & (shares >= layer.min_uncovered)]
     return rows, boxes[rows]
 
 

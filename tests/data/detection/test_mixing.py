@@ -15,10 +15,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from resdet.data.detection.dataset import DetectionDataset, read_dataset
 from resdet.data.detection.mixing import CopyPaste, Mosaic
-from resdet.data.detection.outlines import Affine, rasterise
+from resdet.data.detection.outlines import Affine, rasterise, rle_outlines
+from resdet.data.detection.placing import Layer, Objects, visible_boxes
 from resdet.data.detection.resizes import LargeScaleJitter, ShortEdge
 from resdet.data.detection.transforms import TrainTransform
 from resdet.files.findings import DataError
@@ -204,6 +206,27 @@ def test_a_covered_object_is_dropped_or_keeps_the_rest(coloured: tuple[str, str]
     pairs = [(rare[key].target.labels, all_kept[key].target.labels) for key in keys]
     assert all(set(few.tolist()) <= set(many.tolist()) for few, many in pairs)
     assert sum(len(few) < len(many) for few, many in pairs) > 3
+
+
+@pytest.mark.parametrize(("covered", "is_left"), [(4, True), (8, False)])
+def test_what_a_crop_cuts_does_not_count_as_covered(covered: int, is_left: bool) -> None:
+    """An object of 10 × 10 pixels, of which the picture has 3 columns, and `covered` rows of these
+    are pasted over; half of what the picture has must stay."""
+    square, over = np.ones((10, 10), np.uint8), np.zeros((10, 20), np.uint8)
+    over[:covered, :3] = 1
+    base = Layer(one_object(square), Affine(shift_x=-7), (10, 10), (0, 0, 3, 10))
+    second = Layer(one_object(over), Affine(), (10, 20), (0, 0, 20, 10))
+    picture = np.zeros((10, 20, 3), np.uint8)
+    paste = CopyPaste(1.0, 1, 0.5, 0.0)
+    _, layers = paste(picture, [base], (picture, second), np.random.default_rng(0))
+    assert len(visible_boxes(layers[0])[0]) == is_left
+
+
+def one_object(mask: NDArray[np.uint8]) -> Objects:
+    ys, xs = np.nonzero(mask)
+    box = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
+    code = coco_mask.encode(np.asfortranarray(mask))["counts"]
+    return Objects(box, np.zeros(1, np.int64), rle_outlines([code]))
 
 
 def test_nothing_random_is_left(coloured: tuple[str, str]) -> None:
