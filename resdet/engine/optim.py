@@ -171,7 +171,8 @@ def depths_below_heads(model: nn.Module) -> dict[nn.Parameter, int]:
     assert isinstance(backbone, nn.Module)
     stage_of: dict[str, int] = {}
     for stage in range(1, NUM_STAGES + 1):
-        copied = copy.deepcopy(backbone)
+        # a stage that model.freeze fixes is one all the same
+        copied = copy.deepcopy(backbone).requires_grad_(True)
         cast(Backbone, copied).freeze_stages(stage)
         left = {name for name, value in copied.named_parameters() if value.requires_grad}
         for name, _ in backbone.named_parameters():

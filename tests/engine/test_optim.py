@@ -194,6 +194,14 @@ def test_earlier_stages_have_lower_rates(name, first, last, stages):
     assert rates == sorted(rates) and len(set(rates)) == stages
 
 
+def test_rates_do_not_depend_on_what_is_frozen():
+    model = WithBackbone("resnet18")
+    model.backbone.layer4.requires_grad_(False)
+    optimizer = make_optimizer(OptimConfig(lr=0.1, layer_decay=0.5), model)
+    rates = sorted({group["rate"] for group in optimizer.param_groups}, reverse=True)
+    assert rates == [1, 0.25, 0.125, 0.0625, 0.03125]
+
+
 def test_all_have_one_rate_without_layer_decay():
     optimizer = make_optimizer(OptimConfig(lr=0.1), WithBackbone("resnet18"))
     set_lr(optimizer, 0.08)
