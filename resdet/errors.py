@@ -5,6 +5,7 @@ An error's text names the file, the item, the problem and the remedy.
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,9 +71,15 @@ class NotRegistered(UserError):
 def command_line(command: str) -> str:
     """How the user runs a command such as train-det, for messages.
 
-    In a checkout `python tools/train_det.py`; an installed wheel has no tools/, and there it is
+    As this program was started: `resdet train-det`, or `python -m resdet train-det`. Otherwise in a
+    checkout `python tools/train_det.py`, and without one, as an installed wheel has no tools/,
     `python -m resdet train-det`.
     """
+    started = Path(sys.argv[0])
+    if started.stem == "resdet":
+        return f"resdet {command}"
+    if started.parts[-2:] == ("resdet", "__main__.py"):
+        return f"python -m resdet {command}"
     tool = f"tools/{command.replace('-', '_')}.py"
     in_checkout = (Path(__file__).resolve().parent.parent / tool).is_file()
     return f"python {tool}" if in_checkout else f"python -m resdet {command}"

@@ -85,7 +85,16 @@ def test_the_module_is_a_door_too(repo):
 
 
 def test_messages_name_the_command_that_the_user_can_run(monkeypatch, tmp_path):
-    assert errors.command_line("train-det") == "python tools/train_det.py"
+    for started, command in [
+        ("/usr/bin/resdet", "resdet train-det"),
+        ("C:/python/Scripts/resdet.exe", "resdet train-det"),
+        ("/home/resdet/resdet/__main__.py", "python -m resdet train-det"),
+        ("tools/eval_coco.py", "python tools/train_det.py"),
+        ("my_script.py", "python tools/train_det.py"),
+        ("", "python tools/train_det.py"),
+    ]:
+        monkeypatch.setattr(sys, "argv", [started])
+        assert errors.command_line("train-det") == command
     monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages/resdet/errors.py"))
     assert errors.command_line("train-det") == "python -m resdet train-det"
 

@@ -38,6 +38,7 @@ def _fill_train(
         "events,\nlast.pt, best.pt, eval.json and plots/."
     )
     door = command_line(command).removeprefix("python ")
+    door = f"-m {door}" if door.startswith("resdet ") else door
     more = "Those of localization:  task=localization --help-config\n" if config == "CONFIG" else ""
     parser.epilog = (
         f"Several processes:  torchrun --nproc-per-node 8 {door} CONFIG …\n"
