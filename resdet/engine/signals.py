@@ -18,6 +18,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._is_urgent = False
         self._owner = os.getpid()
 
     def __bool__(self) -> bool:
@@ -27,10 +28,24 @@ class StopRequest:
         if os.getpid() != self._owner:
             # A forked loader process, before it sets handlers of its own.
             return
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        is_second = self.signal is not None and number == signal.SIGINT
         # a closed terminal sends SIGHUP, and a job system SIGTERM on top of it
         self.signal = self.signal or number
+        if is_second or self._is_urgent:
+            self._is_urgent = False
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def heeded_at_once(self) -> Iterator[None]:
+        """Inside, where nothing is lost, any of the signals is a KeyboardInterrupt; so is one that
+        came before."""
+        if self:
+            raise KeyboardInterrupt
+        self._is_urgent = True
+        try:
+            yield
+        finally:
+            self._is_urgent = False
 
     @property
     def exit_code(self) -> int:

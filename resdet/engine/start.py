@@ -13,6 +13,7 @@ from resdet.engine.log import start_console
 from resdet.engine.lr_find import find_lr
 from resdet.engine.run_folder import choose_folder
 from resdet.engine.seeds import SEEDS_FILE, train_seeds
+from resdet.engine.signals import Stopped, stop_request
 from resdet.engine.train import train_run
 from resdet.errors import UserError
 from resdet.factory.imports import check_arguments, import_modules, load_named_config
@@ -41,7 +42,7 @@ def train(
     accepts runs of some tasks only. `lr_find` suggests a learning rate and stops. `seeds` trains so
     many runs in seed_0, seed_1 … below the run folder.
     Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM,
-    SIGINT or SIGHUP, once the state has been saved.
+    SIGINT or SIGHUP, once the state has been saved; one that comes during the report ends that.
     """
     overrides = check_arguments(config, overrides)
     if check + lr_find + (seeds is not None) > 1 or (resume and lr_find):
@@ -63,12 +64,17 @@ def train(
         run: Callable[..., Path] = train_run
         if seeds is not None or (resume and (folder / SEEDS_FILE).is_file()):
             run = partial(train_seeds, count=seeds)
-        return run(
-            config,
-            folder,
-            processes,
-            resume=resume,
-            overrides=overrides,
-            strict=strict,
-            schema=schema,
-        )
+        with stop_request() as stop:
+            done = run(
+                config,
+                folder,
+                processes,
+                resume=resume,
+                overrides=overrides,
+                strict=strict,
+                schema=schema,
+            )
+            # after the last step: the run is complete, but what is to follow it shall not start
+            if stop:
+                raise Stopped(stop.exit_code)
+        return done

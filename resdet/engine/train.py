@@ -78,7 +78,7 @@ def run_training(run: Run, training: Training, stop: StopRequest) -> None:
             run_steps(training, log, stop)
     finally:
         log.close()
-    report_run(training)
+    report_run(training, stop)
     best = ""
     if training.best:
         best = "; best {metric} {value:.4f} at step {step}".format_map(training.best)

@@ -96,7 +96,7 @@ def test_a_signal_stops_all_and_resume_continues_exactly(
 def test_a_signal_during_a_report_starts_no_further_seed(small, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
 
-    def interrupted(training):
+    def interrupted(training, stop):
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(train_module, "report_run", interrupted)
@@ -106,6 +106,29 @@ def test_a_signal_during_a_report_starts_no_further_seed(small, tmp_path, monkey
     assert stopped.value.code == 143 and "resume all seeds with:" in caplog.text
     assert not (runs / "seed_1").exists()
     assert list(json.loads((runs / "seeds.json").read_text())["runs"]) == ["seed_0"]
+
+
+def test_a_signal_ends_the_last_report_and_the_run_is_complete(
+    small, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+
+    def interrupted(sources, path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the writing goes on")
+
+    monkeypatch.setattr("resdet.report.build.write_report", interrupted)
+    options = ["log.report=true", "train.max_steps=2", "eval.every=2"]
+    with pytest.raises(Stopped) as stopped:
+        resdet.train(small, options, run_dir=tmp_path / "run", device="cpu")
+    assert stopped.value.code == 143
+    assert "a signal ends the writing of the report; the run is complete" in caplog.text
+    assert "done: 2 steps; best" in caplog.text and (tmp_path / "run/best.pt").is_file()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    with pytest.raises(Stopped):
+        resdet.train(small, options, run_dir=tmp_path / "runs", device="cpu", seeds=1)
+    assert list(json.loads((tmp_path / "runs/seeds.json").read_text())["runs"]) == ["seed_0"]
 
 
 @pytest.mark.slow
