@@ -5,6 +5,7 @@ it. The browser is started once, and costs about 2 of the 7 seconds.
 """
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
+from resdet import cli
 from resdet.report.data import Report
 from resdet.report.page import render
 from tests.report import example
@@ -371,11 +374,36 @@ def test_hostile_names_are_text(opened: Opened) -> None:
     assert page.locator("main img, main script").count() == 0
 
 
+def test_checked_data(opened: Opened, repo: Path, tmp_path: Path) -> None:
+    """What `check-data --html` writes, of photos of which one is dark and one has no width."""
+    source = repo / "tests/data/formats"
+    shutil.copytree(source / "images", tmp_path / "images")
+    dark = tmp_path / "images/photo_05.png"
+    Image.open(dark).point(lambda value: value // 20).save(dark)
+    content = json.loads((source / "coco.json").read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    given = [str(tmp_path / "images"), str(tmp_path / "a.json")]
+    assert cli.main(["check-data", *given, "--html", str(opened.folder / "data.html")]) == 0
+    page = opened("data")
+    titles = page.locator("main h2").all_inner_texts()
+    assert titles == page.locator("nav a").all_inner_texts() == ["Overview", "Pictures", "Data"]
+    assert "without width" in page.locator(".notes").inner_text()
+    assert page.get_by_role("tab").all_inner_texts()[0].startswith("Images to look at")
+    shown = page.locator(".details").inner_text()
+    assert "photo_05.png" in shown and "very dark" in shown
+    assert page.get_by_label("Ground truth").count() == 0
+    check_widths(page)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(each, marks=[pytest.mark.slow] * (each == "many")) for each in REPORTS]
 )
 def test_no_sideways_scroll_on_phone_or_desktop(opened: Opened, name: str) -> None:
-    page = opened(name)
+    check_widths(opened(name))
+
+
+def check_widths(page: "Page") -> None:
     page.set_viewport_size({"width": PHONE, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE
     page.set_viewport_size({"width": DESKTOP, "height": 900})
