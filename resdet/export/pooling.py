@@ -49,8 +49,9 @@ class GroupedFeatures(RoIFeatures):
 def level_areas(strides: Sequence[int]) -> list[float]:
     """The smallest areas of boxes on the second to the last level of `strides`.
 
-    To the last bit those of `assign_levels`, whose logarithm every runtime would round in its own
-    way: a box on the other side is pooled from another map. A comparison is the same everywhere.
+    Bit-exactly those of `assign_levels`. Its logarithm is rounded differently by every runtime, and
+    a box on the other side of a limit is pooled from another map; a comparison is the same
+    everywhere.
     """
     first, last = strides[0].bit_length() - 1, strides[-1].bit_length() - 1
     areas = []
