@@ -17,6 +17,8 @@ from resdet.models.rcnn import RCNN
 
 EXAMPLE_BATCH, EXAMPLE_SIDES = 2, (128, 160)
 """Of the images that a free size is traced with; they may be any but 1."""
+SMALLEST_SIDE = 64
+"""In pixels, where sides are free: a map of one cell would have no neighbour."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class Network:
         batch = Dim("batch")
         if isinstance(self.model, Classifier):
             return {"images": {0: batch}}
-        height, width = Dim("height"), Dim("width")
-        if (divisor := self.model.size_divisibility) > 1:
+        divisor = self.model.size_divisibility
+        height: Any = Dim("height", min=SMALLEST_SIDE)
+        width: Any = Dim("width", min=SMALLEST_SIDE)
+        if divisor > 1:
             height, width = divisor * Dim("rows"), divisor * Dim("columns")
         free: dict[str, dict[int, Any]] = {name: {0: batch} for name in self.inputs()}
         free["images"] |= {2: height, 3: width}

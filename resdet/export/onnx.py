@@ -58,8 +58,9 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     `sampling_ratio` is always there: 0, as many samples as a bin has cells, is what a missing one
     means in ONNX, and OpenVINO reads it as 1.
     """
-    from onnxscript import opset18 as op
+    import onnxscript
 
+    op: Any = onnxscript.opset18
     def ints(*values: int) -> Any:
         return op.Constant(value_ints=list(values))
 

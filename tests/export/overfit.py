@@ -17,6 +17,7 @@ from typing import Any
 import resdet
 from resdet.config.loading import config_from_dict
 from resdet.files.writing import write_json
+from tests.models.tiny import merged
 
 IMAGES = 8
 SIZE = {"short_edge": 320, "max_size": 448}
@@ -25,11 +26,11 @@ STAGES = [
     for stage, iou in enumerate((0.5, 0.6, 0.7), 1)
 ]
 TORCHVISION = {
+    "min_detection_size": 1e-2,
     "rpn": {"round_anchors": True, "anchor_spacing": "rounded", "min_size": 1e-3},
     "roi": {
         "aligned": False,
         "sampling_ratio": 2,
-        "min_detection_size": 1e-2,
         "mask_head": {"paste": "rounded"},
     },
 }
@@ -97,10 +98,13 @@ def few(annotations: Path, out: Path) -> Path:
 def settings(kind: str, images: Path, annotations: Path) -> dict[str, Any]:
     """The config of a run, from random weights: eight images need no others."""
     truth = {"images": str(images), "annotations": str(annotations)}
-    model = {"backbone": {"name": "resnet50", "norm": "bn"}, "rpn": {}, "roi": {}}
-    for key, value in KINDS[kind].items():
-        known = model.get(key)
-        model[key] = known | value if isinstance(known, dict) and value is not None else value
+    model = merged(
+        {
+            "backbone": {"name": "resnet50", "norm": "bn"},
+            "roi": {"mask_head": {"num_convs": 4, "conv_dim": 256}},
+        },
+        KINDS[kind],
+    )
     resize = {"short_edges": [SIZE["short_edge"]], "max_size": SIZE["max_size"]}
     test_resize: dict[str, Any] = dict(SIZE)
     if kind == "mask_torchvision":
@@ -111,6 +115,7 @@ def settings(kind: str, images: Path, annotations: Path) -> dict[str, Any]:
         "data": {
             "train": truth,
             "val": truth,
+            "workers": 0,
             "augment": {"resize": resize, "flip_prob": 0.0},
             "test_resize": test_resize,
         },
@@ -121,8 +126,9 @@ def settings(kind: str, images: Path, annotations: Path) -> dict[str, Any]:
             "warmup_steps": 50,
             "clip_norm": 10,
         },
-        "train": {"max_steps": 600, "batch_size": 4},
+        "train": {"max_steps": 600, "batch_size": 4, "threads": 1},
         "eval": {"every": 200},
+        "checkpoint": {"every": 20},
     }
 
 
