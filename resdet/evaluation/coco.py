@@ -127,7 +127,23 @@ def evaluate_tables(
     summary = {
         iou_type: summarize(evaluation, max_dets) for iou_type, evaluation in evaluations.items()
     }
-    return make_result(truth, table, evaluations, summary)
+    result = make_result(truth, table, evaluations, summary)
+    result.notes += _beyond_limit(truth, max_dets[-1])
+    return result
+
+
+def _beyond_limit(truth: AnnotationTable, limit: int) -> list[str]:
+    """A note where images have more objects of a class than detections are counted."""
+    counted = ~(truth.crowd | truth.ignored)
+    pairs = truth.image_of[counted] * max(len(truth.class_names), 1) + truth.labels[counted]
+    counts = np.unique(pairs, return_counts=True)[1]
+    most = int(counts.max(initial=0))
+    if most <= limit:
+        return []
+    return [
+        f"{truth.source}: up to {most:,} objects of a class in one image, of which no more than "
+        f"{limit:,} can be matched; raise eval.max_dets, or --max-dets"
+    ]
 
 
 class _State(NamedTuple):

@@ -154,10 +154,10 @@ def with_directory(data: bytes, entries: Mapping[int, tuple[int, ...] | bytes]) 
     place = start + 2 + 12 * len(entries) + 4
     directory, arrays = struct.pack("<H", len(entries)), b""
     for tag, values in sorted(entries.items()):
-        is_bytes = isinstance(values, bytes)
-        content = values if is_bytes else struct.pack(f"<{len(values)}I", *values)
-        if is_bytes or len(values) > 1:
-            kind = 7 if is_bytes else 4
+        kind, content = 7, values if isinstance(values, bytes) else b""
+        if not isinstance(values, bytes):
+            kind, content = 4, struct.pack(f"<{len(values)}I", *values)
+        if kind == 7 or len(values) > 1:
             directory += struct.pack("<HHII", tag, kind, len(values), place + len(arrays))
             arrays += content + b"\0" * (len(content) % 2)
         else:

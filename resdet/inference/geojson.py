@@ -39,7 +39,7 @@ def to_geojson(detections: Detections, place: Georeference, name: str) -> dict[s
         if detections.has_masks
         else [[[_corners(box)]] for box in detections.boxes.double().numpy()]
     )
-    features = []
+    features: list[dict[str, Any]] = []
     for record, parts in zip(detections.to_coco(0), polygons, strict=True):
         label = int(detections.labels[len(features)])
         names = detections.class_names

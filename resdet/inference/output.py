@@ -109,7 +109,7 @@ def finish(
             raise WriteError(target, error) from error
         problem = f"{target}: the drawing cannot be written: {error}; give another --out"
     height, width = picture.size
-    entry = {
+    entry: dict[str, Any] = {
         "id": image_id,
         "file_name": source.name,
         "width": width,

@@ -80,7 +80,8 @@ def group_parts(parts: Parts, tiling: Tiling, image_size: tuple[int, int]) -> li
     """The detections by object, in no particular order; of each at most one group."""
     windows = tiling.windows(image_size)
     cut = _cut_sides(parts.boxes, windows[parts.tiles], image_size)
-    groups = _Groups(parts.tiles, cut.any(axis=1))
+    is_cut: Bools = np.any(cut, axis=1)
+    groups = _Groups(parts.tiles, is_cut)
     same, near, pieces = [], [], []
     is_elsewhere = np.zeros(len(cut), np.bool_)
     for pair in _shared_zones(parts, tiling, image_size, cut):
@@ -158,8 +159,10 @@ def _shared_zones(
         common, own, other = numbers
         common = np.where(parts.labels[mine][:, None] == parts.labels[theirs], common, 0.0)
         iou = common / np.maximum(own + other - common, 1e-9)
-        contained = (common / np.maximum(own, 1e-9)) * cut[mine][:, inner].any(axis=1)[:, None]
-        containing = (common / np.maximum(other, 1e-9)) * cut[theirs][:, outer].any(axis=1)
+        mine_cut: Bools = np.any(cut[mine][:, inner], axis=1)
+        theirs_cut: Bools = np.any(cut[theirs][:, outer], axis=1)
+        contained = common / np.maximum(own, 1e-9) * mine_cut[:, None]
+        containing = common / np.maximum(other, 1e-9) * theirs_cut
         yield _Links(
             _above(iou, SAME, mine, theirs),
             _above(common / np.maximum(np.minimum(own, other), 1e-9), CONTAINED, mine, theirs),

@@ -437,3 +437,13 @@ def test_boxes_in_other_forms_than_lists(truth: Any, records: Any, form: Any) ->
     for record in records[1:]:
         record["bbox"] = form(record["bbox"])
     assert evaluate_coco(truth, records) == expected
+
+
+def test_more_objects_than_detections_are_counted(truth: dict[str, Any]) -> None:
+    first = truth["annotations"][0]
+    truth["annotations"] += [{**first, "id": 10 + i, "bbox": [i, i, 20, 20]} for i in range(6)]
+    result = evaluate_coco_full(truth, perfect(truth), kinds=["bbox"], max_dets=(1, 2, 5))
+    (note,) = [note for note in result.notes if "can be matched" in note]
+    assert "up to 7 objects of a class in one image, of which no more than 5" in note
+    result = evaluate_coco_full(truth, perfect(truth), kinds=["bbox"], max_dets=(1, 2, 7))
+    assert not [note for note in result.notes if "can be matched" in note]
