@@ -16,7 +16,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import rasterio
 from PIL import Image
+from rasterio.transform import Affine
 
 from resdet.interop.coco_classes import COCO_CATEGORIES
 from tests.data import layouts
@@ -107,6 +109,14 @@ def coco_results(path: Path) -> None:
 
 def photo(path: Path) -> None:
     picture(1, 64, 96).save(path)
+
+
+def geotiff(path: Path) -> None:
+    pixels = np.asarray(picture(2, 64, 96)).transpose(2, 0, 1)
+    shape = {"count": 3, "height": pixels.shape[1], "width": pixels.shape[2], "dtype": "uint8"}
+    place = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 400_000, 0, -0.5, 5_800_000)}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **place) as file:
+        file.write(pixels)
 
 
 def folder_of_photos(path: Path) -> None:
@@ -375,6 +385,8 @@ FILES: dict[str, Callable[[Path], None]] = {
     "elsewhere/images": photos,
     "photos": folder_of_photos,
     "slides": some_photos(0, 2),
+    "slide.tif": photo,
+    "orthophoto.tif": geotiff,
     "a.jpg": photo,
     "b.jpg": photo,
     "cells.png": photo,
