@@ -15,7 +15,7 @@ _PACKAGES = {
 """Import name → name to install, where they differ or the version matters."""
 _SAME_NAME = (
     *("filelock", "hotcoco", "matplotlib", "msgspec", "numpy", "pycocotools", "pydantic", "rich"),
-    *("safetensors", "tensorboard", "torch", "torchvision"),
+    *("safetensors", "scipy", "tensorboard", "torch", "torchvision"),
 )
 
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory")

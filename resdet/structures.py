@@ -11,8 +11,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from resdet.dependencies import import_extra
+from resdet.errors import UserError
 from resdet.ops.masks import encode_rle, paste_in_windows, paste_masks
 from resdet.ops.runs import Window, decode_window
 
@@ -78,6 +81,10 @@ class TargetBatch:
         return moved(self, device)
 
 
+TRACK_ID = "track_id"
+"""The key of `Detections.extra` for `track_ids`."""
+
+
 @dataclass(repr=False)
 class Detections:
     """The detections of one image, best score first, in pixels of the original image."""
@@ -126,6 +133,11 @@ class Detections:
 
     def _name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else f"of class {label}"
+
+    @property
+    def track_ids(self) -> Tensor | None:
+        """(N,) int64 ids of the tracks that a `Tracker` gave, from 1; None without."""
+        return self.extra.get(TRACK_ID)
 
     @property
     def has_masks(self) -> bool:
@@ -188,11 +200,10 @@ class Detections:
         """
         boxes = self.boxes.cpu().double().numpy()
         boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        ids = self.category_ids
         records: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
-                "category_id": ids[label] if ids else label + 1,
+                "category_id": self._category_id(label),
                 "bbox": [round(v, 3) for v in box],
                 "score": score,
             }
@@ -208,6 +219,65 @@ class Detections:
                 for record, value in zip(records, values.tolist(), strict=True):
                     record.setdefault(name, value)
         return records
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with one row per detection: x1, y1, x2, y2 in pixels, score, label,
+        class_name (None where unknown), category_id, and what `extra` has one number of per
+        detection, such as track_id. Masks are left out. UserError without pandas."""
+        pandas = import_extra("pandas", "tables", "to_pandas")
+        labels = self.labels.tolist()
+        columns: dict[str, Any] = dict(
+            zip(("x1", "y1", "x2", "y2"), self.boxes.cpu().numpy().T, strict=True)
+        )
+        columns["score"], columns["label"] = self.scores.cpu().numpy(), self.labels.cpu().numpy()
+        columns["class_name"] = [self.class_names[k] if self.class_names else None for k in labels]
+        columns["category_id"] = [self._category_id(label) for label in labels]
+        for name, values in self.extra.items():
+            if values.ndim == 1:
+                columns.setdefault(name, values.cpu().numpy())
+        return pandas.DataFrame(columns)
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`, with masks (N, H, W), tracker_id, and class_name and the
+        rest of `extra` in its data. UserError without the package supervision."""
+        supervision = import_extra("supervision", "supervision", "to_supervision")
+        ids, masks = self.track_ids, self.masks
+        data = {
+            name: values.cpu().numpy() for name, values in self.extra.items() if name != TRACK_ID
+        }
+        if self.class_names:
+            data["class_name"] = np.array([self.class_names[k] for k in self.labels.tolist()], str)
+        return supervision.Detections(
+            xyxy=self.boxes.cpu().numpy(),
+            mask=None if masks is None else masks.cpu().numpy(),
+            confidence=self.scores.cpu().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            tracker_id=None if ids is None else ids.cpu().numpy(),
+            data=data,
+        )
+
+    def crop(self, image: Any) -> list[np.ndarray]:
+        """N pictures (h, w, 3): what is in each box of `image`, a Pillow image or an (H, W, 3)
+        array, with the pixels that the box covers in part, at least one. UserError if the image has
+        another size than that of the detections."""
+        upright = ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image
+        pixels = np.asarray(upright.convert("RGB") if isinstance(upright, Image.Image) else upright)
+        height, width = self.image_size
+        if pixels.shape[:2] != (height, width):
+            raise UserError(
+                f"the detections belong to an image of {width}×{height} pixels, this one has shape "
+                f"{pixels.shape}; give the Pillow image or array that they were made from"
+            )
+        boxes = self.boxes.cpu().double().numpy()
+        first = np.clip(np.floor(boxes[:, :2]), 0, (width - 1, height - 1)).astype(int)
+        last = np.clip(np.ceil(boxes[:, 2:]), first + 1, (width, height)).astype(int)
+        return [
+            pixels[y1:y2, x1:x2].copy()
+            for (x1, y1), (x2, y2) in zip(first.tolist(), last.tolist(), strict=True)
+        ]
+
+    def _category_id(self, label: int) -> int:
+        return self.category_ids[label] if self.category_ids else label + 1
 
 
 Structure = TypeVar("Structure")

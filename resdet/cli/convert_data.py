@@ -6,11 +6,11 @@ from resdet.cli import options
 
 
 def fill_convert_data(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s IN OUT --to {coco,voc,yolo} [--images DIR] [--format FORMAT]"
+    parser.usage = "%(prog)s IN OUT --to {coco,labelme,voc,yolo} [--images DIR] [--format FORMAT]"
     parser.description = (
         "Convert annotations of any format that training reads. OUT is a .json file for coco, and "
-        "a folder for voc and yolo,\nin which the folder of the images is linked. Nothing is "
-        "overwritten, and what the format can't hold is counted."
+        "a folder for\nlabelme, voc and yolo; voc's and yolo's link to the folder of the images. "
+        "Nothing is overwritten, and what\nthe format can't hold is counted."
     )
     parser.epilog = (
         "Examples:\n"
@@ -25,7 +25,7 @@ def fill_convert_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         dest="target",
-        choices=("coco", "voc", "yolo"),
+        choices=("coco", "labelme", "voc", "yolo"),
         required=True,
         help="the format to write",
     )

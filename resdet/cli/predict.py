@@ -26,6 +26,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         "  %(prog)s runs/a images test.flip=true test.scales=[640,800,960] --out runs/drawn\n"
         "  %(prog)s runs/a images --ensemble runs/b runs/c --out runs/drawn\n"
         "  %(prog)s runs/a slide.tif --tile 1024 --out runs/drawn\n"
+        "  %(prog)s runs/a street.mp4 --track --format csv,jsonl --out runs/drawn\n"
         "  %(prog)s runs/rpn --proposals runs/rpn/train.npz test.views=dense"
     )
     _add_inputs(parser)
@@ -52,6 +53,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="images, or with --tile tiles, per forward pass; default %(default)s",
     )
+    _add_results(parser)
     parser.add_argument(
         "--max-pixels",
         metavar="N",
@@ -74,8 +76,10 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="IMAGE_OR_FOLDER_OR_VIDEO",
-        help="image files, folders of images, or videos; key=value among them overrides the config "
-        "of a detector or localizer (test.flip=true), unless it is the name of a file",
+        help="image files, folders of images, videos, quoted patterns ('photos/**/*.jpg'), http(s) "
+        "addresses of images and videos, one live source (webcam:0, rtsp://…, live:http://…), or - "
+        "for a list of these on standard input; key=value among them overrides the config of a "
+        "detector or localizer (test.flip=true), unless it is the name of a file",
     )
     parser.add_argument(
         "--ensemble",
@@ -102,6 +106,30 @@ def _add_tiles(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=fraction,
         help="share of a tile's side that neighbours have in common, 0 to .9; default: .2",
+    )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    """What is written."""
+    parser.add_argument(
+        "--format",
+        metavar="NAME[,NAME]",
+        type=lambda text: tuple(name.strip() for name in text.split(",")),
+        help="formats of the results: coco (detections.json), csv, jsonl (one line per image or "
+        "frame), labelme and yolo (annotations to correct); default: coco",
+    )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="follow objects through the frames of a video, or the images of a folder: the results "
+        "have track_id, drawings the ids and one colour per id",
+    )
+    parser.add_argument(
+        "--draw",
+        choices=("all", "video", "none"),
+        default="all",
+        help="all: images, each frame of a video, and the video; video: images, and of videos the "
+        "video alone; none: results without drawings; default: %(default)s",
     )
 
 
@@ -134,6 +162,7 @@ def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         parser.error("give --out DIR, the folder for the results")
     options.prepare(imports=args.imports)
     from resdet.commands.predict import predict_command
+    from resdet.inference.predicting import Options
 
     return predict_command(
         run=args.model,
@@ -141,14 +170,19 @@ def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         ensemble=args.ensemble,
         overrides=overrides,
         out=args.out,
-        score_thresh=args.score_thresh,
         ids_from=args.ids_from,
-        batch_size=args.batch_size,
         device=args.device,
         precision=args.precision,
-        max_pixels=args.max_pixels,
-        tile=args.tile,
-        overlap=args.overlap,
+        options=Options(
+            score_thresh=args.score_thresh,
+            batch_size=args.batch_size,
+            max_pixels=args.max_pixels,
+            tracks=args.track,
+            formats=args.format,
+            draws=args.draw,
+            tile=args.tile,
+            overlap=args.overlap,
+        ),
     )
 
 
@@ -167,6 +201,9 @@ def _run_proposals(
         "--max-pixels": args.max_pixels is not None,
         "--tile": args.tile is not None,
         "--overlap": args.overlap is not None,
+        "--format": args.format is not None,
+        "--track": args.track,
+        "--draw": args.draw != "all",
     }
     for name in (name for name, value in given.items() if value):
         parser.error(

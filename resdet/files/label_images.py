@@ -21,6 +21,8 @@ LOSSY = ("JPEG", "MPO")
 """Formats that change values as they pack them."""
 
 HINT = "the folder of the masks"
+BITS_PER_SAMPLE = 258
+"""TIFF's tag."""
 
 
 def read_labels(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
@@ -87,7 +89,22 @@ def _other(image: EncodedImage) -> NDArray[Any]:
     else:
         header.image.load()
         values = np.asarray(header.image)
+        if (scale := _scale(image)) > 1:
+            values = values // scale
     return turn_upright(_colours(values), header.orientation)
+
+
+def _scale(image: EncodedImage) -> int:
+    """By what Pillow multiplies gray values of 2 and 4 bits, so that they fill 8."""
+    assert image.header.image is not None
+    if image.header.image.mode not in ("L", "LA"):
+        return 1
+    bits = 8
+    if image.data.startswith(PNG_MAGIC):
+        bits = image.data[24] if image.data[25] == 0 else 8
+    elif image.header.image.format == "TIFF":
+        bits = getattr(image.header.image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))[0]
+    return 255 // ((1 << bits) - 1) if bits in (2, 4) else 1
 
 
 def _colours(values: NDArray[Any]) -> NDArray[Any]:

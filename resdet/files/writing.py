@@ -164,12 +164,13 @@ def write_csv(path: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:
     """
     with open_atomic(path) as file:
         writer = csv.writer(file)
-        writer.writerow([_cell(key) for key in records[0]])
-        writer.writerows([_cell(record[key]) for key in records[0]] for record in records)
+        writer.writerow([csv_cell(key) for key in records[0]])
+        writer.writerows([csv_cell(record[key]) for key in records[0]] for record in records)
     return Path(path)
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
+    """A cell as `write_csv` writes it."""
     if not isinstance(value, str):
         return value
     text = printable(value)

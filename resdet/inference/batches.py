@@ -28,7 +28,7 @@ def predict_picture(
         if not is_out_of_memory(error):
             raise
     return UserError(
-        f"{picture.source.path}: {batch_size} tiles of {tiling.size} pixels do not fit into "
+        f"{picture.source.shown}: {batch_size} tiles of {tiling.size} pixels do not fit into "
         "memory; lower --batch-size or --tile"
     )
 

@@ -94,7 +94,8 @@ def _rows(table: AnnotationTable, sources: Sequence[Source]) -> tuple[list[list[
             last[name.rpartition("/")[2]].append(row)
     found, levels = [], []
     for source in sources:
-        own, path = _normal(source.name), _normal(source.path.resolve().as_posix())
+        place = source.shown if source.path is None else source.path.resolve().as_posix()
+        own, path = _normal(source.name), _normal(place)
         if is_bare:
             own, path = _without_suffix(own), _without_suffix(path)
         same = last.get(own.rpartition("/")[2], [])

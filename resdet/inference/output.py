@@ -1,76 +1,31 @@
-"""Drawn pictures, videos and the records of a prediction, written as they come."""
+"""Drawn pictures, videos and the results of a prediction, written as they come."""
 
-import logging
-import os
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from resdet.errors import UserError
 from resdet.files.georeference import read_georeference
-from resdet.files.records import RecordFile, holds_records
 from resdet.files.writing import WriteError, is_full
+from resdet.inference.drawn_video import DrawnVideo
+from resdet.inference.formats import open_results
 from resdet.inference.geojson import write_geojson
-from resdet.inference.pictures import Picture, is_utf8
-from resdet.inference.targets import (
-    DETECTIONS,
-    IMAGES,
-    PREDICTIONS,
-    RECORD_KEYS,
-    WRITTEN_VIDEO_SUFFIXES,
-    is_drawing,
-    mark_video,
-    save_drawing,
-)
+from resdet.inference.pictures import Picture
+from resdet.inference.results import Page, ResultFile
+from resdet.inference.targets import save_drawing
 from resdet.structures import Classification, Detections
 from resdet.viz.draw import draw, draw_classification
 from resdet.viz.overview import draw_windows
 
-log = logging.getLogger("resdet")
-
 NOT_WRITTEN = "results cannot be written"
-# MPEG-4 is in every OpenCV wheel, motion JPEG in OpenCV itself.
-CODECS = tuple(zip(("mp4v", "MJPG"), WRITTEN_VIDEO_SUFFIXES, strict=True))
 
-
-class VideoFile:
-    """Drawn frames as a video, in the first codec that works here."""
-
-    def __init__(self, stem: Path, fps: float, size: tuple[int, int]) -> None:
-        """`stem` is the path without suffix, `size` is (width, height) in pixels."""
-        self.path: Path | None = None
-        self._size = size
-        # a path that is not UTF-8 crashes OpenCV
-        for codec, suffix in CODECS if is_utf8(stem) else ():
-            path = stem.with_name(stem.name + suffix)
-            if is_drawing(path):
-                path.unlink()
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size)
-            if writer.isOpened():
-                self._writer, self.path = writer, path
-                return
-        log.warning("%s: no video can be written here; its frames are written as images", stem)
-
-    def add(self, pixels: np.ndarray) -> None:
-        """One frame (H, W, 3) uint8 RGB."""
-        if self.path is None:
-            return
-        frame = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-        # The writer silently drops frames of another size.
-        if frame.shape[1::-1] != self._size:
-            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
-        self._writer.write(frame)
-
-    def close(self) -> None:
-        if self.path is not None:
-            self._writer.release()
-            with suppress(OSError):  # a full disk shows in the records
-                mark_video(self.path)
+Drawing = Literal["all", "video", "none"]
+"""What is drawn: images and each frame of videos, and videos; videos alone of videos; nothing."""
+DRAWINGS: tuple[str, ...] = get_args(Drawing)
 
 
 @dataclass
@@ -80,10 +35,9 @@ class Finished:
     picture: Picture
     drawn: np.ndarray | None
     """(H, W, 3) uint8 RGB of a video frame; None for an image, which is saved already."""
-    records: list[dict[str, Any]]
-    """Those of detections.json."""
-    entry: dict[str, Any]
-    """The record of images.json or predictions.json."""
+    pieces: list[Any]
+    """What each file of results gets."""
+    num_detections: int
     problem: str | None
     """Why there is no drawing."""
 
@@ -93,21 +47,21 @@ def finish(
     image_id: int | str | None,
     prediction: Detections | Classification,
     out: Path,
+    results: Sequence[ResultFile],
+    draws: Drawing = "all",
 ) -> Finished:
-    """Draw, save the drawing below `out`, and encode the masks; safe to run in any thread.
+    """Draw, save the drawing below `out`, and encode the results; safe to run in any thread.
 
-    Without `image_id` there are no records. Raises WriteError if the disk is full.
+    Without `image_id` there are no records in detections.json. Raises WriteError if the disk is
+    full.
     """
     source, frame = picture.source, picture.frame
     target = source.target if frame is None else source.target / f"frame_{frame:06d}.jpg"
-    drawn = _drawn(picture, prediction)
+    is_saved = draws == "all" or (draws == "video" and frame is None)
+    drawn = None if draws == "none" else _drawn(picture, prediction)
     problem = None
-    try:
-        save_drawing(drawn, target)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and is_full(error):
-            raise WriteError(target, error) from error
-        problem = f"{target}: the drawing cannot be written: {error}; give another --out"
+    if drawn is not None and is_saved:
+        problem = _save(drawn, target)
     height, width = picture.size
     entry: dict[str, Any] = {
         "id": image_id,
@@ -115,10 +69,10 @@ def finish(
         "width": width,
         "height": height,
         "frame": frame,
-        "source": str(source.path),
-        "drawn": None if problem else target.relative_to(out).as_posix(),
+        "time_s": None if picture.time_s is None else round(picture.time_s, 6),
+        "source": source.shown,
+        "drawn": target.relative_to(out).as_posix() if is_saved and not problem else None,
     }
-    pixels = None if frame is None else np.asarray(drawn)
     if isinstance(prediction, Detections) and frame is None:
         try:
             entry |= _georeferenced(picture, prediction, out)
@@ -126,20 +80,21 @@ def finish(
             if isinstance(error, WriteError):
                 raise
             problem = problem or str(error)
-    if isinstance(prediction, Detections):
-        records = [] if image_id is None else prediction.to_coco(image_id)
-        return Finished(picture, pixels, records, entry, problem)
-    entry["classes"] = prediction.to_records()
-    return Finished(picture, pixels, [], entry, problem)
+    page = Page(picture, prediction, entry)
+    pieces = [result.encode(page) for result in results]
+    pixels = None if frame is None or drawn is None else np.asarray(drawn)
+    count = len(prediction) if isinstance(prediction, Detections) else 0
+    return Finished(picture, pixels, pieces, count, problem)
 
 
 def _georeferenced(picture: Picture, detections: Detections, out: Path) -> dict[str, Any]:
     """Write the detections of a GeoTIFF file as GeoJSON beside its drawing; what the records of
     images say of it."""
-    place = read_georeference(picture.source.path)
+    place = None if picture.source.path is None else read_georeference(picture.source.path)
     if place is None:
         return {}
     path = picture.source.target.with_suffix(".geojson")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_geojson(detections, place, picture.source.name, path)
     written = path.relative_to(out).as_posix()
     return {"geojson": written, "crs": place.crs, "transform": list(place.transform)}
@@ -154,60 +109,69 @@ def _drawn(picture: Picture, prediction: Detections | Classification) -> Image.I
     return draw_classification(picture.pixels, prediction)
 
 
-class Output:
-    """The files of a prediction beside its pictures: records, and videos of drawn frames.
+def _save(drawn: Image.Image, target: Path) -> str | None:
+    """Save a drawing; why it could not be. Raises WriteError if the disk is full."""
+    try:
+        save_drawing(drawn, target)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and is_full(error):
+            raise WriteError(target, error) from error
+        return f"{target}: the drawing cannot be written: {error}; give another --out"
+    return None
 
-    The files of records begin with the first picture, or at the end where there is none: until then
+
+class Output:
+    """The files of a prediction beside its pictures: results, and videos of drawn frames.
+
+    The files of results begin with the first picture, or at the end where there is none: until then
     those of an earlier prediction stay.
     """
 
-    def __init__(self, folder: Path, *, detects: bool) -> None:
-        """Of a model that `detects`, detections.json and images.json, else predictions.json.
-
-        UserError where other programs' files have these names.
-        """
+    def __init__(self, folder: Path, formats: Sequence[str] | None, *, detects: bool) -> None:
+        """As `open_results`; UserError where other programs' files have the names of results."""
         self.folder = folder
+        self.results = open_results(folder, formats, detects=detects)
         self.num_pictures = self.num_detections = 0
-        self._names = [DETECTIONS, IMAGES] if detects else [PREDICTIONS]
-        self._files: dict[str, RecordFile] = {}
-        self._video: VideoFile | None = None
+        self._num_open = 0
+        self._video: DrawnVideo | None = None
         self._video_source: Path | None = None
-        for path in (folder / name for name in self._names):
-            if os.path.lexists(path) and not holds_records(path, RECORD_KEYS[path.name]):
-                raise UserError(
-                    f"{path}: is not a file that predict wrote, and would be replaced; move it, or "
-                    "give another --out"
-                )
 
     def write(self, finished: Finished) -> None:
-        """Add one picture's records; pictures come in order, the frames of a video in a row.
+        """Add one picture's results; pictures come in order, the frames of a video in a row.
 
-        WriteError where the disk refuses; the records of the pictures before are complete.
+        WriteError where the disk refuses; the results of the pictures before are complete.
         """
         try:
             self._open()
-            if DETECTIONS in self._files:
-                self._files[DETECTIONS].extend(finished.records)
-            # last: what this one lists is complete
-            self._files[self._names[-1]].extend([finished.entry])
+            for result, piece in zip(self.results, finished.pieces, strict=True):
+                result.add(piece)
+        except WriteError:
+            raise
         except OSError as error:
             raise WriteError(self.folder, error, what=NOT_WRITTEN) from error
         self.num_pictures += 1
-        self.num_detections += len(finished.records)
-        picture = finished.picture
+        self.num_detections += finished.num_detections
+        self._add_frame(finished)
+
+    def _add_frame(self, finished: Finished) -> None:
+        """A frame of a video into the drawn video; whatever comes after a video completes it."""
+        picture, drawn = finished.picture, finished.drawn
         if picture.source.target != self._video_source:
             self._end_video()
-        if finished.drawn is not None:
-            if self._video is None:
-                target, (height, width) = picture.source.target, finished.drawn.shape[:2]
-                self._video = VideoFile(target, picture.fps, (width, height))
-                self._video_source = target
-            self._video.add(finished.drawn)
+        if drawn is None:
+            return
+        if self._video is None:
+            target, size = picture.source.target, (drawn.shape[1], drawn.shape[0])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            keeps_time = picture.source.is_live
+            self._video = DrawnVideo(target, picture.fps, size, keeps_time=keeps_time)
+            self._video_source = target
+        self._video.add(drawn, picture.time_s or 0.0)
 
     def _open(self) -> None:
-        for name in self._names:
-            if name not in self._files:
-                self._files[name] = RecordFile(self.folder / name)
+        while self._num_open < len(self.results):
+            self.results[self._num_open].open()
+            self._num_open += 1
 
     def end(self) -> None:
         """Make empty files where nothing could be predicted; WriteError as `write`."""
@@ -219,8 +183,8 @@ class Output:
     def close(self) -> None:
         """Complete the video and close the files, also after an error."""
         self._end_video()
-        for file in self._files.values():
-            file.close()
+        for result in self.results[: self._num_open]:
+            result.close()
 
     def _end_video(self) -> None:
         if self._video is not None:

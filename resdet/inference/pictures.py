@@ -1,25 +1,26 @@
 """Images and video frames in order, read and resized ahead of the network."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from resdet.errors import UserError
+from resdet.files.download import read_address
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import read_image
 from resdet.files.windows import Windows, open_windows
+from resdet.inference.live import read_live
 from resdet.inference.sources import Source
+from resdet.inference.videos import Frame, read_frames
 
 T = TypeVar("T")
-log = logging.getLogger("resdet")
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Picture:
     source: Source
     frame: int | None
     """Frame number from 0; None for an image."""
+    time_s: float | None
+    """Of a frame since the first one; None for an image."""
     fps: float
     """Frames per second of the video; 0 for an image."""
     pixels: np.ndarray | None
@@ -46,6 +49,14 @@ class Picture:
         assert self.windows is not None, "a picture has pixels or windows"
         return self.windows.size
 
+    def whole(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, also of a picture that is predicted in tiles."""
+        if self.pixels is not None:
+            return self.pixels
+        assert self.windows is not None, "a picture has pixels or windows"
+        height, width = self.windows.size
+        return self.windows.read((0, 0, width, height))
+
 
 @dataclass
 class Unreadable:
@@ -62,48 +73,83 @@ def read_pictures(
     *,
     workers: int,
     max_pixels: int = MAX_PIXELS,
+    scratch: Path | None = None,
+    stop: Event | None = None,
 ) -> Generator[Future[Picture | Unreadable]]:
-    """Images and video frames in order, decoded and resized by `workers` threads.
+    """Images and frames in order, decoded and resized by `workers` threads.
 
     At most a few pictures for each worker are in memory, however long the videos are. Images of
     more than `max_pixels` are not read. For None in place of `prepare`, pictures are opened by
-    windows (`open_windows`), to be predicted in tiles.
+    windows (`open_windows`), to be predicted in tiles. Videos are downloaded into the folder
+    `scratch`. A live source is not read ahead, so that the newest frame is predicted, and ends when
+    `stop` is set.
     """
-    return run_ahead(_tasks(sources, prepare, max_pixels), workers)
+    stop = stop or Event()
+    tasks = _tasks(sources, prepare, max_pixels, scratch, stop)
+    if any(source.is_live for source in sources):
+        for task in tasks:
+            future: Future[Picture | Unreadable] = Future()
+            future.set_result(task())
+            yield future
+        return
+    yield from run_ahead(tasks, workers, stop)
 
 
 def _tasks(
-    sources: Sequence[Source], prepare: Callable[[np.ndarray], Any] | None, max_pixels: int
+    sources: Sequence[Source],
+    prepare: Callable[[np.ndarray], Any] | None,
+    max_pixels: int,
+    scratch: Path | None,
+    stop: Event,
 ) -> Iterator[Callable[[], Picture | Unreadable]]:
     for source in sources:
         if not source.is_video:
-            yield partial(_picture, source, prepare, max_pixels)
+            yield partial(_image, source, prepare, max_pixels, stop)
             continue
         # Frames are decoded one after the other, here; only the resize is shared out.
+        frames = read_live(source, stop) if source.is_live else read_frames(source, scratch, stop)
         try:
-            for number, fps, pixels in _frames(source):
-                yield partial(_picture, source, prepare, max_pixels, number, fps, pixels)
+            for frame in frames:
+                yield partial(_frame, source, prepare, frame)
         except Exception as error:
             yield partial(_unreadable, source, error)
+
+
+def _image(
+    source: Source, prepare: Callable[[np.ndarray], Any] | None, max_pixels: int, stop: Event
+) -> Picture | Unreadable:
+    try:
+        if source.address is not None:
+            image: Path | np.ndarray = read_address(source.address, max_pixels, stop)
+        else:
+            assert source.path is not None
+            image = source.path if prepare is None else read_image(source.path, max_pixels)
+        return _picture(source, prepare, image, max_pixels)
+    except Exception as error:
+        return _unreadable(source, error)
+
+
+def _frame(
+    source: Source, prepare: Callable[[np.ndarray], Any] | None, frame: Frame
+) -> Picture | Unreadable:
+    try:
+        picture = _picture(source, prepare, frame.pixels)
+    except Exception as error:
+        return _unreadable(source, error)
+    return replace(picture, frame=frame.number, time_s=frame.time_s, fps=frame.fps)
 
 
 def _picture(
     source: Source,
     prepare: Callable[[np.ndarray], Any] | None,
-    max_pixels: int,
-    frame: int | None = None,
-    fps: float = 0.0,
-    pixels: np.ndarray | None = None,
-) -> Picture | Unreadable:
-    try:
-        if prepare is None:
-            image = open_windows(source.path if pixels is None else pixels, max_pixels)
-            return Picture(source, frame, fps, None, None, image)
-        if pixels is None:
-            pixels = read_image(source.path, max_pixels)
-        return Picture(source, frame, fps, pixels, prepare(pixels))
-    except Exception as error:
-        return _unreadable(source, error)
+    image: Path | np.ndarray,
+    max_pixels: int = MAX_PIXELS,
+) -> Picture:
+    """An image, resized or opened for tiles."""
+    if prepare is None:
+        return Picture(source, None, None, 0.0, None, None, open_windows(image, max_pixels))
+    assert isinstance(image, np.ndarray)
+    return Picture(source, None, None, 0.0, image, prepare(image))
 
 
 def _unreadable(source: Source, error: Exception) -> Unreadable:
@@ -112,64 +158,17 @@ def _unreadable(source: Source, error: Exception) -> Unreadable:
         return Unreadable(source, str(error))
     problem = f"{type(error).__name__}: {error}"
     return Unreadable(
-        source, f"{source.path}: cannot be read ({problem}); replace it or convert it"
+        source, f"{source.shown}: cannot be read ({problem}); replace it or convert it"
     )
 
 
-def _frames(source: Source) -> Iterator[tuple[int, float, np.ndarray]]:
-    """(number, frames per second, (H, W, 3) uint8 RGB) of each frame.
-
-    UserError without a single frame, and after the last one where the video ends too early.
-    """
-    if not is_utf8(source.path):
-        raise UserError(
-            f"{source.path}: the name of a video has to be UTF-8; rename it (images are read "
-            "whatever their names)"
-        )
-    capture = cv2.VideoCapture(str(source.path))
-    try:
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        fps = fps if 0 < fps < 1000 else 25.0
-        number, last_ms = 0, 0.0
-        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        while True:
-            good, frame = capture.read()
-            if not good:
-                break
-            yield number, fps, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            number += 1
-            last_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
-        if number == 0:
-            raise UserError(
-                f"{source.path}: no frame can be read; it is damaged or of an unknown codec: "
-                "convert it to .mp4"
-            )
-        frame_ms = 1000 / fps
-        if number < announced - 1 and last_ms + 2 * frame_ms < 0.98 * announced * frame_ms:
-            raise UserError(
-                f"{source.path}: ends after {number} of {announced:.0f} frames, which are done: it "
-                "was cut short or is damaged there; replace it"
-            )
-        if number < announced - 1:  # of a varying rate the number is an estimate
-            log.warning("%s: %d of %d frames could be read", source.path, number, announced)
-    finally:
-        capture.release()
-
-
-def is_utf8(path: Path) -> bool:
-    """Whether OpenCV takes the path of a video; others end the process."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def run_ahead(tasks: Iterator[Callable[[], T]], workers: int) -> Generator[Future[T]]:
+def run_ahead(
+    tasks: Iterator[Callable[[], T]], workers: int, stop: Event | None = None
+) -> Generator[Future[T]]:
     """The tasks' futures in order, run by `workers` threads, at most two per worker ahead.
 
     One more thread takes the tasks from their iterator, which may be slow itself. Its exceptions
-    are raised here; when the caller stops early, the threads end too.
+    are raised here; when the caller stops early, the threads end too, and tasks see `stop` set.
     """
     starter = ThreadPoolExecutor(1, thread_name_prefix="resdet-ahead")
     pool = ThreadPoolExecutor(workers, thread_name_prefix="resdet-read")
@@ -184,5 +183,7 @@ def run_ahead(tasks: Iterator[Callable[[], T]], workers: int) -> Generator[Futur
             waiting.append(starter.submit(start))
             yield future
     finally:
+        if stop is not None:
+            stop.set()
         starter.shutdown(cancel_futures=True)
         pool.shutdown(cancel_futures=True)

@@ -6,10 +6,11 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 from rich.console import Console
@@ -18,9 +19,11 @@ from rich.progress import Progress
 from resdet.errors import UserError
 from resdet.inference.batches import predict_batch, predict_picture
 from resdet.inference.exported import AnyDetector, ExportedDetector
-from resdet.inference.output import Finished, Output, finish
+from resdet.inference.live import stopping
+from resdet.inference.output import Drawing, Finished, Output, finish
 from resdet.inference.pictures import Picture, Unreadable, read_pictures
 from resdet.inference.sources import Source
+from resdet.inference.tracker import LOW_THRESH, Tracker
 from resdet.models.classifier import Classifier
 from resdet.models.localizer import Localizer
 from resdet.models.predict import inference_mode
@@ -29,6 +32,7 @@ from resdet.structures import Classification, Detections
 
 log = logging.getLogger("resdet")
 
+Model = AnyDetector | Classifier | Localizer
 DETECTION_THRESH = 0.5
 """A detector's score threshold where none is given."""
 
@@ -42,34 +46,49 @@ class Done(NamedTuple):
     detections: int
 
 
+@dataclass(frozen=True)
+class Options:
+    """How pictures are predicted, and what is written of them."""
+
+    score_thresh: float | None = None
+    """Of detections, or of classes; None is `DETECTION_THRESH`, and all five classes."""
+    batch_size: int = 1
+    max_pixels: int | None = None
+    """Larger images are not read; None is the limit of the model's config."""
+    tracks: bool = False
+    """Whether detections get the ids of tracks through the frames of each video, and through the
+    images of each folder."""
+    formats: tuple[str, ...] | None = None
+    """Those of `open_results`."""
+    draws: Drawing = "all"
+    tile: int | None = None
+    overlap: float | None = None
+    """As in `Predictor.tiling`."""
+
+
 def predict_sources(
-    model: AnyDetector | Classifier | Localizer,
+    model: Model,
     sources: Sequence[Source],
     folder: Path,
-    *,
-    score_thresh: float | None,
-    batch_size: int,
+    options: Options,
     ids: Mapping[Source, int | str | None] | None = None,
-    max_pixels: int | None = None,
     tiling: Tiling | None = None,
 ) -> Done:
     """Write below `folder`, which exists, what `predict_command` writes for `sources`.
 
     `ids` are those of the records; None counts the pictures from 1. A source whose id is None has
-    no records. With `tiling`, `batch_size` tiles are predicted at a time, of one large picture.
+    no records. With `tiling`, which `options` give the model, `batch_size` tiles are predicted at a
+    time, of one large picture.
 
     Threads read ahead and draw behind; the main one runs the network. All of them hold a few
     pictures at most. After an error or a signal the pictures before it are complete in `folder`.
+    Ctrl-C ends a live source as its end would.
     """
-    if isinstance(model, AnyDetector) and score_thresh is None:
-        score_thresh = DETECTION_THRESH
-        if isinstance(model, ExportedDetector):
-            score_thresh = max(score_thresh, model.lowest_score)
     workers = 1 if tiling is not None else max(1, min(4, (os.cpu_count() or 1) // 2))
-    image_ids, failures = count(1), Failures()
+    image_ids, failures, stop = count(1), Failures(), Event()
     writing: deque[Future[None]] = deque()
     with (
-        _output(folder, detects=not isinstance(model, Classifier)) as output,
+        _output(folder, options.formats, detects=not isinstance(model, Classifier)) as output,
         ThreadPoolExecutor(workers, thread_name_prefix="resdet-draw") as drawers,
         # One thread, so that records and frames are written in order.
         ThreadPoolExecutor(1, thread_name_prefix="resdet-write") as writer,
@@ -78,26 +97,28 @@ def predict_sources(
                 sources,
                 None if tiling is not None else model.prepare,
                 workers=workers,
-                max_pixels=max_pixels or model.max_pixels,
+                max_pixels=options.max_pixels or model.max_pixels,
+                scratch=folder,
+                stop=stop,
             )
         ) as futures,
-        inference_mode(model),
+        stopping(stop) if any(source.is_live for source in sources) else nullcontext(),
         _progress() as bar,
     ):
         total = None if any(source.is_video for source in sources) else len(sources)
         task = bar.add_task("images", total=total)
-        pictures = _readable(futures, failures)
-        for batch in _answered(model, pictures, score_thresh, batch_size, tiling):
-            for picture, answer in batch:
-                if isinstance(answer, UserError):
-                    failures.add(picture.source, str(answer))
-                    continue
-                image_id = next(image_ids) if ids is None else ids[picture.source]
-                made = drawers.submit(finish, picture, image_id, answer, folder)
-                writing.append(writer.submit(_write, output, made, failures))
-            while len(writing) > 2 * workers + len(batch):
+        for picture, answer in _predictions(model, _readable(futures, failures), options, tiling):
+            bar.advance(task)
+            if isinstance(answer, UserError):
+                failures.add(picture.source, str(answer))
+                continue
+            image_id = next(image_ids) if ids is None else ids[picture.source]
+            made = drawers.submit(
+                finish, picture, image_id, answer, folder, output.results, options.draws
+            )
+            writing.append(writer.submit(_write, output, made, failures))
+            while len(writing) > 2 * workers + options.batch_size:
                 writing.popleft().result()
-            bar.advance(task, len(batch))
         for future in writing:
             future.result()
         output.end()
@@ -109,10 +130,63 @@ def _progress() -> Progress:
     return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
 
 
+Answer = tuple[Picture, Detections | Classification | UserError]
+
+
+def _predictions(
+    model: Model, pictures: Iterator[Picture], options: Options, tiling: Tiling | None
+) -> Iterator[Answer]:
+    """Each picture, in order, with its prediction or why it has none."""
+    thresh = options.score_thresh
+    least = model.lowest_score if isinstance(model, ExportedDetector) else 0.0
+    if isinstance(model, AnyDetector) and thresh is None:
+        thresh = max(DETECTION_THRESH, least)
+    lowest = max(min(thresh or 0.0, LOW_THRESH), least) if options.tracks else thresh
+    tracker, sequence = Tracker(thresh or 0.0), None
+    for picture, answer in _answered(model, pictures, lowest, options.batch_size, tiling):
+        if options.tracks and isinstance(answer, Detections):
+            if _sequence(picture.source) != sequence:
+                tracker, sequence = Tracker(thresh or 0.0), _sequence(picture.source)
+            answer = tracker.update(answer)
+        yield picture, answer
+
+
+def _answered(
+    model: Model,
+    pictures: Iterator[Picture],
+    score_thresh: float | None,
+    batch_size: int,
+    tiling: Tiling | None,
+) -> Iterator[Answer]:
+    """Pictures with their predictions, computed batch by batch; with tiles one by one."""
+    if tiling is not None:
+        for picture in pictures:
+            with inference_mode(model):
+                found = predict_picture(model, picture, tiling, score_thresh, batch_size)
+            yield picture, found
+        return
+    pictures = _large_enough(model, pictures)
+    while batch := list(islice(pictures, batch_size)):
+        with inference_mode(model):
+            answers = predict_batch(
+                model,
+                [picture.prepared for picture in batch],
+                [picture.size for picture in batch],
+                [picture.source.shown for picture in batch],
+                score_thresh,
+            )
+        yield from zip(batch, answers, strict=True)
+
+
+def _sequence(source: Source) -> object:
+    """Equal for pictures that follow each other: frames of a video, images of a folder."""
+    return source if source.is_video or source.path is None else source.path.parent
+
+
 @contextmanager
-def _output(folder: Path, *, detects: bool) -> Iterator[Output]:
+def _output(folder: Path, formats: Sequence[str] | None, *, detects: bool) -> Iterator[Output]:
     """The files of results, closed at the end; after an error the log has how many there are."""
-    output = Output(folder, detects=detects)
+    output = Output(folder, formats, detects=detects)
     try:
         yield output
     except BaseException:
@@ -137,34 +211,6 @@ class Failures:
             self.sources.add(source)
 
 
-Answer = tuple[Picture, Detections | Classification | UserError]
-
-
-def _answered(
-    model: AnyDetector | Classifier | Localizer,
-    pictures: Iterator[Picture],
-    score_thresh: float | None,
-    batch_size: int,
-    tiling: Tiling | None,
-) -> Iterator[list[Answer]]:
-    """Pictures with their predictions, batch by batch; with tiles one by one."""
-    if tiling is not None:
-        for picture in pictures:
-            found = predict_picture(model, picture, tiling, score_thresh, batch_size)
-            yield [(picture, found)]
-        return
-    pictures = _large_enough(model, pictures)
-    while batch := list(islice(pictures, batch_size)):
-        answers = predict_batch(
-            model,
-            [picture.prepared for picture in batch],
-            [picture.size for picture in batch],
-            [str(picture.source.path) for picture in batch],
-            score_thresh,
-        )
-        yield list(zip(batch, answers, strict=True))
-
-
 def _write(output: Output, made: Future[Finished], failures: Failures) -> None:
     finished = made.result()
     output.write(finished)
@@ -184,9 +230,7 @@ def _readable(
             yield read
 
 
-def _large_enough(
-    model: AnyDetector | Classifier | Localizer, pictures: Iterator[Picture]
-) -> Iterator[Picture]:
+def _large_enough(model: Model, pictures: Iterator[Picture]) -> Iterator[Picture]:
     """All of the pictures, with a warning where the network sees objects much smaller than those it
     was trained on."""
     shrunk: set[Source] = set()
@@ -194,7 +238,7 @@ def _large_enough(
         problem = model.size_problem(picture.size)
         if problem is not None:
             if not shrunk:
-                log.warning("%s: %s", picture.source.path, problem)
+                log.warning("%s: %s", picture.source.shown, problem)
             shrunk.add(picture.source)
         yield picture
     if len(shrunk) > 1:

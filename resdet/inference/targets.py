@@ -16,6 +16,15 @@ from resdet.errors import printable
 DETECTIONS, IMAGES = "detections.json", "images.json"
 PREDICTIONS = "predictions.json"
 """A classifier's: what images.json has of an image, and its classes."""
+CSV = {True: "detections.csv", False: "predictions.csv"}
+JSON_LINES = {True: "detections.jsonl", False: "predictions.jsonl"}
+"""By whether the model detects."""
+LABELME, YOLO = "labelme", "yolo"
+"""Folders of annotations."""
+RESULT_NAMES = (
+    *(DETECTIONS, IMAGES, PREDICTIONS, *CSV.values(), *JSON_LINES.values(), LABELME, YOLO),
+)
+"""Names that no drawing takes."""
 RECORD_KEYS = {
     DETECTIONS: ("image_id", "category_id", "bbox", "score"),
     IMAGES: ("id", "file_name", "drawn"),
@@ -23,7 +32,7 @@ RECORD_KEYS = {
 }
 """What tells these files from others of the same name."""
 
-WRITTEN_VIDEO_SUFFIXES = (".mp4", ".avi")
+WRITTEN_VIDEO_SUFFIXES = (".mkv", ".avi")
 # Where lossy pictures would spoil what is seen.
 LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 JPEG_QUALITY = 92
@@ -34,6 +43,8 @@ LONGEST_NAME = 255
 
 MARK = b"drawn by resdet predict"
 """In every drawing: a later prediction overwrites these and nothing else."""
+EBML_VOID = 0xEC
+"""The id of an element of Matroska that is passed over."""
 MARKED_BYTES = 512
 """At the beginning or the end of a file, where `MARK` is looked for."""
 
@@ -79,8 +90,8 @@ def save_drawing(picture: Image.Image, target: Path) -> None:
 
 def mark_video(path: Path) -> None:
     """Append the mark as a part that players skip; OSError if that is not possible."""
-    if path.suffix == ".mp4":
-        part = struct.pack(">I4s", 8 + len(MARK), b"free") + MARK
+    if path.suffix == ".mkv":
+        part = bytes((EBML_VOID, 0x80 | len(MARK))) + MARK
     else:
         padded = MARK + b"\0" * (len(MARK) % 2)
         part = struct.pack("<4sI", b"JUNK", len(padded)) + padded
@@ -99,7 +110,7 @@ class Targets:
     def __init__(self, out: Path, inputs: Iterable[Path]) -> None:
         """`out` and `inputs` are without links."""
         self.out = out
-        self._closed = {_key(out / name) for name in RECORD_KEYS} | {_key(path) for path in inputs}
+        self._closed = {_key(out / name) for name in RESULT_NAMES} | {_key(path) for path in inputs}
         """Files, and folders of frames: no other drawing is there or below."""
         self._folders: set[str] = set()
         """Those of other drawings: no drawing has their name."""

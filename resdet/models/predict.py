@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from resdet.config.find import own_path
 from resdet.errors import UserError
+from resdet.files.download import is_address, read_address
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import ImageInput, to_rgb
 from resdet.files.scale import UNKNOWN, Seen
@@ -129,14 +130,14 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
         """`Detections` in pixels of each original image, or the `Classification` of its centre
         crop, on the CPU; a list for a list of images.
 
-        An image is a path, a Pillow image, or an (H, W, 3) uint8 array, whose channels are RGB or,
-        with `channel_order` bgr, OpenCV's BGR. Predictions that score at or below `score_thresh`
-        (0..1) are left out; None is a detector's own threshold, and the five best classes.
-        `precision` is auto, fp32, bf16 or fp16 for this call; None as in `precision_of`. The
-        training mode is as before afterwards, and several threads may predict with one model, each
-        with its own options. Files and Pillow images of more than `max_pixels` are refused; None is
-        the limit of `max_pixels` in the config. Raises UserError that names the image which cannot
-        be used, and its position in the list.
+        An image is a path, an http or https address, a Pillow image, or an (H, W, 3) uint8 array,
+        whose channels are RGB or, with `channel_order` bgr, OpenCV's BGR. Predictions that score at
+        or below `score_thresh` (0..1) are left out; None is a detector's own threshold, and the
+        five best classes. `precision` is auto, fp32, bf16 or fp16 for this call; None as in
+        `precision_of`. The training mode is as before afterwards, and several threads may predict
+        with one model, each with its own options. Images of more than `max_pixels`, other than
+        arrays, are refused; None is the limit of `max_pixels` in the config. Raises UserError that
+        names the image which cannot be used, and its position in the list.
 
         With `tile`, a side in pixels, images are cut into tiles that overlap by the share `overlap`
         of it (0 to .9; None is .2), `batch_size` of them are predicted at a time, and their
@@ -230,7 +231,7 @@ class _Inputs:
         with self.naming(position):
             if self.channel_order == "bgr" and isinstance(image, np.ndarray) and image.ndim == 3:
                 image = image[:, :, ::-1]
-            return read(_file(image), self.max_pixels)
+            return read(_file(image, self.max_pixels), self.max_pixels)
 
     @contextmanager
     def naming(self, position: int) -> Iterator[None]:
@@ -243,10 +244,13 @@ class _Inputs:
             raise UserError(f"image {position} of the list: {error}") from error
 
 
-def _file(image: ImageInput) -> ImageInput:
-    """An image as it was given, with the home folder in place of ~; UserError for a folder."""
+def _file(image: ImageInput, max_pixels: int) -> ImageInput:
+    """An image as it was given, with the home folder in place of ~, and the pixels of an address;
+    UserError for a folder."""
     if not isinstance(image, str | Path):
         return image
+    if is_address(image):
+        return read_address(str(image), max_pixels)
     path = own_path(image)
     if os.path.isdir(path):  # noqa: PTH112  # pathlib raises for long names
         raise UserError(

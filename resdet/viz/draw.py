@@ -42,9 +42,10 @@ def draw(
     """Draw the detections that score above `score_thresh` (None is 0), which `predict` keeps, on
     `image`; returns RGB of its size. A `Classification` is drawn as a panel of classes below it.
 
-    Masks and their outlines are coloured by instance, boxes without masks by class. Labels are
-    "class score"; `class_names` replaces those of the detections. If there is only one class,
-    small boxes have no label. `image` is a path, a Pillow image, or an (H, W, 3) uint8 RGB array.
+    Masks and their outlines are coloured by instance, boxes without masks by class, and what has
+    track ids by these. Labels are "class score" after "#id"; `class_names` replaces those of the
+    detections. If there is only one class and no id, small boxes have no label. `image` is a path,
+    a Pillow image, or an (H, W, 3) uint8 RGB array.
     Raises UserError if the image has another size than the detections.
     """
     pixels, score_thresh = to_rgb(image), score_thresh or 0.0
@@ -63,6 +64,9 @@ def draw(
         f"{_name(names, label)} {score:.2f}"
         for label, score in zip(labels, shown.scores.tolist(), strict=True)
     ]
+    if shown.track_ids is not None:
+        ids = shown.track_ids.tolist()
+        texts = [f"#{track} {text}" for track, text in zip(ids, texts, strict=True)]
     return _render(pixels, shown, texts, len(names))
 
 
@@ -203,15 +207,19 @@ def _render(
     side = min(height, width)
     line = max(1, round(side / 240))
     corners = objects.boxes.double().numpy()
-    if objects.has_masks:
+    if objects.track_ids is not None:
+        colors = palette.by_class(objects.track_ids.numpy())
+    elif objects.has_masks:
         colors = palette.by_instance(corners, margin=2 * line)
-        pixels = _blend_masks(pixels, label_map(objects), colors, line)
     else:
         colors = palette.by_class(objects.labels.numpy())
+    if objects.has_masks:
+        pixels = _blend_masks(pixels, label_map(objects), colors, line)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     canvas = ImageDraw.Draw(picture)
     sides = (corners[:, 2:] - corners[:, :2]).min(1)
-    small = num_classes == 1 and len(corners) > 0 and float(np.median(sides)) < TINY_SIDE
+    is_plain = num_classes == 1 and objects.track_ids is None
+    small = is_plain and len(corners) > 0 and float(np.median(sides)) < TINY_SIDE
     if not objects.has_masks or not small:
         frame = max(1, line // 2) if objects.has_masks else line
         # best last, so that it is on top

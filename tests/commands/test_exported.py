@@ -12,6 +12,7 @@ from resdet.commands.eval_cls import eval_cls_command
 from resdet.commands.eval_coco import eval_coco_command
 from resdet.commands.predict import predict_command
 from resdet.errors import UserError
+from resdet.inference.predicting import Options
 from tests.inference.handmade import write_classifier, write_detector
 from tests.models import tiny_classifier, tiny_detector
 
@@ -22,12 +23,12 @@ def test_predict(tmp_path: Path, nuclei: Path) -> None:
     path = write_detector(tmp_path / "cells.onnx")
     images = sorted((nuclei / "images").iterdir())[:2]
     out = tmp_path / "drawn"
-    assert predict_command(run=path, inputs=images, out=out, batch_size=2) == 0
+    assert predict_command(run=path, inputs=images, out=out, options=Options(batch_size=2)) == 0
     records = json.loads((out / "detections.json").read_text())
     assert [(record["image_id"], record["category_id"]) for record in records] == [(1, 30), (2, 30)]
     assert len(list(out.glob("*.png"))) == 2
     with pytest.raises(UserError, match=r"leaves out what scores 0\.05 or less"):
-        predict_command(run=path, inputs=images, out=out, score_thresh=0.01)
+        predict_command(run=path, inputs=images, out=out, options=Options(score_thresh=0.01))
     with pytest.raises(UserError, match="give it first, then the images"):
         predict_command(run=images[0], inputs=[path], out=out)
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from resdet.errors import UserError
 from resdet.files.checkpoint import save
 from resdet.inference.loading import load
 from resdet.inference.pictures import run_ahead
+from resdet.inference.predicting import Options
 from resdet.inference.sources import list_sources
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
@@ -54,8 +56,24 @@ def video(tmp_path: Path, nuclei: Path) -> Path:
     return path
 
 
-def run(run_folder: Path, inputs: list[Any], out: Path, **more: Any) -> int:
-    return predict_command(run=run_folder, inputs=inputs, out=out, device="cpu", **more)
+def run(
+    run_folder: Path,
+    inputs: list[Any],
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    ids_from: Path | None = None,
+    **options: Any,
+) -> int:
+    return predict_command(
+        run=run_folder,
+        inputs=inputs,
+        out=out,
+        device="cpu",
+        overrides=overrides,
+        ids_from=ids_from,
+        options=Options(**options),
+    )
 
 
 def read(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -148,7 +166,7 @@ def test_a_video_gives_frames_and_a_video(run_folder: Path, video: Path, tmp_pat
     assert entries[5]["drawn"] == "clip-2/frame_000000.jpg"
     assert len({record["image_id"] for record in detections}) == 10
     for stem in ("clip", "clip-2"):
-        (drawn,) = [path for path in out.glob(f"{stem}.*") if path.suffix in (".mp4", ".avi")]
+        (drawn,) = [path for path in out.glob(f"{stem}.*") if path.suffix in (".mkv", ".avi")]
         capture = cv2.VideoCapture(str(drawn))
         assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
         assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from resdet.files import lock
 from resdet.files.images import read_image
 from resdet.files.scale import UNKNOWN
 from resdet.inference import pictures
+from resdet.inference.predicting import Options
 from resdet.models.rcnn import RCNN
 from tests.models.tiny_detector import write_checkpoint
 
@@ -36,8 +38,24 @@ def save(path: Path, size: tuple[int, int] = (48, 40)) -> Path:
     return path
 
 
-def run(run_folder: Path, inputs: list[Any], out: Path, **more: Any) -> int:
-    return predict_command(run=run_folder, inputs=inputs, out=out, device="cpu", **more)
+def run(
+    run_folder: Path,
+    inputs: list[Any],
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    ids_from: Path | None = None,
+    **options: Any,
+) -> int:
+    return predict_command(
+        run=run_folder,
+        inputs=inputs,
+        out=out,
+        device="cpu",
+        overrides=overrides,
+        ids_from=ids_from,
+        options=Options(**options),
+    )
 
 
 def read(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -152,7 +170,7 @@ def test_places_that_take_no_results(
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("resdet.inference.output.RecordFile", refuse)
+    monkeypatch.setattr("resdet.inference.results.RecordFile", refuse)
     with pytest.raises(UserError, match="results cannot be written"):
         run(run_folder, [image], tmp_path / "read_only")
 

@@ -16,6 +16,7 @@ from rasterio.transform import Affine
 import resdet
 from resdet.commands.predict import predict_command
 from resdet.errors import UserError
+from resdet.inference.predicting import Options
 from resdet.viz import overview
 from tests.models.tiny_classifier import make_classifier
 
@@ -40,8 +41,10 @@ def large(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(run: Path, inputs: list[Path], out: Path, **options: Any) -> int:
-    options = {"device": "cpu", "precision": "fp32", "score_thresh": 0.2, **options}
-    return predict_command(run=run, inputs=inputs, out=out, **options)
+    chosen = Options(**{"score_thresh": 0.2, **options})
+    return predict_command(
+        run=run, inputs=inputs, out=out, device="cpu", precision="fp32", options=chosen
+    )
 
 
 def test_a_geotiff_in_tiles(

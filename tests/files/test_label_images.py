@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,46 @@ def test_bits_and_palettes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), VALUES)
     gray_alpha = Image.merge("LA", [Image.fromarray(VALUES), Image.fromarray(VALUES[::-1].copy())])
     np.testing.assert_array_equal(labels_of(encoded(gray_alpha), "a"), VALUES)
+
+
+def packed_png(values: np.ndarray, bits: int) -> bytes:
+    """A PNG file in gray of so many bits, which Pillow does not write."""
+    height, width = values.shape
+    shifts = 8 - bits * (1 + np.arange(8 // bits))
+    wide = np.pad(values, ((0, 0), (0, -width % (8 // bits)))).reshape(height, -1, 8 // bits)
+    rows = (wide << shifts).sum(axis=2).astype(np.uint8)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gray_of_few_bits_has_its_numbers(bits: int) -> None:
+    """Pillow gives 0, 85, 170 and 255 for 2 bits."""
+    values = np.arange(7 * 11).reshape(7, 11) % (1 << bits)
+    np.testing.assert_array_equal(labels_of(packed_png(values, bits), "a"), values)
+
+
+def test_tiff_of_few_bits_has_its_numbers() -> None:
+    rows = bytes((0x01, 0x2F))
+    tags = [
+        (256, 4),
+        (257, 1),
+        (258, 4),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, 2),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    data = b"II*\0" + struct.pack("<I", 10) + rows + struct.pack("<H", len(tags)) + entries
+    np.testing.assert_array_equal(labels_of(data + bytes(4), "a"), [[0, 1, 2, 15]])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

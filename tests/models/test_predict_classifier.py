@@ -16,6 +16,7 @@ from PIL import Image
 from resdet.commands.predict import predict_command
 from resdet.errors import UserError
 from resdet.inference.loading import load
+from resdet.inference.predicting import Options
 from resdet.models.classifier import Classifier
 from resdet.structures import Classification, readable_names
 from tests.models.tiny_classifier import configured, make_classifier, write_checkpoint
@@ -130,7 +131,9 @@ def test_a_folder_is_drawn_and_written(
 ) -> None:
     (images / "void.png").write_bytes(b"")
     out = tmp_path / "out"
-    code = predict_command(run=run_folder, inputs=[images], out=out, device="cpu", batch_size=2)
+    code = predict_command(
+        run=run_folder, inputs=[images], out=out, device="cpu", options=Options(batch_size=2)
+    )
     assert code == 1, "one file is broken"
     records = read(out)
     assert [record["file_name"] for record in records] == ["a.jpg", "sub/b.jpg"]
@@ -150,7 +153,9 @@ def test_a_threshold_leaves_out_classes(run_folder: Path, images: Path, tmp_path
     arguments = {"run": run_folder, "inputs": [images / "a.jpg"], "device": "cpu"}
     predict_command(**arguments, out=tmp_path / "all")
     every = read(tmp_path / "all")[0]["classes"]
-    predict_command(**arguments, out=tmp_path / "some", score_thresh=every[1]["score"])
+    predict_command(
+        **arguments, out=tmp_path / "some", options=Options(score_thresh=every[1]["score"])
+    )
     assert read(tmp_path / "some")[0]["classes"] == every[:1]
 
 
@@ -168,5 +173,5 @@ def test_videos_and_former_drawings(run_folder: Path, images: Path) -> None:
         records = read(images)
         assert [record["frame"] for record in records] == [None, 0, 1, 2, None]
         assert records[0]["drawn"] == "a-2.jpg"
-    (drawn,) = [path for path in images.glob("clip-2.*") if path.suffix in (".mp4", ".avi")]
+    (drawn,) = [path for path in images.glob("clip-2.*") if path.suffix in (".mkv", ".avi")]
     assert cv2.VideoCapture(str(drawn)).get(cv2.CAP_PROP_FRAME_COUNT) == 3

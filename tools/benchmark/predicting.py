@@ -11,7 +11,7 @@ from resdet import hardware
 from resdet.errors import UserError
 from resdet.files.images import read_image
 from resdet.inference.loading import load
-from resdet.inference.predicting import DETECTION_THRESH, predict_sources
+from resdet.inference.predicting import DETECTION_THRESH, Options, predict_sources
 from resdet.inference.sources import list_sources
 from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
@@ -105,7 +105,7 @@ def benchmark_predict(
 def _paths(images: str | Path) -> list[Path]:
     """What predict.py finds in the folder; without images there is nothing to time."""
     sources = list_sources([images], Path(images) / "none").files
-    paths = [source.path for source in sources if not source.is_video]
+    paths = [source.path for source in sources if source.path and not source.is_video]
     if len(paths) < len(sources) or not paths:
         raise UserError(f"--images {images}: give a folder of images without videos")
     return paths
@@ -143,11 +143,9 @@ def make_predict(*, work: Work, out: str) -> Step:
     folder = Path(out)
     folder.mkdir()
     sources = list_sources([work.images], folder).files
+    options = Options(work.score_thresh, work.batch_size)
 
     def step() -> int:
-        done = predict_sources(
-            model, sources, folder, score_thresh=work.score_thresh, batch_size=work.batch_size
-        )
-        return done.detections
+        return predict_sources(model, sources, folder, options).detections
 
     return step

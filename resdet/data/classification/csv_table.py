@@ -21,6 +21,7 @@ from resdet.errors import first_few
 from resdet.files.findings import DROPPED, DataError, Finding
 from resdet.files.images import is_image
 from resdet.files.regular import is_file
+from resdet.files.separators import find_separator
 
 IMAGE_COLUMNS = (
     *(
@@ -164,8 +165,7 @@ def _cells(path: Path) -> list[tuple[int, list[str]]]:
         )
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: can't be read as CSV ({error}); write it in UTF-8") from None
-    head = text.partition("\n")[0]
-    separator = max(",;\t", key=head.count)
+    separator, text = find_separator(text)
     try:
         reader = csv.reader(text.splitlines(), delimiter=separator, strict=True)
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]

@@ -173,8 +173,8 @@ def read_wnids(truth: Path) -> dict[int, str]:
             "lines `file wnid`"
         )
     try:
-        from scipy.io import loadmat  # type: ignore[import-untyped]
-        from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
     except ImportError as error:
         raise DataError(
             f"{meta}: scipy reads it; pip install scipy, or put {text.name} there"

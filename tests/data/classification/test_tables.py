@@ -56,6 +56,7 @@ def listed(source: Source) -> list[tuple[str, str]]:
         ("", ",", "utf-8"),
         ("image,class\n", ",", "utf-8-sig"),
         ("File_Name;Label\n", ";", "utf-16"),
+        ("sep=;\r\nFile_Name;Label\n", ";", "utf-8"),
         ("image_path\tcategory\n", "\t", "utf-8"),
     ],
 )

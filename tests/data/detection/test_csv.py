@@ -53,6 +53,9 @@ def found(read: AnnotatedImages) -> str:
         "image_id,category_id,category_name,x,y,w,h\na,7,dog,10,5,20,20\n",
         "image, x1, y1, x2, y2, class, score\n\nphotos/a.png, 10, 5, 30, 25, dog, .5\n\n",
         "photos\\a.png,10,5,30,25,dog\n",
+        "sep=;\r\nimage;x1;y1;x2;y2;class\r\na.png;10;5;30;25;dog\r\n",
+        '\ufeff"sep=,"\n' + HEADER + ROW,
+        "SEP=|\n" + (HEADER + ROW).replace(",", "|"),
         "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsGroupOf\n"
         f"a,x,dog,1,{10 / 60},.5,.125,.625,-1,0\n",
         f"image,xmin_norm,ymin_norm,xmax_norm,ymax_norm,class\na.png,{10 / 60},.125,.5,.625,dog\n",

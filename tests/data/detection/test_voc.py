@@ -339,3 +339,33 @@ def test_the_format_is_recognised(year: Path) -> None:
     coco = year / "coco.txt"
     coco.write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}')
     assert read_annotations(coco, []).class_names == ["a"]
+
+
+def test_suffixes_in_capitals(year: Path) -> None:
+    """Of all files, or of some; by a list and by the folder."""
+    expected = read_annotations(year / "Annotations", [])
+    for name in ("000001", "000003"):
+        (year / f"Annotations/{name}.xml").rename(year / f"Annotations/{name}.XML")
+    for given in ("Annotations", "ImageSets/Main/trainval.txt"):
+        findings: list[Finding] = []
+        read = read_annotations(year / given, findings, format="voc")
+        assert not findings
+        assert list(read.image_ids) == list(expected.image_ids)
+        np.testing.assert_array_equal(read.boxes_xywh, expected.boxes_xywh)
+        assert read.class_names == expected.class_names
+    shutil.copy(year / "Annotations/000001.XML", year / "Annotations/000001.xml")
+    with pytest.raises(DataError, match=r"has 000001\.xml and a file that differs in the case"):
+        read_annotations(year / "Annotations", [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["train:\n  epochs: 3\ndata: {}\n", "train: {epochs: 3}\n", "# names: x\nclasses: [dog]\n"],
+)
+def test_other_yaml_files_do_not_matter(year: Path, text: str) -> None:
+    """The config of a run beside annotations is not YOLO's data.yaml."""
+    (year / "Annotations/config.yaml").write_text(text)
+    assert len(read_annotations(year / "Annotations", []).labels) == 4
+    (year / "Annotations/config.yaml").write_text("path: .\ntrain: images\nnames: [dog]\n")
+    with pytest.raises(DataError, match="looks like voc and like yolo"):
+        read_annotations(year / "Annotations", [])

@@ -22,7 +22,8 @@ from resdet.data.detection.outlines import BOX
 from resdet.data.detection.readers import read_annotations, read_classes
 from resdet.data.detection.table import OBJECT_FIELDS, AnnotationTable
 from resdet.data.detection.writers import WRITERS
-from resdet.data.detection.writers.yolo import _join, _trace
+from resdet.data.detection.writers.layout import trace
+from resdet.data.detection.writers.yolo import _join
 from resdet.errors import UserError
 from tests.data.make import annotation, write_coco
 
@@ -109,6 +110,38 @@ def test_twelve_images_come_back(tmp_path: Path, format: str) -> None:
         )
 
 
+def test_twelve_images_come_back_from_labelme(tmp_path: Path) -> None:
+    """Polygons to a thousandth of a pixel; the files lead to the images by relative paths."""
+    table, out = twelve(), tmp_path / "out"
+    assert WRITERS["labelme"](table, out, str(FORMATS / "images"), "val") == []
+    read = read_images(str(FORMATS / "images"), str(out))
+    assert read.findings == []
+    ours, theirs = by_image(read.table), by_image(table)
+    assert [each[:2] for each in ours] == [each[:2] for each in theirs]
+    np.testing.assert_allclose([b for *_, b in ours], [b for *_, b in theirs], atol=0.002)
+    np.testing.assert_array_equal(read.table.sizes, table.sizes)
+    for file in out.rglob("*.json"):
+        assert (file.parent / json.loads(file.read_text())["imagePath"]).is_file()
+
+
+def test_what_labelme_can_not_hold(tmp_path: Path) -> None:
+    table = odd_objects(tmp_path)
+    notes = WRITERS["labelme"](table, tmp_path / "labelme", None, "train")
+    assert notes == [
+        "1 crowd regions are left out: LabelMe has none",
+        "1 boxes without extent in the image are left out",
+        "1 boxes are clipped to their image",
+        "1 masks become polygons along their pixels",
+        "1 masks lose their holes",
+        "1 objects lose their mark as difficult: LabelMe has none",
+        "1 objects lose their mark as ignored: LabelMe has none",
+        "difficult of 7 objects is left out: LabelMe has no such values",
+    ]
+    read = read_images(str(tmp_path / "images"), str(tmp_path / "labelme"))
+    two = coco_mask.decode(read.table.rles[1])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(two, coco_mask.decode(table.rles[3]))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("format", ["voc", "yolo"])
 def test_hotcoco_reads_the_same_boxes(tmp_path: Path, format: str) -> None:
     table, out = twelve(), tmp_path / "out"
@@ -161,7 +194,7 @@ def test_what_voc_can_not_hold(tmp_path: Path) -> None:
         "1 boxes are clipped to their image",
         "4 outlines are left out: VOC's XML has boxes only",
         "1 objects lose their mark as ignored: VOC has none",
-        "difficult of 7 objects is left out: VOC has boxes only",
+        "difficult of 7 objects is left out: VOC has no such values",
     ]
     again = read_annotations(tmp_path / "voc" / "Annotations", [])
     assert again.boxes_xywh.tolist() == [
@@ -183,7 +216,7 @@ def test_what_yolo_can_not_hold(tmp_path: Path) -> None:
         "1 boxes move by over half a pixel: they become the extent of their polygons",
         "1 objects lose their mark as difficult: YOLO has none",
         "1 objects lose their mark as ignored: YOLO has none",
-        "difficult of 7 objects is left out: YOLO has boxes only",
+        "difficult of 7 objects is left out: YOLO has no such values",
     ]
     read = read_images(str(tmp_path / "images"), str(tmp_path / "yolo" / "labels"))
     np.testing.assert_allclose(
@@ -213,7 +246,7 @@ def test_what_yolo_can_not_hold(tmp_path: Path) -> None:
         (["a.png"], ["c\nat"], "the format can't hold this name; rename the class"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("format", ["voc", "yolo"])
+@pytest.mark.parametrize("format", ["labelme", "voc", "yolo"])
 def test_names_that_files_can_not_have(
     tmp_path: Path, images: list[str], categories: list[str], error: str, format: str
 ) -> None:
@@ -245,7 +278,7 @@ def test_traced_masks_are_the_masks() -> None:
                 annotation(category_id=1, segmentation={"size": [30, 40], "counts": code})
             ],
         }
-        parts, holes = _trace(read_annotations(content, []), 0)
+        parts, holes = trace(read_annotations(content, []), 0)
         whole = parts[0]
         for part in parts[1:]:
             whole = _join(whole, part)

@@ -13,6 +13,7 @@ from pathlib import Path
 from resdet.errors import first_few
 from resdet.files.findings import DataError
 from resdet.files.regular import open_regular
+from resdet.files.separators import find_separator
 
 PLAIN = ("image", "x1", "y1", "x2", "y2", "class")
 """The order of the columns of a table without a header [keras-retinanet]."""
@@ -84,8 +85,7 @@ def read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
         raise DataError(f"{path}: is not text; give a table with commas between its columns")
     else:
         text = os.fsdecode(content.removeprefix(b"\xef\xbb\xbf"))
-    first = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+    delimiter, text = find_separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     rows, lines = [], []
     try:

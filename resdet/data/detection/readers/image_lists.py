@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from resdet.data.detection.readers.xml_files import Report
@@ -114,7 +115,14 @@ def xml_names(folder: Path) -> list[str]:
     """Sorted paths of the XML files below a folder, relative to it and without suffix."""
     listing = list_files(folder)
     log_findings(listing.findings(folder))
-    return sorted(name[:-4] for name in listing.files if name.endswith(".xml"))
+    names = sorted(name[:-4] for name in listing.files if name[-4:].lower() == ".xml")
+    twice = next((name for name, other in pairwise(names) if name == other), None)
+    if twice is not None:
+        raise DataError(
+            f"{folder}: has {twice}.xml and a file that differs in the case of its suffix; remove "
+            "one of them"
+        )
+    return names
 
 
 class ImageFiles:

@@ -15,6 +15,7 @@ from resdet.data.detection.readers.mask_legend import (
     read_legend,
     read_value_classes,
 )
+from resdet.data.detection.readers.yolo_description import YAML, is_description
 from resdet.files.findings import DataError
 from resdet.files.images import is_image
 from resdet.files.label_images import read_labels
@@ -46,7 +47,9 @@ def recognize_masks(seen: Seen) -> str | None:
     if any(f"/{MASKS}/" in name for name in files):
         return "object_masks"
     others = [name for name in seen.named(*OTHERS) if name.rpartition("/")[2] not in FILES]
-    if not files or len(others) > 1 or seen.named(".json", ".xml", ".yaml", ".yml"):
+    if not files or len(others) > 1 or seen.named(".json", ".xml"):
+        return None
+    if any(is_description(seen.path / name) for name in seen.named(*YAML)):
         return None
     if seen.images is None and all("/" in name for name in files) and not find_legend(seen.path):
         return "object_masks"

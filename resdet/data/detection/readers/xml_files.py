@@ -110,12 +110,45 @@ def read_xml_files(
         extras: elements of an object that hold a number.
     """
     rows, columns = _Rows(report, extras), _Columns(extras)
+    capitals = _Capitals(folder)
     for file, content in read_ahead(folder, files):
+        if isinstance(content, FileNotFoundError):
+            content = capitals.read(file, content)
         rows.add(file, content)
         if len(rows.usable) == CHUNK:
             columns.take(rows)
     columns.take(rows)
     return columns.finish(list(rows.position))
+
+
+class _Capitals:
+    """Files called a.XML, read in place of a.xml; each directory is listed at most once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.listed: dict[str, dict[str, str]] = {}
+
+    def read(self, file: str, error: FileNotFoundError) -> bytes | OSError:
+        """The bytes of a file that differs from `file` in the case of its suffix; else `error`."""
+        place, _, name = file.rpartition("/")
+        if place not in self.listed:
+            self.listed[place] = self._list(place)
+        found = self.listed[place].get(name)
+        try:
+            return error if found is None else (self.folder / place / found).read_bytes()
+        except OSError as other:
+            return other
+
+    def _list(self, place: str) -> dict[str, str]:
+        try:
+            names = [entry.name for entry in (self.folder / place).iterdir()]
+        except OSError:
+            return {}
+        return {
+            f"{name[:-4]}.xml": name
+            for name in names
+            if name[-4:].lower() == ".xml" and not name.endswith(".xml")
+        }
 
 
 class _Rows:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from resdet.data.detection.file_names import sizes_of
 from resdet.data.detection.outlines import BOX, POLYGON, Outlines, ragged_rows
 from resdet.data.detection.readers.xml_files import Report
-from resdet.data.detection.readers.yolo_description import describe
+from resdet.data.detection.readers.yolo_description import YAML, describe, is_description
 from resdet.data.detection.readers.yolo_files import YoloFiles, find_files, is_label
 from resdet.data.detection.readers.yolo_labels import Labels, plain_text, read_labels
 from resdet.data.detection.table import AnnotationTable, Source, outline_areas
@@ -39,7 +39,7 @@ it is a mistake."""
 ROW = re.compile(rb"\d+(?:\.0*)?(?:[ \t]+-?\d*\.?\d+(?:[eE][-+]?\d+)?){4,}[ \t]*(?:[\r\n]|$)")
 """A row of a label file."""
 
-DESCRIPTIONS = (".yaml", ".yml", ".data")
+DESCRIPTIONS = (*YAML, ".data")
 
 
 def looks_like(seen: Seen) -> bool:
@@ -52,7 +52,9 @@ def looks_like(seen: Seen) -> bool:
         return seen.path.suffix.lower() == ".txt" and any(
             is_image(line.decode(errors="replace").strip()) for line in first
         )
-    if any("/" not in name for name in seen.named(*DESCRIPTIONS)):
+    if any(
+        "/" not in name and is_description(seen.path / name) for name in seen.named(*DESCRIPTIONS)
+    ):
         return True
     labels = [name for name in seen.named(".txt") if is_label(name)]
     first = [head for head in map(seen.head, labels[:20]) if head][:1]

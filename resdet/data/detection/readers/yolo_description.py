@@ -13,12 +13,20 @@ import yaml
 
 from resdet.config.find import own_path
 from resdet.data.detection.readers.xml_files import Report
+from resdet.errors import UserError
 from resdet.files.findings import DataError
 from resdet.files.regular import exists, is_file, open_regular
 
 YAML = (".yaml", ".yml")
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Keys of data.yaml by the part of the data that is wanted; darknet's `valid` among them."""
+
+KEYS = re.compile(
+    rb"""^(["']?(names|nc)["']?\s*:"""
+    rb"""|["']?(path|train|val|test)["']?\s*:[ \t]*([^\s{#]|\n[ \t]*-))""",
+    re.MULTILINE,
+)
+"""What data.yaml has at the top, and configs do not: classes, and paths of the parts."""
 
 NOTHING: tuple[Any, ...] = (None, "", "null", "~", [])
 """What stands for no value in data.yaml."""
@@ -46,6 +54,18 @@ class Description:
     """What the paths start from, as stated."""
     keypoints: tuple[int, int] | None = None
     """How many an object has, and the numbers of each."""
+
+
+def is_description(file: Path) -> bool:
+    """Whether a file is obj.data, or YAML with classes or paths as data.yaml has them: beside other
+    annotations there may be any YAML, such as the config of a run."""
+    if file.suffix.lower() not in YAML:
+        return True
+    try:
+        with open_regular(file, "description", "data.yaml") as content:
+            return KEYS.search(content.read(MOST_BYTES)) is not None
+    except (OSError, UserError):
+        return False
 
 
 def describe(path: Path, report: Report) -> Description:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from resdet.data.detection.checks import clip_boxes
+from resdet.data.detection.outlines import BOX, POLYGON
 from resdet.data.detection.table import AnnotationTable
 from resdet.errors import UserError
 from resdet.files.writing import WriteError, make_folder, reason_of
+from resdet.ops.outlines import Points, trace_rings
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 """Characters that lists and XML files can't hold in names."""
@@ -51,6 +54,22 @@ def check_classes(table: AnnotationTable) -> None:
             raise UserError(
                 f"{table.source}: class {name!r}: the format can't hold this name; rename the class"
             )
+
+
+def check_sized(table: AnnotationTable, why: str) -> None:
+    """UserError for images without a size, and why the format needs them."""
+    unsized = np.flatnonzero(table.sizes.min(axis=1, initial=1) < 1)
+    if len(unsized):
+        row = int(unsized[0])
+        raise UserError(
+            f"{table.file_of(row)}: {table.image_name(row)}: {why}, and {len(unsized)} images have "
+            "no width and height; give --images"
+        )
+
+
+def counted(numbers: Sequence[tuple[int, str]]) -> list[str]:
+    """A line for each number that is not 0, and what it counts."""
+    return [f"{number} {what}" for number, what in numbers if number]
 
 
 def link_images(link: Path, images: str | None) -> list[str]:
@@ -97,6 +116,40 @@ def inside(table: AnnotationTable) -> tuple[NDArray[np.float64], NDArray[np.bool
     return boxes, (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > 0
 
 
+def outline_parts(
+    table: AnnotationTable, row: int, side: NDArray[np.float64]
+) -> tuple[list[Points], bool, bool]:
+    """The outline of an object as polygons (n, 2) clipped to its image of `side` (width, height);
+    whether it was traced along the pixels of a mask, and whether it had holes, which are filled.
+
+    Without polygons where the object has only its box, or nothing is left inside.
+    """
+    outlines = table.outlines
+    if outlines is None or outlines.kinds[row] == BOX:
+        return [], False, False
+    is_traced, has_holes = outlines.kinds[row] != POLYGON, False
+    if is_traced:
+        parts, has_holes = trace(table, row)
+    else:
+        parts = [np.asarray(part, np.float64) for part in outlines.polygons(row)]
+    clipped = [np.clip(part, 0, side) for part in parts]
+    inner = [part for part in clipped if (part.max(axis=0) > part.min(axis=0)).all()]
+    return inner, is_traced, has_holes
+
+
+def trace(table: AnnotationTable, row: int) -> tuple[list[Points], bool]:
+    """The outer borders (n, 2) of a run-length code along its pixels, and whether it has holes."""
+    outlines = table.outlines
+    assert outlines is not None
+    code = outlines.rle[outlines.rle_offsets[row] : outlines.rle_offsets[row + 1]].tobytes()
+    size = table.sizes[table.image_of[row]].tolist()
+    run = {"size": size, "counts": code}
+    left, top, width, height = (int(value) for value in coco_mask.toBbox(run))
+    mask = coco_mask.decode(run)[top : top + height, left : left + width]
+    outer, holes = trace_rings(mask)
+    return [np.add(ring, (left, top)) for ring in outer], bool(holes)
+
+
 def count_clipped(
     table: AnnotationTable, boxes: NDArray[np.float64], rows: NDArray[np.int64]
 ) -> int:
@@ -113,7 +166,9 @@ def lost(table: AnnotationTable, format: str, flags: Sequence[str]) -> list[str]
         if count := int(getattr(table, name).sum()):
             lines.append(f"{count} objects lose their mark as {name}: {format} has none")
     for key in table.extras:
-        lines.append(f"{key} of {len(table.labels)} objects is left out: {format} has boxes only")
+        lines.append(
+            f"{key} of {len(table.labels)} objects is left out: {format} has no such values"
+        )
     for key in table.image_extras:
         lines.append(f"{key} of the images is left out: {format} has no such lists")
     return lines

@@ -14,6 +14,7 @@ from resdet.data.detection.writers.layout import (
     NOTED,
     check_classes,
     count_clipped,
+    counted,
     image_stems,
     inside,
     link_images,
@@ -47,16 +48,17 @@ def write(
     write_files(folder, iter([(f"ImageSets/Main/{part}.txt", listed)]))
     notes = link_images(folder / FOLDERS[1], images)
     moved = int((np.abs(corners - np.array([1, 1, 0, 0]) - boxes)[rows] > NOTED).any(axis=1).sum())
-    for count, what in (
-        (int(table.crowd.sum()), "crowd regions are left out: VOC has none"),
-        (
-            int((~has_extent & ~table.crowd).sum()),
-            "boxes without extent in the image are left out",
-        ),
-        (moved, "boxes are rounded to whole pixels"),
-        (count_clipped(table, boxes, rows), "boxes are clipped to their image"),
-    ):
-        notes += [f"{count} {what}"] if count else []
+    notes += counted(
+        [
+            (int(table.crowd.sum()), "crowd regions are left out: VOC has none"),
+            (
+                int((~has_extent & ~table.crowd).sum()),
+                "boxes without extent in the image are left out",
+            ),
+            (moved, "boxes are rounded to whole pixels"),
+            (count_clipped(table, boxes, rows), "boxes are clipped to their image"),
+        ]
+    )
     if table.has_masks:
         assert table.outlines is not None
         count = int((table.outlines.kinds > 0).sum())

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from resdet.data.detection.outlines import BOX, POLYGON
 from resdet.data.detection.table import AnnotationTable
 from resdet.data.detection.writers.layout import (
     check_classes,
+    check_sized,
     count_clipped,
+    counted,
     image_stems,
     inside,
     link_images,
     lost,
     objects_of,
+    outline_parts,
     write_files,
 )
-from resdet.errors import UserError
-from resdet.ops.outlines import Points, trace_rings
+from resdet.ops.outlines import Points
 
 DECIMALS = 8
 """Of fractions: 0.0001 pixels in an image of 10,000."""
@@ -57,22 +57,17 @@ def write(
     """
     stems = image_stems(table)
     check_classes(table)
-    unsized = np.flatnonzero(table.sizes.min(axis=1, initial=1) < 1)
-    if len(unsized):
-        row = int(unsized[0])
-        raise UserError(
-            f"{table.file_of(row)}: {table.image_name(row)}: YOLO's boxes are fractions, and "
-            f"{len(unsized)} images have no width and height; give --images"
-        )
+    check_sized(table, "YOLO's boxes are fractions")
     boxes, has_extent = inside(table)
     rows, counts = np.flatnonzero(has_extent & ~table.crowd), Counts()
-    write_files(folder, _files(table, stems, boxes, rows, counts))
-    listed = "".join(f"./images/{name}\n" for name in table.file_names)
-    names = "".join(f"  {k}: {_quoted(n)}\n" for k, n in enumerate(table.class_names))
-    yaml = f"{part}: {part}.txt\nnc: {len(table.class_names)}\nnames:\n{names}"
+    texts = label_texts(table, counts)
+    names = (f"labels/{stem}.txt" for stem in stems)
+    write_files(folder, zip(names, texts, strict=True))
+    listed = "".join(map(listed_image, table.file_names))
+    yaml = description(table.class_names, part)
     write_files(folder, iter([(f"{part}.txt", listed), ("data.yaml", yaml)]))
     notes = link_images(folder / "images", images)
-    for count, what in (
+    numbers = [
         (int(table.crowd.sum()), "crowd regions are left out: YOLO has none"),
         (
             int((~has_extent & ~table.crowd).sum()),
@@ -86,19 +81,25 @@ def write(
             counts.moved,
             "boxes move by over half a pixel: they become the extent of their polygons",
         ),
-    ):
-        notes += [f"{count} {what}"] if count else []
-    return notes + lost(table, "YOLO", ("difficult", "ignored"))
+    ]
+    return notes + counted(numbers) + lost(table, "YOLO", ("difficult", "ignored"))
 
 
-def _files(
-    table: AnnotationTable,
-    stems: list[str],
-    boxes: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    counts: Counts,
-) -> Iterator[tuple[str, str]]:
-    """The path and the text of each image's file."""
+def description(class_names: Sequence[str], part: str) -> str:
+    """The text of data.yaml."""
+    names = "".join(f"  {k}: {_quoted(name)}\n" for k, name in enumerate(class_names))
+    return f"{part}: {part}.txt\nnc: {len(class_names)}\nnames:\n{names}"
+
+
+def listed_image(name: str) -> str:
+    """The line of an image, whose path is below images/, in the list of a part."""
+    return f"./images/{name}\n"
+
+
+def label_texts(table: AnnotationTable, counts: Counts) -> Iterator[str]:
+    """The text of each image's file, of objects that have an extent inside, without crowds."""
+    boxes, has_extent = inside(table)
+    rows = np.flatnonzero(has_extent & ~table.crowd)
     for image, objects in enumerate(objects_of(table, rows)):
         height, width = table.sizes[image].tolist()
         side = np.array([width, height], np.float64)
@@ -113,7 +114,7 @@ def _files(
                 counts.moved += bool(np.abs(extent - boxes[row]).max() > MOVED)
                 numbers = (polygon / side).reshape(-1)
             lines.append(f"{table.labels[row]} {' '.join(map(_text, numbers.tolist()))}\n")
-        yield f"labels/{stems[image]}.txt", "".join(lines)
+        yield "".join(lines)
 
 
 def _quoted(name: str) -> str:
@@ -131,17 +132,9 @@ def _polygon(
 ) -> Points | None:
     """The outline of an object as one polygon (n, 2) inside its image; None where it has only its
     box, or nothing is left inside."""
-    outlines = table.outlines
-    if outlines is None or outlines.kinds[row] == BOX:
-        return None
-    if outlines.kinds[row] == POLYGON:
-        parts = [np.asarray(part, np.float64) for part in outlines.polygons(row)]
-    else:
-        parts, holes = _trace(table, row)
-        counts.traced += 1
-        counts.holes += holes
-    clipped = [np.clip(part, 0, side) for part in parts]
-    parts = [part for part in clipped if (part.max(axis=0) > part.min(axis=0)).all()]
+    parts, is_traced, has_holes = outline_parts(table, row, side)
+    counts.traced += is_traced
+    counts.holes += has_holes
     if not parts:
         return None
     counts.joined += len(parts) > 1
@@ -149,19 +142,6 @@ def _polygon(
     for part in parts[1:]:
         whole = _join(whole, part)
     return whole
-
-
-def _trace(table: AnnotationTable, row: int) -> tuple[list[Points], bool]:
-    """The outer borders (n, 2) of a run-length code along its pixels, and whether it has holes."""
-    outlines = table.outlines
-    assert outlines is not None
-    code = outlines.rle[outlines.rle_offsets[row] : outlines.rle_offsets[row + 1]].tobytes()
-    size = table.sizes[table.image_of[row]].tolist()
-    run = {"size": size, "counts": code}
-    left, top, width, height = (int(value) for value in coco_mask.toBbox(run))
-    mask = coco_mask.decode(run)[top : top + height, left : left + width]
-    outer, holes = trace_rings(mask)
-    return [np.add(ring, (left, top)) for ring in outer], bool(holes)
 
 
 def _join(whole: Points, part: Points) -> Points:
