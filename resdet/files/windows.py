@@ -117,6 +117,8 @@ def _file_windows(path: Path) -> FileWindows | None:
 
 AT_ONCE = 1 << 24
 """Pixels that `overview` reads at a time."""
+WIDEST = 1 << 16
+"""Of these, pixels side by side: strips are as wide as the image, and are best read once."""
 
 
 def overview(image: Windows, most_pixels: int) -> NDArray[np.uint8]:
@@ -130,8 +132,8 @@ def overview(image: Windows, most_pixels: int) -> NDArray[np.uint8]:
     height, width = image.size
     scale = min(1.0, (most_pixels / (height * width)) ** 0.5)
     small = np.zeros((max(round(height * scale), 1), max(round(width * scale), 1), 3), np.uint8)
-    columns = max(round(min(width, AT_ONCE) * scale), 1)
-    rows = max(round(min(height, max(AT_ONCE // width, 256)) * scale), 1)
+    across = min(width, WIDEST)
+    columns, rows = (max(round(side * scale), 1) for side in (across, AT_ONCE // across))
     for top in range(0, small.shape[0], rows):
         for left in range(0, small.shape[1], columns):
             part = small[top : top + rows, left : left + columns]

@@ -32,6 +32,7 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resdet.train(tiny.config, TILES, run_dir=folder, device="cpu")
 
 
+@pytest.mark.slow  # two more runs
 def test_a_run_on_tiles_and_its_resume(run: Path, tiny: Tiny, tmp_path: Path, monkeypatch) -> None:
     assert_same_end(run, interrupted(tiny.config, TILES, tmp_path / "again", monkeypatch, step=3))
 
@@ -70,6 +71,7 @@ def test_the_commands_take_the_tiles_of_the_run(run: Path, tiny: Tiny) -> None:
     assert other.rles is not None and len(other) != len(own)
 
 
+@pytest.mark.slow  # another run, and four evaluations
 def test_tiles_at_test_time_alone(tiny: Tiny, tmp_path: Path) -> None:
     overrides = ["model.backbone.name=golden_tiny", "train.max_steps=4", "model.score_thresh=0.02"]
     run = resdet.train(tiny.config, overrides, run_dir=tmp_path / "whole", device="cpu")

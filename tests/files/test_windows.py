@@ -140,6 +140,7 @@ def test_an_overview_is_the_shrunk_image(tmp_path: Path, monkeypatch: pytest.Mon
     wanted = cv2.resize(pixels, (115, 65), interpolation=cv2.INTER_AREA).astype(int)
     for at_once in (1 << 24, 1 << 9):
         monkeypatch.setattr("resdet.files.windows.AT_ONCE", at_once)
+        monkeypatch.setattr("resdet.files.windows.WIDEST", at_once >> 4)
         small = overview(windows, 7500)
         assert small.shape == (65, 115, 3)
         # parts begin at whole pixels of the image
