@@ -155,6 +155,8 @@ def test_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert theirs.class_id.tolist() == [1, 0, 1] and theirs.tracker_id.tolist() == [4, 2, 9]
     assert theirs.data["class_name"].tolist() == ["dog", "cat", "dog"]
     np.testing.assert_array_equal(theirs.mask, tracked().masks)
+    # what supervision 0.31.2 itself gives as their areas
+    assert theirs.mask.sum((1, 2))[:2].tolist() == [388, 52]
     assert sorted(theirs.data) == ["class_name", "pair"]
     empty = tracked()[:0].to_supervision()
     assert empty.mask.shape == (0, 30, 40) and empty.xyxy.shape == (0, 4)
