@@ -98,7 +98,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         ("labels.txt", "coco", "COCO's annotations are one file; give OUT the ending .json"),
         ("labels.json", "yolo", "yolo has a file per image; give OUT the name of a folder"),
         ("no/where.json", "coco", "no such folder; make it first"),
-        ("x", "kitti", "--to kitti: expected one of coco, voc, yolo"),
+        ("x", "kitti", "--to kitti: expected one of coco, labelme, voc, yolo"),
     ):
         with pytest.raises(UserError) as caught:
             convert_data(source, tmp_path / out, target, images=IMAGES)
