@@ -159,6 +159,8 @@ def _files(path: Path) -> list[Path]:
 
 def _check_outputs(path: Path) -> None:
     """UserError where a file could not be written, or another's would be overwritten."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; make it first")
     check_folder(path.parent, "OUT")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give a file")

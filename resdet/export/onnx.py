@@ -61,6 +61,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     import onnxscript
 
     op: Any = onnxscript.opset18
+
     def ints(*values: int) -> Any:
         return op.Constant(value_ints=list(values))
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from resdet.backbones import list_backbones
 from resdet.export.graph import DetectorGraph
 from resdet.export.network import Network
 from resdet.export.onnx import OPSET, write_onnx
 from resdet.export.openvino import write_openvino
 from resdet.export.paste import PastedGraph
 from resdet.export.torch_export import write_torch_export
+from tests.backbones.classifiers import build
 from tests.export.exports import KINDS, assert_same, make, noise
 
 Run = Callable[[Tensor, Tensor], dict[str, Any]]
@@ -121,3 +123,23 @@ def test_masks_pasted_inside(tmp_path: Path) -> None:
         assert got["masks"].dtype == torch.uint8
         assert (got["masks"] != expected["masks"]).float().mean() < 1e-3
         torch.testing.assert_close(got["boxes"], expected["boxes"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_backbones())
+def test_classifiers_of_every_backbone(name: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    if any(depth in name for depth in ("101", "152", "1202", "110", "vgg16", "vgg19")):
+        pytest.skip("the same layers as a smaller one of its family")
+    torch.manual_seed(0)
+    model = build(name, num_classes=10).eval()
+    side = 32 if "cifar" in name else 224
+    model.test_size = side
+    write_onnx(Network(model, None), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    images, _ = noise(side, side, 3)
+    with torch.no_grad():
+        expected = model.logits(model.normalize(images))[0].softmax(1)
+    (got,) = session.run(["probabilities"], {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=0, atol=1e-4)
