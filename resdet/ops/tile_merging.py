@@ -14,7 +14,6 @@ tiles look:
   other tile yet, two detections are of one object if their intersection is at least `CONTAINED` of
   the smaller one in the zone: SAHI's measure. A detection that a border cuts may also join one that
   has a partner, as a further part of it, if that one contains as much of it.
-
 - A cut detection that is left alone although another tile has all of it, and sees beyond the cut,
   is dropped: that tile knows more of the object and does not find it.
 

@@ -16,6 +16,8 @@ from resdet.errors import UserError
 from resdet.files.images import read_image
 from resdet.files.windows import FileWindows, WholeImage, open_windows, overview
 
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
 SIZE = (150, 210)
 WINDOWS = [
     (0, 0, 210, 150),
@@ -61,7 +63,6 @@ def check(path: Path) -> None:
 TILED = {"tiled": True, "blockxsize": 64, "blockysize": 48}
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(
     "layout", [TILED, {"blockysize": 16, "tiled": False}], ids=["tiles", "strips"]
 )
