@@ -7,11 +7,22 @@ import platform
 
 import pytest
 
-from resdet.memory import available_memory, keep_memory
+from resdet.memory import available_memory, give_memory_back, keep_memory, resident_memory
 
 
 def test_glibc_keeps_memory() -> None:
     assert keep_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_is_free_between_pieces_in_use_goes_back() -> None:
+    keep_memory()
+    pieces = [bytearray(b"1") * 2**20 for _ in range(200)]
+    pieces[:-1] = [None] * 199  # type: ignore[list-item]
+    before = resident_memory()
+    assert give_memory_back()
+    after = resident_memory()
+    assert before is not None and after is not None and before - after > 100 * 2**20
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
@@ -22,7 +33,7 @@ def test_other_libraries_are_left_alone(
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", fail)
-    assert not keep_memory()
+    assert not keep_memory() and not give_memory_back()
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from resdet.errors import UserError
 from resdet.inference.batches import predict_batch
+from resdet.memory import give_memory_back
 from resdet.models.predict import Predictor, inference_mode
 from resdet.structures import Classification, Detections
 
 Prediction = Detections | Classification
+BATCHES = 50
+"""After so many, freed memory goes back to the system, which takes some milliseconds."""
 UPLOAD = "the image"
 """What messages call an image that came without a name."""
 
@@ -86,8 +90,13 @@ class Batcher:
 
     def _work(self) -> None:
         with inference_mode(self.model):
-            while batch := self._next_batch():
+            for number in count(1):
+                batch = self._next_batch()
+                if not batch:
+                    return
                 self._compute(batch)
+                if number % BATCHES == 0:
+                    give_memory_back()
 
     def _next_batch(self) -> list[Job]:
         """Jobs that nobody has cancelled, marked as running; empty at the end."""
