@@ -38,7 +38,7 @@ demo: setup
 	$(BIN)/python -c "import json; [print('datasets/nuclei/images/' + image['file_name']) \
 	  for image in json.load(open('datasets/nuclei/annotations/val.json'))['images']]" \
 	  | xargs $(BIN)/python tools/predict.py $(RUN) --out $(RUN)/drawn
-	@echo "the drawn predictions are in $(RUN)/drawn"
+	@echo "what the model gets right and wrong: open $(RUN)/report.html in a browser"
 
 # Two processes, each with whole files, whose fixtures are then made once. A process has one thread.
 test: setup

@@ -237,8 +237,9 @@ def rescue(training: Training, error: Exception) -> None:
         return
     logger.info(
         f"an error ends the run after step {t.step} of {t.total_steps}, and that step is saved; "
-        f"resume with: {resume_command(t)}"
+        "resume with:"
     )
+    logger.info(resume_command(t))
 
 
 def resume_command(training: Training) -> str:
@@ -360,7 +361,7 @@ def leave(training: Training, stop: StopRequest) -> None:
     if not is_signal:
         return  # `run_training` says how to continue
     logger.info(
-        f"stopped by a signal after step {t.step} of {t.total_steps}, and saved; "
-        f"resume with: {resume_command(t)}"
+        f"stopped by a signal after step {t.step} of {t.total_steps}, and saved; resume with:"
     )
+    logger.info(resume_command(t))  # a line of its own, to be copied whole
     raise Stopped(stop.exit_code)

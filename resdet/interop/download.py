@@ -76,8 +76,9 @@ def fetch(url: str, path: Path, *, sha256: str | None, spec: str) -> Path:
 def _by_hand(url: str, path: Path) -> str:
     return (
         f"Without network, fetch {url} elsewhere and put it into {path.parent} as {path.name}, or "
-        "give the path of a file in place of the name, which needs no network, or start without "
-        "weights (model.backbone.weights=null)"
+        "give the path of a file in place of the name, which needs no network. To train from "
+        "scratch instead: model.weights=null model.backbone.weights=null model.backbone.norm=bn "
+        "model.backbone.freeze_at=0"
     )
 
 
