@@ -16,7 +16,7 @@ from resdet.export.description import SCRIPT, describe, write_beside
 from resdet.export.images import images_to_calibrate, images_to_check
 from resdet.export.network import Network
 from resdet.export.onnx import OPSET
-from resdet.export.quantise import lower
+from resdet.export.quantise import write_lowered
 from resdet.files.exported import Precision, description_path
 from resdet.files.json import read_json
 from resdet.files.writing import check_folder
@@ -86,7 +86,7 @@ def export_command(
         calibration = images_to_calibrate(model, form.calibrate, count=form.calibrate_images)
     if check is not None:
         images = images_to_check(model, check.images, check.annotations, count=check.count)
-    write(Network(model, size, form.pasted), path)
+    network = Network(model, size, form.pasted)
     description = describe(
         model,
         source=spec,
@@ -98,8 +98,12 @@ def export_command(
         pasted=form.pasted,
         opset=OPSET if path.suffix.lower() in (".onnx", ".xml") else None,
     )
-    if form.precision != "fp32":
-        lower(path, form.precision, model=model, description=description, calibration=calibration)
+    if form.precision == "fp32":
+        write(network, path)
+    else:
+        write_lowered(
+            network, path, form.precision, description=description, calibration=calibration
+        )
     write_beside(path, description)
     mb = sum(file.stat().st_size for file in _files(path) if file.is_file()) / 2**20
     sides = "any size" if size is None else f"{size[0]} × {size[1]} pixels"
@@ -146,7 +150,7 @@ def _fixed_size(model: RCNN | Classifier, wanted: tuple[int, int] | None) -> tup
 def _check_form(model: RCNN | Classifier, form: Form, path: Path) -> None:
     if form.pasted and (isinstance(model, Classifier) or not model.has_masks):
         raise UserError("--paste: the model has no masks; leave it out")
-    if form.precision != "fp32" and path.suffix.lower() == ".pt2":
+    if form.precision != "fp32" and path.suffix.lower() not in (".onnx", ".xml"):
         raise UserError(
             f"--precision {form.precision}: is for .onnx and .xml; give one of these for OUT"
         )

@@ -8,8 +8,7 @@ pooling stay in fp32.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -19,6 +18,9 @@ from numpy.typing import NDArray
 
 from resdet.dependencies import import_extra
 from resdet.export.images import Images
+from resdet.export.network import Network
+from resdet.export.onnx import write_onnx
+from resdet.export.openvino import write_ir
 from resdet.files.exported import Description
 from resdet.files.writing import write_bytes
 from resdet.inference.exported import input_arrays
@@ -26,9 +28,8 @@ from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
 from resdet.structures import collate_images
 
-logger = logging.getLogger("resdet")
-
-CALIBRATION_IMAGES = 64
+Inputs = dict[str, NDArray[Any]]
+"""Of an exported model, by name."""
 SMALLEST = 1024
 """Elements of a weight that is stored in half precision."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -37,32 +38,39 @@ ALONGSIDE = ("Add", "Relu", "MaxPool", "GlobalAveragePool")
 """Operators between them, that need not leave 8 bits."""
 
 
-def lower(
-    path: Path,
+def write_lowered(
+    network: Network,
+    out: Path,
     precision: Literal["fp16", "int8"],
     *,
-    model: RCNN | Classifier,
     description: Description,
     calibration: Images | None = None,
 ) -> None:
-    """Replace the exported model of `path`, in fp32, by one in less precision.
+    """Write `network` as an .onnx file, or as an .xml file with its .bin, in less precision.
 
     fp16 halves the file; onnxruntime computes in fp32 from it, and OpenVINO in what the processor
-    is fastest in. int8 needs `calibration`.
+    is fastest in. int8 needs `calibration`; OpenVINO's file is made of the ONNX graph in 8 bits.
     """
-    suffix = path.suffix.lower()
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:40]}.") as name:
-        written = Path(name) / path.name
-        WAYS[precision, suffix](path, written, model, description, calibration)
-        if suffix == ".xml":
-            write_bytes(path.with_suffix(".bin"), written.with_suffix(".bin").read_bytes())
-        write_bytes(path, written.read_bytes())
+    is_ir = out.suffix.lower() == ".xml"
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.stem[:40]}.") as name:
+        source, lowered = Path(name) / "fp32.onnx", Path(name) / "lowered.onnx"
+        write_onnx(network, source)
+        if precision == "int8":
+            assert calibration is not None, "int8 is calibrated"
+            quantise_onnx(source, lowered, feeds(out, network.model, description, calibration))
+        elif not is_ir:
+            halve_onnx(source, lowered)
+        if is_ir:
+            half = precision == "fp16"
+            write_ir(source if half else lowered, out, halve=half)
+        else:
+            write_bytes(out, lowered.read_bytes())
 
 
 def feeds(
     path: Path, model: RCNN | Classifier, description: Description, images: Images
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """The inputs of an exported model for one image at a time."""
+) -> Iterator[Inputs]:
+    """The inputs of the export that will be `path`, for one image at a time."""
     for index in range(len(images)):
         prepared = model.prepare(images.read(index))
         if isinstance(model, Classifier):
@@ -75,9 +83,9 @@ def feeds(
         yield inputs
 
 
-def halve_onnx(path: Path, out: Path, *unused: object) -> None:
+def halve_onnx(path: Path, out: Path) -> None:
     """Weights as float16, each followed by a cast to float32."""
-    onnx = import_extra("onnx", "export", str(path))
+    onnx = import_extra("onnx", "export", "an export in fp16")
     model = onnx.load(path)
     graph = model.graph
     weights = {name for node in graph.node if node.op_type in LAYERS for name in node.input[1:2]}
@@ -100,30 +108,18 @@ def halve_onnx(path: Path, out: Path, *unused: object) -> None:
     onnx.save(model, out)
 
 
-def halve_openvino(path: Path, out: Path, *unused: object) -> None:
-    openvino = import_extra("openvino", "export", str(path))
-    openvino.save_model(openvino.Core().read_model(path), out, compress_to_fp16=True)
-
-
-def quantise_onnx(
-    path: Path,
-    out: Path,
-    model: RCNN | Classifier,
-    description: Description,
-    calibration: Images | None,
-) -> None:
-    """By onnxruntime: pairs of QuantizeLinear and DequantizeLinear around what is in 8 bits."""
-    onnx = import_extra("onnx", "export", str(path))
-    quantization = import_extra("onnxruntime.quantization", "export", str(path))
+def quantise_onnx(path: Path, out: Path, inputs: Iterator[Inputs]) -> None:
+    """In 8 bits, by the ranges of `inputs`: pairs of QuantizeLinear and DequantizeLinear stand
+    around what is computed so."""
+    onnx = import_extra("onnx", "export", "an export in int8")
+    quantization = import_extra("onnxruntime.quantization", "export", "an export in int8")
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    assert calibration is not None, "int8 is calibrated"
-    inputs = feeds(path, model, description, calibration)
     prepared = out.with_name("prepared.onnx")
     quant_pre_process(path, prepared, skip_symbolic_shape=True)  # merges norms into convolutions
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
+        def get_next(self) -> Inputs | None:
             return next(inputs, None)
 
     quantization.quantize_static(
@@ -139,24 +135,6 @@ def quantise_onnx(
         extra_options={"CalibMovingAverage": True, "ActivationSymmetric": False},
     )
     prepared.unlink()
-
-
-def quantise_openvino(
-    path: Path,
-    out: Path,
-    model: RCNN | Classifier,
-    description: Description,
-    calibration: Images | None,
-) -> None:
-    """By NNCF, which also corrects the bias that rounding adds to each layer."""
-    openvino = import_extra("openvino", "export", str(path))
-    nncf = import_extra("nncf", "export", f"{path}: int8 of OpenVINO")
-    assert calibration is not None, "int8 is calibrated"
-    inputs = list(feeds(path, model, description, calibration))
-    quantised = nncf.quantize(
-        openvino.Core().read_model(path), nncf.Dataset(inputs), subset_size=len(inputs)
-    )
-    openvino.save_model(quantised, out, compress_to_fp16=False)
 
 
 def layers_in_int8(graph: Any) -> list[str]:
@@ -199,12 +177,3 @@ def _is_last(node: Any, used_by: dict[str, list[Any]]) -> bool:
 
 ENDS = ("Softmax", "Sigmoid", "Exp", "TopK", "GatherND", "NonMaxSuppression")
 """Operators past which there are scores and boxes, no maps."""
-
-
-WAYS: dict[tuple[str, str], Callable[..., None]] = {
-    ("fp16", ".onnx"): halve_onnx,
-    ("fp16", ".xml"): halve_openvino,
-    ("int8", ".onnx"): quantise_onnx,
-    ("int8", ".xml"): quantise_openvino,
-}
-"""By precision and suffix."""

@@ -11,12 +11,20 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from resdet.export.description import write_beside
+from resdet.export.description import describe, write_beside
 from resdet.export.images import images_to_calibrate
-from resdet.export.quantise import layers_in_int8, lower
+from resdet.export.network import Network
+from resdet.export.quantise import (
+    feeds,
+    halve_onnx,
+    layers_in_int8,
+    quantise_onnx,
+    write_lowered,
+)
 from resdet.files.exported import Crop, Description
 from resdet.inference.exported import load_exported
 from resdet.models.classifier import Classifier
+from tests.models.tiny_classifier import configured
 
 NAMES = ["one", "two", "three"]
 
@@ -84,18 +92,50 @@ def test_numbers_stay_close(
     path, about, model = exported
     images = sorted((nuclei / "images").iterdir())[:6]
     before, size = probabilities(model, images), path.stat().st_size
-    calibration = images_to_calibrate(model, nuclei / "images", count=4)
-    lower(path, precision, model=model, description=about, calibration=calibration)  # type: ignore[arg-type]
-    about = write_beside(path, about.model_copy(update={"precision": precision}))
+    path = path.with_name(f"{precision}.onnx")
+    if precision == "fp16":
+        halve_onnx(exported[0], path)
+    else:
+        calibration = images_to_calibrate(model, nuclei / "images", count=4)
+        quantise_onnx(exported[0], path, feeds(path, model, about, calibration))
+    write_beside(path, about.model_copy(update={"precision": precision}))
     lowered = load_exported(path)
     assert isinstance(lowered, Classifier) and lowered.fixed_precision is not None
     assert lowered.fixed_precision.name == precision and path.stat().st_size < 0.6 * size
     after = probabilities(lowered, images)
     assert 0 < float((after - before).abs().max()) < apart
-    assert not list(path.parent.glob(".*"))
 
 
 def test_which_layers_are_in_8_bits(exported: tuple[Path, Description, Classifier]) -> None:
     graph = onnx.load(exported[0]).graph
     assert layers_in_int8(graph) == ["stem_layer", "relu", "conv_layer", "shortcut", "pool"]
     assert Counter(node.op_type for node in graph.node)["QuantizeLinear"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "apart"), [("fp16", 0.02), ("int8", 0.1)])
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_an_export_in_less_precision(
+    tmp_path: Path, nuclei: Path, suffix: str, precision: str, apart: float
+) -> None:
+    model = configured(NAMES)
+    out = tmp_path / f"small{suffix}"
+    about = describe(
+        model,
+        source="test",
+        dynamic=False,
+        height=32,
+        width=32,
+        batch=1,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    calibration = images_to_calibrate(model, nuclei / "images", count=4)
+    network = Network(model, (32, 32))
+    write_lowered(network, out, precision, description=about, calibration=calibration)  # type: ignore[arg-type]
+    write_beside(out, about)
+    images = sorted((nuclei / "images").iterdir())[:3]
+    lowered = load_exported(out)
+    assert isinstance(lowered, Classifier)
+    apart_by = (probabilities(lowered, images) - probabilities(model, images)).abs().max()
+    assert 0 < float(apart_by) < apart
+    assert not list(tmp_path.glob(".*"))
