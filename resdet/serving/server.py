@@ -128,7 +128,7 @@ def serve(
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to a host's address; UserError if it cannot be."""
+    """A socket that listens at a host's address; UserError if it cannot."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -142,6 +142,8 @@ def bind(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        # who connects from here on waits for the first answer
+        listening.listen()
     except OSError as error:
         listening.close()
         raise UserError(

@@ -123,7 +123,7 @@ class Workbench:
         self.run_resdet(["check-data", name, "--no-images"])
 
     def start_server(self, words: list[str]) -> None:
-        """Start `resdet serve …` as a process of its own, and wait until it gives its address."""
+        """Start `resdet serve …` as a process of its own, and wait until its model is loaded."""
         self.stop_server()
         log = self.folder / "server.log"
         with log.open("wb") as file:
@@ -131,7 +131,7 @@ class Workbench:
                 [sys.executable, "-m", "resdet", *words], stdout=file, stderr=file, cwd=self.folder
             )
         start = time.monotonic()
-        while not re.search(r"http://\S+:\d+", log.read_text()):
+        while not re.search(r"ready at http://", log.read_text()):
             assert self.server.poll() is None, log.read_text()
             assert time.monotonic() - start < START_S, log.read_text()
             time.sleep(0.2)
