@@ -104,9 +104,7 @@ def evaluate(
         for state, *_ in parts[1:]:
             evaluator.merge(state)
         shown = sorted((p for _, one, _ in parts for p in one.pictures), key=lambda p: p[0])
-        draw = partial(
-            pictures.draw_predictions, [(path, detections) for _, path, detections in shown]
-        )
+        draw = partial(pictures.draw_predictions, dataset.untiled, shown)
         names = next((one.names for _, one, _ in parts if one.names), ())
         losses = _mean_losses(names, [row for _, one, _ in parts for row in one.losses])
         broken = joined(own for *_, own in parts)
@@ -202,7 +200,9 @@ def evaluate_run(
         val_loss=config.eval.val_loss,
         workers=hardware.default_workers(config.data.workers, 1),
     )
-    return config, judge(validation, len(dataset.untiled), config, paths, strict)
+    validation = judge(validation, len(dataset.untiled), config, paths, strict)
+    validation.result.log_remarks()
+    return config, validation
 
 
 def val_data_of_run(

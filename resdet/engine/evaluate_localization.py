@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -111,8 +110,8 @@ def evaluate_localizer(
         pairs = sorted((each for _, own, _ in parts for each in own), key=lambda each: each[0])
         broken = joined(own for *_, own in parts)
         result = compute_without(evaluator, dataset, broken)
-        seconds = time.perf_counter() - start
-        validation = Validation(result, {}, seconds, partial(_draw, pairs), broken)
+        draw = partial(pictures.draw_predictions, dataset, pairs, score_thresh=0.0)
+        validation = Validation(result, {}, time.perf_counter() - start, draw, broken)
     return share(validation, processes)
 
 
@@ -154,12 +153,6 @@ def _run_model(
         with precision.autocast():
             answers = guesser.guess(images, labels)
         yield images, [_relabel(each, of_data, dataset) for each in answers]
-
-
-def _draw(shown: Sequence[_Shown], path: Path) -> None:
-    """The guesses, whatever their scores."""
-    pairs = [(file, detections) for _, file, detections in shown]
-    pictures.draw_predictions(pairs, path, score_thresh=0.0)
 
 
 def _relabel(

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -130,6 +130,7 @@ class RunLog:
         self._file: GrowingFile | None = None
         self._events: EventFile | None = None
         self._progress: Progress | None = None
+        self._remarked: set[str] = set()
         self._trackers = trackers
         if not is_main:
             return
@@ -189,6 +190,13 @@ class RunLog:
         if line["val_loss"] is not None:
             self._scalars("val", {"loss": line["val_loss"], **line["val_losses"]}, line["step"])
         logger.info(f"validation at step {line['step']}: {words} ({line['eval_s']:.0f} s)")
+
+    def remark(self, sentences: Sequence[str]) -> None:
+        """Log sentences for a person, each once per run."""
+        for sentence in dict.fromkeys(sentences):
+            if sentence not in self._remarked:
+                logger.info(sentence)
+                self._remarked.add(sentence)
 
     def close(self) -> None:
         if self._progress is not None:

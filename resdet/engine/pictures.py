@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from resdet.data.detection.batches import Batch
+from resdet.data.detection.dataset import DetectionDataset
 from resdet.files.run_log import read_log
 from resdet.files.windows import open_windows
 from resdet.files.writing import make_folder, open_atomic
 from resdet.structures import Detections, Target
 from resdet.viz.draw import draw_caption, draw_targets, grid
-from resdet.viz.overview import draw_windows
+from resdet.viz.overview import draw_beside
 from resdet.viz.plots import plot_training
 
 MAX_IMAGES = 9
@@ -48,15 +50,43 @@ def target_of(batch: Batch, index: int) -> Target:
 
 
 def draw_predictions(
-    pictures: Sequence[tuple[str, Detections]], path: Path, *, score_thresh: float = SCORE_THRESH
+    dataset: DetectionDataset,
+    pictures: Sequence[tuple[int, str, Detections]],
+    path: Path,
+    *,
+    score_thresh: float = SCORE_THRESH,
 ) -> None:
-    """Some validation images with the detections in them at `score_thresh`, 0..1, or more."""
+    """Some validation images, as (position in `dataset`, file, detections): their ground truth,
+    and beside it the detections that score above `score_thresh`, 0..1."""
     if pictures:
         drawn = [
-            draw_windows(open_windows(file), detections, score_thresh=score_thresh)
-            for file, detections in pictures
+            draw_beside(
+                open_windows(file),
+                truth_of(dataset, position, detections),
+                detections,
+                score_thresh=score_thresh,
+                max_side=MAX_SIDE,
+            )
+            for position, file, detections in pictures
         ]
-        _save(grid(drawn, max_side=MAX_SIDE), path)
+        _save(grid(drawn), path)
+
+
+def truth_of(dataset: DetectionDataset, position: int, found: Detections) -> Detections:
+    """The objects of an image in the form of the detections `found` in it, with masks where both
+    have them; crowd regions are left out."""
+    table = dataset.table
+    rows = np.flatnonzero((table.image_of == dataset.images[position]) & ~table.crowd)
+    x, y, width, height = torch.from_numpy(table.boxes_xywh[rows]).float().unbind(1)
+    has_masks = found.has_masks and table.has_masks
+    return Detections(
+        torch.stack([x, y, x + width, y + height], dim=1),
+        torch.ones(len(rows)),
+        torch.from_numpy(table.labels[rows]).long(),
+        image_size=found.image_size,
+        class_names=list(dataset.class_names),
+        rles=[table.rles[row] for row in rows.tolist()] if has_masks else None,
+    )
 
 
 def draw_labelled(pictures: Sequence[tuple[np.ndarray, str]], path: Path) -> None:

@@ -276,6 +276,7 @@ def validate(training: Training, log: RunLog, stop: StopRequest) -> bool:
     t.broken_val.check()
     epoch = round(t.step / t.plan.steps_per_epoch, 4)
     log.evaluation({"step": t.step, "epoch": epoch, **validation.line()}, validation.text())
+    log.remark(validation.result.remarks)
     if validation.best is not None:
         name, value = validation.best
         if t.schedule.see_metric(t.adapted, value):

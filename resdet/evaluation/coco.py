@@ -107,7 +107,7 @@ def evaluate_files(
         columns = (table.images, table.labels, table.scores, table.boxes)
         notes += describe_results(truth, *columns, XYWH)
     result.notes[:0] = [*notes, *table.notes]
-    return result.log_notes()
+    return result.log_notes().log_remarks()
 
 
 def evaluate_tables(

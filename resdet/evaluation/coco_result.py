@@ -42,6 +42,7 @@ def make_result(
         result.per_class += class_rows(evaluation, truth, table, iou_type)
         result.curves[iou_type] = evaluation.precision[:, :, :, 0]
         result.notes += _explain(iou_type, summary[iou_type], truth, table)
+    result.remarks += _empty_sizes(summary, truth)
     if all(evaluation.hotcoco for evaluation in evaluations.values()):
         scores = table.scores
         are_shares = not len(scores) or bool(scores.min() >= 0 and scores.max() <= 1)
@@ -133,12 +134,6 @@ def _explain(
         return [
             f"{iou_type}: every number is -1: {truth.source} has {why}, so nothing can be found"
         ]
-    for area, words in _AREA_WORDS.items():
-        if summary[f"AP{area}"] == -1:
-            notes.append(
-                f"{iou_type}: AP{area} and AR{area} are -1: {truth.source} has no object of an "
-                f"area {words}"
-            )
     if iou_type == "segm" and truth.outlines is not None:
         bare = int((objects & (truth.outlines.kinds == 0)).sum())
         if bare:
@@ -150,3 +145,17 @@ def _explain(
             "pixels of the original image?"
         )
     return notes
+
+
+def _empty_sizes(summary: dict[str, dict[str, float]], truth: AnnotationTable) -> list[str]:
+    """Why numbers of a size are -1, in one line per size for all IoU types."""
+    remarks = []
+    for area, words in _AREA_WORDS.items():
+        # where every number is -1, a note gives the reason
+        empty = [kind for kind, each in summary.items() if each[f"AP{area}"] == -1 < each["AP"]]
+        if empty:
+            remarks.append(
+                f"{' and '.join(empty)}: AP{area} and AR{area} are -1: {truth.source} has no "
+                f"object of an area {words}"
+            )
+    return remarks

@@ -98,6 +98,8 @@ class Result:
     """Further numbers for eval.json that take longer to compute than the summary."""
     notes: list[str] = field(default_factory=list)
     """Sentences on what was repaired, left out or has no value."""
+    remarks: list[str] = field(default_factory=list)
+    """Sentences on numbers that the annotations leave without a value, which needs no action."""
     records: list[dict[str, Any]] | None = None
     """COCO result records, where there are no annotations to evaluate them against: written as
     detections.json."""
@@ -129,6 +131,12 @@ class Result:
         """The notes as warnings; returns itself."""
         for note in self.notes:
             logger.warning(note)
+        return self
+
+    def log_remarks(self) -> Result:
+        """The remarks, which are alike for every evaluation on the same data; returns itself."""
+        for remark in self.remarks:
+            logger.info(remark)
         return self
 
     def write(self, folder: str | Path) -> list[Path]:

@@ -191,7 +191,10 @@ def _is_part(logged: dict[str, Any], summary: dict[str, Any]) -> bool:
 
 
 def _epochs(record: dict[str, Any]) -> str:
-    return f"{record['epoch']:.3g} epochs" if record.get("epoch") is not None else ""
+    if record.get("epoch") is None:
+        return ""
+    count = f"{record['epoch']:.3g}"
+    return f"{count} epoch" if count == "1" else f"{count} epochs"
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

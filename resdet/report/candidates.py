@@ -37,6 +37,7 @@ class Group:
     words: str
     items: list[Candidate] = field(default_factory=list)
     total: int = 0
+    threshold: float | None = None
 
 
 def galleries(matches: Matches) -> list[Group]:
@@ -61,7 +62,8 @@ def worst_images(matches: Matches) -> Group:
     for image in order[:WORST].tolist():
         objects = int(found[image] + missed[image])
         words = (
-            f"{found[image]} of {objects} {_plural(objects, 'object')} found, {wrong[image]} wrong "
+            f"at score {matches.threshold:.3g}: {found[image]} of {objects} "
+            f"{_plural(objects, 'object')} found, {wrong[image]} wrong "
             f"{_plural(int(wrong[image]), 'detection')}; F1 {f1[image]:.2f}"
         )
         items.append(Candidate(image, words))
@@ -71,6 +73,7 @@ def worst_images(matches: Matches) -> Group:
         f"Images by their F1 at a score of {matches.threshold:.3g}, lowest first.",
         items,
         len(rows),
+        matches.threshold,
     )
 
 
@@ -111,6 +114,7 @@ def false_positives(matches: Matches) -> Group:
         "each kind of error and class in turn.",
         items,
         len(rows),
+        matches.threshold,
     )
 
 
@@ -137,6 +141,7 @@ def missed_objects(matches: Matches) -> Group:
         "largest of each class in turn.",
         items,
         len(rows),
+        matches.threshold,
     )
 
 
@@ -166,6 +171,7 @@ def loosest_matches(matches: Matches) -> Group:
         f"Right detections by the IoU of their {what} with the object, lowest first.",
         items,
         len(rows),
+        matches.threshold,
     )
 
 

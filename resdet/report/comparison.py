@@ -98,9 +98,9 @@ def significance(metric: str, first: float, other: float, low: float, high: floa
 
 def changed_images(first: Shown, other: Shown) -> GalleryGroup:
     """The images whose F1 changed most, each run at its own best threshold."""
-    counts = [
-        image_counts(each.analysis.shown, each.analysis.shown.threshold) for each in (first, other)
-    ]
+    matches = [each.analysis.shown for each in (first, other)]
+    counts = [image_counts(each, each.threshold) for each in matches]
+    at = [f"at score {each.threshold:.3g}:" for each in matches]
     scores = [_f1(*each) for each in counts]
     change = scores[1] - scores[0]
     rows = np.flatnonzero(change)
@@ -113,7 +113,8 @@ def changed_images(first: Shown, other: Shown) -> GalleryGroup:
         one, two = (_words(*(int(column[image]) for column in each)) for each in counts)
         better = "better" if change[image] > 0 else "worse"
         reason = (
-            f"{better}: F1 {scores[0][image]:.2f} → {scores[1][image]:.2f}; first {one}; then {two}"
+            f"{better}: F1 {scores[0][image]:.2f} → {scores[1][image]:.2f}; "
+            f"first {at[0]} {one}; then {at[1]} {two}"
         )
         items.append(GalleryItem(places[0] or 0, reason, labels=first.labels_in(image)))
     return GalleryGroup(

@@ -255,6 +255,8 @@ class GalleryGroup:
     items: list[GalleryItem]
     total: int
     """Of how many: `items` is the first few."""
+    threshold: float | None = None
+    """The score at which `items` and `total` were taken; None where they do not depend on one."""
 
 
 @dataclass(frozen=True)

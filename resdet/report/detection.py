@@ -20,7 +20,7 @@ Section = TypeVar("Section")
 
 DIAGNOSED = {
     "coco": "",
-    "lvis": "Errors, confusion and galleries leave out detections of classes that an image is not "
+    "lvis": "Errors, confusion and pictures leave out detections of classes that an image is not "
     "annotated for.",
     "voc07": "The metrics are VOC's. Everything below them matches by COCO's rule at IoU .50, with "
     "difficult objects left out.",

@@ -79,7 +79,9 @@ class Shown:
         """The chosen galleries, with the items whose images have a picture; once every run has
         chosen its own, as the marks of all runs share a picture."""
         return [
-            GalleryGroup(each.key, each.title, each.words, self._items(each), each.total)
+            GalleryGroup(
+                *(each.key, each.title, each.words, self._items(each), each.total, each.threshold)
+            )
             for each in self.groups
             if each.items
         ]

@@ -97,7 +97,7 @@ def _unseen(matches: Matches) -> list[tuple[float, Candidate]]:
         label = int(truth.labels[row])
         words = (
             f"no {truth.class_names[label]} there? no detection of any class overlaps it, though "
-            f"{recall[label]:.0%} of this class are found"
+            f"{recall[label]:.0%} of this class are found at score {matches.threshold:.3g}"
         )
         candidates.append((value, Candidate(image, words, "missed", (row,))))
     return candidates

@@ -38,8 +38,8 @@ MAX_CONFUSED = 40
 MAX_PAIRS = 30
 ERROR_WORDS = {
     "Cls": "right place, wrong class (IoU ≥ .5 with an object of another class)",
-    "Loc": "right class, badly placed (IoU from .1 to .5)",
-    "Both": "wrong class and badly placed",
+    "Loc": "right class, too little overlap (IoU from .1 to .5)",
+    "Both": "wrong class and too little overlap",
     "Dupe": "a second detection of an object that is found already",
     "Bkg": "nothing is there (IoU ≤ .1 with every object)",
     "Miss": "an object that no detection is about",
@@ -63,7 +63,8 @@ def metrics_table(result: Result) -> Table | None:
         rows = [
             [name, *(value_of(each.get(key)) for key in columns)] for name, each in groups.items()
         ]
-        return Table("Metrics", ["kind", *map(heading, columns)], rows, "Fractions of 1.")
+        note = " ".join(["Fractions of 1.", *(f"{remark}." for remark in result.remarks)])
+        return Table("Metrics", ["kind", *map(heading, columns)], rows, note)
     if plain:
         columns = ["", *map(heading, plain)]
         return Table("Metrics", columns, [["", *map(value_of, plain.values())]])

@@ -75,16 +75,22 @@ def draw_targets(
 ) -> Image.Image:
     """A training image (3, H, W) uint8 RGB with its boxes and masks."""
     pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()
-    names = list(class_names or [])
-    texts = [_name(names, label) for label in target.labels.tolist()]
     masks = None if target.masks is None else target.masks.cpu().float()
     objects = Detections(
         target.boxes.cpu(),
-        torch.ones(len(texts)),
+        torch.ones(len(target.labels)),
         target.labels.cpu(),
         image_size=(pixels.shape[0], pixels.shape[1]),
         mask_probs=masks,
+        class_names=list(class_names or []),
     )
+    return draw_objects(pixels, objects)
+
+
+def draw_objects(pixels: np.ndarray, objects: Detections) -> Image.Image:
+    """Annotated objects in their image (H, W, 3) uint8 RGB: as `draw`, without scores."""
+    names = objects.class_names
+    texts = [_name(names, label) for label in objects.labels.tolist()]
     return _render(pixels, objects, texts, len(names))
 
 
@@ -159,7 +165,7 @@ def grid(
     if not images:
         raise ValueError("grid of no images; give at least one")
     gap = 4
-    cells = [_shrink(image, max_side) for image in images]
+    cells = [shrink(image, max_side) for image in images]
     columns = min(columns or math.ceil(math.sqrt(len(cells))), len(cells))
     rows = math.ceil(len(cells) / columns)
     width = max(cell.width for cell in cells) + gap
@@ -187,7 +193,8 @@ def _fit_text(text: str, font: Font, width: float) -> str:
     return text
 
 
-def _shrink(image: Image.Image, max_side: int | None) -> Image.Image:
+def shrink(image: Image.Image, max_side: int | None) -> Image.Image:
+    """The image, smaller if its longer side is over `max_side` pixels."""
     scale = 1.0 if max_side is None else max_side / max(image.size)
     if scale >= 1:
         return image

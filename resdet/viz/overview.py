@@ -11,21 +11,37 @@ from PIL import Image
 from resdet.files.rle import encode_bitmap
 from resdet.files.windows import Windows, overview
 from resdet.structures import Detections
-from resdet.viz.draw import draw
+from resdet.viz.draw import draw, draw_caption, draw_objects, grid, shrink
 
 DRAWN_PIXELS = 1 << 25
 """Larger images are shrunk to so many pixels before they are drawn, which takes some 15 bytes for
 each of these."""
 
 
-def draw_windows(
-    image: Windows, detections: Detections, *, score_thresh: float | None = None
-) -> Image.Image:
+def draw_windows(image: Windows, detections: Detections) -> Image.Image:
     """As `draw`, of an image that is read by windows; shrunk to `DRAWN_PIXELS` if it has more."""
     pixels = overview(image, DRAWN_PIXELS)
-    if score_thresh is not None:
-        detections = detections[detections.scores > score_thresh]
     return draw(pixels, shrunk(detections, (pixels.shape[0], pixels.shape[1])))
+
+
+def draw_beside(
+    image: Windows,
+    truth: Detections,
+    detections: Detections,
+    *,
+    score_thresh: float,
+    max_side: int,
+) -> Image.Image:
+    """The ground truth, and beside it the detections that score above `score_thresh`, 0..1: each
+    with a title and at most `max_side` pixels long."""
+    pixels = overview(image, DRAWN_PIXELS)
+    size = pixels.shape[0], pixels.shape[1]
+    found = detections[detections.scores > score_thresh]
+    title = f"predictions, score above {score_thresh:g}" if score_thresh > 0 else "predictions"
+    left = shrink(draw_objects(pixels, shrunk(truth, size)), max_side)
+    right = shrink(draw(pixels, shrunk(found, size)), max_side)
+    titled = [(left, "ground truth"), (right, title)]
+    return grid([draw_caption(np.asarray(each), words) for each, words in titled], columns=2)
 
 
 def shrunk(detections: Detections, size: tuple[int, int]) -> Detections:

@@ -130,8 +130,9 @@ def test_size_without_objects_is_minus_one_and_says_why(
     result = evaluate_coco_full(truth, records[1:], backend=backend)
     assert result.summary["bbox"]["APs"] == result.summary["bbox"]["ARs"] == -1
     assert result.summary["bbox"]["AP"] == pytest.approx(1)
-    assert words(result.notes, "bbox: APs and ARs are -1", "no object of an area up to 32²")
-    assert words(result.notes, "segm: APs")
+    (remark,) = result.remarks
+    assert words([remark], "bbox and segm: APs and ARs are -1", "no object of an area up to 32²")
+    assert not words(result.notes, "APs")
 
 
 @both

@@ -142,9 +142,9 @@ def gallery(pictures: list[Picture], first: int) -> list[GalleryGroup]:
     ]
     worst = [GalleryItem(i, "F1 .50: 2 correct, 2 wrong, 2 missed") for i in range(len(pictures))]
     return [
-        GalleryGroup("worst", "Worst images", "Lowest F1 first.", worst, 73),
+        GalleryGroup("worst", "Worst images", "Lowest F1 first.", worst, 73, 0.42),
         GalleryGroup("false_positives", "False positives", "Best score first.", items, len(items)),
-        GalleryGroup("missed", "Missed objects", "Largest first.", missed, len(missed)),
+        GalleryGroup("missed", "Missed objects", "Largest first.", missed, len(missed), 0.42),
         GalleryGroup("label_errors", "Likely label errors", "Confident disagreement.", [], 0),
     ]
 
@@ -179,8 +179,8 @@ def run_report(name: str, names: list[str], pictures: list[Picture], first: int)
     delta = {"Cls": 0.004, "Loc": 0.067, "Both": 0.0, "Dupe": 0.0015, "Bkg": 0.0038, "Miss": 0.043}
     words = {
         "Cls": "an object, with the wrong class",
-        "Loc": "the right class, with a box too far off",
-        "Both": "the wrong class and a box too far off",
+        "Loc": "the right class, with too little overlap",
+        "Both": "the wrong class and too little overlap",
         "Dupe": "one more detection of a found object",
         "Bkg": "no object there",
         "Miss": "objects without any detection",

@@ -43,6 +43,7 @@ def source_of(folder: Path, truth: AnnotationTable, metric: str, predictions: An
     values["eval"]["metric"] = metric
     store(folder, predictions, values, truth, kinds=["bbox"])
     data = SimpleNamespace(table=truth, image_ids=list(truth.image_ids))
+    data.untiled = data
     evaluated = config_from_dict(values, "the test")
     return RunSource(folder, config, evaluated, read_stored(folder), data)
 

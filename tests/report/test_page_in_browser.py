@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def test_tabs_pictures_and_their_keys(opened: Opened) -> None:
     assert tab.all_inner_texts() == [
         "Worst images12", "False positives24", "Missed objects12", "Likely label errors0"
     ]  # fmt: skip
-    assert status(page) == "12 shown; the page has the first 12 of 73."
+    assert status(page) == "12 shown; the page has the first 12 of 73 at score 0.42."
     assert position(page) == "1 of 12"
     page.get_by_role("button", name="Next").click()
     page.keyboard.press("ArrowRight")
@@ -151,7 +152,7 @@ def test_tabs_pictures_and_their_keys(opened: Opened) -> None:
     assert outlines(page, ".focus") == 1
 
     tab.nth(3).click()
-    assert page.locator(".empty").inner_text() == "There is nothing to show in this gallery."
+    assert page.locator(".empty").inner_text() == "There is nothing to show in this tab."
     assert not page.locator(".viewer").is_visible()
 
 
@@ -214,6 +215,36 @@ def test_objects_are_missed_above_the_score_of_their_detection(opened: Opened) -
         ["1", "found"], ["3", "missed"], ["1", "correct"]
     ]  # fmt: skip
     assert outlines(page, ".outcome-missed") == 3
+    assert "At score 0.95:" in page.locator(".details").inner_text()
+    assert status(page).endswith(
+        "12 of 73 at score 0.42. The list was chosen at score 0.42: what only another score would "
+        "add is not in it."
+    )
+
+
+def test_an_object_leaves_the_missed_ones_below_the_score_that_finds_it(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    made = example.detection(num_pictures=2)
+    first = made.pictures[0]
+    found = replace(first.truths[3], status="found", partner=3)
+    made.pictures[0] = replace(first, truths=[*first.truths[:3], found])
+    (tmp_path / "found.html").write_text(render(made), encoding="utf-8")
+    page = Opened(browser, tmp_path).load("found")
+    tab = page.get_by_role("tab", name="Missed objects")
+    for score, shown in (("0.6", 2), ("0.3", 1)):
+        page.locator("input[type=range]").fill(score)
+        assert tab.inner_text() == f"Missed objects{shown}"
+
+
+def test_last_label_of_a_histogram_ends_inside_it(opened: Opened) -> None:
+    page = opened.load("detection", viewport={"width": PHONE, "height": 900})
+    ends = page.locator("#data .canvas svg").evaluate_all(
+        "all => all.map((svg) => svg.getBoundingClientRect().right - Math.max("
+        " ...[...svg.querySelectorAll('.tick')].map((t) => t.getBoundingClientRect().right)))"
+    )
+    assert len(ends) == 2 and min(ends) >= 0
+    page.close()
 
 
 def test_zoom_and_moving(opened: Opened) -> None:

@@ -2,12 +2,11 @@
 
 import { button, el, svg } from "./dom.js";
 import { count, fraction, number, share } from "./format.js";
-import { axes, figure, plotArea } from "./plot.js";
+import { LETTER, axes, figure, plotArea } from "./plot.js";
 import { linear, niceRange, ticks } from "./scale.js";
 import { bar, dataTable, scrollBox } from "./table.js";
 
 const HEIGHT = 240;
-const LETTER = 6.6; // pixels per character of a tick label
 
 /** A histogram of `data.Bars`. */
 export function histogram(bars) {
@@ -125,7 +124,13 @@ export function errorTable({ kind, ap50, types }, open) {
     ),
     el("tbody", {}, rows),
   );
-  return el("div", { class: "table" }, el("h3", {}, title), scrollBox(`Errors, ${kind}`, table));
+  return el(
+    "div",
+    { class: "table" },
+    el("h3", {}, title),
+    scrollBox(`Errors, ${kind}`, table),
+    el("p", { class: "note" }, "Over all detections, whatever their score."),
+  );
 }
 
 /** Scores against the share that is right, and how many have each score. */

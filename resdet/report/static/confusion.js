@@ -7,6 +7,7 @@ import { dataTable, scrollBox } from "./table.js";
 const STEPS = 8; // shades
 const LARGE = 10; // classes from which the matrix has the whole width
 const DENSE = 25; // classes from which its cells are small
+const COLORS = "The color of a cell is its share of its row, that is, of its true class.";
 
 /** The matrix with its cell reader, and the most confused pairs. */
 export function confusionMatrix(confusion) {
@@ -76,7 +77,7 @@ export function confusionMatrix(confusion) {
       el("h3", {}, title),
       scrollBox(`Confusion matrix, ${kind}`, table),
       reader,
-      note && el("p", { class: "note" }, note),
+      el("p", { class: "note" }, [note, COLORS].filter(Boolean).join(" ")),
     ),
     pairs.rows.length > 0 ? dataTable(pairs, { titled: true }) : null,
   );

@@ -52,6 +52,11 @@ export function round(value) {
   return Number(value.toFixed(2));
 }
 
+/** A score threshold, to three digits as in the words of the report. */
+export function threshold(value) {
+  return number(Number(value.toPrecision(3)));
+}
+
 /** A cell of a table, by its column's format: count, fraction, percent, number or text. */
 export function cell(value, format) {
   if (value === null || value === undefined) return MISSING;

@@ -2,7 +2,7 @@
 
 import { button, el } from "./dom.js";
 import { createFilters } from "./filters.js";
-import { count } from "./format.js";
+import { count, threshold } from "./format.js";
 import { filterWords, itemFits } from "./marks.js";
 import { createStrip } from "./strip.js";
 import { createTabs } from "./tabs.js";
@@ -59,7 +59,7 @@ export function createGallery({ report, state, onState }) {
     const amounts = groups.map((each) => matching(each).length);
     tabs.update(group.key, amounts);
     words.textContent = group.words;
-    status.textContent = statusWords(group, shown.length);
+    status.textContent = statusWords(group, shown.length, state);
     if (!shown.some(({ index }) => index === state.item)) state.item = shown[0]?.index ?? 0;
     strip.fill(shown);
     stage.hidden = shown.length === 0;
@@ -86,7 +86,7 @@ export function createGallery({ report, state, onState }) {
   };
 
   const emptyWords = ({ items }) => {
-    if (items.length === 0) return [el("p", {}, "There is nothing to show in this gallery.")];
+    if (items.length === 0) return [el("p", {}, "There is nothing to show in this tab.")];
     const set = filterWords(state, report.runs[0].class_names);
     const reset = () => {
       change({ label: null, error: "", score: state.startScore });
@@ -130,7 +130,6 @@ export function createGallery({ report, state, onState }) {
     },
     /** Scrolls to what is chosen, once the gallery is in the page. */
     settle() {
-      tabs.settle();
       strip.mark(state.item);
     },
   };
@@ -150,11 +149,17 @@ export function groupsOf(report, runIndex) {
   return [...own, ...changed];
 }
 
-function statusWords(group, amount) {
+function statusWords(group, amount, state) {
+  const { items, total } = group;
+  const at = group.threshold === null ? "" : ` at score ${threshold(group.threshold)}`;
   const of =
-    group.total > group.items.length
-      ? `; the page has the first ${count(group.items.length)} of ${count(group.total)}`
+    total > items.length
+      ? `; the page has the first ${count(items.length)} of ${count(total)}${at}`
       : "";
-  if (amount === group.items.length) return `${count(amount)} shown${of}.`;
-  return `${count(amount)} of ${count(group.items.length)} match the filters${of}.`;
+  const shown =
+    amount === items.length
+      ? `${count(amount)} shown${of}.`
+      : `${count(amount)} of ${count(items.length)} match the filters${of}.`;
+  if (!at || state.score === state.startScore) return shown;
+  return `${shown} The list was chosen${at}: what only another score would add is not in it.`;
 }

@@ -10,8 +10,8 @@ export const OUTCOMES = {
   correct: "detection of an object",
   ignored: "detection that is not evaluated",
   Cls: "wrong class",
-  Loc: "right class, box too far off",
-  Both: "wrong class, and box too far off",
+  Loc: "right class, too little overlap",
+  Both: "wrong class and too little overlap",
   Dupe: "second detection of an object",
   Bkg: "detection where no object is",
 };
@@ -100,9 +100,15 @@ export function focusBox(picture, item) {
   return { x: start(x1, x2, picture.width), y: start(y1, y2, picture.height), w: side, h: side };
 }
 
+/** Whether every object of an item, if it has any, is missed at the slider's score. */
+function isMissed(item, picture, score) {
+  return item.truths.every((row) => asSeen(picture.truths[row], picture, score).status === "missed");
+}
+
 /** Whether an item passes the class, outcome and score filters. */
 export function itemFits(item, picture, state, run) {
   if (item.score !== null && item.score < state.score) return false;
+  if (item.error === "missed" && !isMissed(item, picture, state.score)) return false;
   const marks = () => [
     ...picture.truths
       .filter((mark) => mark.run === run)

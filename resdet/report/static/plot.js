@@ -2,6 +2,10 @@
 
 import { atEachWidth, disclosure, el, svg, uniqueId } from "./dom.js";
 
+/** Pixels per character of a tick label, at most. */
+export const LETTER = 6.6;
+const MARGIN = 12; // pixels to the right of the axes
+
 /**
  * A figure with a title, a chart, a note and its values as a table.
  *
@@ -128,10 +132,10 @@ export function axes({ area, xTicks, yTicks, scaleX, scaleY, formatX, formatY, x
     svg("line", { class: "axis", x1: left, x2: right, y1: bottom + 0.5, y2: bottom + 0.5 }),
   );
   for (const value of xTicks) {
-    const x = scaleX(value);
-    parts.push(
-      svg("text", { class: "tick", x, y: bottom + 18, "text-anchor": "middle" }, formatX(value)),
-    );
+    const text = formatX(value);
+    // inside the drawing, which ends MARGIN to the right of the axis
+    const x = Math.min(scaleX(value), right + MARGIN - (text.length * LETTER) / 2);
+    parts.push(svg("text", { class: "tick", x, y: bottom + 18, "text-anchor": "middle" }, text));
   }
   parts.push(
     svg("text", { class: "axis-label", x: right, y: bottom + 36, "text-anchor": "end" }, xLabel),
@@ -142,5 +146,5 @@ export function axes({ area, xTicks, yTicks, scaleX, scaleY, formatX, formatY, x
 
 /** The part of a chart of `width` and `height` that the data fills. */
 export function plotArea(width, height, left = 46) {
-  return { left, right: width - 12, top: 30, bottom: height - 44 };
+  return { left, right: width - MARGIN, top: 30, bottom: height - 44 };
 }

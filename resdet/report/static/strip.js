@@ -7,7 +7,7 @@ import { thumbnail } from "./pane.js";
 
 /** The thumbnails: {node, fill, mark}; `onSelect(index)` is called with an item's index. */
 export function createStrip({ report, state, onSelect }) {
-  const node = el("ul", { class: "strip", "aria-label": "Pictures of this gallery" });
+  const node = el("ul", { class: "strip", "aria-label": "Pictures of this tab" });
   const thumbOf = ({ item, index }) => {
     const picture = report.pictures[item.picture];
     const label = `${picture.name}: ${item.reason}`;

@@ -1,6 +1,6 @@
 // A row of tabs, which the arrow keys move along.
 
-import { el, scrollInto } from "./dom.js";
+import { el } from "./dom.js";
 import { count } from "./format.js";
 
 /** Tabs of `groups` ({key, title}); `update(key, amounts)` marks one and counts all. */
@@ -19,7 +19,7 @@ export function createTabs(groups, onSelect) {
       el("span", { class: "amount" }),
     ),
   );
-  const node = el("div", { class: "tabs", role: "tablist", "aria-label": "Galleries" }, tabs);
+  const node = el("div", { class: "tabs", role: "tablist", "aria-label": "Lists of pictures" }, tabs);
   node.addEventListener("keydown", (event) => {
     const now = tabs.indexOf(document.activeElement);
     const moves = { ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: tabs.length - 1 };
@@ -39,8 +39,6 @@ export function createTabs(groups, onSelect) {
         tab.setAttribute("tabindex", selected ? "0" : "-1");
         tab.querySelector(".amount").textContent = count(amounts[i]);
       });
-      this.settle();
     },
-    settle: () => scrollInto(node, node.querySelector("[aria-selected=true]")),
   };
 }

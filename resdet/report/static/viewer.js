@@ -1,7 +1,7 @@
 // The picture of the gallery in full: one pane, or two runs side by side, with what is in it.
 
 import { button, disclosure, el } from "./dom.js";
-import { count, fraction, number, round } from "./format.js";
+import { count, fraction, threshold } from "./format.js";
 import { OUTCOMES, className, colorClass, countOutcomes, focusBox, visibleMarks } from "./marks.js";
 import { createPane, keyOf } from "./pane.js";
 
@@ -14,7 +14,7 @@ export function createViewer({ report, onMove }) {
   const panesBox = el("div", { class: "panes" });
   const position = el("span", { class: "position" });
   const details = el("div", { class: "details" });
-  const now = { picture: null, item: null, runs: [0], marks: [] };
+  const now = { picture: null, item: null, runs: [0], scores: [0], marks: [] };
 
   const setView = (view) => {
     for (const run of now.runs) panes[run].setView(view);
@@ -70,7 +70,7 @@ export function createViewer({ report, onMove }) {
     position.textContent = `${count(index + 1)} of ${count(total)}`;
     panesBox.replaceChildren(
       ...runs.map((run) => {
-        const words = `${report.runs[run].name}, scores from ${number(round(scoreOf(run, state)))}`;
+        const words = `${report.runs[run].name}, scores from ${threshold(scoreOf(run, state))}`;
         return el(
           "figure",
           {},
@@ -80,8 +80,9 @@ export function createViewer({ report, onMove }) {
       }),
     );
     panesBox.classList.toggle("two", runs.length > 1);
-    now.marks = runs.map((run) =>
-      visibleMarks(picture, item, { ...state, score: scoreOf(run, state) }, run),
+    now.scores = runs.map((run) => scoreOf(run, state));
+    now.marks = runs.map((run, i) =>
+      visibleMarks(picture, item, { ...state, score: now.scores[i] }, run),
     );
     runs.forEach((run, i) => panes[run].show(picture, now.marks[i], state, names, samePicture));
     zoomToObject.hidden = focusBox(picture, item) === null;
@@ -107,6 +108,7 @@ export function createViewer({ report, onMove }) {
             "div",
             { class: "stack" },
             now.runs.length > 1 ? el("h4", {}, name) : null,
+            el("p", { class: "muted" }, `At score ${threshold(now.scores[i])}:`),
             outcomeList(marks),
             disclosure("Objects and detections", () => markTable(marks, names, pane)),
           ),
