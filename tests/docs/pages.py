@@ -28,7 +28,11 @@ SYNTAX = re.compile(r"\$\(|\$\w|\s(\||\|\||&&|&|<|>|;)(\s|$)|;\s*do\b")
 DIAGRAM = re.compile("[│▼═]|──►")
 LISTING = re.compile(r"(?m)^ *\S+/|^[A-Z0-9]+ = ")
 """Folders and abbreviations: blocks that show no command."""
-BASES = {"imagenet_loc": "configs/_base_/imagenet_loc.yaml", "table:": "configs/finetune.yaml"}
+BASES = {
+    "imagenet_loc": "configs/_base_/imagenet_loc.yaml",
+    "table:": "configs/finetune.yaml",
+    "format:": "configs/own_data.yaml",
+}
 """What a part of a config belongs to, by a word in it; the others belong to mine.yaml."""
 
 

@@ -15,7 +15,7 @@ from resdet.config.loading import load_any_config
 from tests.docs import published
 from tests.golden import tiny_backbone  # noqa: F401  mine.yaml names it
 
-COMMON = ["train.max_steps=2", "train.batch_size=2", "train.accumulate=1", "log.every=1"]
+COMMON = ["train.batch_size=2", "train.accumulate=1", "log.every=1"]
 SHORT = {
     "detection": [
         *COMMON,
@@ -30,11 +30,11 @@ SHORT = {
     "localization": [*COMMON, "data.workers=0", "data.size=64", "data.test_size=64"],
 }
 """What makes a training short, by task. A key that a command gives itself is left to it."""
-SMALL_IMAGES = ["data.size=64", "data.test_size=64", "data.test_resize=64", "data.workers=0"]
+SMALL_IMAGES = ["data.size=64", "data.test_size=64", "data.test_resize=72", "data.workers=0"]
 SMALL_IMAGES += ["data.progressive=[]", "data.augment.short_edges=[64, 80]"]
 """The same for classifiers of other images than CIFAR's."""
 KINDS = {
-    **dict.fromkeys(("a", "b", "c"), "mine"),
+    **dict.fromkeys(("a", "b", "c", "slow"), "mine"),
     **dict.fromkeys(("rcnn_a", "rcnn_b"), "imagenet_loc_rcnn_r101"),
     **dict.fromkeys(("rpn_a", "rpn_b"), "imagenet_loc_rpn_r101"),
     **dict.fromkeys(("cls_a", "cls_b"), "imagenet_resnet101"),
@@ -44,6 +44,7 @@ OTHER_KINDS = [
     (r"^eval-cls ", dict.fromkeys(("mine", "a", "b"), "finetune")),
     (r"^convert runs/mine \S+\.th\b", {"mine": "padded"}),
     (r"^(convert|export|serve) ", {"mine": "resnet"}),
+    (r"data\.split\.evaluate=test", {"mine": "split"}),
 ]
 """The same for the commands that match a pattern."""
 MODEL_FINAL = "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x"
@@ -52,6 +53,7 @@ PROPOSALS = "predict runs/imagenet_loc_rpn_r101 --proposals datasets/ILSVRC/prop
 RECIPES = {
     "mine": ["train-det mine.yaml"],
     "resnet": ["train-det resnet.yaml"],
+    "split": ["train-det mine.yaml data.val=null data.split.val=0.2 data.split.test=0.2"],
     "finetune": [
         "train-cls configs/finetune.yaml data.root=photos "
         "model.weights=torchvision:resnet18.IMAGENET1K_V1"
@@ -77,29 +79,47 @@ class Runs:
         """Put the runs and weights that a command reads into the folder, unless they are there."""
         if re.search(r"\bbest\.pt\b", command) and not (folder / "best.pt").exists():
             os.link(self.make("mine") / "best.pt", folder / "best.pt")
+        exported = re.search(r"\bnuclei\.onnx\b", command)
+        if exported and not command.startswith("export") and not (folder / "nuclei.onnx").exists():
+            for path in self.exported():
+                os.link(path, folder / path.name)
         if "model_final.pkl" in command and not (folder / "model_final.pkl").exists():
             published.fetch("", folder / "model_final.pkl", sha256=None, spec=MODEL_FINAL)
         for name in needed(command):
-            if not (folder / "runs" / name).exists():
-                copy_run(self.make(kind_of(name, command)), folder / "runs" / name)
+            kind, place = kind_of(name, command), folder / "runs" / name
+            if kind not in (KINDS.get(name, name), name):
+                shutil.rmtree(place, ignore_errors=True)
+            if not place.exists():
+                copy_run(self.make(kind), place)
+
+    def exported(self) -> list[Path]:
+        """The files of the demo's model for ONNX Runtime."""
+        if not (self.folder / "nuclei.onnx").exists():
+            self.make("demo_nuclei")
+            self.run(["export", "runs/demo_nuclei", "nuclei.onnx", "--dynamic"])
+        return [self.folder / f"nuclei.{end}" for end in ("onnx", "json", "py")]
 
     def make(self, kind: str) -> Path:
         """The run of a kind, a key of `RECIPES` or the name of a config."""
         if kind not in self.made:
-            before = Path.cwd()
-            os.chdir(self.folder)
-            try:
-                for command in RECIPES.get(kind) or [train_command(kind)]:
-                    self.provide(command, self.folder)
-                    shutil.rmtree(self.folder / "runs" / kind, ignore_errors=True)
-                    words = shlex.split(command)
-                    words += ["--run-dir", f"runs/{kind}"] if words[0].startswith("train") else []
-                    code = cli.main(shorten(words))
-                    assert code == 0, f"{command} ends with {code}"
-            finally:
-                os.chdir(before)
+            for command in RECIPES.get(kind) or [train_command(kind)]:
+                self.provide(command, self.folder)
+                shutil.rmtree(self.folder / "runs" / kind, ignore_errors=True)
+                words = shlex.split(command)
+                words += ["--run-dir", f"runs/{kind}"] if words[0].startswith("train") else []
+                self.run(words)
             self.made[kind] = self.folder / "runs" / kind
         return self.made[kind]
+
+    def run(self, words: list[str]) -> None:
+        """Run a command of resdet in the prepared folder."""
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            code = cli.main(shorten(words))
+        finally:
+            os.chdir(before)
+        assert code == 0, f"{' '.join(words)} ends with {code}"
 
 
 def train_command(kind: str) -> str:
@@ -149,10 +169,10 @@ def shorten(words: Sequence[str]) -> list[str]:
 def short_keys(config: str, given: Sequence[str]) -> list[str]:
     """The overrides that make training by a config short, without the keys that are given."""
     keys = {word.partition("=")[0] for word in given if "=" in word}
-    if "train.epochs" in keys:
-        keys.add("train.max_steps")
     read = load_any_config(config, [word for word in given if re.match(r"[a-z_.]+=", word)])
     short = list(SHORT[read.task])
+    if not keys & {"train.epochs", "train.max_steps"}:
+        short.append("train.max_steps=2" if read.train.epochs is None else "train.epochs=1")
     if read.task == "classification" and getattr(read.data, "format", None) not in CIFAR:
         short += SMALL_IMAGES
     return [

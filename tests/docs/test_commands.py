@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from resdet.interop import download
-from tests.docs import prepared, published
+from tests.docs import makers, prepared, published
 from tests.docs.pages import PAGES, Block, Shown, blocks, commands, config_of
 from tests.docs.runs import Runs
 from tests.docs.workbench import Workbench
@@ -42,11 +42,16 @@ ABSENT = {
 """Files that the commands of a section make."""
 VARIANTS = {
     ("datasets/README.md", "imagenet"): {
-        "datasets/imagenet/ILSVRC2012_img_train.tar": prepared.imagenet_archives
+        "datasets/imagenet/ILSVRC2012_img_train.tar": makers.imagenet_archives
     },
     ("docs/how-to/evaluation.md", "ImageNet localization"): {
-        "predictions.txt": prepared.text("449 5 5 40 40\n" * 6)
+        "predictions.txt": makers.text("449 5 5 40 40\n" * 6)
     },
+    ("docs/how-to/formats.md", "Merge and rename classes"): {
+        "my/train.json": makers.traffic,
+        "my/val.json": makers.traffic,
+    },
+    ("docs/how-to/own-data.md", "Without a validation set"): {"my/photos": makers.patients},
 }
 """Files that are something else in a section than in the others."""
 NUMBER = r"[-+.e\\d]+"
@@ -117,14 +122,19 @@ def workbench(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 @pytest.mark.slow
 @pytest.mark.parametrize("section", sections(), ids=lambda key: f"{key[0]}:{key[1]}")
 def test_the_section_runs(
-    section: Section, workbench: Workbench, capfd: pytest.CaptureFixture[str]
+    section: Section,
+    workbench: Workbench,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     for name in ABSENT.get(section, []):
         workbench.remove(name)
     for name, make in VARIANTS.get(section, {}).items():
         make(workbench.remove(name))
     for block in earlier_configs(section):
         workbench.write(*config_of(block))
+    start_server(section, workbench)
     printed = ""
     for block in sections()[section]:
         if block.kind == "output":
@@ -138,7 +148,16 @@ def test_the_section_runs(
             workbench.run_resdet(["check-data", "photos", "shown.csv", "--no-images"])
         for shown in not_listed(block):
             workbench.run(shown)
-        printed += "".join(capfd.readouterr())
+        printed += "".join(capfd.readouterr()) + caplog.text
+
+
+def start_server(section: Section, workbench: Workbench) -> None:
+    """The first that the page starts, if the section asks it without starting one."""
+    text = "".join(block.text for block in sections()[section])
+    serving = [one for one in shown_commands() if one.text.startswith("resdet serve ")]
+    own = [one for one in serving if one.block.page == section[0]]
+    if "http://127.0.0.1" in text and "resdet serve" not in text and own:
+        workbench.run(own[0])
 
 
 def earlier_configs(section: Section) -> list[Block]:

@@ -42,7 +42,10 @@ class Workbench:
 
     def __init__(self, folder: Path, runs: Runs, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.runs = folder, runs
-        self.names: dict[str, Any] = {"frame": np.zeros((64, 96, 3), np.uint8)}
+        self.names: dict[str, Any] = {
+            "resdet": resdet,
+            "frame": np.zeros((64, 96, 3), np.uint8),
+        }
         """The variables of Python, with those that a page supposes."""
         self.server: subprocess.Popen[bytes] | None = None
         patch.chdir(folder)
@@ -62,6 +65,8 @@ class Workbench:
         """The path of a name, where nothing is left."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        for above in reversed(path.relative_to(self.folder).parents[:-1]):
+            unfold(self.folder / above)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -141,6 +146,16 @@ class Workbench:
             self.server.terminate()
             self.server.wait(60)
             self.server = None
+
+
+def unfold(folder: Path) -> None:
+    """A link to a folder becomes a folder of links, so that what it leads to is left alone."""
+    if folder.is_symlink():
+        target = folder.resolve()
+        folder.unlink()
+        folder.mkdir()
+        for path in target.iterdir():
+            (folder / path.name).symlink_to(path)
 
 
 def here(text: str) -> str:
