@@ -64,15 +64,16 @@ def traffic(path: Path) -> None:
 
 
 def patients(path: Path) -> None:
-    """The photos, two per patient, and the annotations that name them so."""
+    """The training photos, one per patient, and the annotations that name them so."""
     data = json.loads((FORMATS / "coco.json").read_text())
+    data["images"] = data["images"][:NUM_TRAIN]
     path.mkdir()
     for number, image in enumerate(data["images"]):
-        name = f"patient{number // 2}_{number}.png"
+        name = f"patient{number}_{number}.png"
         shutil.copyfile(FORMATS / "images" / image["file_name"], path / name)
         image["file_name"] = name
     (path.parent / "train.json").unlink()
-    (path.parent / "train.json").write_text(json.dumps(data))
+    write_part(path.parent / "train.json", data, [image["id"] for image in data["images"]])
 
 
 def write_part(path: Path, data: dict[str, Any], ids: Sequence[int]) -> None:
@@ -110,7 +111,7 @@ def orthophoto(path: Path) -> None:
 
     pixels = np.asarray(picture(3, 64, 96)).transpose(2, 0, 1)
     size = {"height": 64, "width": 96, "count": 3, "dtype": "uint8"}
-    place = rasterio.transform.from_origin(500_000, 5_300_000, 0.1, 0.1)
+    place = rasterio.Affine(0.5, 0, 400_000, 0, -0.5, 5_800_000)
     with rasterio.open(
         path, "w", driver="GTiff", crs="EPSG:32632", transform=place, **size
     ) as file:
@@ -221,9 +222,10 @@ def write_boxes(
 def coco_folder(path: Path) -> None:
     """The folders of 2017 and 2014 and their files, with minival and test-dev."""
     names = [name for _, name in COCO_CATEGORIES]
-    for split, start in (("train2017", 0), ("val2017", 4), ("train2014", 0), ("val2014", 4)):
-        file = path / f"annotations/instances_{split}.json"
-        write_boxes(path / split, file, names, count=4 if start == 0 else 2, start=start)
+    counts = {"train2017": 4, "val2017": 1, "train2014": 4, "val2014": 2}
+    for split, count in counts.items():
+        file, start = path / f"annotations/instances_{split}.json", 4 if "val" in split else 0
+        write_boxes(path / split, file, names, count=count, start=start)
     data = json.loads((path / "annotations/instances_val2014.json").read_text())
     for name, image in (("minival", 5), ("valminusminival", 6)):
         write_part(path / f"annotations/instances_{name}2014.json", data, [image])
