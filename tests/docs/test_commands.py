@@ -56,7 +56,7 @@ VARIANTS = {
 """Files that are something else in a section than in the others."""
 NUMBER = r"[-+.e\\d]+"
 OUTPUTS = {
-    "train.batch_size: auto": r"auto → \d+; images/s by size: (\d+: [\d.]+(, |; ))+\d+ take [\d.]+ of "
+    "train.batch_size: auto": r"auto → \d+; images/s by size: (\d+: [\d.]+(, |; ))+\d+ take "
 }
 """What is printed in place of lines that depend on the machine, by their start."""
 

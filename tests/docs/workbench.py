@@ -54,10 +54,11 @@ class Workbench:
         programs = folder / "programs"
         programs.mkdir()
         curl = CURL.format(curl=shutil.which("curl"))
-        for name, script in {"curl": curl, "git": GIT}.items():
+        # a link would not find the packages of a virtual environment
+        python = f'#!/bin/bash\nexec {sys.executable} "$@"\n'
+        for name, script in {"curl": curl, "git": GIT, "python": python}.items():
             (programs / name).write_text(script)
             (programs / name).chmod(0o755)
-        (programs / "python").symlink_to(sys.executable)
         patch.setenv("PATH", os.pathsep.join([str(programs), os.environ["PATH"]]))
         patch.setenv("SERVED", str(folder / "served"))
 
