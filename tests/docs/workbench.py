@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ GIT = """\
 cp -r "$SERVED/$(basename "$2")" .
 """
 START_S = 120
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Workbench:
@@ -60,6 +62,7 @@ class Workbench:
             (programs / name).write_text(script)
             (programs / name).chmod(0o755)
         patch.setenv("PATH", os.pathsep.join([str(programs), os.environ["PATH"]]))
+        patch.setenv("no_proxy", "127.0.0.1")
         patch.setenv("SERVED", str(folder / "served"))
 
     def remove(self, name: str) -> Path:
@@ -129,7 +132,7 @@ class Workbench:
         self.run_resdet(["check-data", name, "--no-images"])
 
     def start_server(self, words: list[str]) -> None:
-        """Start `resdet serve …` as a process of its own, and wait until its model is loaded."""
+        """Start `resdet serve …` as a process of its own, and wait until it gives its address."""
         self.stop_server()
         log = self.folder / "server.log"
         with log.open("wb") as file:
@@ -137,7 +140,7 @@ class Workbench:
                 [sys.executable, "-m", "resdet", *words], stdout=file, stderr=file, cwd=self.folder
             )
         start = time.monotonic()
-        while not re.search(r"ready at http://", log.read_text()):
+        while not is_ready(log.read_text()):
             assert self.server.poll() is None, log.read_text()
             assert time.monotonic() - start < START_S, log.read_text()
             time.sleep(0.2)
@@ -147,6 +150,15 @@ class Workbench:
             self.server.terminate()
             self.server.wait(60)
             self.server = None
+
+
+def is_ready(printed: str) -> bool:
+    """Whether the server has printed its address, and answers there."""
+    address = re.search(r"http://[\d.]+:\d+", printed)
+    try:
+        return address is not None and OPENER.open(f"{address[0]}/health").status == 200
+    except OSError:
+        return False
 
 
 def unfold(folder: Path) -> None:
