@@ -10,7 +10,7 @@ def fill_report(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s RUN [RUN …] [key=value …] [--out PAGE.html] [options]"
     parser.description = (
         "Write one self-contained HTML page on a run: its config, data and curves, the metrics in "
-        "detail, kinds of errors,\nand galleries of the worst images, mistakes and likely label "
+        "detail, kinds of errors,\nand pictures of the worst images, mistakes and likely label "
         "errors. Several runs are compared side by side,\nwith the significance of their "
         "differences. The page is made from the predictions of the run's last or best\nevaluation; "
         "a run that has none stored is evaluated first."
