@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 import resdet
 from resdet.config.loading import load_config
+from resdet.engine.eval_images import TiledImages
 from resdet.engine.evaluate_detection import evaluate_run
 from resdet.files import checkpoint
 from tests.engine.conftest import Tiny, assert_same_end, log_of
@@ -30,6 +33,14 @@ TILES = [
 def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiles") / "run"
     return resdet.train(tiny.config, TILES, run_dir=folder, device="cpu")
+
+
+def test_processes_share_whole_images() -> None:
+    tiles: Any = SimpleNamespace(parents=np.array([0, 0, 1, 2, 2, 2]), untiled=range(3))
+    images = TiledImages(tiles)
+    assert [images.share(rank, 2) for rank in range(2)] == [[0, 1, 3, 4, 5], [2]]
+    assert [images.share(rank, 4) for rank in range(4)] == [[0, 1], [2], [3, 4, 5], []]
+    assert [images.position(tile) for tile in range(6)] == [0, 0, 1, 2, 2, 2]
 
 
 @pytest.mark.slow  # two more runs
