@@ -14,8 +14,9 @@ tiles look:
   other tile yet, two detections are of one object if their intersection is at least `CONTAINED` of
   the smaller one in the zone: SAHI's measure. A detection that a border cuts may also join one that
   has a partner, as a further part of it, if that one contains as much of it.
-- A cut detection that is left alone although another tile has all of it, and sees beyond the cut,
-  is dropped: that tile knows more of the object and does not find it.
+- A detection that is left alone, although another tile has all of it and sees it farther from its
+  border, is dropped: that tile knows more of the place and does not find it there. Else the guesses
+  of several tiles would add up where a network is not sure.
 
 Objects that touch have different pixels in the zone, so that no rule joins them.
 """
@@ -82,12 +83,11 @@ def group_parts(parts: Parts, tiling: Tiling, image_size: tuple[int, int]) -> li
     is_cut: Bools = np.any(cut, axis=1)
     groups = _Groups(parts.tiles, is_cut)
     same, near, pieces = [], [], []
-    is_elsewhere = np.zeros(len(cut), np.bool_)
+    best = _best_tiles(parts, tiling, image_size)
     for pair in _shared_zones(parts, tiling, image_size, cut):
         same += pair.same
         near += pair.near
         pieces += pair.pieces
-        is_elsewhere[pair.elsewhere] = True
     for links in (same, near):
         for _, row, other in sorted(links, key=_best_first):
             groups.link(row, other)
@@ -96,7 +96,7 @@ def group_parts(parts: Parts, tiling: Tiling, image_size: tuple[int, int]) -> li
     return [
         _group(rows, parts, windows, cut)
         for rows in groups.members()
-        if not is_elsewhere[rows].all()
+        if np.isin(best[rows], parts.tiles[rows]).any()
     ]
 
 
@@ -123,8 +123,6 @@ class _Links:
     """Intersection over the smaller in the zone, and two rows."""
     pieces: list[tuple[float, int, int]]
     """Share of the first row's part of the zone that the second contains."""
-    elsewhere: Ints
-    """Rows that a border cuts, where the other tile has all of them and sees beyond the cut."""
 
 
 def _shared_zones(
@@ -139,17 +137,7 @@ def _shared_zones(
         mine, theirs = (
             _inside(order[bounds[tile] : bounds[tile + 1]], boxes, zone) for tile in (first, second)
         )
-        # the sides of each window that run through the other tile
-        inner = (windows[first] != windows[second]) & (windows[first] == zone)
-        outer = (windows[first] != windows[second]) & (windows[second] == zone)
-        elsewhere = np.concatenate(
-            [
-                _seen_elsewhere(mine, boxes, cut, inner, outer, zone),
-                _seen_elsewhere(theirs, boxes, cut, outer, inner, zone),
-            ]
-        )
         if not len(mine) or not len(theirs):
-            yield _Links([], [], [], elsewhere)
             continue
         if overlap is None or min(zone[2:] - zone[:2]) <= 0:
             numbers = _box_overlaps(boxes, cut, mine, theirs, zone)
@@ -157,6 +145,9 @@ def _shared_zones(
             numbers = _mask_overlaps(boxes, overlap, mine, theirs, zone)
         common, own, other = numbers
         common = np.where(parts.labels[mine][:, None] == parts.labels[theirs], common, 0.0)
+        # the sides of each window that run through the other tile
+        inner = (windows[first] != windows[second]) & (windows[first] == zone)
+        outer = (windows[first] != windows[second]) & (windows[second] == zone)
         iou = common / np.maximum(own + other - common, 1e-9)
         mine_cut: Bools = np.any(cut[mine][:, inner], axis=1)
         theirs_cut: Bools = np.any(cut[theirs][:, outer], axis=1)
@@ -167,21 +158,32 @@ def _shared_zones(
             _above(common / np.maximum(np.minimum(own, other), 1e-9), CONTAINED, mine, theirs),
             _above(contained, CONTAINED, mine, theirs)
             + _above(containing.T, CONTAINED, theirs, mine),
-            elsewhere,
         )
 
 
-def _seen_elsewhere(
-    rows: Ints, boxes: Floats, cut: Bools, own: Bools, others: Bools, zone: Ints
-) -> Ints:
-    """Those of the rows whose cut sides are all on the `own` (4,) borders that run through the
-    other tile, whose `others` they keep away from."""
-    away = np.abs(boxes[rows] - zone) > TOUCH
-    within = (boxes[rows][:, :2] >= zone[:2]).all(axis=1) & (boxes[rows][:, 2:] <= zone[2:]).all(
-        axis=1
-    )
-    is_cut = cut[rows][:, own].any(axis=1) & ~cut[rows][:, ~own].any(axis=1)
-    return rows[is_cut & within & away[:, others].all(axis=1)]
+def _best_tiles(parts: Parts, tiling: Tiling, image_size: tuple[int, int]) -> Ints:
+    """(N,) the tile that has all of a box and sees it farthest from the borders that tiles have
+    inside the image; its own tile where no other is better."""
+    windows, boxes = tiling.windows(image_size), parts.boxes
+    best, margins = parts.tiles.copy(), _margins(boxes, windows[parts.tiles], image_size)
+    order = np.argsort(parts.tiles, kind="stable")
+    bounds = np.searchsorted(parts.tiles[order], np.arange(len(windows) + 1))
+    for pair in tiling.neighbours(image_size):
+        for tile, other in (pair, pair[::-1]):
+            rows = order[bounds[tile] : bounds[tile + 1]]
+            there = _margins(boxes[rows], windows[other], image_size)
+            rows, there = rows[there > margins[rows]], there[there > margins[rows]]
+            best[rows], margins[rows] = other, there
+    return best
+
+
+def _margins(boxes: Floats, windows: Ints, image_size: tuple[int, int]) -> Floats:
+    """(N,) distance of boxes from the nearest border of a tile, (4,) or one each, that is not the
+    image's; negative for a box that passes it."""
+    height, width = image_size
+    inside = (boxes - windows) * (1, 1, -1, -1)
+    far = np.where(windows == (0, 0, width, height), np.inf, inside)
+    return np.where(far.min(axis=1) < 0, -1.0, far.min(axis=1))
 
 
 def _intersection(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
