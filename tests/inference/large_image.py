@@ -8,8 +8,8 @@ background, so that the regular grid of tiles cuts many of them. AP in tiles is 
 - of the 67 images one by one, and
 - of windows of the canvas that hold one image each: the same pixels, and no seam cuts an object.
 
-Pairs of detections that share most of the smaller one are counted in both: what is more in tiles
-are duplicates. The peak memory is that of `resdet predict` in a process of its own.
+Pairs of detections that share most of the smaller one are counted in both; a network's own NMS
+leaves many. The peak memory is that of `resdet predict` in a process of its own.
 """
 
 from __future__ import annotations
