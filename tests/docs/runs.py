@@ -45,6 +45,8 @@ OTHER_KINDS = [
     (r"^convert runs/mine \S+\.th\b", {"mine": "padded"}),
     (r"^(convert|export|serve) ", {"mine": "resnet"}),
     (r"data\.split\.evaluate=test", {"mine": "split"}),
+    (r"^eval-coco .*--submission ", {"mine": "coco"}),
+    (r"^eval-voc .*--submission ", {"mine": "voc"}),
 ]
 """The same for the commands that match a pattern."""
 MODEL_FINAL = "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x"
@@ -54,6 +56,15 @@ RECIPES = {
     "mine": ["train-det mine.yaml"],
     "resnet": ["train-det resnet.yaml"],
     "split": ["train-det mine.yaml data.val=null data.split.val=0.2 data.split.test=0.2"],
+    "coco": [
+        "train-det mine.yaml data.val=null data.train.images=datasets/coco/train2017 "
+        "data.train.annotations=datasets/coco/annotations/instances_train2017.json"
+    ],
+    "voc": [
+        "train-det mine.yaml data.val=null model.roi.mask_head=null "
+        "data.train.images=datasets/VOCdevkit/VOC2007/JPEGImages data.train.format=voc "
+        "data.train.annotations=datasets/VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"
+    ],
     "finetune": [
         "train-cls configs/finetune.yaml data.root=photos "
         "model.weights=torchvision:resnet18.IMAGENET1K_V1"
