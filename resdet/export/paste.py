@@ -17,15 +17,15 @@ class PastedGraph(nn.Module):
     masks of 800 × 600 pixels.
     """
 
-    def __init__(self, graph: DetectorGraph) -> None:
+    def __init__(self, detector: DetectorGraph) -> None:
         super().__init__()
-        self.graph = graph
+        self.detector = detector
 
     def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> dict[str, Tensor]:
         """As `DetectorGraph.forward`; `original_sizes` (N, 2) int64 (height, width) are the same
         for all images. Boxes are in pixels of the originals, masks are (N, D, H0, W0) uint8, 0 or
         1, and detections that are empty in the original are left out."""
-        outputs = self.graph(images, sizes)
+        outputs = self.detector(images, sizes)
         scale = (original_sizes / sizes).flip(1).repeat(1, 2).to(torch.float32)
         boxes = clip_boxes(outputs["boxes"] * scale[:, None], original_sizes[:, None])
         rank = torch.arange(boxes.shape[1], device=boxes.device)
@@ -53,7 +53,7 @@ class PastedGraph(nn.Module):
         width: Any = originals[0, 1].item()
         torch._check(height >= 1)
         torch._check(width >= 1)
-        put, reaches = PASTES[self.graph.model.mask_paste]
+        put, reaches = PASTES[self.detector.model.mask_paste]
         # rows without a detection get a box that no division by its size spoils
         flat = torch.where(is_real[..., None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]))
         window = (0, 0, width, height)
