@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 import tarfile
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from resdet.interop.cifar import CIFAR10
 from resdet.interop.coco_classes import COCO_CATEGORIES
 from tests.data import layouts
 from tests.data.make_cls import picture, write_classes
@@ -262,6 +264,14 @@ def blood(path: Path) -> None:
     for part, count, start in (("train", 6, 0), ("val", 2, 6)):
         file = path / f"annotations/{part}.json"
         write_boxes(path / "images", file, BLOOD, count=count, start=start)
+
+
+def cifar10(path: Path) -> None:
+    """With the names of its classes."""
+    write_cifar10(path, per_batch=4)
+    names = [name.encode() for name in CIFAR10]
+    meta = path / "cifar-10-batches-py/batches.meta"
+    meta.write_bytes(pickle.dumps({b"label_names": names}, protocol=2))
 
 
 def text(content: str) -> Callable[[Path], None]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from tests.docs import makers
 from tests.docs.makers import FORMATS, NUM_PHOTOS, NUM_TRAIN
 from tests.docs.pages import ROOT
-from tests.engine.cls_data import write_cifar10
 
 SYSTEM = {"/elsewhere/": "elsewhere/", "/data/": "data/"}
 """Folders at the root of the file system in the pages, and where they are here."""
@@ -133,7 +132,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "datasets/bccd": makers.blood,
     "datasets/imagenet": makers.imagenet,
     "datasets/ILSVRC": makers.ilsvrc,
-    "datasets/cifar10": lambda path: write_cifar10(path, per_batch=4),
+    "datasets/cifar10": makers.cifar10,
     "datasets/mine/val": makers.photos,
     "datasets/mine/val.json": makers.coco(),
     "served": makers.served,
