@@ -27,7 +27,7 @@ SHORT = {
         "eval.val_loss=false",
     ],
     "classification": [*COMMON, "eval.batch_size=4", "train.precise_bn_images=4"],
-    "localization": [*COMMON, "data.workers=0", "data.size=64", "data.test_size=64"],
+    "localization": [*COMMON, "data.workers=0", "data.size=64"],
 }
 """What makes a training short, by task. A key that a command gives itself is left to it."""
 SMALL_IMAGES = ["data.size=64", "data.test_size=64", "data.test_resize=72", "data.workers=0"]
@@ -186,6 +186,8 @@ def short_keys(config: str, given: Sequence[str]) -> list[str]:
         short.append("train.max_steps=2" if read.train.epochs is None else "train.epochs=1")
     if read.task == "classification" and getattr(read.data, "format", None) not in CIFAR:
         short += SMALL_IMAGES
+    if read.task == "localization" and read.model.type == "rpn":
+        short.append("data.test_size=64")
     return [
         word
         for word in short
