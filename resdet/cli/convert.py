@@ -20,7 +20,7 @@ def fill_convert(parser: argparse.ArgumentParser) -> None:
         "  %(prog)s model_final_a3ec72.pkl mask_r101.pt \\\n"
         "    --from detectron2:COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x\n"
         "  %(prog)s torchvision:maskrcnn_resnet50_fpn_v2 mask_r50.pt\n"
-        "  %(prog)s runs/mine mine.pkl\n"
+        "  %(prog)s runs/mine mine_d2.pkl\n"
         "  %(prog)s runs/mine mine.pth --to torchvision"
     )
     parser.add_argument(
