@@ -71,11 +71,7 @@ def fill_analyze(parser: argparse.ArgumentParser) -> None:
         help="folder for analysis.json, tables as CSV, and figures; default: runs/analysis for "
         "figures; counts are only printed",
     )
-    parser.add_argument(
-        "--device",
-        metavar="DEVICE",
-        help="with --responses: cpu, cuda or cuda:1; default: a GPU if there is one",
-    )
+    options.add_device(parser, of="with --responses: ")
     options.add_imports(parser)
 
 

@@ -84,8 +84,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "--check-images",
         metavar="N",
         type=at_least_one,
-        default=20,
-        help="check at most N images, spread over all; default: %(default)s",
+        help="check at most N images, spread over all; default: 20",
     )
     parser.add_argument(
         "--calibrate",
@@ -96,8 +95,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "--calibrate-images",
         metavar="N",
         type=at_least_one,
-        default=100,
-        help="calibrate on at most N images, spread over all; default: %(default)s",
+        help="calibrate on at most N images, spread over all; default: 100",
     )
 
 
@@ -107,8 +105,12 @@ def run_export(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int
         parser.error(f"give one model and one file to write; got {' and '.join(given)}")
     if args.annotations and not args.check:
         parser.error("--annotations has the ground truth of --check IMAGES; give --check too")
-    if args.calibrate and args.precision != "int8":
-        parser.error("--calibrate is for --precision int8; add it, or leave --calibrate out")
+    if args.check_images and not args.check:
+        parser.error("--check-images is for --check IMAGES; give it too")
+    for name in ("calibrate", "calibrate_images"):
+        if getattr(args, name) and args.precision != "int8":
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option} is for --precision int8; add it, or leave {option} out")
     options.prepare(imports=args.imports, is_alone=True)
     from resdet.commands.export import Check, Form, export_command
 
@@ -122,8 +124,10 @@ def run_export(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             precision=args.precision,
             pasted=args.paste,
             calibrate=args.calibrate,
-            calibrate_images=args.calibrate_images,
+            calibrate_images=args.calibrate_images or Form.calibrate_images,
         ),
-        check=Check(args.check, args.annotations, args.check_images) if args.check else None,
+        check=Check(args.check, args.annotations, args.check_images or Check.count)
+        if args.check
+        else None,
     )
     return 0

@@ -65,6 +65,24 @@ def add_ensemble(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_members(parser: argparse.ArgumentParser) -> None:
+    """Further models beside the one that is a positional argument."""
+    parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="RUN_OR_CHECKPOINT",
+        default=[],
+        help="further detectors of the same classes: each classifies the proposals of all, and "
+        "their scores and boxes are averaged",
+    )
+
+
+def split_members(args: argparse.Namespace) -> list[str]:
+    """The key=value after the last RUN of --ensemble, which are taken out of it."""
+    args.ensemble, overrides = split_inputs(args.ensemble)
+    return overrides
+
+
 def kinds(text: str) -> list[str]:
     """--kinds: bbox, segm, or both with a comma."""
     names = [name.strip() for name in text.split(",")]
@@ -152,9 +170,11 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     add_imports(parser)
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser, of: str = "") -> None:
     parser.add_argument(
-        "--device", metavar="DEVICE", help="cpu, cuda or cuda:1; default: a GPU if there is one"
+        "--device",
+        metavar="DEVICE",
+        help=f"{of}cpu, cuda or cuda:1; default: a GPU if there is one",
     )
 
 

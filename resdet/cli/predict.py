@@ -81,14 +81,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         "for a list of these on standard input; key=value among them overrides the config of a "
         "detector or localizer (test.flip=true), unless it is the name of a file",
     )
-    parser.add_argument(
-        "--ensemble",
-        nargs="+",
-        metavar="RUN_OR_CHECKPOINT",
-        default=[],
-        help="further detectors of the same classes: each classifies the proposals of all, and "
-        "their scores and boxes are averaged",
-    )
+    options.add_members(parser)
 
 
 def _add_tiles(parser: argparse.ArgumentParser) -> None:
@@ -149,9 +142,7 @@ def _add_proposals(parser: argparse.ArgumentParser) -> None:
 
 def run_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     files, overrides = split_inputs(args.inputs)
-    # key=value after the last RUN of --ensemble
-    args.ensemble, more = split_inputs(args.ensemble)
-    overrides += more
+    overrides += options.split_members(args)
     if args.proposals is not None:
         return _run_proposals(args, parser, files, overrides)
     if args.set is not None:

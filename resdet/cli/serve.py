@@ -34,13 +34,7 @@ def fill_serve(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="overrides of the config of a detector or localizer, such as test.flip=true",
     )
-    parser.add_argument(
-        "--ensemble",
-        nargs="+",
-        metavar="RUN_OR_CHECKPOINT",
-        default=[],
-        help="further detectors of the same classes, which predict together with the first",
-    )
+    options.add_members(parser)
     parser.add_argument(
         "--score-thresh",
         metavar="S",
@@ -133,8 +127,7 @@ def _positive(text: str) -> float:
 
 def run_serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     others, overrides = split_inputs(args.overrides)
-    # key=value after the last RUN of --ensemble
-    args.ensemble, more = split_inputs(args.ensemble)
+    overrides += options.split_members(args)
     if others:
         parser.error(f"{others[0]}: is not key=value; further detectors go after --ensemble")
     settings = Settings(
@@ -157,7 +150,7 @@ def run_serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         host=args.host,
         port=args.port,
         ensemble=args.ensemble,
-        overrides=overrides + more,
+        overrides=overrides,
         device=args.device,
         precision=args.precision,
     )

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from resdet.config.find import own_path
+from resdet.dependencies import import_extra
 from resdet.errors import Incomplete, UserError
 from resdet.export import EXPORTS
 from resdet.export.check import check as check_export
-from resdet.export.description import SCRIPT, describe, write_beside
-from resdet.export.images import images_to_calibrate, images_to_check
+from resdet.export.description import describe, is_own_script, write_beside
+from resdet.export.images import Images, images_to_calibrate, images_to_check
 from resdet.export.network import Network
-from resdet.export.onnx import OPSET
 from resdet.export.quantise import write_lowered
-from resdet.files.exported import Precision, description_path
-from resdet.files.json import read_json
+from resdet.files.exported import Precision, described_beside, description_path
 from resdet.files.writing import check_folder
 from resdet.inference.combined import CombinedDetector
 from resdet.inference.loading import load_models
+from resdet.inference.runtimes import OF_SUFFIX
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
 
@@ -73,20 +74,15 @@ def export_command(
     check fails.
     """
     path = own_path(out)
-    write = EXPORTS.get(path.suffix.lower())
+    write = EXPORTS.get(path.suffix)
     if write is None:
         raise UserError(f"{out}: its extension selects the format: {', '.join(EXPORTS)}; rename it")
     _check_outputs(path)
+    _check_packages(path, form, is_checked=check is not None)
     model = _load(spec, source, overrides)
     size = None if form.dynamic else _fixed_size(model, form.size)
-    _check_form(model, form, path)
-    # read before the export, which takes a while
-    images, calibration = None, None
-    if form.precision == "int8":
-        calibration = images_to_calibrate(model, form.calibrate, count=form.calibrate_images)
-    if check is not None:
-        images = images_to_check(model, check.images, check.annotations, count=check.count)
-    network = Network(model, size, form.pasted)
+    if form.pasted and (isinstance(model, Classifier) or not model.has_masks):
+        raise UserError("--paste: the model has no masks; leave it out")
     description = describe(
         model,
         source=spec,
@@ -96,8 +92,17 @@ def export_command(
         batch=None if form.dynamic else 1,
         precision=form.precision,
         pasted=form.pasted,
-        opset=OPSET if path.suffix.lower() in (".onnx", ".xml") else None,
     )
+    described_beside(description, path)
+    # read before the export, which takes a while
+    images, calibration = None, None
+    if form.precision == "int8":
+        calibration = images_to_calibrate(model, form.calibrate, count=form.calibrate_images)
+    if check is not None:
+        images = images_to_check(model, check.images, check.annotations, count=check.count)
+    for each in (calibration, images):
+        _check_fit(model, size, each)
+    network = Network(model, size, form.pasted, spec)
     if form.precision == "fp32":
         write(network, path)
     else:
@@ -106,11 +111,36 @@ def export_command(
         )
     write_beside(path, description)
     mb = sum(file.stat().st_size for file in _files(path) if file.is_file()) / 2**20
-    sides = "any size" if size is None else f"{size[0]} × {size[1]} pixels"
-    log.info("%s: %s, %s, %.0f MB; %s and %s are beside it", path, form.precision, sides, mb,
-             description_path(path).name, path.with_suffix(".py").name)  # fmt: skip
+    log.info("%s: %s, %s, %.0f MB; %s and %s are beside it", path, form.precision,
+             _sides(model, size), mb, description_path(path).name,
+             path.with_suffix(".py").name)  # fmt: skip
     if images is not None and (failure := check_export(model, path, images).failure):
         raise Incomplete(f"{path}: is written and differs from PyTorch: {failure}")
+
+
+def _check_fit(
+    model: RCNN | Classifier, size: tuple[int, int] | None, images: Images | None
+) -> None:
+    """UserError for images that are larger than a fixed size."""
+    if size is None or images is None or isinstance(model, Classifier):
+        return
+    if min(size) >= model.test_max_size:
+        return
+    for index, name in enumerate(images.names):
+        height, width = model.prepare(images.read(index)).shape[-2:]
+        if height > size[0] or width > size[1]:
+            raise UserError(
+                f"--size {size[0]} {size[1]}: {name} has {height} × {width} pixels at its test "
+                "size; give --dynamic, a larger size, or images that fit"
+            )
+
+
+def _sides(model: RCNN | Classifier, size: tuple[int, int] | None) -> str:
+    if size is not None:
+        return f"{size[0]} × {size[1]} pixels"
+    if isinstance(model, Classifier):
+        return f"any number of crops of {model.test_size} pixels"
+    return "any size"
 
 
 def _load(spec: str, source: str | None, overrides: Sequence[str]) -> RCNN | Classifier:
@@ -147,18 +177,29 @@ def _fixed_size(model: RCNN | Classifier, wanted: tuple[int, int] | None) -> tup
     return wanted
 
 
-def _check_form(model: RCNN | Classifier, form: Form, path: Path) -> None:
-    if form.pasted and (isinstance(model, Classifier) or not model.has_masks):
-        raise UserError("--paste: the model has no masks; leave it out")
-    if form.precision != "fp32" and path.suffix.lower() not in (".onnx", ".xml"):
-        raise UserError(
-            f"--precision {form.precision}: is for .onnx and .xml; give one of these for OUT"
-        )
+def _check_packages(path: Path, form: Form, *, is_checked: bool) -> None:
+    """UserError for what a format cannot be, and for packages that are not installed."""
+    suffix = path.suffix
+    if suffix not in OF_SUFFIX and is_checked:
+        raise UserError(f"--check: nothing is known to run {suffix} files; leave it out")
+    if suffix not in (".onnx", ".xml"):
+        if form.precision != "fp32":
+            raise UserError(
+                f"--precision {form.precision}: is for .onnx and .xml; give one of these for OUT"
+            )
+        return
+    packages = ["onnx", "onnxscript"]
+    if suffix == ".xml":
+        packages.append("openvino")
+    if form.precision == "int8" or (is_checked and suffix == ".onnx"):
+        packages.append("onnxruntime")
+    for package in packages:
+        import_extra(package, "export", str(path))
 
 
 def _files(path: Path) -> list[Path]:
     """OUT, and OpenVINO's weights."""
-    return [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def _check_outputs(path: Path) -> None:
@@ -168,19 +209,21 @@ def _check_outputs(path: Path) -> None:
     check_folder(path.parent, "OUT")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give a file")
-    beside = path.with_suffix(".py")
-    first = SCRIPT.read_text(encoding="utf-8").partition("\n")[0]
-    if beside.exists() and first not in beside.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"{beside}: would be overwritten, and is not of an export; rename OUT")
-    description = description_path(path)
-    if description.exists():
-        values = read_json(description, "description of an export")
-        if not isinstance(values, dict) or values.get("format") != "resdet-export":
-            raise UserError(
-                f"{description}: would be overwritten, and is not of an export; rename OUT"
-            )
-        other = path.with_name(Path(str(values.get("file"))).name)
-        if other.suffix.lower() != path.suffix.lower() and other.is_file():
-            raise UserError(
-                f"{description}: would be overwritten, and belongs to {other.name}; rename OUT"
-            )
+    if path.stem in MODULES:
+        raise UserError(
+            f"{path}: {path.stem}.py beside it would be imported in place of the module "
+            f"{path.stem}; rename OUT"
+        )
+    beside, weights = path.with_suffix(".py"), path.with_suffix(".bin")
+    if beside.exists() and not is_own_script(path):
+        raise UserError(
+            f"{beside}: would be overwritten, and was changed or is not of an export; rename it, "
+            "or OUT"
+        )
+    if path.suffix == ".xml" and weights.exists() and not path.exists():
+        raise UserError(f"{weights}: would be overwritten, and no .xml is beside it; rename OUT")
+
+
+RUNTIMES = ("numpy", "PIL", "onnxruntime", "openvino", "torch", "torchvision")
+MODULES = (sys.stdlib_module_names | set(RUNTIMES)) - {"test"}
+"""What OUT.py or its runtime may import: Python looks beside a script first."""

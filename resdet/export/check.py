@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from resdet.data.detection.readers import read_annotations
 from resdet.data.detection.table import AnnotationTable
 from resdet.evaluation.coco import CocoEvaluator
 from resdet.export.compare import Differences, compare, compare_classes
 from resdet.export.images import Images
-from resdet.inference.exported import load_exported
+from resdet.inference.exported import ExportedDetector, input_arrays, load_exported
 from resdet.inference.runtimes import OF_SUFFIX
 from resdet.models.classifier import Classifier
 from resdet.models.predict import inference_mode
 from resdet.models.rcnn import RCNN
-from resdet.structures import Classification, Detections
+from resdet.structures import Classification, Detections, ImageBatch, collate_images
 from resdet.viz.tables import print_table
 
 logger = logging.getLogger("resdet")
 
 EAGER = "torch, eager"
+UNPADDED = "torch, less padding"
+"""Eager torch without the padding of a fixed size: for information, no limit counts."""
+TOP_1 = "top-1"
 ABSENT = -1
 """The id of a class that the ground truth lacks; its detections are left out."""
 TRUE_SCORE = 0.5
@@ -81,7 +85,7 @@ def check(
     of the export. Images that can't be read are an error.
     """
     runtimes = [name for name in OF_SUFFIX[out.suffix.lower()] if find_spec(name) is not None]
-    exported = {name: load_exported(out, runtime=name) for name in runtimes}
+    exported: dict[str, Any] = {name: load_exported(out, runtime=name) for name in runtimes}
     for name in OF_SUFFIX[out.suffix.lower()]:
         if name not in runtimes:
             logger.warning("%s: not checked in %s, which is not installed", out, name)
@@ -97,50 +101,58 @@ def check(
     return result
 
 
-def _check_detector(model: RCNN, exported: Mapping[str, Any], images: Images) -> CheckResult:
+def _check_detector(
+    model: RCNN, exported: Mapping[str, ExportedDetector], images: Images
+) -> CheckResult:
     thresh, limit = model.roi_heads.score_thresh, model.roi_heads.detections_per_image
-    differences = {name: Differences() for name in exported}
-    kept: dict[str, list[Detections]] = {name: [] for name in (EAGER, *exported)}
-    for pixels, predictions in _predict({EAGER: model, **exported}, images):
-        reference = predictions[EAGER]
-        prepared = model.prepare(pixels)
-        scale = max(prepared.shape[-2] / pixels.shape[0], prepared.shape[-1] / pixels.shape[1])
-        for name in exported:
-            differences[name].add(
-                compare(reference, predictions[name], thresh=thresh, limit=limit, scale=scale)
-            )
+    any_of = next(iter(exported.values()))
+    others = [*([UNPADDED] if any_of.about.height is not None else []), *exported]
+    differences = {name: Differences() for name in others}
+    kept: dict[str, list[Detections]] = {name: [] for name in (EAGER, *others)}
+    for index in range(len(images)):
+        pixels = images.read(index)
+        size: tuple[int, int] = pixels.shape[:2]  # type: ignore[assignment]
+        batch = collate_images([model.prepare(pixels)], model.size_divisibility)
+        # a fixed size pads more than eager torch does, which changes what a network sees there
+        padded = input_arrays(any_of.path, any_of.about, batch)
+        predictions = {}
+        with inference_mode(model, "fp32"):
+            same = ImageBatch(*map(torch.from_numpy, (padded["images"], padded["sizes"])))
+            (reference,) = model.infer(same, [size])
+            if UNPADDED in differences:
+                (predictions[UNPADDED],) = model.infer(batch, [size])
+        for name, other in exported.items():
+            with inference_mode(other):
+                (predictions[name],) = other.predict_prepared([other.prepare(pixels)], [size])
+        scale = float((batch.sizes[0] / torch.tensor(size)).max())
         for name, one in predictions.items():
+            differences[name].add(compare(reference, one, thresh=thresh, limit=limit, scale=scale))
             kept[name].append(one)
+        kept[EAGER].append(reference)
     return CheckResult(differences, _average_precision(kept, images))
 
 
 def _check_classifier(
-    model: Classifier, exported: Mapping[str, Any], images: Images
+    model: Classifier, exported: Mapping[str, Classifier], images: Images
 ) -> CheckResult:
     differences = {name: Differences() for name in exported}
-    same = dict.fromkeys((EAGER, *exported), 0)
-    for _, predictions in _predict({EAGER: model, **exported}, images):
-        reference = predictions[EAGER]
-        for name, one in predictions.items():
-            same[name] += int(one.labels[0] == reference.labels[0])
-            if name != EAGER:
-                differences[name].add(compare_classes(reference, one))
-    count = len(images)
-    return CheckResult(differences, {name: {"top-1": n / count} for name, n in same.items()})
-
-
-def _predict(
-    models: Mapping[str, Any], images: Images
-) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Each image (H, W, 3), and the predictions of all models, one image at a time."""
+    same = dict.fromkeys(exported, 0)
     for index in range(len(images)):
         pixels = images.read(index)
-        predictions: dict[str, Detections | Classification] = {}
-        for name, model in models.items():
-            with inference_mode(model, "fp32" if name == EAGER else None):
-                prepared = model.prepare(pixels)
-                (predictions[name],) = model.predict_prepared([prepared], [pixels.shape[:2]])
-        yield pixels, predictions
+        (reference,) = _classify(model, pixels, "fp32")
+        for name, other in exported.items():
+            (one,) = _classify(other, pixels)
+            same[name] += int(one.labels[0] == reference.labels[0])
+            differences[name].add(compare_classes(reference, one))
+    shares = {name: {TOP_1: number / len(images)} for name, number in same.items()}
+    return CheckResult(differences, {EAGER: {TOP_1: 1.0}} | shares)
+
+
+def _classify(
+    model: Classifier, pixels: np.ndarray, precision: str | None = None
+) -> list[Classification]:
+    with inference_mode(model, precision):
+        return model.predict_prepared([model.prepare(pixels)], [pixels.shape[:2]])
 
 
 def _average_precision(
@@ -187,6 +199,8 @@ def _as_truth(predictions: Sequence[Detections]) -> AnnotationTable | None:
 def _problems(result: CheckResult, limits: Limits) -> list[str]:
     problems = []
     for name, differences in result.differences.items():
+        if name == UNPADDED:
+            continue
         for what, limit in (
             ("box", limits.box),
             ("score", limits.score),

@@ -67,10 +67,10 @@ def compare(
         result.unmatched += int((alone & (edge.abs() > MARGIN) & (last > MARGIN)).sum())
     if not len(pairs):
         return result
-    result.box = float((mine.boxes - theirs.boxes).abs().max()) * scale
-    result.score = float((mine.scores - theirs.scores).abs().max())
+    result.box = _apart(mine.boxes, theirs.boxes) * scale
+    result.score = _apart(mine.scores, theirs.scores)
     if mine.mask_probs is not None and theirs.mask_probs is not None:
-        result.mask = float((mine.mask_probs - theirs.mask_probs).abs().max())
+        result.mask = _apart(mine.mask_probs, theirs.mask_probs)
     elif mine.has_masks and theirs.has_masks:
         result.mask_iou = min(_mask_ious(mine, theirs))
     return result
@@ -105,5 +105,9 @@ def match(reference: Detections, other: Detections) -> Tensor:
 
 def compare_classes(reference: Classification, other: Classification) -> Differences:
     """Of the probabilities of one image."""
-    apart = (reference.probabilities - other.probabilities).abs().max()
-    return Differences(matched=1, score=float(apart))
+    return Differences(matched=1, score=_apart(reference.probabilities, other.probabilities))
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference; infinite for NaN, which passes every comparison with a limit."""
+    return float((one - other).abs().nan_to_num(torch.inf, posinf=torch.inf).max())

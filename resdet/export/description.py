@@ -8,8 +8,16 @@ from typing import Any
 import torch
 
 from resdet.config.loading import config_to_dict
-from resdet.files.exported import Crop, Description, Precision, Resize, write_description
-from resdet.files.writing import write_text
+from resdet.files.exported import (
+    Crop,
+    Description,
+    Precision,
+    Resize,
+    description_of,
+    sha256,
+    write_description,
+)
+from resdet.files.writing import write_bytes
 from resdet.models.branches.mask import MaskHead
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
@@ -30,10 +38,10 @@ def describe(
     batch: int | None = None,
     precision: Precision = "fp32",
     pasted: bool = False,
-    opset: int | None = None,
 ) -> Description:
     """What an export of the model takes and gives. `source` is the run or weights; `height`,
-    `width` and `batch` are None where they are free; the other fields are those of `Description`.
+    `width` and `batch` are None where they are free, and a classifier has its own; the other fields
+    are those of `Description`.
     """
     readable = readable_names(model.class_names)
     common: dict[str, Any] = {
@@ -44,13 +52,13 @@ def describe(
         "width": width,
         "batch": batch,
         "precision": precision,
-        "opset": opset,
         "source": source,
         "resdet": __version__,
         "torch": torch.__version__,
         "config": None if model.config is None else config_to_dict(model.config),
     }
     if isinstance(model, Classifier):
+        common |= {"height": model.test_size, "width": model.test_size}
         crop = Crop(
             short_edge=model.test_resize, size=model.test_size, interpolation=model.interpolation
         )
@@ -86,6 +94,13 @@ def _mask_size(model: RCNN) -> int | None:
 def write_beside(model: Path, description: Description) -> Description:
     """Write OUT.json and OUT.py beside the files of an exported model, which are whole; returns the
     description with their SHA-256."""
+    description = description.model_copy(update={"script": sha256(SCRIPT)})
     whole = write_description(description, model)
-    write_text(model.with_suffix(".py"), SCRIPT.read_text(encoding="utf-8"))
+    write_bytes(model.with_suffix(".py"), SCRIPT.read_bytes())
     return whole
+
+
+def is_own_script(model: Path) -> bool:
+    """Whether OUT.py, which is there, is as an export wrote it."""
+    written = description_of(model).get("script")
+    return sha256(model.with_suffix(".py")) in (written, sha256(SCRIPT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,11 +63,13 @@ def images_to_check(
     if annotations is None and not is_val:
         return _files(given, "--check", count)
     changes = []
-    if not is_val:
+    if annotations is not None:
+        if is_val:
+            raise UserError("--annotations: data.val of the run has its own; leave it out")
         if isinstance(model, Classifier):
             raise UserError("--annotations: a classifier is checked on images alone; leave it out")
-        changes = ["data.split=null", "data.val=null"]
-        changes += [f"data.val.images={given}", f"data.val.annotations={annotations}"]
+        section = {"images": str(own_path(given)), "annotations": str(own_path(annotations))}
+        changes = ["data.split=null", f"data.val={json.dumps(section, ensure_ascii=False)}"]
     with naming("--check"):
         if isinstance(model, Classifier):
             config = _config(model, ClassificationConfig)

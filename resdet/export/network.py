@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from resdet.export.graph import ClassifierGraph, DetectorGraph, Suppress
 from resdet.export.nms import nms_by_rows
 from resdet.export.paste import PastedGraph
+from resdet.export.refusals import refusing
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
 
@@ -31,6 +33,8 @@ class Network:
     many there are."""
     is_pasted: bool = False
     """Whether masks are pasted into the original image inside."""
+    source: str = "the model"
+    """As messages call it: the run or weights."""
 
     def inputs(self) -> dict[str, Tensor]:
         """Examples of the inputs by name."""
@@ -62,8 +66,16 @@ class Network:
         free["images"] |= {2: height, 3: width}
         return free
 
+    @property
+    def name(self) -> str:
+        """The model in messages: its source, and its backbone, which may be the user's own."""
+        backbone = getattr(getattr(self.model.config, "model", None), "backbone", None)
+        name = getattr(backbone, "name", None)
+        return self.source if name is None else f"{self.source}, with the backbone {name}"
+
     def program(self, suppress: Suppress = nms_by_rows) -> ExportedProgram:
-        """The traced network, whose outputs are a dict; `suppress` is the NMS it contains."""
+        """The traced network, whose outputs are a dict; `suppress` is the NMS it contains.
+        UserError for a model that torch.export does not trace."""
         import torchvision  # noqa: F401  # its operators are looked up while tracing
 
         graph: torch.nn.Module
@@ -74,7 +86,15 @@ class Network:
             graph = PastedGraph(graph) if self.is_pasted else graph
         inputs = tuple(self.inputs().values())
         free = self.free()
-        with torch.no_grad():
+        remedy = "write what depends on tensors with torch's operators, such as torch.where for if"
+        if free is not None:
+            remedy += "; if it depends on their sizes alone, leave --dynamic out"
+        with (
+            torch.no_grad(),
+            warnings.catch_warnings(),
+            refusing(f"{self.name}: torch.export does not trace the network", remedy),
+        ):
+            warnings.simplefilter("ignore", FutureWarning)  # of torchvision's own operators
             return torch.export.export(
                 graph, inputs, dynamic_shapes=None if free is None else tuple(free.values())
             )

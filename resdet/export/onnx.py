@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from resdet.dependencies import import_extra
 from resdet.export.network import Network
+from resdet.export.refusals import refusing
 from resdet.files.writing import write_bytes
 
 OPSET = 18
@@ -27,11 +28,15 @@ def write_onnx(network: Network, out: Path) -> None:
 
 
 def to_onnx(network: Network) -> bytes:
-    """The content of an .onnx file."""
+    """The content of an .onnx file. UserError for operators that ONNX does not have."""
     for package in ("onnx", "onnxscript"):
         import_extra(package, "export", "an export to ONNX")
     program = network.program()
-    with _without_notes():
+    remedy = "write it with other operators of torch, or export to .pt2, which needs no translation"
+    with (
+        _without_notes(),
+        refusing(f"{network.source}: torch does not translate the network to ONNX", remedy),
+    ):
         translated = torch.onnx.export(
             program,
             dynamo=True,
@@ -41,9 +46,9 @@ def to_onnx(network: Network) -> bytes:
             custom_translation_table=translations(),
             verbose=False,
         )
-    assert translated is not None
-    _name_sides(translated.model, network)
-    return translated.model_proto.SerializeToString()
+        assert translated is not None
+        _name_sides(translated.model, network)
+        return translated.model_proto.SerializeToString()
 
 
 def output_names(program: ExportedProgram) -> list[str]:

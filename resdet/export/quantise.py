@@ -21,6 +21,7 @@ from resdet.export.images import Images
 from resdet.export.network import Network
 from resdet.export.onnx import write_onnx
 from resdet.export.openvino import write_ir
+from resdet.export.refusals import refusing
 from resdet.files.exported import Description
 from resdet.files.writing import write_bytes
 from resdet.inference.exported import input_arrays
@@ -57,7 +58,10 @@ def write_lowered(
         write_onnx(network, source)
         if precision == "int8":
             assert calibration is not None, "int8 is calibrated"
-            quantise_onnx(source, lowered, feeds(out, network.model, description, calibration))
+            inputs = feeds(out, network.model, description, calibration)
+            remedy = "export with --precision fp32 or fp16, or update onnxruntime"
+            with refusing(f"{network.source}: onnxruntime does not quantise it", remedy, out):
+                quantise_onnx(source, lowered, inputs)
         elif not is_ir:
             halve_onnx(source, lowered)
         if is_ir:
@@ -105,7 +109,7 @@ def halve_onnx(path: Path, out: Path) -> None:
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend([*casts, *nodes])
-    onnx.save(model, out)
+    write_bytes(out, model.SerializeToString())
 
 
 def quantise_onnx(path: Path, out: Path, inputs: Iterator[Inputs]) -> None:

@@ -1,11 +1,11 @@
-"""Runs an exported model without resdet: python THIS.py IMAGE… > results.json
+"""Runs an exported model without resdet: python THIS.py [MODEL] IMAGE… > results.json
 
-Needs numpy, pillow and the runtime: onnxruntime for .onnx, openvino for .xml, torch and torchvision
-for .pt2. The model and its description are beside this file, under its name.
+Needs numpy, Pillow and the runtime: onnxruntime for .onnx, openvino for .xml, torch and torchvision
+for .pt2. The model and its description are beside this file, under its name. MODEL chooses one of
+several, such as .xml; default: the one that was exported last. Images have 8 bits per channel.
 """
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-HERE = Path(__file__).resolve()
 Arrays = dict[str, Any]
 
 
-def open_model(about: dict[str, Any]) -> Callable[[Arrays], Arrays]:
+def open_model(about: dict[str, Any], path: Path) -> Callable[[Arrays], Arrays]:
     """A function from input arrays by name to output arrays by name."""
-    path = HERE.with_suffix(Path(about["file"]).suffix)
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -36,26 +34,23 @@ def open_model(about: dict[str, Any]) -> Callable[[Arrays], Arrays]:
     import torch
     import torchvision  # noqa: F401  # its operators are in the graph
 
-    module = torch.export.load(path).module()
-
-    def run(inputs: Arrays) -> Arrays:
-        outputs = module(*map(torch.from_numpy, inputs.values()))
-        return {name: value.numpy() for name, value in outputs.items()}
-
-    return run
+    run = torch.export.load(path).module()
+    return lambda inputs: {
+        name: value.numpy() for name, value in run(*map(torch.from_numpy, inputs.values())).items()
+    }
 
 
 def resize(about: dict[str, Any], pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 → (h, w, 3): the short side at `short_edge`, the long at most `max_size`."""
-    height, width = pixels.shape[:2]
-    rule = about["test_resize"]
-    scale = min(rule["short_edge"] / min(height, width), rule["max_size"] / max(height, width))
+    rule, sides = about["test_resize"], pixels.shape[:2]
+    scale = min(rule["short_edge"] / min(sides), rule["max_size"] / max(sides))
     if rule["method"] == "pillow":
-        size = [max(int(side * scale + 0.5), 1) for side in (width, height)]
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+        height, width = (max(int(side * scale + 0.5), 1) for side in sides)
+        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(resized)
     pixels = pixels.astype(np.float32)  # torchvision: floats, without antialiasing
-    for axis, side in enumerate((height, width)):
-        count = max(math.floor(side * scale), 1)
+    for axis, side in enumerate(sides):
+        count = max(int(side * scale), 1)
         place = np.clip((np.arange(count) + 0.5) * (side / count) - 0.5, 0, side - 1)
         first = place.astype(int)
         share = np.expand_dims((place - first).astype(np.float32), (1 - axis, 2))
@@ -66,74 +61,57 @@ def resize(about: dict[str, Any], pixels: np.ndarray) -> np.ndarray:
 
 def crop(about: dict[str, Any], pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 → the centre (S, S, 3) after its short side was resized."""
-    height, width = pixels.shape[:2]
-    short, side = about["crop"]["short_edge"], about["crop"]["size"]
-    size = (int(short * width / height), short) if height <= width else (
-        short, int(short * height / width))  # fmt: skip
-    filter = Image.Resampling[about["crop"]["interpolation"].upper()]
-    left, top = (round((each - side) / 2) for each in size)
-    resized = Image.fromarray(pixels).resize(size, filter)
-    return np.asarray(resized)[top : top + side, left : left + side]
-
-
-def to_batch(about: dict[str, Any], images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3, H, W), padded with 0, and the true (height, width) (N, 2), of (h, w, 3) each."""
-    count = about["batch"] or len(images)
-    sizes = np.array([image.shape[:2] for image in images] * count, np.int64)[:count]
-    multiple = about["size_divisibility"]
-    height, width = -(-sizes.max(axis=0) // multiple) * multiple
-    height, width = about["height"] or height, about["width"] or width
-    batch = np.zeros((count, 3, height, width), images[0].dtype)
-    for row, image in enumerate(images):  # ValueError for an image larger than a fixed size
-        batch[row, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
-    return batch, sizes
+    rule, sides = about["crop"], pixels.shape[:2]
+    height, width = (int(rule["short_edge"] * side / min(sides)) for side in sides)
+    method = Image.Resampling[rule["interpolation"].upper()]
+    top, left = (round((side - rule["size"]) / 2) for side in (height, width))
+    resized = np.asarray(Image.fromarray(pixels).resize((width, height), method))
+    return resized[top : top + rule["size"], left : left + rule["size"]]
 
 
 def paste(about: dict[str, Any], mask: np.ndarray, box: np.ndarray, size: Any) -> np.ndarray:
     """(H, W) bool from probabilities (m, m) inside a box xyxy in pixels."""
     is_rounded = about["mask_paste"] == "rounded"  # torchvision: resized to whole pixels
     mask = np.pad(mask, 1) if is_rounded else mask
-    cells, weights = np.arange(len(mask)), []
+    cells, weights = len(mask), []
     for low, high, side in ((box[1], box[3], size[0]), (box[0], box[2], size[1])):
-        inside: Any = 1
         if is_rounded:
-            center, half = (high + low) / 2, (high - low) / 2 * (len(mask) / (len(mask) - 2))
-            pixels = np.arange(side) - int(center - half)
-            count = max(int(center + half) - int(center - half) + 1, 1)
-            place = np.clip((pixels + 0.5) * (len(mask) / count) - 0.5, 0, len(mask) - 1)
-            inside = ((pixels >= 0) & (pixels < count))[:, None]
-        else:
-            place = (np.arange(side) + 0.5 - low) / (high - low) * len(mask) - 0.5
-        weights.append(np.maximum(1 - np.abs(place[:, None] - cells), 0) * inside)
+            center, half = (high + low) / 2, (high - low) / 2 * (cells / (cells - 2))
+            low = int(center - half)
+            high = max(int(center + half), low) + 1
+        place = (np.arange(side) + 0.5 - low) / (high - low) * cells - 0.5
+        if is_rounded:
+            is_inside = np.abs(place - (cells - 1) / 2) < cells / 2
+            place = np.where(is_inside, np.clip(place, 0, cells - 1), -1)
+        weights.append(np.maximum(1 - np.abs(place[:, None] - np.arange(cells)), 0))
     pasted = weights[0] @ mask @ weights[1].T
     return pasted > 0.5 if is_rounded else pasted >= 0.5
 
 
-def detect(about: dict[str, Any], run: Callable[[Arrays], Arrays], images: Any) -> list[Arrays]:
-    """Of each image (H, W, 3) uint8 RGB: boxes (n, 4) xyxy in its pixels, scores (n,), labels (n,)
-    and, with a mask head, masks, (H, W) bool each."""
-    resized = [resize(about, image) for image in images]
-    batch, sizes = to_batch(about, resized)
-    originals = np.array([image.shape[:2] for image in images] * len(sizes), np.int64)[: len(sizes)]
-    inputs = {"images": batch, "sizes": sizes}
-    outputs = run({**inputs, "original_sizes": originals} if about["pasted"] else inputs)
-    results = []
-    for row, size in enumerate(originals[: len(images)]):
-        rows = {key: value[row][: outputs["counts"][row]] for key, value in outputs.items()
-                if key != "counts"}  # fmt: skip
-        if not about["pasted"]:
-            scale = np.tile((size / sizes[row]).astype(np.float32)[::-1], 2)
-            limits = np.tile(size.astype(np.float32)[::-1], 2)
-            rows["boxes"] = np.clip(rows["boxes"] * scale, 0, limits)
-        keep = (rows["boxes"][:, 2:] > rows["boxes"][:, :2]).all(axis=1)
-        rows = {key: value[keep] for key, value in rows.items()}
-        if "masks" in rows and about["pasted"]:
-            rows["masks"] = list(rows["masks"] > 0)
-        elif "masks" in rows:
-            pairs = zip(rows["masks"], rows["boxes"], strict=True)
-            rows["masks"] = [paste(about, mask, box, size) for mask, box in pairs]
-        results.append(rows)
-    return results
+def detect(about: dict[str, Any], run: Callable[[Arrays], Arrays], image: np.ndarray) -> Arrays:
+    """Of an image (H, W, 3) uint8 RGB: boxes (n, 4) xyxy in its pixels, scores (n,), labels (n,)
+    and, with a mask head, masks, (H, W) each, true inside."""
+    resized = resize(about, image)
+    size, original = (np.array([each.shape[:2]], np.int64) for each in (resized, image))
+    height, width = -(-size[0] // about["size_divisibility"]) * about["size_divisibility"]
+    count = about["batch"] or 1  # the first row is the image
+    batch = np.zeros((count, 3, about["height"] or height, about["width"] or width), resized.dtype)
+    batch[0, :, : len(resized), : resized.shape[1]] = resized.transpose(2, 0, 1)
+    inputs = {"images": batch, "sizes": size.repeat(count, 0)}
+    if about["pasted"]:
+        inputs["original_sizes"] = original.repeat(count, 0)
+    outputs = run(inputs)
+    kept = outputs.pop("counts")[0]
+    found = {name: values[0, :kept] for name, values in outputs.items()}
+    if not about["pasted"]:
+        scale = np.tile((original / size)[:, ::-1], 2).astype(np.float32)
+        found["boxes"] = np.clip(found["boxes"] * scale, 0, np.tile(original[:, ::-1], 2))
+    keep = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(axis=1)
+    found = {name: values[keep] for name, values in found.items()}
+    if "masks" in found and not about["pasted"]:
+        pairs = zip(found["masks"], found["boxes"], strict=True)
+        found["masks"] = [paste(about, mask, box, original[0]) for mask, box in pairs]
+    return found
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
@@ -144,17 +122,23 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
 
 
 def main() -> None:
-    about = json.loads(HERE.with_suffix(".json").read_text(encoding="utf-8"))
-    run, names, records = open_model(about), about["class_names"], []
-    for path in sys.argv[1:]:
+    here, paths = Path(__file__).resolve(), sys.argv[1:]
+    about = json.loads(here.with_suffix(".json").read_text(encoding="utf-8"))
+    models = [here.with_suffix(suffix) for suffix in about["files"] if suffix != ".bin"]
+    if paths and Path(paths[0]).suffix in about["files"]:
+        models = [Path(paths.pop(0))]
+    run = open_model(about, next(path for path in models if path.is_file()))
+    names, records = about["class_names"], []
+    for path in paths:
         image = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
         record: dict[str, Any] = {"file": path}
         if about["task"] == "classification":
-            values = run({"images": to_batch(about, [crop(about, image)])[0]})["probabilities"][0]
-            best = np.argsort(-values, kind="stable")[:5]
-            record |= {"names": [names[label] for label in best], "scores": values[best].tolist()}
+            batch = crop(about, image).transpose(2, 0, 1)[None].repeat(about["batch"] or 1, 0)
+            scores = run({"images": batch})["probabilities"][0]
+            best = np.argsort(-scores, kind="stable")[:5]
+            record |= {"names": [names[label] for label in best], "scores": scores[best].tolist()}
         else:
-            (found,) = detect(about, run, [image])
+            found = detect(about, run, image)
             record["names"] = [names[label] for label in found["labels"]]
             record |= {key: found[key].tolist() for key in ("boxes", "scores", "labels")}
             if "masks" in found:

@@ -102,8 +102,6 @@ class Description(_Part):
     score_thresh: float | None = Field(default=None, ge=0, le=1)
     """Detections score above it."""
     pasted: bool = False
-    opset: int | None = None
-    """Of ONNX."""
     source: str
     """The run or weights that were exported."""
     resdet: str
@@ -111,12 +109,11 @@ class Description(_Part):
     torch: str
     config: dict[str, Any] | None = None
     """The run's config, whose data.val it is evaluated on; may be removed."""
-    file: str = ""
-    """Name of the model's file."""
-    sha256: str = ""
-    """Of its content."""
     files: dict[str, str] = {}
-    """SHA-256 of further files of the model, by name."""
+    """SHA-256 of what it describes, by suffix: .onnx, .xml and its .bin, .pt2. Models of one name
+    share their description; the one that was exported last comes first."""
+    script: str = ""
+    """SHA-256 of OUT.py as it was written."""
 
     @model_validator(mode="after")
     def _whole(self) -> Description:
@@ -140,16 +137,51 @@ def description_path(model: str | Path) -> Path:
 
 def write_description(description: Description, model: Path) -> Description:
     """Write OUT.json beside the model's files, which are whole; returns it with their SHA-256."""
-    weights = [path for path in _further_files(model) if path.is_file()]
-    whole = description.model_copy(
-        update={
-            "file": model.name,
-            "sha256": sha256(model),
-            "files": {path.name: sha256(path) for path in weights},
-        }
-    )
+    others = described_beside(description, model)
+    own = {suffix: sha256(model.with_suffix(suffix)) for suffix in _suffixes(model)}
+    whole = description.model_copy(update={"files": own | others})
     write_json(description_path(model), whole.model_dump(mode="json"))
     return whole
+
+
+def described_beside(description: Description, model: Path) -> dict[str, str]:
+    """SHA-256 by suffix of other models that the OUT.json of `model` describes, and that are there.
+    UserError where it describes them otherwise than `description`, and where it is not of an
+    export."""
+    path, before = description_path(model), description_of(model)
+    files = before.get("files")
+    others = {
+        suffix: str(digest)
+        for suffix, digest in (files if isinstance(files, dict) else {}).items()
+        if suffix not in _suffixes(model) and model.with_suffix(suffix).is_file()
+    }
+    values = description.model_dump(mode="json")
+    differing = [
+        key for key in values if key not in VARIES and values[key] != before.get(key, values[key])
+    ]
+    if others and differing:
+        names = " and ".join(model.with_suffix(suffix).name for suffix in others)
+        raise UserError(
+            f"{path}: describes {names}, which differs in {', '.join(differing)}; rename OUT, or "
+            f"remove {names}"
+        )
+    return others
+
+
+def description_of(model: Path) -> dict[str, Any]:
+    """The values of OUT.json as it is; empty where there is none, UserError where it is another's
+    file."""
+    path = description_path(model)
+    if not path.exists():
+        return {}
+    values = read_json(path, "description of an export")
+    if not isinstance(values, dict) or values.get("format") != "resdet-export":
+        raise UserError(f"{path}: would be overwritten, and is not of an export; rename OUT")
+    return values
+
+
+VARIES = ("files", "script", "resdet", "torch")
+"""Keys in which models that share a description may differ."""
 
 
 def read_description(model: Path) -> Description:
@@ -188,17 +220,14 @@ def read_description(model: Path) -> Description:
 
 def _check_files(model: Path, path: Path, description: Description) -> None:
     """UserError where the model's files are not those that were described."""
-    if Path(description.file).suffix.lower() != model.suffix.lower():
-        raise UserError(
-            f"{path}: describes {description.file} and not {model.name}, since both were exported "
-            "under the same name; export each under its own"
-        )
-    digests = {model: description.sha256}
-    for name, digest in description.files.items():
-        # OpenVINO finds its weights by the model's name, which may have changed
-        is_bin = model.suffix.lower() == ".xml"
-        digests[model.with_suffix(".bin") if is_bin else model.parent / Path(name).name] = digest
-    for file, digest in digests.items():
+    for suffix in _suffixes(model):
+        file, digest = model.with_suffix(suffix), description.files.get(suffix)
+        if digest is None:
+            known = ", ".join(description.files) or "no file"
+            raise UserError(
+                f"{path}: does not describe {file.name} (its files: {known}); copy the one that "
+                "was written with it, or export the model again"
+            )
         if not file.is_file():
             raise UserError(
                 f"{model}: {file.name} is not beside it, which has its weights; copy it there from "
@@ -211,11 +240,9 @@ def _check_files(model: Path, path: Path, description: Description) -> None:
             )
 
 
-def _further_files(model: Path) -> list[Path]:
-    """OpenVINO's weights, and ONNX's where they are too large for one file."""
-    if model.suffix.lower() == ".xml":
-        return [model.with_suffix(".bin")]
-    return [model.with_name(f"{model.name}.data")] if model.suffix.lower() == ".onnx" else []
+def _suffixes(model: Path) -> list[str]:
+    """Of the model's files, which have one name: OpenVINO's weights are in a second one."""
+    return [model.suffix, ".bin"] if model.suffix.lower() == ".xml" else [model.suffix]
 
 
 def sha256(path: Path) -> str:

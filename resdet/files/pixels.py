@@ -121,6 +121,20 @@ def resize_by(
     return resize_image(image, factor * min(image.shape[:2]), math.inf, method)
 
 
+def prepare_image(
+    image: NDArray[np.uint8],
+    short_edge: float,
+    max_size: float,
+    method: str,
+    factor: float | None = None,
+) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, h, w) 0..255 as a detector sees it: by `resize_image`, or with a
+    `factor`, which tiles have, by `resize_by`."""
+    if factor is not None:
+        return to_planes(resize_by(image, factor, method))
+    return to_planes(resize_image(image, short_edge, max_size, method))
+
+
 def _resize_as_floats(
     image: NDArray[np.uint8], short_edge: float, max_size: float
 ) -> NDArray[np.float32]:

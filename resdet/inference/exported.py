@@ -16,17 +16,16 @@ from resdet.config.find import own_path
 from resdet.config.loading import AnyConfig, config_from_dict, diff_configs, override_config
 from resdet.errors import UserError
 from resdet.files.exported import Description, read_description
-from resdet.files.pixels import resize_by, resize_image, to_planes
+from resdet.files.pixels import prepare_image
 from resdet.files.rle import encode_bitmap
 from resdet.hardware import Precision
 from resdet.inference.combined import CombinedDetector
 from resdet.inference.runtimes import OF_SUFFIX, Run, open_model
 from resdet.models.classifier import Classifier
 from resdet.models.predict import Predictor
-from resdet.models.rcnn import RCNN, split_by_image
+from resdet.models.rcnn import RCNN, infer_prepared, split_by_image
 from resdet.models.regions import RoIDetections
-from resdet.ops.boxes import is_nonempty
-from resdet.structures import Detections, ImageBatch, collate_images
+from resdet.structures import Detections, ImageBatch
 
 log = logging.getLogger("resdet")
 
@@ -39,7 +38,14 @@ class ExportedDetector(Predictor[Detections]):
     channel_order, channels_last = "rgb", False
     tile_scale: float | None = 1.0
 
-    def __init__(self, path: Path, about: Description, run: Run, config: AnyConfig | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        about: Description,
+        run: Run,
+        config: AnyConfig | None,
+        precision: Precision,
+    ) -> None:
         super().__init__()
         self.path, self.about, self.run = path, about, run
         self.config = config
@@ -47,7 +53,7 @@ class ExportedDetector(Predictor[Detections]):
         self.size_divisibility, self.tile_scale = about.size_divisibility, about.tile_scale
         self.lowest_score = about.score_thresh or 0.0
         """What scores this or less is not in the outputs."""
-        self.fixed_precision = _precision(path, about)
+        self.fixed_precision = precision
 
     @property
     def num_classes(self) -> int:
@@ -72,12 +78,10 @@ class ExportedDetector(Predictor[Detections]):
         export."""
         resize = self.about.test_resize
         assert resize is not None, "a detector's description has it"
-        if is_tile and self.tile_scale is not None:
-            image = resize_by(pixels, self.tile_scale, resize.method)
-        else:
-            image = resize_image(pixels, resize.short_edge, resize.max_size, resize.method)
-        _check_fits(self.path, self.about, image.shape[0], image.shape[1])
-        return to_planes(image)
+        factor = self.tile_scale if is_tile else None
+        image = prepare_image(pixels, resize.short_edge, resize.max_size, resize.method, factor)
+        _check_fits(self.path, self.about, image.shape[1], image.shape[2])
+        return image
 
     def predict_prepared(
         self,
@@ -85,8 +89,7 @@ class ExportedDetector(Predictor[Detections]):
         original_sizes: Sequence[tuple[int, ...]],
         score_thresh: float | None = None,
     ) -> list[Detections]:
-        sizes = [(int(height), int(width)) for height, width in original_sizes]
-        return self.infer(collate_images(images, self.size_divisibility), sizes, score_thresh)
+        return infer_prepared(self, images, original_sizes, score_thresh)
 
     def infer(
         self,
@@ -110,20 +113,17 @@ class ExportedDetector(Predictor[Detections]):
                 for row, size in enumerate(original_sizes)
             ]
             return [one[one.scores > (score_thresh or 0.0)] for one in found]
-        outputs = self.run(inputs)
-        counts = torch.from_numpy(outputs["counts"])
-        tensors = {name: torch.from_numpy(outputs[name]) for name in outputs if name != "counts"}
+        tensors = {name: torch.from_numpy(values) for name, values in self.run(inputs).items()}
+        counts = tensors.pop("counts")
         keep = torch.arange(tensors["scores"].shape[1]) < counts[:, None]
         if score_thresh is not None:
             keep &= tensors["scores"] > score_thresh
         rows, slots = keep.nonzero(as_tuple=True)
-        batch = RoIDetections(
-            tensors["boxes"][rows, slots],
-            tensors["scores"][rows, slots],
-            tensors["labels"][rows, slots],
-            rows,
-            {"mask_probs": tensors["masks"][rows, slots]} if self.has_masks else {},
-        )
+        kept = {name: values[rows, slots] for name, values in tensors.items()}
+        if self.has_masks:
+            kept["mask_probs"] = kept.pop("masks")
+        boxes, scores, labels = (kept.pop(name) for name in ("boxes", "scores", "labels"))
+        batch = RoIDetections(boxes, scores, labels, rows, kept)
         return split_by_image(
             batch,
             images.sizes.cpu(),
@@ -146,7 +146,7 @@ class ExportedDetector(Predictor[Detections]):
         if self.has_masks:
             codes = [encode_bitmap(mask, 0, 0, size) for mask in outputs["masks"][0, :count]]
             rles = [{"size": list(size), "counts": code.decode("ascii")} for code in codes]
-        found = Detections(
+        return Detections(
             boxes,
             scores,
             labels,
@@ -155,7 +155,6 @@ class ExportedDetector(Predictor[Detections]):
             category_ids=self.category_ids,
             rles=rles,
         )
-        return found[is_nonempty(boxes)]
 
 
 def input_arrays(path: Path, about: Description, batch: ImageBatch) -> dict[str, np.ndarray]:
@@ -212,9 +211,11 @@ def load_exported(
     file = own_path(path)
     about = read_description(file)
     config = _config(file, about, overrides)
+    runtime = runtime or OF_SUFFIX[file.suffix.lower()][0]
     run = open_model(file, about, runtime)
+    precision = Precision(about.precision, "export", f"as exported, in {runtime}")
     if about.task == "detection":
-        return ExportedDetector(file, about, run, config).eval()
+        return ExportedDetector(file, about, run, config, precision).eval()
     crop = about.crop
     assert crop is not None, "a classifier's description has it"
     assert config is None or isinstance(config, ClassificationConfig), "checked"
@@ -231,13 +232,8 @@ def load_exported(
         class_names=about.class_names,
         config=config,
     )
-    model.fixed_precision = _precision(file, about)
+    model.fixed_precision = precision
     return model.eval()
-
-
-def _precision(path: Path, about: Description) -> Precision:
-    runtime = OF_SUFFIX[path.suffix.lower()][0]
-    return Precision(about.precision, "export", f"as exported, in {runtime}")
 
 
 def _config(path: Path, about: Description, overrides: Sequence[str]) -> AnyConfig | None:

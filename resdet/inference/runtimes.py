@@ -76,13 +76,12 @@ OF_SUFFIX = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2"
 """Which can run the files of each suffix, the default first."""
 
 
-def open_model(path: Path, about: Description, runtime: str | None = None) -> Run:
-    """The model of a file, whose description has been checked; `runtime` None is the default of
-    its suffix. The images and sizes of a fixed export may be fewer than its batch, and smaller.
+def open_model(path: Path, about: Description, name: str) -> Run:
+    """The model of a file, whose description has been checked, in the runtime `name`. The images
+    and sizes of a fixed export may be fewer than its batch, and smaller.
 
     UserError where the runtime is not installed, or refuses the file.
     """
-    name = runtime or OF_SUFFIX[path.suffix.lower()][0]
     try:
         run = RUNTIMES[name](path, about)
     except UserError:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from resdet.config.testing import TestConfig
-from resdet.files.pixels import resize_by, resize_image, to_planes
+from resdet.files.pixels import prepare_image
 from resdet.models.rcnn import RCNN
 
 Prepared = tuple[Tensor, ...]
@@ -36,10 +36,12 @@ class Preparation:
     def __call__(self, pixels: np.ndarray, *, is_tile: bool = False) -> Prepared:
         """(H, W, 3) uint8 RGB → its sizes; uint8, or float32 where the method is float."""
         return tuple(
-            to_planes(
-                resize_by(pixels, size.tile_scale, size.method)
-                if is_tile
-                else resize_image(pixels, size.short_edge, size.max_size, size.method)
+            prepare_image(
+                pixels,
+                size.short_edge,
+                size.max_size,
+                size.method,
+                size.tile_scale if is_tile else None,
             )
             for size in self.sizes
         )

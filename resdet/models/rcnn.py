@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.files.pixels import resize_by, resize_image
+from resdet.files.pixels import prepare_image
 from resdet.files.scale import shrink_problem
 from resdet.hardware import profiled
 from resdet.models.fpn import FPN, OneMap
@@ -200,12 +200,13 @@ class RCNN(Predictor[Detections]):
 
         uint8, or float32 for a model that resizes as floats (`data.test_resize.method`).
         """
-        method = self.test_resize_method
-        if is_tile and self.tile_scale is not None:
-            resized = resize_by(pixels, self.tile_scale, method)
-        else:
-            resized = resize_image(pixels, self.test_short_edge, self.test_max_size, method)
-        return torch.from_numpy(np.array(resized.transpose(2, 0, 1), order="C"))
+        return prepare_image(
+            pixels,
+            self.test_short_edge,
+            self.test_max_size,
+            self.test_resize_method,
+            self.tile_scale if is_tile else None,
+        )
 
     def predict_prepared(
         self,
@@ -213,9 +214,36 @@ class RCNN(Predictor[Detections]):
         original_sizes: Sequence[tuple[int, ...]],
         score_thresh: float | None = None,
     ) -> list[Detections]:
-        batch = collate_images(images, self.size_divisibility).to(self.device)
-        sizes = [(int(height), int(width)) for height, width in original_sizes]
-        return [image.cpu() for image in self.infer(batch, sizes, score_thresh)]
+        return infer_prepared(self, images, original_sizes, score_thresh)
+
+
+class Infers(Protocol):
+    """A network, in whatever runtime, that detects in a batch of whole images."""
+
+    @property
+    def size_divisibility(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def infer(
+        self,
+        images: ImageBatch,
+        original_sizes: Sequence[tuple[int, int]],
+        score_thresh: float | None = None,
+    ) -> list[Detections]: ...
+
+
+def infer_prepared(
+    model: Infers,
+    images: Sequence[Tensor],
+    original_sizes: Sequence[tuple[int, ...]],
+    score_thresh: float | None,
+) -> list[Detections]:
+    """`predict_prepared` of a model with `infer`."""
+    batch = collate_images(images, model.size_divisibility).to(model.device)
+    sizes = [(int(height), int(width)) for height, width in original_sizes]
+    return [image.cpu() for image in model.infer(batch, sizes, score_thresh)]
 
 
 def split_by_image(

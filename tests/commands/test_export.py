@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 import resdet
 from resdet.cli import main
-from resdet.commands.export import Form, export_command
+from resdet.commands.export import Check, Form, export_command
 from resdet.errors import UserError
+from resdet.export.description import is_own_script
+from resdet.files.exported import sha256
+from tests.export.test_script import overlap
+from tests.inference.handmade import write_detector as write_handmade
 from tests.models.tiny import tiny_model
 from tests.models.tiny_classifier import configured
 from tests.models.tiny_classifier import write_checkpoint as write_classifier
@@ -62,10 +69,16 @@ def test_the_script_beside_it_gives_the_same(name: str, nuclei: Path, tmp_path: 
     image = sorted((nuclei / "images").iterdir())[0]
     script = [sys.executable, str(out.with_suffix(".py")), str(image)]
     done = subprocess.run(script, capture_output=True, text=True, check=True, cwd=tmp_path)
-    records = json.loads(done.stdout)
-    expected = resdet.load(out).predict(image, score_thresh=0.0)
-    assert len(records) > 10
-    assert len(json.dumps(records)) > 0 and len(expected) > 0
+    (record,) = json.loads(done.stdout)
+    expected = resdet.load(out).predict(image)
+    assert isinstance(expected, resdet.Detections) and len(expected) > 10
+    assert record["labels"] == expected.labels.tolist()
+    np.testing.assert_allclose(record["scores"], expected.scores, atol=1e-4)
+    np.testing.assert_allclose(record["boxes"], expected.boxes, atol=1e-2)
+    masks = expected.encoded_masks()
+    assert masks is not None and len(masks) == len(record["masks"])
+    for mask, rle in zip(record["masks"], masks, strict=True):
+        assert overlap(coco_mask.frPyObjects(mask, *mask["size"]), rle) > 0.99
 
 
 @pytest.mark.parametrize(
@@ -93,20 +106,59 @@ def test_views_and_crops_have_no_export(detector: Path, classifier: Path, tmp_pa
         export_command(str(classifier), out, form=Form(size=(64, 64)))
 
 
-@pytest.mark.parametrize("name", ["model.py", "model.json"])
+@pytest.mark.parametrize("name", ["model.py", "model.json", "model.bin"])
 def test_files_of_others_are_not_overwritten(detector: Path, tmp_path: Path, name: str) -> None:
     mine = tmp_path / name
     mine.write_text('{"a": 1}\n')
     with pytest.raises(UserError, match=rf"{name}: would be overwritten"):
-        export_command(str(detector), tmp_path / "model.onnx", form=Form())
+        export_command(str(detector), tmp_path / "model.xml", form=Form())
     assert mine.read_text() == '{"a": 1}\n'
+
+
+def test_a_script_that_was_changed_is_not_overwritten(tmp_path: Path) -> None:
+    out = write_handmade(tmp_path / "model.onnx")
+    assert is_own_script(out)
+    script, about = out.with_suffix(".py"), out.with_suffix(".json")
+    script.write_text(script.read_text() + "\n# mine\n")
+    with pytest.raises(UserError, match=r"model\.py: would be overwritten, and was changed"):
+        export_command("runs/none", out, form=Form())
+    # that of another version is
+    digest = json.dumps(sha256(script))
+    about.write_text(re.sub('(?<="script": )"[^"]*"', digest, about.read_text()))
+    assert is_own_script(out)
+
+
+@pytest.mark.parametrize("name", ["openvino.xml", "torch.pt2", "random.onnx"])
+def test_names_of_modules(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="would be imported in place of the module"):
+        export_command("runs/none", tmp_path / name, form=Form())
+
+
+def test_what_is_missing_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"onnxscript, which .* pip install 'resdet\[export\]'"):
+        export_command("runs/none", tmp_path / "x.xml", form=Form())
+
+
+def test_images_that_a_fixed_size_does_not_hold(
+    detector: Path, nuclei: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"--size 64 64: .*\.png has \d+ × \d+ pixels at its test"):
+        export_command(
+            str(detector),
+            tmp_path / "x.onnx",
+            form=Form(size=(64, 64)),
+            check=Check(str(nuclei / "images")),
+        )
 
 
 def test_arguments_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["runs/a"], "give one model and one file"),
         (["runs/a", "a.onnx", "--annotations", "a.json"], "give --check too"),
+        (["runs/a", "a.onnx", "--check-images", "3"], "--check-images is for --check IMAGES"),
         (["runs/a", "a.onnx", "--calibrate", "photos"], "--calibrate is for --precision int8"),
+        (["runs/a", "a.onnx", "--calibrate-images", "3"], "--calibrate-images is for --precision"),
         (["runs/a", "a.onnx", "--dynamic", "--size", "64", "64"], "not allowed with"),
     ):
         with pytest.raises(SystemExit):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -76,3 +78,10 @@ def test_probabilities_of_classes() -> None:
     other = Classification(labels, torch.tensor([0.7, 0.3]), torch.tensor([0.3, 0.7]), names)
     result = compare_classes(first, other)
     assert result.matched == 1 and result.score == pytest.approx(0.1)
+
+
+def test_what_is_not_a_number_is_apart() -> None:
+    result = compare(make([0.9, 0.8]), make([0.9, float("nan")]), thresh=0.05, limit=9)
+    total = Differences()
+    total.add(result)
+    assert total.matched == 2 and total.score == math.inf

@@ -66,6 +66,16 @@ def test_the_ground_truth_comes_with_its_images(data: Path, given: str) -> None:
     ]
     height, width = images.truth.sizes[1]
     assert images.read(1).shape == (height, width, 3)
+    with pytest.raises(UserError, match=r"--annotations: data\.val of the run has its own"):
+        images_to_check(model, "val", data / "val.json", count=2)
+
+
+def test_names_that_yaml_would_read_otherwise(data: Path, tmp_path: Path) -> None:
+    for name in ("[a], b: c # d", "2024"):
+        folder = tmp_path / name
+        shutil.copytree(data / "images", folder)
+        images = images_to_check(detector(data), folder, data / "val.json", count=9)
+        assert len(images) == 5 and images.truth is not None
 
 
 def test_the_training_images_calibrate(data: Path) -> None:

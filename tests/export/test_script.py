@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ import pytest
 from pycocotools import mask as coco_mask
 
 import resdet
-from resdet.files.exported import Resize
+from resdet.export.description import write_beside
+from resdet.export.openvino import write_ir
+from resdet.files.exported import Resize, read_description
+from resdet.files.pixels import resize_image
 from tests.inference.handmade import write_classifier, write_detector
 
 WITHOUT = """
@@ -82,10 +86,6 @@ def test_detectors_and_classifiers(tmp_path: Path, nuclei: Path) -> None:
 def test_the_sizes_are_those_of_resdet(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import runpy
-
-    from resdet.files.pixels import resize_image
-
     path = write_detector(
         tmp_path / "sizes.onnx",
         test_resize=Resize(short_edge=80, max_size=133, method=method),  # type: ignore[arg-type]
@@ -99,3 +99,32 @@ def test_the_sizes_are_those_of_resdet(
         given = script["resize"](about, pixels)
         assert given.dtype == wanted.dtype
         np.testing.assert_allclose(given, wanted, atol=0.005)  # of 255
+
+
+def test_it_runs_one_of_several_models(
+    tmp_path: Path,
+    nuclei: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = write_detector(tmp_path / "cells.onnx")
+    last = tmp_path / "cells.xml"
+    write_ir(first, last)
+    write_beside(last, read_description(first))
+    image = sorted((nuclei / "images").iterdir())[0]
+
+    def records(*words: str) -> Any:
+        script = str(last.with_suffix(".py"))
+        monkeypatch.setattr(sys, "argv", [script, *words, str(image)])
+        runpy.run_path(script, run_name="__main__")
+        return json.loads(capsys.readouterr().out)
+
+    by_default = records()
+    last.write_text("no model")
+    with pytest.raises(RuntimeError):
+        records()
+    for record, other in zip(by_default, records(str(first)), strict=True):
+        assert record["labels"] == other["labels"] and len(record["labels"]) == 2
+        np.testing.assert_allclose(record["boxes"], other["boxes"], atol=1e-4)
+    last.unlink()
+    assert len(records()) == 1

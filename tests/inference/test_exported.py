@@ -122,7 +122,7 @@ def test_what_does_not_belong_to_the_model_is_refused(copy: Path) -> None:
     copy.write_bytes(content)
     for old, new, wanted in [
         ('"version": 1', '"version": 2', "its version is 2"),
-        ('"file": "cells.onnx"', '"file": "cells.xml"', "describes cells.xml and not cells.onnx"),
+        ('".onnx": ', '".xml": ', "does not describe cells.onnx (its files: .xml)"),
         ('"resdet-export"', '"coco"', "is not the description of an exported model"),
         ('"task": "detection"', '"task": "pose"', "task: Input should be 'detection'"),
         ('"short_edge": 96', '"short_edge": 0', "test_resize.short_edge: "),
