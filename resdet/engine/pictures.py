@@ -61,7 +61,7 @@ def draw_predictions(
     if pictures:
         drawn = [
             draw_beside(
-                open_windows(file),
+                open_windows(file, dataset.max_pixels),
                 truth_of(dataset, position, detections),
                 detections,
                 score_thresh=score_thresh,

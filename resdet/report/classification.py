@@ -26,7 +26,7 @@ from resdet.report.data import (
 from resdet.report.matching import Ints
 from resdet.report.numbers import metrics_table, shorten_confusion
 from resdet.report.pictures import Album, Entry
-from resdet.report.source import RunSource
+from resdet.report.source import RunSource, open_image
 from resdet.structures import readable_names
 
 BINS = 15
@@ -174,7 +174,7 @@ def caption(row: int, answers: Answers, names: list[str]) -> str:
 def entry_of(data: Any, place: int, row: int, answers: Answers, names: list[str]) -> Entry:
     """The image at a place of the data set for an album."""
     name = "/".join(Path(answers.names[row]).parts[-2:])
-    entry = Entry(name, partial(data.read, place), (0, 0))
+    entry = Entry(name, partial(open_image, data, place), (0, 0))
     entry.caption = caption(row, answers, names)
     return entry
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from resdet.files.findings import DataError
 from resdet.files.rle import Rle
+from resdet.files.windows import Windows, overview
 from resdet.ops.runs import decode_window
 from resdet.report.data import Mark, Picture
 
@@ -25,6 +26,8 @@ PATH_BYTES = 2_500_000
 """Of all outlines together."""
 STEPS = ((720, 82), (640, 78), (560, 74), (480, 70), (400, 64), (320, 58), (240, 50))
 """(longest side in pixels, JPEG quality): the first that is small enough is taken."""
+READ_PIXELS = 1 << 22
+"""Larger images are shrunk to so many while they are read."""
 MIN_SIDE = 320
 """Smaller images are enlarged by a whole factor to at least this, so that marks can be seen."""
 FLAT = (1, 1)
@@ -48,8 +51,8 @@ class Entry:
     """An image of the report, before it is read."""
 
     name: str
-    read: Callable[[], NDArray[np.uint8]]
-    """(H, W, 3) uint8 RGB; DataError for what can't be read."""
+    open: Callable[[], Windows]
+    """DataError for what can't be read."""
     size: tuple[int, int]
     """(height, width) as annotated; 0 where unknown."""
     marks: list[Marks] = field(default_factory=list)
@@ -86,9 +89,9 @@ def picture(entry: Entry, most_bytes: int, path_bytes: int, problems: list[str])
     """One picture with its marks; without a JPEG, and a line in `problems`, where the image can't
     be read."""
     try:
-        image = entry.read()
-        data, side = encode(image, most_bytes)
-        height, width = image.shape[:2]
+        image = entry.open()
+        data, side = encode(overview(image, READ_PIXELS), most_bytes)
+        height, width = image.size
     except DataError as error:
         problems.append(str(error))
         height, width = entry.size if min(entry.size) > 0 else FLAT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from resdet.data.detection.dataset import DetectionDataset
 from resdet.data.detection.table import AnnotationTable
 from resdet.evaluation.stored import Stored
 from resdet.files.findings import DataError
+from resdet.files.windows import WholeImage, Windows, open_windows
 from resdet.report.pictures import Entry
 
 
@@ -52,15 +54,22 @@ class TruthImages:
         """The image file."""
         return str(self.dataset.path(self.positions[self.truth.image_ids[image]]))
 
-    def read(self, image: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB; DataError for what can't be read or has another size now."""
-        return self.dataset.read(self.positions[self.truth.image_ids[image]])
-
     def entry(self, image: int) -> Entry:
         """The image for an album."""
         height, width = self.truth.sizes[image].tolist()
         name = self.truth.file_names[image] or str(self.truth.image_ids[image])
-        return Entry(name, lambda: self.read(image), (height, width))
+        position = self.positions[self.truth.image_ids[image]]
+        return Entry(name, partial(open_image, self.dataset, position), (height, width))
+
+
+def open_image(data: Any, position: int) -> Windows:
+    """An image of a data set for a picture; a detector's may be too large to be decoded whole.
+    DataError for what can't be read or has another size now."""
+    if not isinstance(data, DetectionDataset):
+        return WholeImage(data.read(position))
+    image = open_windows(data.path(position), data.max_pixels)
+    data.check_size(position, *image.size)
+    return image
 
 
 def check_images(truth: AnnotationTable, dataset: DetectionDataset) -> None:

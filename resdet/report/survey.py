@@ -28,6 +28,7 @@ from resdet.report.data import (
 )
 from resdet.report.facts import detection_statistics
 from resdet.report.pictures import Album, Entry
+from resdet.report.source import open_image
 from resdet.version import __version__
 
 
@@ -80,7 +81,7 @@ def _shown(part: Part, findings: Sequence[Finding], album: Album) -> list[Galler
     named = {row: name for row in range(len(part.data)) if (name := name_of(row)) in every}
     for text, what in texts:
         for row, name in named.items():
-            entry = Entry(name, partial(part.data.read, row), (0, 0))
+            entry = Entry(name, partial(open_image, part.data, row), (0, 0))
             if name not in text:
                 continue
             picture = album.row(f"{part.name} {name}", lambda entry=entry: entry)  # type: ignore[misc]

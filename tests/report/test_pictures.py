@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from pathlib import Path
 
@@ -10,8 +12,11 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as mask_utils
 
+from resdet.data.detection.dataset import read_dataset
 from resdet.data.detection.readers import read_annotations
+from resdet.data.detection.transforms import TestTransform
 from resdet.files.findings import DataError
+from resdet.files.windows import WholeImage, Windows
 from resdet.report.data import Mark
 from resdet.report.pictures import (
     MAX_PICTURES,
@@ -24,6 +29,7 @@ from resdet.report.pictures import (
     picture_side,
     svg_path,
 )
+from resdet.report.source import TruthImages
 
 
 def filled(path: str, size: tuple[int, int]) -> np.ndarray:
@@ -87,7 +93,7 @@ def test_pictures_stay_within_their_bytes() -> None:
 
 
 def test_an_image_that_cannot_be_read_keeps_its_marks() -> None:
-    def gone() -> np.ndarray:
+    def gone() -> Windows:
         raise DataError("a.png: no such file")
 
     def marks(scale: float, path: object) -> tuple[list[Mark], list[Mark]]:
@@ -105,11 +111,35 @@ def test_an_image_that_cannot_be_read_keeps_its_marks() -> None:
     assert [mark.partner for mark in made.truths] == [0, 1]
 
 
+def test_images_that_are_too_large_to_be_decoded_are_read_by_windows(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (600, 900, 3), np.uint8)
+    names = ("large.tif", "large.png")
+    Image.fromarray(pixels).save(tmp_path / names[0], compression="tiff_lzw")
+    Image.fromarray(pixels).save(tmp_path / names[1])
+    entries = [
+        {"id": number, "file_name": name, "width": 900, "height": 600}
+        for number, name in enumerate(names, 1)
+    ]
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [90, 60, 9, 6], "area": 54}
+    truth = {"images": entries, "annotations": [box], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    transform = TestTransform(800, 1333)
+    annotations = str(tmp_path / "val.json")
+    data = read_dataset(str(tmp_path), annotations, transform=transform, mask_size=None)
+    data.max_pixels = 100_000
+    images = TruthImages(data.table, data)
+    problems: list[str] = []
+    made, left_out = (picture(images.entry(row), 10**6, 1000, problems) for row in range(2))
+    assert (made.width, made.height, made.original) == (720, 480, (600, 900))
+    assert Image.open(io.BytesIO(made.jpeg)).size == (720, 480)
+    assert left_out.jpeg == b"" and "large.png: has 900×600 pixels" in problems[0]
+
+
 def test_an_album_has_each_image_once_and_not_too_many() -> None:
     album = Album()
     image = np.zeros((8, 8, 3), np.uint8)
     for key in [*map(str, range(MAX_PICTURES + 5)), "3"]:
-        album.row(key, lambda: Entry("x", lambda: image, (8, 8)))
+        album.row(key, lambda: Entry("x", lambda: WholeImage(image), (8, 8)))
     assert len(album.entries) == MAX_PICTURES and album.row("3", lambda: None) == 3  # type: ignore[arg-type, return-value]
     assert album.row("new", lambda: None) is None  # type: ignore[arg-type, return-value]
 
