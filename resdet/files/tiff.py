@@ -53,8 +53,16 @@ class Layout:
     @property
     def is_deep(self) -> bool:
         """Whether it is gray or colour of more than 8 bits, or of more bands than Pillow knows."""
-        plain = self.photometric in (MIN_IS_WHITE, MIN_IS_BLACK, RGB)
-        return plain and max(self.bits) > 8 and max(self.bits) != 12
+        if self.photometric not in (MIN_IS_WHITE, MIN_IS_BLACK, RGB):
+            return False
+        if set(self.bits) == {8}:  # Pillow knows gray or colours, and alpha
+            return len(self.bits) > (4 if self.photometric == RGB else 2)
+        return max(self.bits) > 8 and max(self.bits) != 12
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether values of a deep file are scaled to 8 bits: all but unsigned ones of 8 bits."""
+        return max(self.bits) > 8 or KINDS.get(number(self.tags, SAMPLE_FORMAT, 1)) != "u"
 
 
 def read_layout(file: BinaryIO) -> Layout:

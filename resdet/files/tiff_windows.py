@@ -89,7 +89,7 @@ class TiffWindows:
             if not self.layout.is_deep:
                 data, part = self._cut(file, around)
                 return _decode_plain(data, part)
-            if self._span is None:
+            if self._span is None and self.layout.is_scaled:
                 self._span = self._measure(file)
             data, part = self._cut(file, around)
         return tiff_colours(tiff.decode(data, part), self.layout, self._span)

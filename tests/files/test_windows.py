@@ -74,6 +74,10 @@ TILED = {"tiled": True, "blockxsize": 64, "blockysize": 48}
         (3, "uint8", 255, {"photometric": "YCBCR", "compress": "jpeg", "interleave": "pixel"}),
         (3, "uint8", 255, {"photometric": "RGB", "compress": "lzw", "interleave": "band"}),
         (4, "uint8", 255, {"photometric": "RGB", "compress": "lzw", "interleave": "pixel"}),
+        (4, "uint8", 255, {"photometric": "MINISBLACK"}),
+        (5, "uint8", 255, {"compress": "deflate", "predictor": 2, "interleave": "pixel"}),
+        (8, "uint8", 255, {"interleave": "band"}),
+        (5, "int8", 100, {"compress": "lzw"}),
         (1, "uint8", 255, {"compress": "packbits", "photometric": "MINISWHITE"}),
         (1, "uint16", 3000, {"compress": "deflate", "predictor": 2}),
         (3, "uint16", 60000, {"photometric": "RGB", "interleave": "band", "BIGTIFF": "YES"}),
@@ -85,7 +89,11 @@ TILED = {"tiled": True, "blockxsize": 64, "blockysize": 48}
 def test_tiff_files_of_every_kind(
     tmp_path: Path, layout: dict, bands: int, dtype: str, most: int, options: dict
 ) -> None:
-    check(write(tmp_path / "a.tif", noise(bands, dtype, most), **layout, **options))
+    values = noise(bands, dtype, most)
+    check(write(tmp_path / "a.tif", values, **layout, **options))
+    if dtype == "uint8" and bands > 3:
+        first = values[:3].transpose(1, 2, 0)
+        assert np.array_equal(read_image(tmp_path / "a.tif"), first)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
