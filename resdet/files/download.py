@@ -154,6 +154,8 @@ def _again(address: str, work: Callable[[], T], stop: Event) -> T:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
+        if str(error.reason).startswith(_Redirects.inf_msg):
+            return f"HTTP {error.code}, more than {MOST_REDIRECTS} redirects or a circle of them"
         return f"HTTP {error.code} {error.reason}"
     if isinstance(error, TimeoutError):
         return f"no answer for {TIMEOUT_S:.0f} s"

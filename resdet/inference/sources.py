@@ -1,6 +1,7 @@
 """The inputs of a command line one by one (files, folders, patterns, lists, addresses, cameras),
 and where each is drawn."""
 
+import codecs
 import glob
 import logging
 import os
@@ -132,15 +133,26 @@ def _with_lists(inputs: Sequence[str | Path]) -> Iterator[str | Path]:
 
 
 def _read_list() -> list[str]:
-    """Standard input as lines, or as `find -print0` writes them; UserError where it is closed."""
+    """Standard input as lines, or as `find -print0` writes them; UserError where it is closed.
+    Empty lines are passed over, and lines that start with # and name no file."""
     if sys.stdin is None:
         raise UserError("-: standard input is closed; pipe a list of inputs into the command")
-    # names of files may hold bytes of any encoding
-    text = os.fsdecode(sys.stdin.buffer.read())
+    text = _decoded(sys.stdin.buffer.read())
     lines = text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
     if STDIN in lines:
         raise UserError("-: the list on standard input has the line '-'; give ./- for such a file")
-    return [line for line in lines if line.strip()]
+    return [
+        line
+        for line in lines
+        if line.strip() and not (line.startswith("#") and _kind(own_path(line)) == ABSENT)
+    ]
+
+
+def _decoded(data: bytes) -> str:
+    """A list as text, also of Windows' programs; names of files may hold bytes of any encoding."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    return os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
 
 
 @dataclass

@@ -76,6 +76,11 @@ def test_lists_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         pipe(monkeypatch, content)
         with pytest.raises(UserError, match=problem):
             names(["-"])
+    Path("# 1.jpg").write_bytes(b"x")
+    text = "# the list\n\nphotos/a.jpg\n  \n#photos/b.PNG\n# 1.jpg\n"
+    for content in (text.encode(), text.encode("utf-8-sig"), text.encode("utf-16")):
+        pipe(monkeypatch, content.replace(b"\n", b"\r\n") if content[:1] == b"#" else content)
+        assert names(["-"]) == ["a.jpg", "# 1.jpg"]
     pipe(monkeypatch, b"photos/a.jpg\n")
     with pytest.raises(UserError, match="is given twice"):
         names(["-", "-"])
