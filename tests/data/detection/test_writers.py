@@ -190,8 +190,8 @@ def test_what_voc_can_not_hold(tmp_path: Path) -> None:
     assert notes == [
         "1 crowd regions are left out: VOC has none",
         "1 boxes without extent in the image are left out",
-        "1 boxes are rounded to whole pixels",
         "1 boxes are clipped to their image",
+        "1 boxes are rounded to whole pixels",
         "4 outlines are left out: VOC's XML has boxes only",
         "1 objects lose their mark as ignored: VOC has none",
         "difficult of 7 objects is left out: VOC has no such values",

@@ -16,10 +16,10 @@ from resdet.data.detection.table import AnnotationTable
 from resdet.data.detection.writers.layout import (
     check_classes,
     check_sized,
-    count_clipped,
     counted,
     image_stems,
     inside,
+    left_out,
     lost,
     objects_of,
     outline_parts,
@@ -52,16 +52,10 @@ def write(
     stems = image_stems(table)
     check_classes(table)
     check_sized(table, "LabelMe's files have sizes")
-    boxes, has_extent = inside(table)
-    rows, counts = np.flatnonzero(has_extent & ~table.crowd), Counts()
+    counts = Counts()
     write_files(folder, _files(table, folder, stems, images, counts))
     numbers = [
-        (int(table.crowd.sum()), "crowd regions are left out: LabelMe has none"),
-        (
-            int((~has_extent & ~table.crowd).sum()),
-            "boxes without extent in the image are left out",
-        ),
-        (count_clipped(table, boxes, rows), "boxes are clipped to their image"),
+        *left_out(table, *inside(table), "LabelMe"),
         (counts.traced, "masks become polygons along their pixels"),
         (counts.holes, "masks lose their holes"),
     ]
@@ -88,8 +82,8 @@ def as_text(record: dict[str, Any]) -> str:
 def documents(table: AnnotationTable, counts: Counts) -> Iterator[dict[str, Any]]:
     """The file of each image, with an empty `imagePath`. Values `score` and `track_id` of the
     table's `extras` become the score of a shape, and its `group_id`."""
-    boxes, has_extent = inside(table)
-    for image, objects in enumerate(objects_of(table, np.flatnonzero(has_extent & ~table.crowd))):
+    boxes, rows = inside(table)
+    for image, objects in enumerate(objects_of(table, rows)):
         height, width = table.sizes[image].tolist()
         side = np.array([width, height], np.float64)
         shapes: list[dict[str, Any]] = []

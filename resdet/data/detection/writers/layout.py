@@ -106,14 +106,30 @@ def objects_of(table: AnnotationTable, rows: NDArray[np.int64]) -> list[NDArray[
     return np.split(order, np.cumsum(counts)[:-1])
 
 
-def inside(table: AnnotationTable) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(A, 4) boxes as xyxy clipped to their images, where the size is known, and (A,) whether they
-    have an extent there."""
+def inside(table: AnnotationTable) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(A, 4) boxes as xyxy clipped to their images, where the size is known, and the rows of the
+    objects that are written: those with an extent there, without crowd regions."""
     sizes = table.sizes[table.image_of]
     known = sizes.min(axis=1, initial=1) > 0
     sizes = np.where(known[:, None], sizes, np.iinfo(np.int32).max)
     boxes = clip_boxes(table.boxes_xywh, sizes)
-    return boxes, (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > 0
+    has_extent = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > 0
+    return boxes, np.flatnonzero(has_extent & ~table.crowd)
+
+
+def left_out(
+    table: AnnotationTable, boxes: NDArray[np.float64], rows: NDArray[np.int64], format: str
+) -> list[tuple[int, str]]:
+    """Numbers for `counted`, of what `inside` has left out and changed."""
+    crowd = int(table.crowd.sum())
+    whole = table.boxes_xywh.copy()
+    whole[:, 2:] += whole[:, :2]
+    clipped = int((np.abs(whole - boxes)[rows] > NOTED).any(axis=1).sum())
+    return [
+        (crowd, f"crowd regions are left out: {format} has none"),
+        (len(boxes) - crowd - len(rows), "boxes without extent in the image are left out"),
+        (clipped, "boxes are clipped to their image"),
+    ]
 
 
 def outline_parts(
@@ -148,15 +164,6 @@ def trace(table: AnnotationTable, row: int) -> tuple[list[Points], bool]:
     mask = coco_mask.decode(run)[top : top + height, left : left + width]
     outer, holes = trace_rings(mask)
     return [np.add(ring, (left, top)) for ring in outer], bool(holes)
-
-
-def count_clipped(
-    table: AnnotationTable, boxes: NDArray[np.float64], rows: NDArray[np.int64]
-) -> int:
-    """How many of the objects `rows` `inside` has changed."""
-    whole = table.boxes_xywh.copy()
-    whole[:, 2:] += whole[:, :2]
-    return int((np.abs(whole - boxes)[rows] > NOTED).any(axis=1).sum())
 
 
 def lost(table: AnnotationTable, format: str, flags: Sequence[str]) -> list[str]:

@@ -13,10 +13,10 @@ from resdet.data.detection.table import AnnotationTable
 from resdet.data.detection.writers.layout import (
     NOTED,
     check_classes,
-    count_clipped,
     counted,
     image_stems,
     inside,
+    left_out,
     link_images,
     lost,
     objects_of,
@@ -36,8 +36,7 @@ def write(
     """
     stems = image_stems(table)
     check_classes(table)
-    boxes, has_extent = inside(table)
-    rows = np.flatnonzero(has_extent & ~table.crowd)
+    boxes, rows = inside(table)
     # at least one pixel, inside of the image as the box is
     left_top = np.minimum(np.floor(boxes[:, :2] + 0.5), np.ceil(boxes[:, 2:]) - 1)
     corners = np.concatenate(
@@ -50,13 +49,8 @@ def write(
     moved = int((np.abs(corners - np.array([1, 1, 0, 0]) - boxes)[rows] > NOTED).any(axis=1).sum())
     notes += counted(
         [
-            (int(table.crowd.sum()), "crowd regions are left out: VOC has none"),
-            (
-                int((~has_extent & ~table.crowd).sum()),
-                "boxes without extent in the image are left out",
-            ),
+            *left_out(table, boxes, rows, "VOC"),
             (moved, "boxes are rounded to whole pixels"),
-            (count_clipped(table, boxes, rows), "boxes are clipped to their image"),
         ]
     )
     if table.has_masks:

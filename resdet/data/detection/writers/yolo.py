@@ -14,10 +14,10 @@ from resdet.data.detection.table import AnnotationTable
 from resdet.data.detection.writers.layout import (
     check_classes,
     check_sized,
-    count_clipped,
     counted,
     image_stems,
     inside,
+    left_out,
     link_images,
     lost,
     objects_of,
@@ -58,8 +58,7 @@ def write(
     stems = image_stems(table)
     check_classes(table)
     check_sized(table, "YOLO's boxes are fractions")
-    boxes, has_extent = inside(table)
-    rows, counts = np.flatnonzero(has_extent & ~table.crowd), Counts()
+    counts = Counts()
     texts = label_texts(table, counts)
     names = (f"labels/{stem}.txt" for stem in stems)
     write_files(folder, zip(names, texts, strict=True))
@@ -68,12 +67,7 @@ def write(
     write_files(folder, iter([(f"{part}.txt", listed), ("data.yaml", yaml)]))
     notes = link_images(folder / "images", images)
     numbers = [
-        (int(table.crowd.sum()), "crowd regions are left out: YOLO has none"),
-        (
-            int((~has_extent & ~table.crowd).sum()),
-            "boxes without extent in the image are left out",
-        ),
-        (count_clipped(table, boxes, rows), "boxes are clipped to their image"),
+        *left_out(table, *inside(table), "YOLO"),
         (counts.traced, "masks become polygons along their pixels"),
         (counts.joined, "outlines of several parts are joined by lines without width"),
         (counts.holes, "masks lose their holes"),
@@ -98,8 +92,7 @@ def listed_image(name: str) -> str:
 
 def label_texts(table: AnnotationTable, counts: Counts) -> Iterator[str]:
     """The text of each image's file, of objects that have an extent inside, without crowds."""
-    boxes, has_extent = inside(table)
-    rows = np.flatnonzero(has_extent & ~table.crowd)
+    boxes, rows = inside(table)
     for image, objects in enumerate(objects_of(table, rows)):
         height, width = table.sizes[image].tolist()
         side = np.array([width, height], np.float64)
