@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from resdet.commands.predict import predict_command
 from resdet.errors import UserError
 from resdet.files.checkpoint import save
 from resdet.inference.loading import load
 from resdet.inference.pictures import run_ahead
-from resdet.inference.predicting import Options
 from resdet.inference.sources import list_sources
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
+from tests.commands.predicting import read, run
 from tests.models.tiny_detector import write_checkpoint
 
 
@@ -54,33 +51,6 @@ def video(tmp_path: Path, nuclei: Path) -> Path:
         writer.write(np.ascontiguousarray(image[shift : shift + 96, :128]))
     writer.release()
     return path
-
-
-def run(
-    run_folder: Path,
-    inputs: list[Any],
-    out: Path,
-    *,
-    overrides: Sequence[str] = (),
-    ids_from: Path | None = None,
-    **options: Any,
-) -> int:
-    return predict_command(
-        run=run_folder,
-        inputs=inputs,
-        out=out,
-        device="cpu",
-        overrides=overrides,
-        ids_from=ids_from,
-        options=Options(**options),
-    )
-
-
-def read(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    return (
-        json.loads((out / "detections.json").read_text()),
-        json.loads((out / "images.json").read_text()),
-    )
 
 
 def test_load_gives_the_model_back(run_folder: Path, model: RCNN, nuclei: Path) -> None:

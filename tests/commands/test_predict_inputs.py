@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,14 @@ import torch
 from PIL import Image
 
 import resdet
-from resdet.commands.predict import predict_command
 from resdet.errors import UserError
 from resdet.files import lock
 from resdet.files.images import read_image
 from resdet.files.scale import UNKNOWN
 from resdet.inference import pictures
-from resdet.inference.predicting import Options
 from resdet.models.rcnn import RCNN
+from tests.commands.predicting import read, run
 from tests.models.tiny_detector import write_checkpoint
-
-DETECTOR_FILES = ["detections.json", "images.json"]
 
 
 def save(path: Path, size: tuple[int, int] = (48, 40)) -> Path:
@@ -36,31 +32,6 @@ def save(path: Path, size: tuple[int, int] = (48, 40)) -> Path:
     pixels = np.random.default_rng(len(path.name)).integers(0, 255, (*size[::-1], 3), np.uint8)
     Image.fromarray(pixels).save(path)
     return path
-
-
-def run(
-    run_folder: Path,
-    inputs: list[Any],
-    out: Path,
-    *,
-    overrides: Sequence[str] = (),
-    ids_from: Path | None = None,
-    **options: Any,
-) -> int:
-    return predict_command(
-        run=run_folder,
-        inputs=inputs,
-        out=out,
-        device="cpu",
-        overrides=overrides,
-        ids_from=ids_from,
-        options=Options(**options),
-    )
-
-
-def read(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    detections, images = (json.loads((out / name).read_text("utf-8")) for name in DETECTOR_FILES)
-    return detections, images
 
 
 def test_one_bad_input_is_one_line(

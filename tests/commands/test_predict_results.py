@@ -21,13 +21,12 @@ import torch
 from PIL import Image
 
 import resdet
-from resdet.commands.predict import predict_command
 from resdet.data.detection.annotated import read_images
 from resdet.errors import UserError
 from resdet.inference import live
-from resdet.inference.predicting import Options
 from resdet.models.rcnn import RCNN
 from resdet.structures import Detections
+from tests.commands.predicting import run
 from tests.models.tiny_detector import make_detector, write_checkpoint
 
 SIZE = 96, 64
@@ -83,12 +82,6 @@ def save(path: Path, size: tuple[int, int] = SIZE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (90, 120, 40)).save(path)
     return path
-
-
-def run(trained: Path, inputs: list[Any], out: Path, **options: Any) -> int:
-    return predict_command(
-        run=trained, inputs=inputs, out=out, device="cpu", options=Options(**options)
-    )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -14,10 +14,9 @@ from PIL import Image
 from rasterio.transform import Affine
 
 import resdet
-from resdet.commands.predict import predict_command
 from resdet.errors import UserError
-from resdet.inference.predicting import Options
 from resdet.viz import overview
+from tests.commands.predicting import run
 from tests.models.tiny_classifier import make_classifier
 
 
@@ -40,11 +39,8 @@ def large(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(run: Path, inputs: list[Path], out: Path, **options: Any) -> int:
-    chosen = Options(**{"score_thresh": 0.2, **options})
-    return predict_command(
-        run=run, inputs=inputs, out=out, device="cpu", precision="fp32", options=chosen
-    )
+def predict(model: Path, inputs: list[Path], out: Path, **options: Any) -> int:
+    return run(model, inputs, out, precision="fp32", **{"score_thresh": 0.2, **options})
 
 
 def test_a_geotiff_in_tiles(
