@@ -9,6 +9,7 @@ from resdet.config.find import holds_run, own_path
 from resdet.errors import UserError, first_few, printable
 from resdet.files.exported import is_exported
 from resdet.files.findings import SHOWN
+from resdet.files.georeference import check_rasterio
 from resdet.files.lock import locked
 from resdet.files.writing import check_folder, make_folder, remove_leftovers
 from resdet.hardware import choose_device
@@ -66,6 +67,8 @@ def predict_command(
     if truth is not None:
         check_categories(truth, model.class_names, getattr(model, "category_ids", ()))
     tiling = model.tiling(options.tile, options.overlap, ("--tile", "--overlap"))
+    if not isinstance(model, Classifier):
+        check_rasterio(source.path for source in sources.files if source.path is not None)
     check_folder(make_folder(folder))
     with locked(folder, "--out"):
         remove_leftovers(folder, [DOWNLOAD])

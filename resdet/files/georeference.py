@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ logger = logging.getLogger("resdet")
 
 GEO_TAGS = (33550, 33922, 34264, 34735)
 """ModelPixelScale, ModelTiepoint, ModelTransformation and GeoKeyDirectory."""
+
+LOOKED_AT = 100
+"""Files of which the headers are read to see whether rasterio is needed."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,14 @@ def read_georeference(path: str | Path) -> Georeference | None:
     if crs is None and (a, b, c, d, e, f) == (1, 0, 0, 0, 1, 0):
         return None
     return Georeference(crs, (a, b, c, d, e, f))
+
+
+def check_rasterio(paths: Iterable[Path]) -> None:
+    """The line in the log of `read_georeference`, before any of it, where one of the first
+    `LOOKED_AT` files that are called TIFF needs rasterio and it is not there."""
+    named = (path for path in paths if path.suffix.lower() in (".tif", ".tiff"))
+    if any(map(_is_geotiff, islice(named, LOOKED_AT))):
+        _rasterio()
 
 
 def _is_geotiff(path: Path) -> bool:
