@@ -163,6 +163,25 @@ def prepare(
         import_modules(imports, folder)
 
 
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """How large images are cut."""
+    parser.add_argument(
+        "--tile",
+        metavar="N",
+        type=not_negative,
+        help="cut images into tiles with a side of N pixels, at the resolution that the detector "
+        "was trained at, and merge their detections; 0 takes images whole; default: data.tile of "
+        "the model's config",
+    )
+    parser.add_argument(
+        "--overlap",
+        metavar="S",
+        type=fraction,
+        help="share of a tile's side that neighbours have in common, 0 to .9; default: .2, or "
+        "data.tile.overlap of the model's config",
+    )
+
+
 def add_inference(parser: argparse.ArgumentParser) -> None:
     """What every command with a trained model takes."""
     add_device(parser)

@@ -3,7 +3,7 @@
 import argparse
 
 from resdet.cli import options
-from resdet.cli.options import at_least_one, fraction, not_negative, split_inputs
+from resdet.cli.options import at_least_one, fraction, split_inputs
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         type=at_least_one,
         help="do not read images of more pixels; default: data.max_pixels of the model's config",
     )
-    _add_tiles(parser)
+    options.add_tiles(parser)
     options.add_inference(parser)
 
 
@@ -82,24 +82,6 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         "detector or localizer (test.flip=true), unless it is the name of a file",
     )
     options.add_members(parser)
-
-
-def _add_tiles(parser: argparse.ArgumentParser) -> None:
-    """How large images are cut."""
-    parser.add_argument(
-        "--tile",
-        metavar="N",
-        type=not_negative,
-        help="cut images into tiles with a side of N pixels, at the resolution that the detector "
-        "was trained at, and merge their detections; 0 takes images whole; default: data.tile of "
-        "the model's config",
-    )
-    parser.add_argument(
-        "--overlap",
-        metavar="S",
-        type=fraction,
-        help="share of a tile's side that neighbours have in common, 0 to .9; default: .2",
-    )
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,11 @@ import argparse
 
 from resdet.cli import options
 from resdet.cli.options import at_least_one, fraction, split_inputs
+from resdet.dependencies import import_extra
 from resdet.serving.settings import Settings
+
+PACKAGES = ("fastapi", "uvicorn", "python_multipart")
+"""Of the extra `serve`; asked for before anything that takes time."""
 
 
 def fill_serve(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +46,7 @@ def fill_serve(parser: argparse.ArgumentParser) -> None:
         help="where a request gives no score_thresh: leave out what scores at or below (0 to 1); "
         "default: .5 for a detector; a classifier gives five classes",
     )
+    options.add_tiles(parser)
     _add_address(parser)
     _add_limits(parser)
     options.add_inference(parser)
@@ -84,7 +89,12 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     """Limits of a request, and of all together."""
     limits = {
-        "--max-batch": (at_least_one, "N", Settings.max_batch, "images per forward pass"),
+        "--max-batch": (
+            at_least_one,
+            "N",
+            Settings.max_batch,
+            "images or tiles per forward pass",
+        ),
         "--max-wait": (
             _positive,
             "MS",
@@ -132,6 +142,8 @@ def run_serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"{others[0]}: is not key=value; further detectors go after --ensemble")
     settings = Settings(
         score_thresh=args.score_thresh,
+        tile=args.tile,
+        overlap=args.overlap,
         max_batch=args.max_batch,
         max_wait_ms=args.max_wait,
         max_requests=args.max_requests,
@@ -141,6 +153,8 @@ def run_serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         allow_hosts=tuple(args.allow_host),
         allow_origins=tuple(args.allow_origin),
     )
+    for package in PACKAGES:
+        import_extra(package, "serve", "the command serve")
     options.prepare(imports=args.imports)
     from resdet.commands.serve import serve_command
 

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resdet.dependencies import import_extra
 from resdet.hardware import choose_device
 from resdet.inference.loading import load_models
 from resdet.models.predict import Predictor, precision_of
 from resdet.models.region_classifier import RegionClassifier, needs_proposals
+from resdet.serving.server import address_of, bind, serve
+from resdet.serving.service import Service
 from resdet.serving.settings import Settings
 
 log = logging.getLogger("resdet")
-
-PACKAGES = ("fastapi", "uvicorn", "python_multipart")
 
 
 def serve_command(
@@ -36,11 +35,6 @@ def serve_command(
     `ensemble` predict together with that of `run`; `overrides` go on top of every detector's
     config. `precision` as in `resdet.load`.
     """
-    for package in PACKAGES:
-        import_extra(package, "serve", "the command serve")
-    from resdet.serving.server import address_of, bind, serve
-    from resdet.serving.service import Service
-
     chosen_device = choose_device(device, 0)
 
     def load() -> Predictor[Any]:

@@ -4,32 +4,39 @@ from collections.abc import Sequence
 from typing import Any
 
 from resdet.errors import UserError
-from resdet.inference.pictures import Picture
+from resdet.files.windows import Windows
 from resdet.memory import is_out_of_memory
 from resdet.models.tiles import predict_tiles
 from resdet.ops.tiles import Tiling
 from resdet.structures import Classification, Detections
 
 
-def predict_picture(
-    model: Any, picture: Picture, tiling: Tiling, score_thresh: float | None, batch_size: int
+def predict_windows(
+    model: Any,
+    image: Windows,
+    tiling: Tiling,
+    name: str,
+    score_thresh: float | None = None,
+    batch_size: int = 1,
 ) -> Detections | UserError:
-    """The merged detections of a picture in tiles, `batch_size` at a time, within the
-    `inference_mode` of the model; an error where it cannot be read or a batch does not fit into
-    memory."""
-    assert picture.windows is not None, "it was opened for tiles"
-    try:
-        return predict_tiles(
-            model, picture.windows, tiling, score_thresh=score_thresh, batch_size=batch_size
-        )
-    except UserError as error:
-        return error
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
+    """As `predict_tiles`, within the `inference_mode` of the model; an error in place of detections
+    where the image cannot be read.
+
+    If `batch_size` tiles do not fit into memory, one tile at a time.
+    """
+    for size in sorted({batch_size, 1}, reverse=True):
+        try:
+            return predict_tiles(
+                model, image, tiling, score_thresh=score_thresh, batch_size=size, name=name
+            )
+        except UserError as error:
+            return error
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
     return UserError(
-        f"{picture.source.shown}: {batch_size} tiles of {tiling.size} pixels do not fit into "
-        "memory; lower --batch-size or --tile"
+        f"{name}: a tile of {tiling.size} pixels does not fit into memory; give smaller tiles "
+        "(--tile)"
     )
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from resdet.errors import UserError
-from resdet.inference.batches import predict_batch, predict_picture
+from resdet.inference.batches import predict_batch, predict_windows
 from resdet.inference.exported import AnyDetector, ExportedDetector
 from resdet.inference.live import stopping
 from resdet.inference.output import Drawing, Finished, Output, finish
@@ -161,8 +161,12 @@ def _answered(
     """Pictures with their predictions, computed batch by batch; with tiles one by one."""
     if tiling is not None:
         for picture in pictures:
+            assert picture.windows is not None, "it was opened for tiles"
+            name = picture.source.shown
             with inference_mode(model):
-                found = predict_picture(model, picture, tiling, score_thresh, batch_size)
+                found = predict_windows(
+                    model, picture.windows, tiling, name, score_thresh, batch_size
+                )
             yield picture, found
         return
     pictures = _large_enough(model, pictures)

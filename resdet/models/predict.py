@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from resdet.config.find import own_path
 from resdet.errors import UserError
-from resdet.files.download import is_address, read_address
+from resdet.files.download import is_address, read_address, without_password
 from resdet.files.image_limits import MAX_PIXELS
 from resdet.files.images import ImageInput, to_rgb
 from resdet.files.scale import UNKNOWN, Seen
@@ -192,10 +192,9 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
             arrays = [inputs.read(position, to_rgb) for position, _ in enumerate(batch, start)]
             prepared = [self.prepare(array) for array in arrays]
             sizes = [array.shape[:2] for array in arrays]
-            for image, size in zip(batch, sizes, strict=True):
+            for position, size in enumerate(sizes, start):
                 if (problem := self.size_problem(size)) is not None:
-                    name = image if isinstance(image, str | Path) else "the image"
-                    log.warning("%s: %s", name, problem)
+                    log.warning("%s: %s", inputs.name(position), problem)
             predictions += self.predict_prepared(prepared, sizes, thresh)
         return predictions
 
@@ -209,7 +208,10 @@ class Predictor(nn.Module, ABC, Generic[Prediction]):
             windows = inputs.read(position, open_windows)
             with inputs.naming(position):
                 merged = predict_tiles(
-                    model, windows, tiling, score_thresh=thresh, batch_size=batch_size
+                    *(model, windows, tiling),
+                    score_thresh=thresh,
+                    batch_size=batch_size,
+                    name=inputs.name(position),
                 )
             predictions.append(merged)
         return predictions
@@ -224,6 +226,13 @@ class _Inputs:
     """Of arrays: rgb or bgr."""
     max_pixels: int
     """Of images that are decoded whole."""
+
+    def name(self, position: int) -> str:
+        """How messages call an image."""
+        image = self.images[position]
+        if not isinstance(image, str | Path):
+            return "the image"
+        return without_password(str(image)) if is_address(image) else str(image)
 
     def read(self, position: int, read: Callable[[ImageInput, int], T]) -> T:
         """What `read` makes of an image; its UserErrors name the position in a list of several."""

@@ -133,15 +133,17 @@ def predict_tiles(
     *,
     score_thresh: float | None = None,
     batch_size: int = 1,
+    name: str = "the image",
 ) -> Detections:
     """The merged detections of an image that is read tile by tile, `batch_size` tiles per forward
-    pass, within `inference_mode`. One batch is read and resized ahead of the network.
+    pass, within `inference_mode`. One batch is read and resized ahead of the network. `name` is how
+    messages call the image.
 
     Raises:
         DataError: a part of the image cannot be read.
         UserError: the image is too large for masks.
     """
-    check_mask_size(model, image.size)
+    _check_mask_size(model, image.size, name)
     merger = TileMerger(tiling, image.size)
     windows = merger.windows
 
@@ -168,11 +170,11 @@ def _one_ahead(load: Callable[[int], Any], keys: Sequence[int]) -> Any:
             yield key, loaded
 
 
-def check_mask_size(model: TileModel, size: tuple[int, int]) -> None:
+def _check_mask_size(model: TileModel, size: tuple[int, int], name: str) -> None:
     """UserError for an image of (height, width) whose masks cannot be encoded."""
     if model.has_masks and size[0] * size[1] > MOST_MASK_PIXELS:
         raise UserError(
-            f"the image has {size[1]}×{size[0]} pixels, and masks are stored as run lengths of at "
+            f"{name}: has {size[1]}×{size[0]} pixels, and masks are stored as run lengths of at "
             f"most {MOST_MASK_PIXELS:,} pixels; cut the image into parts"
         )
 

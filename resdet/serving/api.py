@@ -207,7 +207,7 @@ def _late(seconds: float, has_read: bool, jobs: list[Job]) -> Response:
     if not jobs or jobs[0].future.cancelled():
         text = f"the request waited for {seconds:g} s behind others; try again later"
         return _problem(503, text)
-    return _problem(504, f"the network took longer than the {seconds:g} s that requests may take")
+    return _problem(504, f"the network took longer than the {seconds:g} s of --timeout")
 
 
 def _response(answered: Answered) -> Response:

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resdet.errors import UserError
-from resdet.inference.batches import predict_batch
+from resdet.files.windows import WholeImage
+from resdet.inference.batches import predict_batch, predict_windows
 from resdet.memory import give_memory_back
 from resdet.models.predict import Predictor, inference_mode
+from resdet.ops.tiles import Tiling
 from resdet.structures import Classification, Detections
 
 Prediction = Detections | Classification
@@ -27,7 +32,8 @@ class Job:
     """One image on its way through the network."""
 
     prepared: Any
-    """What the model's `prepare` gives."""
+    """What the model's `prepare` gives; for tiles the `EncodedImage`, which is decoded when the
+    network comes to it: a queue of large images would fill the memory."""
     size: tuple[int, int]
     """(height, width) of the original in pixels."""
     score_thresh: float | None
@@ -38,6 +44,8 @@ class Job:
     """Seconds of `time.perf_counter`; those of the other two as well."""
     started_at: float = 0.0
     ended_at: float = 0.0
+    is_given_up: bool = False
+    """Whether nobody waits for it any more: no further tile is computed."""
 
     @property
     def key(self) -> tuple[float | None, bool]:
@@ -46,8 +54,22 @@ class Job:
         return self.score_thresh, self.size[0] > self.size[1]
 
 
+class _TiledJob:
+    """The image of a job, decoded, to read tiles of (`resdet.files.windows.Windows`)."""
+
+    def __init__(self, job: Job) -> None:
+        self.size = job.size
+        self._job, self._image = job, WholeImage(job.prepared.pixels())
+
+    def read(self, window: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+        if self._job.is_given_up:
+            raise UserError(f"{UPLOAD}: nobody waits for it any more")
+        return self._image.read(window)
+
+
 class Batcher:
-    """Collects jobs and computes them in a thread of its own, the oldest first."""
+    """Collects jobs and computes them in a thread of its own, the oldest first. With `tiling` an
+    image is predicted alone, in tiles."""
 
     def __init__(
         self,
@@ -55,12 +77,15 @@ class Batcher:
         *,
         max_batch: int,
         max_wait_s: float,
+        tiling: Tiling | None = None,
         on_batch: Callable[[Sequence[Job], float], None] = lambda jobs, seconds: None,
     ) -> None:
-        """An image waits up to `max_wait_s` for others with which it fills a batch. `on_batch` gets
-        each batch and the seconds that it took."""
-        self.model = model
-        self.max_batch, self.max_wait_s, self.on_batch = max_batch, max_wait_s, on_batch
+        """An image waits up to `max_wait_s` for others with which it fills a batch of `max_batch`
+        images; tiles fill batches by themselves. `on_batch` gets the jobs that were computed
+        together, and the seconds that it took."""
+        self.model, self.tiling, self.on_batch = model, tiling, on_batch
+        self.max_batch, self.max_wait_s = max_batch, max_wait_s
+        self._together = max_batch if tiling is None else 1
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -109,12 +134,12 @@ class Batcher:
                 first = self._jobs[0]
                 due = first.queued_at + self.max_wait_s
                 while (
-                    sum(job.key == first.key for job in self._jobs) < self.max_batch
+                    sum(job.key == first.key for job in self._jobs) < self._together
                     and not self._is_closed
                     and (left := due - time.perf_counter()) > 0
                 ):
                     self._changed.wait(left)
-                chosen = [job for job in self._jobs if job.key == first.key][: self.max_batch]
+                chosen = [job for job in self._jobs if job.key == first.key][: self._together]
                 for job in chosen:
                     self._jobs.remove(job)
             if batch := [job for job in chosen if job.future.set_running_or_notify_cancel()]:
@@ -125,13 +150,7 @@ class Batcher:
         for job in batch:
             job.started_at = start
         try:
-            predictions = predict_batch(
-                self.model,
-                [job.prepared for job in batch],
-                [job.size for job in batch],
-                [UPLOAD] * len(batch),
-                batch[0].score_thresh,
-            )
+            predictions = self._predict(batch)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
@@ -150,3 +169,17 @@ class Batcher:
                 job.future.set_exception(prediction)
             else:
                 job.future.set_result(prediction)
+
+    def _predict(self, batch: Sequence[Job]) -> Sequence[Prediction | UserError]:
+        thresh = batch[0].score_thresh
+        if self.tiling is not None:
+            image = _TiledJob(batch[0])
+            tiles = self.max_batch
+            return [predict_windows(self.model, image, self.tiling, UPLOAD, thresh, tiles)]
+        return predict_batch(
+            self.model,
+            [job.prepared for job in batch],
+            [job.size for job in batch],
+            [UPLOAD] * len(batch),
+            thresh,
+        )

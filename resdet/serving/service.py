@@ -1,6 +1,7 @@
 """The model of a server, from loading to the last answer."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from resdet.inference.predicting import DETECTION_THRESH
 from resdet.memory import resident_memory
 from resdet.models.predict import Predictor
 from resdet.models.region_classifier import AnyLocalizer
+from resdet.ops.tiles import Tiling
 from resdet.serving.answers import Masks, as_json, as_png
 from resdet.serving.batching import UPLOAD, Batcher, Job
 from resdet.serving.metrics import COUNTS, SECONDS, Counter, Histogram, gauge
@@ -60,6 +62,7 @@ class Service:
         """`name` is how the page and messages call the model."""
         self.settings, self.name = settings, name
         self.model: Predictor[Any] | None = None
+        self.tiling: Tiling | None = None
         self.answers_with: type[Detections | Classification] = Detections
         self.has_masks = False
         self.class_names: list[str] = []
@@ -87,8 +90,13 @@ class Service:
     def load(self, load: Callable[[], Predictor[Any]]) -> bool:
         """Load the model and predict a black image; whether that worked, else `failure` is why."""
         try:
-            model = load()
-            first = model.predict(np.zeros((*FIRST, 3), np.uint8))
+            model, settings = load(), self.settings
+            tiling = model.tiling(settings.tile, settings.overlap, ("--tile", "--overlap"))
+            first = model.predict(
+                np.zeros((*_first_size(tiling, settings.max_pixels), 3), np.uint8),
+                tile=settings.tile,
+                overlap=settings.overlap,
+            )
             assert isinstance(first, Detections | Classification)
             self.answers_with = type(first)
             self.has_masks = isinstance(first, Detections) and first.has_masks
@@ -96,11 +104,12 @@ class Service:
             self.class_words = readable_names(self.class_names)
             self._batcher = Batcher(
                 model,
-                max_batch=self.settings.max_batch,
-                max_wait_s=self.settings.max_wait_ms / 1e3,
+                max_batch=settings.max_batch,
+                max_wait_s=settings.max_wait_ms / 1e3,
+                tiling=tiling,
                 on_batch=self._count_batch,
             )
-            self.model = model
+            self.model, self.tiling = model, tiling
         except BaseException as error:
             self.failure = error
         return self.is_ready
@@ -170,6 +179,7 @@ class Service:
             "score_thresh": self.default_thresh(),
             "lowest_score": self.lowest_score,
             "device": str(model.device),
+            "tile": self.tiling and {"size": self.tiling.size, "overlap": self.tiling.overlap},
             "max_upload_bytes": settings.max_upload,
             "max_pixels": settings.max_pixels,
             "timeout_s": settings.timeout_s,
@@ -206,7 +216,11 @@ class Service:
         job = Job(prepared, size, thresh)
         job_made(job)
         self._batcher.submit(job)
-        prediction = await asyncio.wrap_future(job.future)
+        try:
+            prediction = await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            job.is_given_up = True
+            raise
         predicted = time.perf_counter()
         body = await loop.run_in_executor(self._pool, self._encode, asked, prediction, size)
         timing = {
@@ -217,22 +231,32 @@ class Service:
         }
         return Answered(body, timing)
 
-    def _read(self, data: bytes) -> np.ndarray:
-        return EncodedImage(data, UPLOAD, self.settings.max_pixels).pixels()
+    def _opened(self, data: bytes) -> EncodedImage:
+        return EncodedImage(data, UPLOAD, self.settings.max_pixels)
 
     def _prepare(self, model: Predictor[Any], data: bytes) -> tuple[Any, tuple[int, int]]:
-        """The network's input of an image, and its (height, width)."""
-        pixels = self._read(data)
-        return model.prepare(pixels), (int(pixels.shape[0]), int(pixels.shape[1]))
+        """What a job has of an image, and its (height, width)."""
+        image = self._opened(data)
+        if self.tiling is not None:
+            return image, image.size
+        return model.prepare(image.pixels()), image.size
 
     def _encode(
         self, asked: Asked, prediction: Detections | Classification, size: tuple[int, int]
     ) -> dict[str, Any] | bytes:
         if asked.draw:
             # decoded again: a queue of decoded images would take gigabytes
-            return as_png(self._read(asked.data), prediction)
+            return as_png(self._opened(asked.data).pixels(), prediction)
         answer = as_json(prediction, size, asked.masks)
         assert self.model is not None
-        if (problem := self.model.size_problem(size)) is not None:
+        if self.tiling is None and (problem := self.model.size_problem(size)) is not None:
             answer["warning"] = problem
         return answer
+
+
+def _first_size(tiling: Tiling | None, max_pixels: int) -> tuple[int, int]:
+    """(height, width) of the black image: a whole tile, if an image may have one."""
+    if tiling is None:
+        return FIRST
+    side = min(tiling.size, math.isqrt(max_pixels))
+    return side, side

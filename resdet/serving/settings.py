@@ -12,8 +12,11 @@ class Settings:
     score_thresh: float | None = None
     """0..1, where a request gives none; None is .5 for a detector and all five classes of a
     classifier."""
+    tile: int | None = None
+    overlap: float | None = None
+    """As in `Predictor.tiling`."""
     max_batch: int = 8
-    """Images per forward pass."""
+    """Images, or tiles of one image, per forward pass."""
     max_wait_ms: float = 5.0
     """How long an image waits for others while the network is idle."""
     max_requests: int = 32

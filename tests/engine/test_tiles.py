@@ -19,8 +19,11 @@ from resdet.engine.eval_images import TiledImages
 from resdet.engine.evaluate_detection import evaluate_run
 from resdet.files import checkpoint
 from tests.engine.conftest import Tiny, assert_same_end, log_of
+from tests.engine.kill_server import KillServer
 from tests.engine.test_augment import interrupted
+from tests.engine.test_distributed import two_processes
 from tests.golden import tiny_backbone  # noqa: F401  registers the backbone
+from tests.inference.test_tiled_models import to_xywh
 
 TILES = [
     *("data.tile.size=128", "data.tile.overlap=0.25", "data.tile.empty=0.5"),
@@ -41,6 +44,34 @@ def test_processes_share_whole_images() -> None:
     assert [images.share(rank, 2) for rank in range(2)] == [[0, 1, 3, 4, 5], [2]]
     assert [images.share(rank, 4) for rank in range(4)] == [[0, 1], [2], [3, 4, 5], []]
     assert [images.position(tile) for tile in range(6)] == [0, 0, 1, 2, 2, 2]
+
+
+@pytest.mark.slow  # a run of two processes
+def test_two_processes_validate_what_one_does(
+    server: KillServer, tiny: Tiny, tmp_path: Path
+) -> None:
+    changes = ["model.backbone.name=resnet18", "train.max_steps=1", "eval.batch_size=2"]
+    two_processes(server, tiny.config, tmp_path / "two", [*TILES, *changes])
+    last = log_of(tmp_path / "two")[-1]
+    _, one = evaluate_run(tmp_path / "two", device="cpu", precision="fp32")
+    for kind, numbers in one.result.summary.items():
+        assert last["eval"][kind] == pytest.approx(numbers, abs=1e-6)
+    assert last["val_loss"] == pytest.approx(sum(one.losses.values()), rel=1e-5)
+
+
+@pytest.mark.slow  # evaluates twice
+def test_an_ensemble_is_evaluated_in_tiles(run: Path, tiny: Tiny) -> None:
+    """It predicts what the command counts."""
+    _, validation = evaluate_run([run, run], ["data.workers=0"], device="cpu", precision="fp32")
+    model = resdet.load([run, run], device="cpu", precision="fp32")
+    found = validation.result.detections
+    folder = load_config(tiny.config).data.val.images
+    entries = json.loads((tiny.config.parent / "val.json").read_text())["images"]
+    for place, entry in enumerate(entries):
+        own = model.predict(Path(folder) / entry["file_name"])
+        mine = found.boxes[found.images == place]
+        assert len(mine) == len(own) > 0
+        np.testing.assert_allclose(np.sort(mine, 0), np.sort(to_xywh(own), 0), atol=1e-2)
 
 
 @pytest.mark.slow  # two more runs
