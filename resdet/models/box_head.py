@@ -84,7 +84,8 @@ class BoxHead(nn.Module):
         maps = self.convs(pooled)
         if self.average:
             return self.fcs(maps.mean((2, 3)))
-        if maps.device.type == "cpu" and maps.dtype == torch.float32 and len(self.fcs) > 0:
+        is_cpu = maps.device.type == "cpu" and maps.dtype == torch.float32
+        if is_cpu and len(self.fcs) > 0 and not torch.compiler.is_exporting():
             first = cast(nn.Linear, self.fcs[0])
             if first.weight.numel() <= MOST_REORDERED:
                 return self.fcs[1:](_first_as_convolution(first, maps))
@@ -142,6 +143,7 @@ def _first_as_convolution(layer: nn.Linear, maps: Tensor) -> Tensor:
     On a CPU it takes the maps with their channels last, and oneDNN computes it; the matrix product
     in fp32 is MKL's, which on AMD's processors takes twice as long. The convolution reorders the
     weights in every call, which takes longer than it saves where they are many, as in VGG's fc6.
+    Exports keep the matrix product: in onnxruntime and OpenVINO it is many times as fast.
     """
     weight = layer.weight.view(layer.out_features, *maps.shape[1:])
     return F.conv2d(maps, weight, layer.bias).flatten(1)

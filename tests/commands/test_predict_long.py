@@ -63,9 +63,10 @@ def start(folder: Path, out: str) -> subprocess.Popen[bytes]:
 
 
 def memory_mb(process: subprocess.Popen[bytes]) -> float:
-    """Resident memory now."""
-    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """Resident memory now, without the pages of libraries: a process that ends visits more of
+    them."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e6
 
 
 class Lines:

@@ -46,9 +46,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "cascade": {"roi": {"stages": STAGES, "box_head": {"class_agnostic": True}}},
     "c4": {
         "fpn": None,
-        "rpn": {"anchor_sizes": [[32, 64, 128, 256, 512]], "post_nms_topk_train": 500},
+        "rpn": {"anchor_sizes": [[32, 64, 128, 256, 512]]},
         "roi": {
-            "num_samples": 64,
             "box_head": {"type": "res5", "num_fcs": 0, "pool_size": 14},
             "mask_head": {"num_convs": 0, "pool_size": 14},
         },
@@ -101,7 +100,9 @@ def settings(kind: str, images: Path, annotations: Path) -> dict[str, Any]:
     model = merged(
         {
             "backbone": {"name": "resnet50", "norm": "bn"},
-            "roi": {"mask_head": {"num_convs": 4, "conv_dim": 256}},
+            "rpn": {"post_nms_topk_train": 500},
+            # most of a step's time is the mask head's, of the positive ones
+            "roi": {"num_samples": 64, "mask_head": {"num_convs": 4, "conv_dim": 256}},
         },
         KINDS[kind],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resdet import hardware
 from resdet.errors import UserError
 from tools.benchmark import detectors, detectron2_side
+from tools.benchmark.exports import RUNTIMES, export_contenders
 from tools.benchmark.limits import measure_limits
 from tools.benchmark.report import network_row, report
 from tools.benchmark.scenes import SceneOptions, write_scene
@@ -26,7 +28,7 @@ _BESIDE = "tools.benchmark.detectron2_side"
 def benchmark_detector(
     work: str,
     *,
-    against: Sequence[str] = OTHERS,
+    against: Sequence[str] | None = None,
     device: str | None = None,
     batch_size: int | None = None,
     compiled: bool = True,
@@ -39,15 +41,19 @@ def benchmark_detector(
     """Time `work`, infer or train, print the table; with `out` write benchmark_<work>.json, .png.
 
     Inference goes from the resized image to pasted masks, a training step from the batch to the
-    new weights. Others than are installed are left out. `batch_size` None is 1 image for inference
+    new weights. `against` are of `OTHERS`, and for inference on a CPU of the runtimes that exports
+    are timed in; None is all that are installed. `batch_size` None is 1 image for inference
     and 2 for training; `precisions` are those of ours that are timed, None all; `options` as in
     `write_scene`.
     """
     assert work in ("infer", "train"), work
-    unknown = [name for name in against if name not in OTHERS]
-    if unknown:
-        raise UserError(f"--against {', '.join(unknown)}: choose from {', '.join(OTHERS)}")
     place = hardware.choose_device(device, 0)
+    known = (*OTHERS, *(RUNTIMES if work == "infer" and place.type == "cpu" else ()))
+    if against is None:
+        against = [name for name in known if name in OTHERS or find_spec(name) is not None]
+    unknown = [name for name in against if name not in known]
+    if unknown:
+        raise UserError(f"--against {', '.join(unknown)}: choose from {', '.join(known)}")
     if batch_size is None:
         batch_size = {"infer": 1, "train": 2}[work]
     limits = measure_limits(place)
@@ -58,6 +64,8 @@ def benchmark_detector(
         found = _others(work, against, scene, place, list(limits.flops))
         formats = [each for each in limits.flops if precisions is None or each in precisions]
         found += _ours(work, scene, place, formats, compiled)
+        runtimes = [name for name in RUNTIMES if name in against]
+        found += export_contenders(scene, Path(name), runtimes) if runtimes else []
         timings = take_turns(found, rounds=rounds, steps=steps, warmup=2, device=str(place))
     rows = [network_row(timing, batch_size, flops, limits) for timing in timings]
     details = {

@@ -24,6 +24,7 @@ from resdet.data.detection.batches import Batch
 from resdet.engine import distributed
 from resdet.engine.distributed import Processes
 from resdet.factory.detection import build_trained
+from resdet.inference.exported import ExportedDetector
 from resdet.interop.weights import read_weights
 from resdet.memory import keep_memory
 from resdet.models.predict import inference_mode
@@ -31,7 +32,7 @@ from resdet.models.rcnn import RCNN
 from resdet.structures import ImageBatch, TargetBatch, collate_images
 from tools.benchmark.turns import Step
 
-SOURCE = "torchvision:maskrcnn_resnet50_fpn"
+SOURCE = "torchvision"
 MASK_SIZE = 112
 LR = 1e-4
 """Of the training steps that are timed: small, so that the weights stay what they are."""
@@ -90,7 +91,7 @@ def make_resdet_inference(
     return inference_step(model, found), ""
 
 
-def inference_step(model: RCNN, scene: dict[str, Any]) -> Step:
+def inference_step(model: RCNN | ExportedDetector, scene: dict[str, Any]) -> Step:
     """One batch of the scene after the other, through `model` to masks pasted on its device."""
     images: Tensor = scene["images"]
     size = (images.shape[2], images.shape[3])

@@ -48,9 +48,9 @@ def fill_benchmark(parser: argparse.ArgumentParser) -> None:
         "--against",
         metavar="NAMES",
         type=_names,
-        help="programs to compare with, separated by commas (torchvision, detectron2; data: "
-        "albumentations too; eval: pycocotools, faster-coco-eval, ultrafast-pycocotools, hotcoco); "
-        "default: all that are installed",
+        help="programs to compare with, separated by commas (torchvision, detectron2; infer on a "
+        "CPU: onnxruntime and openvino, for exports; data: albumentations too; eval: pycocotools, "
+        "faster-coco-eval, ultrafast-pycocotools, hotcoco); default: all that are installed",
     )
     parser.add_argument("--rounds", metavar="N", type=at_least_one, help="turns of each program")
     parser.add_argument("--steps", metavar="N", type=at_least_one, help="steps per turn")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from resdet.errors import UserError
-from tools.benchmark import detectors
+from tools.benchmark import detectors, exports
 from tools.benchmark.detection import benchmark_detector
 from tools.benchmark.scenes import write_scene
 
@@ -33,6 +36,33 @@ def test_both_find_the_same(scene: str) -> None:
     for mine, other in zip(ours(), theirs(), strict=True):
         assert mine.shape == other.shape == (100, *SIZE)
         assert (mine != other).sum() < 20
+
+
+@pytest.mark.slow
+def test_exports_find_the_same(tmp_path: Path) -> None:
+    scene = str(write_scene(tmp_path, batch_size=1, size=SIZE, depth=18, num_classes=5))
+    contenders = exports.export_contenders(scene, tmp_path, exports.RUNTIMES)
+    assert [each.name for each in contenders] == [
+        "resdet, onnxruntime, fp32",
+        "resdet, onnxruntime, int8",
+        "resdet, openvino, fp32",
+        "resdet, openvino, fp16",
+        "resdet, openvino, int8",
+        "torchvision, onnxruntime, fp32",
+        "torchvision, openvino, fp32",
+        "torchvision, openvino, bf16",
+    ]
+    eager, _ = detectors.make_resdet_inference(
+        scene=scene, device="cpu", precision="fp32", compiled=False
+    )
+    wanted = eager()[0]
+    for each in contenders:
+        module, function = each.make.split(":")
+        step, _ = getattr(importlib.import_module(module), function)(**each.arguments)
+        found = torch.as_tensor(step()[0])
+        assert found.shape[1:] == wanted.shape[1:]
+        if each.name.endswith("fp32"):
+            assert found.shape == wanted.shape and int((found != wanted).sum()) < 20, each.name
 
 
 def test_both_have_the_same_losses_to_learn_from(scene: str) -> None:
