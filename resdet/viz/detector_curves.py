@@ -39,7 +39,7 @@ def _panel(
     *,
     smoothed: bool = False,
 ) -> None:
-    style(axes, plot_text(title))
+    style(axes, title)
     for index, (curve, points, final) in enumerate(lines):
         label = plot_text(curve.name) + ("" if final is None else f": {final:.4f}")
         values = points[:, 1]

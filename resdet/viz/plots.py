@@ -222,7 +222,7 @@ def plot_text(text: str) -> str:
 
 
 def new_figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of `width` × `height` inches with one styled panel."""
+    """A figure of `width` × `height` inches with one styled panel, `title` of one line or more."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     style(axes, title)
@@ -231,7 +231,8 @@ def new_figure(title: str, *, width: float, height: float) -> tuple[Figure, Axes
 
 def style(axes: Axes, title: str) -> None:
     """The look of every panel."""
-    axes.set_title(plot_text(title), loc="left", fontweight="bold")
+    lines = (plot_text(line) for line in title.split("\n"))
+    axes.set_title("\n".join(lines), loc="left", fontweight="bold")
     axes.grid(color="0.9", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

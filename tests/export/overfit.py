@@ -20,7 +20,7 @@ from resdet.files.writing import write_json
 from tests.models.tiny import merged
 
 IMAGES = 8
-SIZE = {"short_edge": 320, "max_size": 448}
+SIZE = {"short_edge": 224, "max_size": 320}
 STAGES = [
     {"foreground_iou": iou, "box_weights": [10 * stage, 10 * stage, 5 * stage, 5 * stage]}
     for stage, iou in enumerate((0.5, 0.6, 0.7), 1)
@@ -123,12 +123,12 @@ def settings(kind: str, images: Path, annotations: Path) -> dict[str, Any]:
         "optim": {
             "lr": 0.02,
             "reference_batch": 4,
-            "milestones": [450],
+            "milestones": [230],
             "warmup_steps": 50,
             "clip_norm": 10,
         },
-        "train": {"max_steps": 600, "batch_size": 4, "threads": 1},
-        "eval": {"every": 200},
+        "train": {"max_steps": 300, "batch_size": 4, "threads": 1},
+        "eval": {"every": 100},
         "checkpoint": {"every": 20},
     }
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from resdet.viz.class_curves import plot_class_curves
 from resdet.viz.classification import plot_confusion
-from resdet.viz.plots import plot_pr_curves, plot_text, plot_training, smooth
+from resdet.viz.plots import new_figure, plot_pr_curves, plot_text, plot_training, smooth
 
 
 def make_log(steps: int) -> list[dict[str, Any]]:
@@ -89,3 +89,8 @@ def test_names_of_classes_are_text_and_no_formulas(tmp_path: Path) -> None:
     plot_class_curves(precision, HOSTILE, tmp_path / "a.png", title="$\\x\n", values={})
     plot_confusion(np.eye(len(HOSTILE), dtype=np.int64), HOSTILE, tmp_path / "b.png", title="$")
     assert plot_text("a$b\n") == r"a\$b\n"
+
+
+def test_a_title_of_several_lines() -> None:
+    _, axes = new_figure("Mask R-CNN,\n$ per image", width=3, height=2)
+    assert axes.get_title(loc="left") == "Mask R-CNN,\n\\$ per image"
