@@ -106,8 +106,10 @@ def decode_deep(header: Header, data: bytes) -> NDArray[np.uint8] | None:
         ImageError: the file is damaged, or of a kind that is not read.
     """
     image = header.image
-    if header.layout is not None and header.layout.is_deep:
-        return _decode_tiff(header.layout, data)
+    if header.layout is not None:
+        tiff.check_complete(header.layout)
+        if header.layout.is_deep:
+            return _decode_tiff(header.layout, data)
     if image is None:
         return _rgb_of_bgr(_decode_with_opencv(data))
     if image.format == "PNG" and data[24:25] == b"\x10" and data[25] != 0:

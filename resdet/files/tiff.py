@@ -36,6 +36,11 @@ BYTE_COMPRESSIONS = (1, 5, 8, 32946, 32773, 34925, 50000)
 KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 """numpy's letter of each SampleFormat; 4 is undefined, which GDAL and libtiff take for unsigned."""
 
+SPARSE = (
+    "has parts without pixels (a sparse TIFF); write it again with all "
+    "(gdal_translate -co SPARSE_OK=FALSE)"
+)
+
 
 @dataclass
 class Layout:
@@ -91,6 +96,12 @@ def read_layout(file: BinaryIO) -> Layout:
     bits = bits * bands if len(bits) == 1 else bits
     order = "<" if head[:2] == b"II" else ">"
     return Layout(height, width, bits, number(tags, PHOTOMETRIC, MIN_IS_BLACK), tags, order)
+
+
+def check_complete(layout: Layout) -> None:
+    """ImageError for a file that leaves out some of its tiles or strips."""
+    if any(0 in numbers(layout.tags, tag) for tag in (TILE_OFFSETS, STRIP_OFFSETS)):
+        raise ImageError(SPARSE)
 
 
 def decode(data: bytes, layout: Layout) -> NDArray[Any]:

@@ -117,7 +117,7 @@ class TiffWindows:
         offsets = blocks.offsets[:, places.reshape(-1)].reshape(-1)
         counts = blocks.counts[:, places.reshape(-1)].reshape(-1)
         if (counts <= 0).any() or (offsets <= 0).any():
-            raise ImageError("has parts without pixels (a sparse TIFF); write it again with all")
+            raise ImageError(tiff.SPARSE)
         parts, starts, place = [b"\0" * 8], [], 8
         for offset, count in zip(offsets.tolist(), counts.tolist(), strict=True):
             file.seek(offset)

@@ -135,6 +135,8 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.tif: image file is cut short; replace it"):
         open_windows(path).read((0, 0, 210, 150))
     sparse = write(tmp_path / "b.tif", noise(3, "uint8") * 0, **TILED, SPARSE_OK=True)
+    with pytest.raises(UserError, match=r"b\.tif: has parts without pixels.*SPARSE_OK=FALSE"):
+        read_image(sparse)
     with pytest.raises(UserError, match=r"b\.tif: has parts without pixels"):
         open_windows(sparse).read((0, 0, 10, 10))
     with pytest.raises(UserError, match="no such image file"):

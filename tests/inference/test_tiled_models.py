@@ -16,6 +16,7 @@ from resdet.engine.evaluate_detection import evaluate_run
 from resdet.errors import UserError
 from resdet.files.images import read_image
 from resdet.inference.exported import AnyDetector, ExportedDetector, load_exported
+from resdet.inference.loading import load_models
 from resdet.models.rcnn import RCNN
 from resdet.models.tiles import TileMerger
 from resdet.ops.tiles import Tiling
@@ -84,7 +85,7 @@ def test_an_image_in_one_tile_is_seen_whole(
 
 
 @KINDS
-@pytest.mark.parametrize("overlap", [0.0, 0.25, pytest.param(0.9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("overlap", [0.0, 0.25])
 def test_tiles_are_predicted_as_images_are(
     make: Make, overlap: float, networks: list[RCNN], pixels: np.ndarray, tmp_path: Path
 ) -> None:
@@ -131,9 +132,10 @@ def test_an_export_predicts_in_tiles_as_its_detector(
     sizes = [f"data.test_resize.short_edge={SIDE}", f"data.test_resize.max_size={2 * SIDE}"]
     out = tmp_path / "cells.onnx"
     export_command(str(run), out, form=Form(dynamic=True), overrides=sizes)
-    model = load_exported(out)
+    model, own = load_exported(out), load_models([run], overrides=sizes)
+    assert model.tile_scale == own.tile_scale
     for overlap in (0.0, 0.25):
-        expected = networks[0].predict(pixels, tile=SIDE, overlap=overlap)
+        expected = own.predict(pixels, tile=SIDE, overlap=overlap, precision="fp32")
         got = model.predict(pixels, tile=SIDE, overlap=overlap, batch_size=2)
         assert len(got) == len(expected) and torch.equal(got.labels, expected.labels)
         torch.testing.assert_close(got.boxes, expected.boxes, rtol=0, atol=0.05)

@@ -12,7 +12,7 @@ import torch
 
 from resdet.errors import UserError
 from resdet.files.windows import WholeImage
-from resdet.models.tiles import check_mask_size, predict_tiles
+from resdet.models.tiles import predict_tiles
 from resdet.ops.tiles import Tiling
 from resdet.structures import Detections
 
@@ -195,7 +195,18 @@ def test_nothing_to_detect_and_images_smaller_than_a_tile() -> None:
     check(image, predict(image, 100, 0.2))
 
 
+class Huge:
+    """An image of which no tile can be read."""
+
+    size = 100_000, 100_000
+
+    def read(self, window: object) -> np.ndarray:
+        raise UserError("the first tile")
+
+
 def test_an_image_beyond_run_lengths_is_refused() -> None:
-    check_mask_size(ColourDetector(has_masks=False), (100_000, 100_000))
-    with pytest.raises(UserError, match=r"has 100000×100000 pixels.*cut the image into parts"):
-        check_mask_size(ColourDetector(), (100_000, 100_000))
+    image, tiling = Huge(), Tiling(1000, 0.0)
+    with pytest.raises(UserError, match=r"a\.tif: has 100000×100000 pixels.*cut the image into"):
+        predict_tiles(ColourDetector(), image, tiling, name="a.tif")
+    with pytest.raises(UserError, match="the first tile"):
+        predict_tiles(ColourDetector(has_masks=False), image, tiling)
