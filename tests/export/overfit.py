@@ -79,17 +79,20 @@ def overfit(kind: str, data: Path, out: Path, *, hours: float, **train: Any) -> 
 
 
 def few(annotations: Path, out: Path) -> Path:
-    """A COCO file of the first `IMAGES` images that have three objects or more."""
+    """A COCO file of `IMAGES` images with two to five objects, those with the largest ones."""
     values = json.loads(annotations.read_text())
-    objects = [each for each in values["annotations"] if not each["iscrowd"]]
-    counts: dict[int, int] = {}
-    for each in objects:
-        counts[each["image_id"]] = counts.get(each["image_id"], 0) + 1
-    images = [each for each in values["images"] if counts.get(each["id"], 0) >= 3][:IMAGES]
-    ids = {each["id"] for each in images}
+    areas: dict[int, list[float]] = {}
+    for each in values["annotations"]:
+        areas.setdefault(each["image_id"], []).append(each["area"])
+    images = [each for each in values["images"] if 2 <= len(areas.get(each["id"], [])) <= 5]
+    images.sort(key=lambda each: -min(areas[each["id"]]) / (each["width"] * each["height"]))
+    ids = {each["id"] for each in images[:IMAGES]}
+    objects = [each for each in values["annotations"] if each["image_id"] in ids]
+    used = {each["category_id"] for each in objects}
     values |= {
-        "images": images,
-        "annotations": [each for each in objects if each["image_id"] in ids],
+        "images": images[:IMAGES],
+        "annotations": objects,
+        "categories": [each for each in values["categories"] if each["id"] in used],
     }
     return write_json(out / "eight.json", values)
 
@@ -123,13 +126,13 @@ def settings(kind: str, images: Path, annotations: Path) -> dict[str, Any]:
         "optim": {
             "lr": 0.02,
             "reference_batch": 4,
-            "milestones": [230],
+            "schedule": "cosine",
             "warmup_steps": 50,
             "clip_norm": 10,
         },
-        "train": {"max_steps": 300, "batch_size": 4, "threads": 1},
-        "eval": {"every": 100},
-        "checkpoint": {"every": 20},
+        "train": {"max_steps": 450, "batch_size": 2, "threads": 1},
+        "eval": {"every": 150},
+        "checkpoint": {"every": 50},
     }
 
 
