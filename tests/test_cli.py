@@ -148,6 +148,27 @@ def test_predict_names_proposals_as_they_are_read(capsys):
     assert "is not the name of an npz file; give train.txt.npz" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "resume"),
+    [
+        (["a.yaml"], False),
+        (["--resume", "a.yaml"], True),
+        (["--resume", "auto", "a.yaml"], "auto"),
+        (["a.yaml", "--resume", "auto", "optim.lr=1"], "auto"),
+    ],
+)
+def test_resume_and_resume_auto(words, resume, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("train: {epochs: 1}")
+    seen = {}
+    monkeypatch.setattr(cli.options, "prepare", lambda **_: None)
+    module = type(sys)("resdet.engine.start")
+    module.train = lambda config, overrides, **options: seen.update(options)
+    monkeypatch.setitem(sys.modules, "resdet.engine.start", module)
+    assert cli.main(["train-det", *words]) == 0
+    assert seen["resume"] == resume and seen["run_dir"] == Path("runs/a")
+
+
 def test_options_may_stand_between_the_arguments(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from resdet.cli import options
 from resdet.cli.options import OVERRIDES_HELP, split_overrides
@@ -13,6 +13,7 @@ from resdet.errors import command_line
 if TYPE_CHECKING:
     from resdet.config.loading import AnyConfig, Schema
 
+AUTO: Literal["auto"] = "auto"
 DEFAULT_CLASSIFIER = "configs/imagenet_resnet50.yaml"
 """What train-cls trains without a config."""
 
@@ -66,7 +67,7 @@ def _fill_train(
         "--resume",
         action="store_true",
         help="continue from the last checkpoint of the run folder; keys that differ from the run's "
-        "are refused",
+        "are refused. --resume auto starts the run if there is none yet",
     )
     options.add_device(parser)
     options.add_imports(parser)
@@ -131,10 +132,13 @@ def _run_train(
         return _help_config(args, schema)
     from resdet.config.loading import load_any_config, load_config
 
+    resume = _resume(args)
     name, overrides = split_overrides(args.arguments, parser, "CONFIG")
-    if name is None and not args.resume:
+    stored = None if args.run_dir is None else Path(args.run_dir) / "config.yaml"
+    has_own = resume is True or (resume == AUTO and stored is not None and stored.is_file())
+    if name is None and not has_own:
         name = default
-    if name is None and not args.resume:
+    if name is None and not resume:
         parser.error("give a CONFIG, or --resume --run-dir DIR to resume a run")
     if name is None and args.run_dir is None:
         parser.error("--resume without a CONFIG needs --run-dir DIR")
@@ -150,7 +154,7 @@ def _run_train(
         config, overrides = load_config(name, overrides, schema=schema), []
         imports += config.imports
         is_alone = _has_no_loader(config)
-    elif (stored := Path(args.run_dir) / "config.yaml").is_file():
+    elif stored is not None and stored.is_file():
         is_alone = _has_no_loader(load_any_config(stored))
     folder = None if name is None else Path(name).parent
     options.prepare(imports=imports, folder=folder, is_alone=is_alone)
@@ -161,7 +165,7 @@ def _run_train(
         config,
         overrides,
         run_dir=choose_folder(name, args.run_dir),
-        resume=args.resume,
+        resume=resume,
         device=args.device,
         check=args.check,
         strict=args.strict,
@@ -170,6 +174,15 @@ def _run_train(
         seeds=args.seeds,
     )
     return 0
+
+
+def _resume(args: argparse.Namespace) -> bool | Literal["auto"]:
+    """What `train` gets. "auto" is taken out of `args.arguments`: as a value of the option, which
+    has none otherwise, `--resume CONFIG` would be one too."""
+    if not (args.resume and AUTO in args.arguments):
+        return bool(args.resume)
+    args.arguments.remove(AUTO)
+    return AUTO
 
 
 def _help_config(args: argparse.Namespace, schema: Schema) -> int:

@@ -132,13 +132,23 @@ def check_unused(folder: Path) -> None:
     killed before it had written any."""
     if folder.is_file():
         raise UserError(f"{folder}: a file, not a folder; give another one with --run-dir")
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    left = [name for name in names if name == LOCK_FILE or is_leftover(name)]
-    if len(left) < len(names):
+    if _has_files(folder):
         raise UserError(
             f"{folder}: this run folder exists; resume it with --resume, "
             "or give another one with --run-dir"
         )
+
+
+def has_begun(folder: Path, processes: Processes) -> bool:
+    """Whether there is a run in `folder` to resume, as the main process sees it."""
+    has_files: bool = distributed.broadcast(processes.is_main and _has_files(folder), processes)
+    return has_files
+
+
+def _has_files(folder: Path) -> bool:
+    """Whether there are any but those of a run that was killed before it had written its own."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name != LOCK_FILE and not is_leftover(name) for name in names)
 
 
 class Claim:

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP as a request to finish the step, save, and exit."""
+"""SIGTERM, SIGINT, SIGHUP and SIGUSR1 as a request to finish the step, save, and exit."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ from types import FrameType
 
 
 class Stopped(SystemExit):
-    """Training left on a signal after saving; the exit code is 143 (SIGTERM), 130 (SIGINT) or 129
-    (SIGHUP)."""
+    """Training left on a signal after saving; the exit code is 143 (SIGTERM), 130 (SIGINT), 129
+    (SIGHUP) or 138 (SIGUSR1)."""
 
 
 class StopRequest:
@@ -55,10 +55,13 @@ class StopRequest:
 
 def stop_signals() -> list[signal.Signals]:
     """The signals that ask a program to end. SIGHUP comes when a terminal or connection closes, and
-    is left alone where it was ignored at start, as `nohup` does."""
+    is left alone where it was ignored at start, as `nohup` does. SIGUSR1 is what job systems send a
+    while before the time is over; a program that has a use of its own for it keeps that."""
     numbers = [signal.SIGTERM, signal.SIGINT]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
+    if hasattr(signal, "SIGUSR1") and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        numbers.append(signal.SIGUSR1)
     if hasattr(signal, "SIGBREAK"):  # Ctrl-Break, and a closed console of Windows
         numbers.append(signal.SIGBREAK)
     return numbers

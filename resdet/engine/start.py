@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from resdet import hardware
 from resdet.config.loading import AnyConfig, Schema, override_config
@@ -11,7 +12,7 @@ from resdet.engine import distributed
 from resdet.engine.check import check_run
 from resdet.engine.log import start_console
 from resdet.engine.lr_find import find_lr
-from resdet.engine.run_folder import choose_folder
+from resdet.engine.run_folder import choose_folder, has_begun
 from resdet.engine.seeds import SEEDS_FILE, train_seeds
 from resdet.engine.signals import Stopped, stop_request
 from resdet.engine.train import train_run
@@ -24,7 +25,7 @@ def train(
     overrides: Sequence[str] | None = None,
     *,
     run_dir: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     device: str | None = None,
     check: bool = False,
     strict: bool = False,
@@ -36,11 +37,12 @@ def train(
     """Train a detector, localizer or classifier, by the config's `task`; returns the run folder.
 
     `config` is a YAML file or a parsed config; with `resume` it may be None, and the run's own
-    config is used. `overrides` are key=value. `check` counts the data, draws a batch, estimates
-    memory and stops; `strict` makes every finding in the data an error. `imports` are modules of
-    your own, see `resdet.factory.imports`; those that `config` lists are imported as well. `schema`
-    accepts runs of some tasks only. `lr_find` suggests a learning rate and stops. `seeds` trains so
-    many runs in seed_0, seed_1 … below the run folder.
+    config is used. `resume` "auto" resumes the run that its folder has, and starts it if there is
+    none. `overrides` are key=value. `check` counts the data, draws a batch, estimates memory and
+    stops; `strict` makes every finding in the data an error. `imports` are modules of your own, see
+    `resdet.factory.imports`; those that `config` lists are imported as well. `schema` accepts runs
+    of some tasks only. `lr_find` suggests a learning rate and stops. `seeds` trains so many runs in
+    seed_0, seed_1 … below the run folder.
     Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM,
     SIGINT or SIGHUP, once the state has been saved; one that comes during the report ends that.
     """
@@ -59,6 +61,8 @@ def train(
             config, overrides = override_config(config, overrides, "train(overrides=…)"), ()
         if check:
             return check_run(config, folder, processes=processes, strict=strict)
+        if resume == "auto":
+            resume = has_begun(folder, processes)
         if lr_find:
             return find_lr(config, folder, processes=processes, strict=strict)
         run: Callable[..., Path] = train_run

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from resdet.config.loading import config_to_dict, load_config
-from resdet.engine.run_folder import Run, choose_folder, open_run, prepare_folder
+from resdet.engine.distributed import Processes
+from resdet.engine.run_folder import Run, choose_folder, has_begun, open_run, prepare_folder
 from resdet.errors import UserError
 from resdet.files import checkpoint
+from resdet.files.lock import LOCK_FILE
 
 YAML = "train: {max_steps: 8, batch_size: 2}\noptim: {milestones: [6]}\n"
 
@@ -51,6 +53,18 @@ def test_a_run_is_not_overwritten(config, begun):
         opened(config, [], run_dir=begun, resume=False)
     with pytest.raises(UserError, match=r"last\.pt: is a file; give a folder for the run"):
         opened(config, [], run_dir=begun / "last.pt", resume=False)
+
+
+def test_a_run_has_begun_once_it_has_written_files(begun, tmp_path):
+    alone = Processes(0, 1, 1, torch.device("cpu"))
+    killed = tmp_path / "killed"
+    assert has_begun(begun, alone) and not has_begun(killed, alone)
+    killed.mkdir()
+    (killed / LOCK_FILE).touch()
+    assert not has_begun(killed, alone)
+    assert not has_begun(begun / "last.pt", alone)
+    (killed / "config.yaml").touch()
+    assert has_begun(killed, alone)
 
 
 def test_a_folder_that_cannot_be_made_is_named(config, tmp_path):

@@ -19,7 +19,8 @@ from tests.engine.conftest import log_of
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129), ("SIGBREAK", 149)]
+    ("name", "code"),
+    [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129), ("SIGUSR1", 138), ("SIGBREAK", 149)],
 )
 def test_each_signal_is_a_request_with_its_exit_code(name, code):
     if not hasattr(signal, name):
@@ -55,6 +56,18 @@ def test_a_hangup_that_is_ignored_stays_ignored():
             assert not stop and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
+def test_a_program_keeps_its_own_use_of_sigusr1():
+    received = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
+    try:
+        with stop_request() as stop:
+            signal.raise_signal(signal.SIGUSR1)
+            assert not stop and received == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,8 @@ def test_batches_do_not_change_validation(finished):
 
 def test_a_longer_run_goes_on_exactly(finished, tiny, tmp_path):
     short, whole = tmp_path / "short", tmp_path / "whole"
-    resdet.train(tiny.config, FULL, run_dir=short, device="cpu")
-    resdet.train(None, ["train.max_steps=6"], run_dir=short, resume=True, device="cpu")
+    resdet.train(tiny.config, FULL, run_dir=short, resume="auto", device="cpu")
+    resdet.train(None, ["train.max_steps=6"], run_dir=short, resume="auto", device="cpu")
     resdet.train(tiny.config, [*FULL, "train.max_steps=6"], run_dir=whole, device="cpu")
     assert losses_of(short) == losses_of(whole)
     assert sorted(losses_of(short)) == [1, 2, 3, 4, 5, 6]

@@ -130,7 +130,7 @@ def settings(kind: str, images: Path, annotations: Path) -> dict[str, Any]:
             "warmup_steps": 50,
             "clip_norm": 10,
         },
-        "train": {"max_steps": 450, "batch_size": 2, "threads": 1},
+        "train": {"max_steps": 300, "batch_size": 2, "threads": 1},
         "eval": {"every": 150},
         "checkpoint": {"every": 50},
     }
