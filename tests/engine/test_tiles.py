@@ -140,7 +140,6 @@ def test_tiles_at_test_time_alone(tiny: Tiny, tmp_path: Path) -> None:
     assert len(twice.prepare(np.zeros((40, 40, 3), np.uint8), is_tile=True)) == 2
 
 
-@pytest.mark.slow  # another evaluation
 def test_an_image_with_a_broken_tile_is_left_out(tiny: Tiny, run: Path, tmp_path: Path) -> None:
     source = load_config(tiny.config)
     truth = json.loads((tiny.config.parent / "val.json").read_text())
