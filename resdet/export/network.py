@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as fx_config
 
 from resdet.export.graph import ClassifierGraph, DetectorGraph, Suppress
 from resdet.export.nms import nms_by_rows
 from resdet.export.paste import PastedGraph
-from resdet.export.refusals import refusing
+from resdet.export.refusals import refusing, without_notes
 from resdet.models.classifier import Classifier
 from resdet.models.rcnn import RCNN
 
@@ -91,10 +91,11 @@ class Network:
             remedy += "; if it depends on their sizes alone, leave --dynamic out"
         with (
             torch.no_grad(),
-            warnings.catch_warnings(),
+            # else sides whose coarsest map has one cell are left out, as torch treats 1 apart
+            fx_config.patch(backed_size_oblivious=True),
+            without_notes(),
             refusing(f"{self.name}: torch.export does not trace the network", remedy),
         ):
-            warnings.simplefilter("ignore", FutureWarning)  # of torchvision's own operators
             return torch.export.export(
                 graph, inputs, dynamic_shapes=None if free is None else tuple(free.values())
             )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from torch.export import ExportedProgram
 
 from resdet.dependencies import import_extra
 from resdet.export.network import Network
-from resdet.export.refusals import refusing
+from resdet.export.refusals import refusing, without_notes
 from resdet.files.writing import write_bytes
 
 OPSET = 18
@@ -34,7 +31,7 @@ def to_onnx(network: Network) -> bytes:
     program = network.program()
     remedy = "write it with other operators of torch, or export to .pt2, which needs no translation"
     with (
-        _without_notes(),
+        without_notes(),
         refusing(f"{network.source}: torch does not translate the network to ONNX", remedy),
     ):
         translated = torch.onnx.export(
@@ -119,16 +116,3 @@ def _name_sides(model: Any, network: Network) -> None:
     for value in model.graph.outputs:
         if value.shape is not None and value.shape[0] in batches:
             value.shape[0] = "batch"
-
-
-@contextmanager
-def _without_notes() -> Iterator[None]:
-    """Without the exporter's notes on its own workings, which users can do nothing about."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

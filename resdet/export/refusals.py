@@ -1,11 +1,14 @@
-"""What a library does not convert, as errors that a user can read."""
+"""Libraries that convert networks: their refusals as errors that a user can read."""
 
 from __future__ import annotations
 
+import io
+import logging
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from resdet.errors import UserError
@@ -51,3 +54,17 @@ def _place(error: BaseException) -> str:
         if file.is_file() and not any(map(file.is_relative_to, (PACKAGE, *LIBRARIES))):
             return f", in {file.name} line {frame.lineno}"
     return ""
+
+
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Without what torch's exporters tell of their own workings, in logs, warnings and on stderr;
+    users can do nothing about it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -59,7 +59,10 @@ def classify(backbone: nn.Module) -> Classifier:
 @pytest.mark.parametrize("size", [None, (32, 32)])
 @pytest.mark.parametrize("backbone", [Branching(), Counting()])
 def test_a_backbone_that_is_not_traced(
-    backbone: nn.Module, size: tuple[int, int] | None, tmp_path: Path
+    backbone: nn.Module,
+    size: tuple[int, int] | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(UserError) as caught:
         write_onnx(Network(classify(backbone), size, source="runs/mine"), tmp_path / "x.onnx")
@@ -68,6 +71,7 @@ def test_a_backbone_that_is_not_traced(
     assert re.search(r", in test_refusals\.py line \d+\); write what depends on tensors", text)
     assert ("leave --dynamic out" in text) == (size is None) and "\n" not in text
     assert not list(tmp_path.iterdir())
+    assert not any(capsys.readouterr()), "torch prints the graph that it has got"
 
 
 def test_an_operator_that_onnx_does_not_have(tmp_path: Path) -> None:
