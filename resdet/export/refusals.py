@@ -58,7 +58,7 @@ def _place(error: BaseException) -> str:
 
 @contextmanager
 def without_notes() -> Iterator[None]:
-    """Without what torch's exporters tell of their own workings, in logs, warnings and on stderr;
+    """Without what torch's exporters report on their own workings, in logs, warnings and on stderr;
     users can do nothing about it."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
