@@ -92,7 +92,7 @@ class Network:
         with (
             torch.no_grad(),
             # else sides whose coarsest map has one cell are left out, as torch treats 1 apart
-            fx_config.patch(backed_size_oblivious=True),
+            fx_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
             without_notes(),
             refusing(f"{self.name}: torch.export does not trace the network", remedy),
         ):
