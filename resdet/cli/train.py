@@ -135,8 +135,10 @@ def _run_train(
     resume = _resume(args)
     name, overrides = split_overrides(args.arguments, parser, "CONFIG")
     stored = None if args.run_dir is None else Path(args.run_dir) / "config.yaml"
-    has_own = resume is True or (resume == AUTO and stored is not None and stored.is_file())
-    if name is None and not has_own:
+    has_begun = stored is not None and any(
+        path.is_file() for path in (stored, stored.with_name("seeds.json"))
+    )
+    if name is None and not (resume is True or (resume and has_begun)):
         name = default
     if name is None and not resume:
         parser.error("give a CONFIG, or --resume --run-dir DIR to resume a run")

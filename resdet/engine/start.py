@@ -36,13 +36,12 @@ def train(
 ) -> Path:
     """Train a detector, localizer or classifier, by the config's `task`; returns the run folder.
 
-    `config` is a YAML file or a parsed config; with `resume` it may be None, and the run's own
-    config is used. `resume` "auto" resumes the run that its folder has, and starts it if there is
-    none. `overrides` are key=value. `check` counts the data, draws a batch, estimates memory and
-    stops; `strict` makes every finding in the data an error. `imports` are modules of your own, see
-    `resdet.factory.imports`; those that `config` lists are imported as well. `schema` accepts runs
-    of some tasks only. `lr_find` suggests a learning rate and stops. `seeds` trains so many runs in
-    seed_0, seed_1 … below the run folder.
+    `config` is a YAML file or a parsed config; with `resume` it may be None for the run's own.
+    `resume` "auto" starts a run if there is none yet. `overrides` are key=value. `check` counts the
+    data, draws a batch, estimates memory and stops; `strict` makes every finding in the data an
+    error. `imports` are modules of your own (`resdet.factory.imports`) beside those of `config`.
+    `schema` accepts runs of some tasks only. `lr_find` suggests a learning rate and stops. `seeds`
+    trains so many runs in seed_0, seed_1 … below the run folder.
     Raises UserError for what the user can fix, and `Stopped` (a SystemExit) after a SIGTERM,
     SIGINT or SIGHUP, once the state has been saved; one that comes during the report ends that.
     """
@@ -65,9 +64,8 @@ def train(
             resume = has_begun(folder, processes)
         if lr_find:
             return find_lr(config, folder, processes=processes, strict=strict)
-        run: Callable[..., Path] = train_run
-        if seeds is not None or (resume and (folder / SEEDS_FILE).is_file()):
-            run = partial(train_seeds, count=seeds)
+        has_seeds = seeds is not None or (resume and (folder / SEEDS_FILE).is_file())
+        run: Callable[..., Path] = partial(train_seeds, count=seeds) if has_seeds else train_run
         with stop_request() as stop:
             done = run(
                 config,
