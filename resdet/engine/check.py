@@ -14,6 +14,7 @@ from resdet.engine.setup import prepare
 from resdet.engine.step import update
 from resdet.errors import UserError
 from resdet.factory.survey import survey_data
+from resdet.memory import resident_memory
 
 logger = logging.getLogger("resdet")
 
@@ -46,7 +47,9 @@ def check_run(
     logger.info(f"first batch: {shapes}")
     estimate = estimate_memory(training, len(micro_batches[0].paths))
     listed = ", ".join(f"{name} {size:.0f}" for name, size in estimate.items())
-    logger.info(f"memory: about {sum(estimate.values()):.0f} MiB per process ({listed})")
+    held = resident_memory() if processes.device.type == "cpu" else None
+    beside = "" if held is None else f", beside the {held / MIB:.0f} MiB that it has now"
+    logger.info(f"memory: about {sum(estimate.values()):.0f} MiB per process ({listed}){beside}")
     if (free := free_memory(processes.device)) is not None:
         images = len(micro_batches[0].paths)
         logger.info(describe_batch(largest_batch(estimate, images, free), free))

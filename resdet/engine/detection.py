@@ -196,7 +196,7 @@ def describe_data(name: str, data: DetectionDataset) -> None:
     more = f" and {present - MAX_CLASSES} more" if present > MAX_CLASSES else ""
     logger.info(
         f"{name}: {len(data)} images; objects by class: {', '.join(common)}{more}; "
-        f"{len(data.findings)} finding(s)"
+        f"{len(data.findings)} finding(s) in the annotations"
     )
     if absent:
         logger.info(f"{name}: no object of {len(absent)} class(es): {', '.join(absent)}")
