@@ -100,8 +100,9 @@ class Runs:
             kind, place = kind_of(name, command), folder / "runs" / name
             if kind not in (KINDS.get(name, name), name):
                 shutil.rmtree(place, ignore_errors=True)
-            if not place.exists():
-                copy_run(self.make(kind), place)
+            # a recipe asks for runs in the folder where they are made
+            if not place.exists() and (made := self.make(kind)) != place:
+                copy_run(made, place)
 
     def exported(self) -> list[Path]:
         """The files of the demo's model for ONNX Runtime."""
