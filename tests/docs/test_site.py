@@ -114,5 +114,5 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             )
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "runs/mine/split.json").exists()
-    assert (tmp_path / "runs/mine/one.png").exists()
+    assert (tmp_path / "runs/demo_nuclei/one.png").exists()
     assert (tmp_path / "runs/compared.html").stat().st_size > 10_000
