@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 
 from resdet.config.loading import AnyConfig, config_to_dict
 from resdet.data.detection.statistics import Statistics, halving_bins, statistics_of
@@ -64,7 +65,7 @@ def _defaults(schema: type[Any]) -> dict[str, Any]:
             values |= {f"{name}.{key}": value for key, value in _defaults(inner).items()}
         elif not field.is_required():
             default = field.get_default(call_default_factory=True)
-            plain = default.model_dump(mode="json") if hasattr(default, "model_dump") else default
+            plain = to_jsonable_python(default)
             values |= {f"{name}.{k}" if k else name: v for k, v in _leaves(plain)}
     return values
 

@@ -31,6 +31,17 @@ def test_differences_of_configs() -> None:
     assert differences(demo, demo) == []
 
 
+def test_differences_of_every_kind_of_value() -> None:
+    stages = "model.roi.stages=[{foreground_iou: 0.5}, {foreground_iou: 0.6}]"
+    cascade = load_any_config("demo_nuclei", [stages])
+    (found,) = (e for e in differences_from_defaults(cascade) if e.key == "model.roi.stages")
+    assert '"foreground_iou": 0.6' in found.value and found.base.count("foreground_iou") == 1
+    configs = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+    assert len(configs) > 20
+    for path in configs:
+        assert differences_from_defaults(load_any_config(path)), path
+
+
 def test_curves_of_a_log() -> None:
     records = [
         {"step": step, "loss": 2.0 / step + 1, "loss_a": 1.0, "loss_b": None, "lr": 0.1}
